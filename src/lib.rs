@@ -1,0 +1,2 @@
+//! A WebSocket echo server for Linux.
+pub mod protocol;

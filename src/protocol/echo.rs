@@ -1,0 +1,500 @@
+//! The echo of a connection's frames, written over the received bytes.
+//!
+//! A client's frame is `header | masking key | masked payload`, its echo `header | payload`, four
+//! bytes shorter. So the replies to everything in a received chunk are written into that chunk, in
+//! one pass from front to back, as one contiguous range:
+//!
+//! ```text
+//! received   [h1|k1|p1.........][h2|k2|p2....][h3|k3|p3..        (the rest of p3 has not arrived)
+//! replies        [h1|p1.........][h2|p2....][h3|p3..
+//! ```
+//!
+//! [`Echo`] is the state of one connection. It does no I/O and reads no clock, and it consumes
+//! every chunk whole: what it cannot answer yet it keeps to itself. Its invariant: the replies,
+//! put one after the other, do not depend on where the received bytes were cut.
+//!
+//! A frame that has not arrived whole is either *held* (up to [`Rules::hold`] bytes of payload,
+//! and every control frame): its reply is collected, unmasked and checked as it comes, so that a
+//! fault in it can still be answered by a Close frame; or *cut through*: its reply is sent piece
+//! by piece, so memory stays constant for any length.
+
+use std::ops::Range;
+
+use super::{
+    OpCode, ProtocolError,
+    close_code::may_be_sent,
+    frame_header::{FRAME_HEADER_LEN_MAX, FrameHeader, is_control},
+    masking::{rotate, unmask, unmask_to},
+    utf8::Utf8Validator,
+};
+
+/// What a server allows; the same for all of its connections.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// Longest payload, in bytes, of a data frame that is held until it is whole.
+    pub hold: usize,
+    /// Longest message, in bytes of payload; a longer one is a fault.
+    pub message_size_max: u64,
+}
+
+/// What one chunk is answered with: first `prefix`, then `range` of the chunk, then what `next`
+/// says.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// Bytes that were held back from earlier chunks; usually none.
+    pub prefix: Vec<u8>,
+    /// Where in the chunk the rest of the reply stands.
+    pub range: Range<usize>,
+    /// What happens to the connection.
+    pub next: Next,
+    /// Messages whose last frame this chunk completed.
+    pub messages: u32,
+}
+
+/// What happens to the connection once a reply is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// It goes on.
+    Continue,
+    /// The peer closed it, and the reply ends with the echo of its Close frame.
+    Close,
+    /// It is failed: the reply wants a Close frame with the error's code behind it.
+    Fail(ProtocolError),
+    /// It is failed inside of a frame that is half sent, where no Close frame can stand.
+    ///
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-7.1.7
+    //# If _The WebSocket Connection is Established_ prior to the point where
+    //# the endpoint is required to _Fail the WebSocket Connection_, the
+    //# endpoint SHOULD send a Close frame with an appropriate status code
+    Abort(ProtocolError),
+}
+
+/// One connection's position in the stream of frames.
+#[derive(Debug)]
+pub struct Echo {
+    phase: Phase,
+    message: Message,
+    /// The reply to a held frame, as far as it has arrived.
+    held: Vec<u8>,
+}
+
+/// What the next received byte belongs to.
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    /// A frame header, of which `len` bytes have arrived.
+    FrameHeader { bytes: [u8; FRAME_HEADER_LEN_MAX - 1], len: u8 },
+    /// The payload of a frame that is held.
+    Held(Payload),
+    /// The payload of a frame whose header is sent.
+    CutThrough(Payload),
+    /// Nothing: the stream has ended, by a Close frame or a fault.
+    Ended,
+}
+
+/// The payload that has not arrived.
+#[derive(Clone, Copy, Debug)]
+struct Payload {
+    remaining: u64,
+    /// Rotated to the next byte.
+    key: [u8; 4],
+    opcode: OpCode,
+    fin: bool,
+}
+
+/// The message that has begun and not ended.
+#[derive(Clone, Copy, Debug)]
+struct Message {
+    kind: Option<MessageKind>,
+    /// Bytes of payload in all frames so far, the current one counted whole.
+    len: u64,
+    utf8: Utf8Validator,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum MessageKind {
+    Text,
+    Binary,
+}
+
+/// What is known of the reply while a chunk is worked through.
+struct Progress {
+    prefix: Vec<u8>,
+    range: Range<usize>,
+    messages: u32,
+}
+
+const BETWEEN_FRAMES: Phase = Phase::FrameHeader { bytes: [0; FRAME_HEADER_LEN_MAX - 1], len: 0 };
+
+const NO_MESSAGE: Message = Message { kind: None, len: 0, utf8: Utf8Validator::START };
+
+impl Default for Echo {
+    fn default() -> Self {
+        Self { phase: BETWEEN_FRAMES, message: NO_MESSAGE, held: Vec::new() }
+    }
+}
+
+impl Echo {
+    /// The state of a connection right after its opening handshake.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether the replies so far end with a whole frame, so that another may follow.
+    pub fn between_frames(&self) -> bool {
+        !matches!(self.phase, Phase::CutThrough(_))
+    }
+
+    /// Whether all that has arrived is answered, and no message is under way.
+    pub fn between_messages(&self) -> bool {
+        matches!(self.phase, Phase::FrameHeader { len: 0, .. }) && self.message.kind.is_none()
+    }
+
+    /// Turns `chunk`, the next received bytes, into the reply to them.
+    ///
+    /// After a [`Next`] other than `Continue` all further chunks are swallowed.
+    pub fn transform(&mut self, chunk: &mut [u8], rules: &Rules) -> Reply {
+        let mut progress = Progress { prefix: Vec::new(), range: 0..0, messages: 0 };
+        let next = match self.consume(chunk, rules, &mut progress) {
+            Ok(next) => next,
+            Err(error) => self.fail(error, &progress),
+        };
+        let Progress { prefix, range, messages } = progress;
+        Reply { prefix, range, next, messages }
+    }
+
+    fn consume(
+        &mut self,
+        chunk: &mut [u8],
+        rules: &Rules,
+        progress: &mut Progress,
+    ) -> Result<Next, ProtocolError> {
+        let mut read = 0;
+        if !matches!(self.phase, Phase::FrameHeader { len: 0, .. }) {
+            match self.resume(chunk, rules, progress)? {
+                (consumed, Next::Continue) => read = consumed,
+                (_, next) => return Ok(next),
+            }
+        }
+        while read < chunk.len() {
+            let Some((header, header_len)) = FrameHeader::decode(&chunk[read..])? else {
+                self.keep_header(&chunk[read..]);
+                break;
+            };
+            let key = self.admit(&header, rules)?;
+            let payload_at = read + header_len;
+            if header.payload_len > (chunk.len() - payload_at) as u64 {
+                self.begin(chunk, payload_at, &header, key, rules, progress)?;
+                break;
+            }
+            let payload_len = header.payload_len as usize;
+            read = payload_at + payload_len;
+            match header.opcode {
+                OpCode::Text | OpCode::Binary | OpCode::Continuation => {
+                    let payload = progress.append(chunk, &header, payload_at, payload_len, key);
+                    self.check_text(&chunk[payload.clone()])?;
+                    self.end_data_frame(header.fin, progress)?;
+                    progress.range.end = payload.end;
+                }
+                OpCode::Ping => {
+                    let pong = FrameHeader { opcode: OpCode::Pong, ..header };
+                    let payload = progress.append(chunk, &pong, payload_at, payload_len, key);
+                    progress.range.end = payload.end;
+                }
+                OpCode::Pong => {}
+                OpCode::Close => {
+                    let payload = progress.append(chunk, &header, payload_at, payload_len, key);
+                    check_close_payload(&chunk[payload.clone()])?;
+                    progress.range.end = payload.end;
+                    self.phase = Phase::Ended;
+                    return Ok(Next::Close);
+                }
+            }
+        }
+        Ok(Next::Continue)
+    }
+
+    /// Checks what the connection's state says about a header, counts its frame into the message,
+    /// and returns the masking key.
+    #[inline]
+    fn admit(&mut self, header: &FrameHeader, rules: &Rules) -> Result<[u8; 4], ProtocolError> {
+        if header.rsv1 {
+            return Err(ProtocolError::ReservedBitSet);
+        }
+        //= https://www.rfc-editor.org/rfc/rfc6455#section-5.1
+        //# The server MUST close the connection upon receiving a
+        //# frame that is not masked.
+        let key = header.masking_key.ok_or(ProtocolError::MaskMissing)?;
+        //= https://www.rfc-editor.org/rfc/rfc6455#section-5.4
+        //# The fragments of one message MUST NOT be interleaved between the
+        //# fragments of another message unless an extension has been
+        //# negotiated that can interpret the interleaving.
+        match (header.opcode, self.message.kind) {
+            (OpCode::Close | OpCode::Ping | OpCode::Pong, _) => return Ok(key),
+            (OpCode::Continuation, Some(_)) => {}
+            (OpCode::Continuation, None) => return Err(ProtocolError::ContinuationUnexpected),
+            (OpCode::Text | OpCode::Binary, Some(_)) => {
+                return Err(ProtocolError::ContinuationMissing);
+            }
+            (OpCode::Text, None) => self.message.kind = Some(MessageKind::Text),
+            (OpCode::Binary, None) => self.message.kind = Some(MessageKind::Binary),
+        }
+        self.message.len = self.message.len.saturating_add(header.payload_len);
+        if self.message.len > rules.message_size_max {
+            return Err(ProtocolError::MessageTooBig);
+        }
+        Ok(key)
+    }
+
+    /// Validates unmasked payload where it belongs to a text message.
+    #[inline]
+    fn check_text(&mut self, payload: &[u8]) -> Result<(), ProtocolError> {
+        //= https://www.rfc-editor.org/rfc/rfc6455#section-8.1
+        //# When an endpoint is to interpret a byte stream as UTF-8 but finds
+        //# that the byte stream is not, in fact, a valid UTF-8 stream, that
+        //# endpoint MUST _Fail the WebSocket Connection_.
+        if self.message.kind == Some(MessageKind::Text) {
+            self.message.utf8.push(payload).map_err(|_| ProtocolError::TextNotUtf8)?;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn end_data_frame(&mut self, fin: bool, progress: &mut Progress) -> Result<(), ProtocolError> {
+        if fin {
+            if !self.message.utf8.is_complete() {
+                return Err(ProtocolError::TextNotUtf8);
+            }
+            self.message = NO_MESSAGE;
+            progress.messages += 1;
+        }
+        Ok(())
+    }
+
+    /// Keeps the part of a header with which a chunk ends.
+    #[cold]
+    fn keep_header(&mut self, part: &[u8]) {
+        let mut bytes = [0; FRAME_HEADER_LEN_MAX - 1];
+        bytes[..part.len()].copy_from_slice(part);
+        self.phase = Phase::FrameHeader { bytes, len: part.len() as u8 };
+    }
+
+    /// Begins a frame whose header is in the chunk and whose payload is not all there yet.
+    #[cold]
+    fn begin(
+        &mut self,
+        chunk: &mut [u8],
+        payload_at: usize,
+        header: &FrameHeader,
+        key: [u8; 4],
+        rules: &Rules,
+        progress: &mut Progress,
+    ) -> Result<(), ProtocolError> {
+        if is_held(header, rules) {
+            self.hold(header, key);
+            self.resume_held(&chunk[payload_at..], progress)?;
+            return Ok(());
+        }
+        let here = chunk.len() - payload_at;
+        let payload = progress.append(chunk, header, payload_at, here, key);
+        self.check_text(&chunk[payload.clone()])?;
+        progress.range.end = payload.end;
+        self.phase = Phase::CutThrough(Payload {
+            remaining: header.payload_len - here as u64,
+            key: rotate(key, here),
+            opcode: header.opcode,
+            fin: header.fin,
+        });
+        Ok(())
+    }
+
+    /// Goes on with what an earlier chunk left unfinished, and says how many bytes of this one
+    /// that took.
+    #[cold]
+    fn resume(
+        &mut self,
+        chunk: &mut [u8],
+        rules: &Rules,
+        progress: &mut Progress,
+    ) -> Result<(usize, Next), ProtocolError> {
+        match self.phase {
+            Phase::FrameHeader { bytes, len } => {
+                self.resume_header(bytes, len.into(), chunk, rules, progress)
+            }
+            Phase::Held(_) => self.resume_held(chunk, progress),
+            Phase::CutThrough(payload) => {
+                let consumed = self.resume_cut_through(payload, chunk, 0, progress)?;
+                Ok((consumed, Next::Continue))
+            }
+            Phase::Ended => Ok((chunk.len(), Next::Continue)),
+        }
+    }
+
+    /// Completes a split header. Its echo has no place in this chunk, so it goes ahead of it.
+    fn resume_header(
+        &mut self,
+        kept: [u8; FRAME_HEADER_LEN_MAX - 1],
+        kept_len: usize,
+        chunk: &mut [u8],
+        rules: &Rules,
+        progress: &mut Progress,
+    ) -> Result<(usize, Next), ProtocolError> {
+        let mut bytes = [0; FRAME_HEADER_LEN_MAX];
+        let added = chunk.len().min(FRAME_HEADER_LEN_MAX - kept_len);
+        bytes[..kept_len].copy_from_slice(&kept[..kept_len]);
+        bytes[kept_len..kept_len + added].copy_from_slice(&chunk[..added]);
+
+        let Some((header, header_len)) = FrameHeader::decode(&bytes[..kept_len + added])? else {
+            self.keep_header(&bytes[..kept_len + added]);
+            return Ok((chunk.len(), Next::Continue));
+        };
+        let key = self.admit(&header, rules)?;
+        let payload_at = header_len - kept_len;
+        self.hold(&header, key);
+        let (consumed, next) = if is_held(&header, rules) {
+            self.resume_held(&chunk[payload_at..], progress)?
+        } else {
+            let Phase::Held(payload) = self.phase else { unreachable!("hold has just begun") };
+            let header_reply = std::mem::take(&mut self.held);
+            let consumed = self.resume_cut_through(payload, chunk, payload_at, progress)?;
+            progress.prefix = header_reply;
+            (consumed, Next::Continue)
+        };
+        Ok((payload_at + consumed, next))
+    }
+
+    /// Begins to hold a frame: its reply's header is written, its payload is to come.
+    fn hold(&mut self, header: &FrameHeader, key: [u8; 4]) {
+        let opcode = if header.opcode == OpCode::Ping { OpCode::Pong } else { header.opcode };
+        let mut bytes = [0; FRAME_HEADER_LEN_MAX];
+        let header_len = FrameHeader { opcode, masking_key: None, ..*header }.encode(&mut bytes);
+        self.held.extend_from_slice(&bytes[..header_len]);
+        self.phase = Phase::Held(Payload {
+            remaining: header.payload_len,
+            key,
+            opcode: header.opcode,
+            fin: header.fin,
+        });
+    }
+
+    /// Moves payload from `bytes` to the held reply, and answers when the frame is whole.
+    fn resume_held(
+        &mut self,
+        bytes: &[u8],
+        progress: &mut Progress,
+    ) -> Result<(usize, Next), ProtocolError> {
+        let Phase::Held(payload) = &mut self.phase else { unreachable!("no frame is held") };
+        let taken = bytes.len().min(payload.remaining as usize);
+        self.held.reserve_exact(payload.remaining as usize);
+        let piece_at = self.held.len();
+        self.held.extend_from_slice(&bytes[..taken]);
+        unmask(&mut self.held[piece_at..], payload.key);
+        payload.key = rotate(payload.key, taken);
+        payload.remaining -= taken as u64;
+        let Payload { remaining, opcode, fin, .. } = *payload;
+
+        if !is_control(opcode) && self.message.kind == Some(MessageKind::Text) {
+            let piece = &self.held[piece_at..];
+            self.message.utf8.push(piece).map_err(|_| ProtocolError::TextNotUtf8)?;
+        }
+        if remaining > 0 {
+            return Ok((taken, Next::Continue));
+        }
+        self.phase = BETWEEN_FRAMES;
+        match opcode {
+            OpCode::Text | OpCode::Binary | OpCode::Continuation => {
+                self.end_data_frame(fin, progress)?;
+            }
+            OpCode::Ping => {}
+            OpCode::Pong => self.held.clear(),
+            OpCode::Close => {
+                check_close_payload(&self.held[2..])?;
+                self.phase = Phase::Ended;
+            }
+        }
+        progress.prefix = std::mem::take(&mut self.held);
+        Ok((taken, if opcode == OpCode::Close { Next::Close } else { Next::Continue }))
+    }
+
+    /// Unmasks the payload from `at` on where it stands, as the begin of this chunk's reply.
+    fn resume_cut_through(
+        &mut self,
+        mut payload: Payload,
+        chunk: &mut [u8],
+        at: usize,
+        progress: &mut Progress,
+    ) -> Result<usize, ProtocolError> {
+        let taken = payload.remaining.min((chunk.len() - at) as u64) as usize;
+        let piece = at..at + taken;
+        unmask(&mut chunk[piece.clone()], payload.key);
+        self.check_text(&chunk[piece.clone()])?;
+        payload.key = rotate(payload.key, taken);
+        payload.remaining -= taken as u64;
+        if payload.remaining == 0 {
+            self.end_data_frame(payload.fin, progress)?;
+            self.phase = BETWEEN_FRAMES;
+        } else {
+            self.phase = Phase::CutThrough(payload);
+        }
+        progress.range = piece;
+        Ok(taken)
+    }
+
+    /// Ends the stream because of `error`.
+    #[cold]
+    fn fail(&mut self, error: ProtocolError, progress: &Progress) -> Next {
+        // A cut-through frame that was resumed and has not been finished in this chunk is half
+        // sent. One that began in this chunk is not: its reply was not counted into the range.
+        let half_sent = matches!(self.phase, Phase::CutThrough(_)) && progress.range.is_empty();
+        self.phase = Phase::Ended;
+        self.held = Vec::new();
+        if half_sent { Next::Abort(error) } else { Next::Fail(error) }
+    }
+}
+
+impl Progress {
+    /// Writes the reply to a frame, or to what is there of it, behind the reply so far, and
+    /// returns where its payload stands now.
+    ///
+    /// The reply counts only once the caller has moved `range.end` behind it.
+    #[inline]
+    fn append(
+        &mut self,
+        chunk: &mut [u8],
+        header: &FrameHeader,
+        payload_at: usize,
+        payload_len: usize,
+        key: [u8; 4],
+    ) -> Range<usize> {
+        let header = FrameHeader { masking_key: None, ..*header };
+        let header_len = header.encoded_len();
+        if self.range.is_empty() {
+            // The first reply starts where its payload can stay.
+            self.range = payload_at - header_len..payload_at - header_len;
+        }
+        let to = self.range.end + header_len;
+        header.encode(&mut chunk[self.range.end..to]);
+        unmask_to(chunk, payload_at, to, payload_len, key);
+        to..to + payload_len
+    }
+}
+
+/// Whether a frame that is not all there is held back rather than cut through.
+fn is_held(header: &FrameHeader, rules: &Rules) -> bool {
+    is_control(header.opcode) || header.payload_len <= rules.hold as u64
+}
+
+/// Checks the unmasked payload of a Close frame (RFC 6455 §5.5.1).
+#[cold]
+fn check_close_payload(payload: &[u8]) -> Result<(), ProtocolError> {
+    match payload {
+        [] => Ok(()),
+        [_] => Err(ProtocolError::CloseCodeTruncated),
+        [high, low, reason @ ..] => {
+            if !may_be_sent(u16::from_be_bytes([*high, *low])) {
+                return Err(ProtocolError::CloseCodeInvalid);
+            }
+            simdutf8::basic::from_utf8(reason).map_err(|_| ProtocolError::CloseReasonNotUtf8)?;
+            Ok(())
+        }
+    }
+}

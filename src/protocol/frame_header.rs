@@ -1,0 +1,170 @@
+//! The frame header (RFC 6455 §5.2): two bytes, an extended payload length, a masking key.
+//!
+//! This module knows what a single header can tell; what depends on the connection (masking by
+//! role, continuation, negotiated extensions) is for [`super::echo`] to judge.
+
+use super::{OpCode, ProtocolError};
+
+/// The longest header: two bytes, a 64-bit payload length and a masking key.
+pub const FRAME_HEADER_LEN_MAX: usize = 14;
+
+/// The longest payload of a control frame (§5.5).
+pub const CONTROL_PAYLOAD_LEN_MAX: u64 = 125;
+
+const FIN: u8 = 0x80;
+const RSV1: u8 = 0x40;
+const RSV2_RSV3: u8 = 0x30;
+const MASK: u8 = 0x80;
+
+/// A decoded frame header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameHeader {
+    /// The last frame of its message; always set on control frames.
+    pub fin: bool,
+    /// "Per-message compressed" where permessage-deflate is negotiated (RFC 7692 §6).
+    pub rsv1: bool,
+    /// What the payload is.
+    pub opcode: OpCode,
+    /// The key that the payload is masked with; present on every client's frame.
+    pub masking_key: Option<[u8; 4]>,
+    /// Bytes of payload, below 2^63.
+    pub payload_len: u64,
+}
+
+impl FrameHeader {
+    /// Decodes the header at the start of `bytes`, and says how many bytes it takes.
+    ///
+    /// `None` means that the header is not all there yet. A fault is reported as soon as the bytes
+    /// that show it are there.
+    #[inline]
+    pub fn decode(bytes: &[u8]) -> Result<Option<(Self, usize)>, ProtocolError> {
+        let &[first, second, ..] = bytes else {
+            return Ok(None);
+        };
+        //= https://www.rfc-editor.org/rfc/rfc6455#section-5.2
+        //# MUST be 0 unless an extension is negotiated that defines meanings
+        //# for non-zero values.
+        if first & RSV2_RSV3 != 0 {
+            return Err(ProtocolError::ReservedBitSet);
+        }
+        let opcode = OpCode::try_from(first & 0x0f).map_err(|_| ProtocolError::OpcodeReserved)?;
+        let fin = first & FIN != 0;
+        let length_code = second & !MASK;
+        if is_control(opcode) {
+            //= https://www.rfc-editor.org/rfc/rfc6455#section-5.5
+            //# All control frames MUST have a payload length of 125 bytes or less
+            //# and MUST NOT be fragmented.
+            if !fin {
+                return Err(ProtocolError::ControlFrameFragmented);
+            }
+            if u64::from(length_code) > CONTROL_PAYLOAD_LEN_MAX {
+                return Err(ProtocolError::ControlFrameTooLong);
+            }
+        }
+        let Some((payload_len, key_at)) = decode_payload_len(bytes, length_code)? else {
+            return Ok(None);
+        };
+        let (masking_key, len) = if second & MASK == 0 {
+            (None, key_at)
+        } else {
+            match bytes[key_at..].first_chunk::<4>() {
+                Some(&key) => (Some(key), key_at + 4),
+                None => return Ok(None),
+            }
+        };
+        let rsv1 = first & RSV1 != 0;
+        let header = Self { fin, rsv1, opcode, masking_key, payload_len };
+        Ok(Some((header, len)))
+    }
+
+    /// Bytes that [`encode`](Self::encode) writes: 2 to 14.
+    #[inline]
+    pub fn encoded_len(&self) -> usize {
+        let length_len = match self.payload_len {
+            0..=125 => 0,
+            126..=0xffff => 2,
+            _ => 8,
+        };
+        2 + length_len + if self.masking_key.is_some() { 4 } else { 0 }
+    }
+
+    /// Writes the header to the start of `out` and returns how many bytes it took.
+    ///
+    /// # Panics
+    ///
+    /// When `out` is shorter than [`encoded_len`](Self::encoded_len).
+    #[inline]
+    pub fn encode(&self, out: &mut [u8]) -> usize {
+        let fin = if self.fin { FIN } else { 0 };
+        let rsv1 = if self.rsv1 { RSV1 } else { 0 };
+        let mask = if self.masking_key.is_some() { MASK } else { 0 };
+        out[0] = fin | rsv1 | self.opcode as u8;
+        let mut len = 2;
+        match self.payload_len {
+            short @ 0..=125 => out[1] = mask | short as u8,
+            medium @ 126..=0xffff => {
+                out[1] = mask | 126;
+                out[2..4].copy_from_slice(&(medium as u16).to_be_bytes());
+                len = 4;
+            }
+            long => {
+                out[1] = mask | 127;
+                out[2..10].copy_from_slice(&long.to_be_bytes());
+                len = 10;
+            }
+        }
+        if let Some(key) = self.masking_key {
+            out[len..len + 4].copy_from_slice(&key);
+            len += 4;
+        }
+        len
+    }
+}
+
+/// Whether frames with this opcode are control frames (§5.5).
+#[inline]
+pub fn is_control(opcode: OpCode) -> bool {
+    opcode as u8 & 0x08 != 0
+}
+
+/// The payload length and the offset behind it; `None` when it is not all there yet.
+#[inline]
+fn decode_payload_len(
+    bytes: &[u8],
+    length_code: u8,
+) -> Result<Option<(u64, usize)>, ProtocolError> {
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-5.2
+    //# Note that in all cases, the minimal number of bytes MUST be used to encode
+    //# the length, for example, the length of a 124-byte-long string
+    //# can't be encoded as the sequence 126, 0, 124.
+    match length_code {
+        0..=125 => Ok(Some((u64::from(length_code), 2))),
+        126 => {
+            let Some(&length) = bytes[2..].first_chunk::<2>() else {
+                return Ok(None);
+            };
+            let length = u16::from_be_bytes(length);
+            if length < 126 {
+                return Err(ProtocolError::PayloadLengthNotMinimal);
+            }
+            Ok(Some((u64::from(length), 4)))
+        }
+        _ => {
+            let Some(&length) = bytes[2..].first_chunk::<8>() else {
+                return Ok(None);
+            };
+            let length = u64::from_be_bytes(length);
+            if length <= 0xffff {
+                return Err(ProtocolError::PayloadLengthNotMinimal);
+            }
+            //= https://www.rfc-editor.org/rfc/rfc6455#section-5.2
+            //# If 127, the following 8 bytes interpreted as a
+            //# 64-bit unsigned integer (the most significant bit MUST be 0) are the
+            //# payload length.
+            if length > i64::MAX as u64 {
+                return Err(ProtocolError::PayloadLengthTooLarge);
+            }
+            Ok(Some((length, 10)))
+        }
+    }
+}
