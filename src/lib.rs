@@ -1,2 +1,16 @@
-//! A WebSocket echo server for Linux.
+//! A WebSocket echo server for Linux at the cost of a raw TCP echo.
+//!
+//! The program is a thin shell around [`server::Server`]; the library is there for tests,
+//! benchmarks, and programs that want an echo server inside.
+
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod connection;
+pub mod handshake;
+pub mod http;
+pub mod metrics;
+pub mod page;
 pub mod protocol;
+pub mod server;
+pub mod worker;

@@ -1,2 +1,69 @@
-//! The command line in, an exit code out.
-fn main() {}
+//! The command line in, an exit code out: 0 after a stop, 1 when the server could not start or go
+//! on, 2 for a command line that it cannot run with.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    process::ExitCode,
+};
+
+use clap::{CommandFactory, Parser, error::ErrorKind};
+use mimalloc::MiMalloc;
+use ringecho::{
+    cli::{Arguments, LogFormat, LogLevel},
+    config::Config,
+    server::{Server, StartError},
+};
+use tracing::{info, level_filters::LevelFilter};
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    start_log(arguments.log_level, arguments.log_format);
+    match run(&arguments.into()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(StartError::Config(error)) => {
+            Arguments::command().error(ErrorKind::ValueValidation, error).exit()
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: &Config) -> Result<(), StartError> {
+    let server = Server::start(config)?;
+    server.stop_on_signals()?;
+    writeln!(io::stdout(), "{}", server.ready_line())?;
+    let totals = server.run()?;
+    info!(
+        connections = totals.accepted,
+        upgraded = totals.upgraded,
+        messages = totals.messages,
+        received_bytes = totals.received_bytes,
+        ended = ?totals.ended,
+        "stopped"
+    );
+    Ok(())
+}
+
+/// Logs to stderr, so that stdout holds only what a script waits for.
+fn start_log(level: LogLevel, format: LogFormat) {
+    let level = match level {
+        LogLevel::Off => LevelFilter::OFF,
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let log =
+        tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(level).with_ansi(color);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}

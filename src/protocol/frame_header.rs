@@ -16,6 +16,11 @@ const RSV1: u8 = 0x40;
 const RSV2_RSV3: u8 = 0x30;
 const MASK: u8 = 0x80;
 
+/// In place of a length: it follows in two bytes.
+const LENGTH_IN_16_BITS: u8 = 126;
+/// In place of a length: it follows in eight bytes.
+const LENGTH_IN_64_BITS: u8 = 127;
+
 /// A decoded frame header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameHeader {
@@ -103,12 +108,12 @@ impl FrameHeader {
         match self.payload_len {
             short @ 0..=125 => out[1] = mask | short as u8,
             medium @ 126..=0xffff => {
-                out[1] = mask | 126;
+                out[1] = mask | LENGTH_IN_16_BITS;
                 out[2..4].copy_from_slice(&(medium as u16).to_be_bytes());
                 len = 4;
             }
             long => {
-                out[1] = mask | 127;
+                out[1] = mask | LENGTH_IN_64_BITS;
                 out[2..10].copy_from_slice(&long.to_be_bytes());
                 len = 10;
             }
@@ -139,7 +144,7 @@ fn decode_payload_len(
     //# can't be encoded as the sequence 126, 0, 124.
     match length_code {
         0..=125 => Ok(Some((u64::from(length_code), 2))),
-        126 => {
+        LENGTH_IN_16_BITS => {
             let Some(&length) = bytes[2..].first_chunk::<2>() else {
                 return Ok(None);
             };

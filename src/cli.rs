@@ -1,0 +1,300 @@
+//! The command line and `RINGECHO_*` variables, turned into a [`Config`].
+#![expect(clippy::doc_markdown, reason = "these comments are the help text on a terminal")]
+
+use std::{net::SocketAddr, str::FromStr, time::Duration};
+
+use clap::{Parser, ValueEnum};
+
+use crate::config::{
+    CLOSE_TIMEOUT, Config, DRAIN_TIMEOUT, Driver, HANDSHAKE_TIMEOUT, HOLD, KEEP_ALIVE_INTERVAL,
+    KEEP_ALIVE_TIMEOUT, Knob, Limits, MESSAGE_SIZE_MAX, RECEIVE_BUFFER, Size, format_duration,
+};
+
+const NETWORK: &str = "Network";
+const HANDSHAKE: &str = "Handshake";
+const ECHO: &str = "Echo";
+const TIME: &str = "Time";
+const CORES: &str = "Cores";
+const LOG: &str = "Log";
+
+/// A WebSocket echo server for Linux: io_uring, one runtime per core, frames echoed in place.
+///
+/// Every flag can also be given as a variable: --receive-buffer as RINGECHO_RECEIVE_BUFFER, and
+/// those that may be repeated with commas between the values. Sizes are written as 65536 or 64KiB,
+/// times as 30s or 2min.
+#[derive(Debug, Parser)]
+#[command(name = "ringecho", version, about, long_about, max_term_width = 100)]
+pub struct Arguments {
+    /// Address and port to listen on; port 0 takes a free one
+    #[arg(
+        long, env = "RINGECHO_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9001",
+        value_parser = parse_address, hide_env = true, help_heading = NETWORK
+    )]
+    listen: SocketAddr,
+
+    /// Share the port with other programs that share it too, instead of refusing to start
+    #[arg(long, env = "RINGECHO_REUSE_PORT", hide_env = true, help_heading = NETWORK)]
+    reuse_port: bool,
+
+    /// Path that upgrades to the echo; the page is at /
+    #[arg(
+        long, env = "RINGECHO_PATH", value_name = "PATH", default_value = "/ws", hide_env = true,
+        help_heading = HANDSHAKE
+    )]
+    path: String,
+
+    /// Origin that may connect, as browsers send it; repeatable [default: all]
+    #[arg(
+        long = "allowed-origin", env = "RINGECHO_ALLOWED_ORIGIN", value_name = "ORIGIN",
+        value_delimiter = ',', hide_env = true, help_heading = HANDSHAKE
+    )]
+    allowed_origins: Vec<String>,
+
+    /// Subprotocol to agree on, best first; repeatable [default: none]
+    #[arg(
+        long = "subprotocol", env = "RINGECHO_SUBPROTOCOL", value_name = "NAME",
+        value_delimiter = ',', hide_env = true, help_heading = HANDSHAKE
+    )]
+    subprotocols: Vec<String>,
+
+    /// How long a client may take for its request head
+    #[arg(
+        long, env = "RINGECHO_HANDSHAKE_TIMEOUT", value_name = "TIME",
+        default_value = duration(&HANDSHAKE_TIMEOUT), value_parser = parse_duration,
+        hide_env = true, help_heading = HANDSHAKE
+    )]
+    handshake_timeout: Duration,
+
+    /// How far a connection's receive buffer may grow, from 4KiB
+    #[arg(
+        long, env = "RINGECHO_RECEIVE_BUFFER", value_name = "SIZE",
+        default_value = RECEIVE_BUFFER.default.to_string(), value_parser = Size::from_str,
+        hide_env = true, help_heading = ECHO
+    )]
+    receive_buffer: Size,
+
+    /// Longest frame that is held until it is whole; longer ones are sent on as they arrive
+    #[arg(
+        long, env = "RINGECHO_HOLD", value_name = "SIZE",
+        default_value = HOLD.default.to_string(), value_parser = Size::from_str,
+        hide_env = true, help_heading = ECHO
+    )]
+    hold: Size,
+
+    /// Longest message; a longer one is answered with close code 1009
+    #[arg(
+        long, env = "RINGECHO_MESSAGE_SIZE_MAX", value_name = "SIZE",
+        default_value = MESSAGE_SIZE_MAX.default.to_string(), value_parser = Size::from_str,
+        hide_env = true, help_heading = ECHO
+    )]
+    message_size_max: Size,
+
+    /// Silence after which a client is sent a Ping; 0s for never
+    #[arg(
+        long, env = "RINGECHO_KEEP_ALIVE_INTERVAL", value_name = "TIME",
+        default_value = duration(&KEEP_ALIVE_INTERVAL), value_parser = parse_duration,
+        hide_env = true, help_heading = TIME
+    )]
+    keep_alive_interval: Duration,
+
+    /// Silence after that Ping for which a client is given up
+    #[arg(
+        long, env = "RINGECHO_KEEP_ALIVE_TIMEOUT", value_name = "TIME",
+        default_value = duration(&KEEP_ALIVE_TIMEOUT), value_parser = parse_duration,
+        hide_env = true, help_heading = TIME
+    )]
+    keep_alive_timeout: Duration,
+
+    /// How long a closed connection waits for the client to end it too
+    #[arg(
+        long, env = "RINGECHO_CLOSE_TIMEOUT", value_name = "TIME",
+        default_value = duration(&CLOSE_TIMEOUT), value_parser = parse_duration,
+        hide_env = true, help_heading = TIME
+    )]
+    close_timeout: Duration,
+
+    /// How long a stopping server waits for its clients to close
+    #[arg(
+        long, env = "RINGECHO_DRAIN_TIMEOUT", value_name = "TIME",
+        default_value = duration(&DRAIN_TIMEOUT), value_parser = parse_duration,
+        hide_env = true, help_heading = TIME
+    )]
+    drain_timeout: Duration,
+
+    /// Number of workers [default: one on each CPU]
+    #[arg(
+        long, env = "RINGECHO_WORKERS", value_name = "COUNT", hide_env = true,
+        help_heading = CORES
+    )]
+    workers: Option<usize>,
+
+    /// CPUs that the workers are pinned to, such as 0,2-3 [default: all that may be used]
+    #[arg(
+        long, env = "RINGECHO_CPUS", value_name = "LIST", value_parser = parse_cpus,
+        hide_env = true, help_heading = CORES
+    )]
+    cpus: Option<CpuList>,
+
+    /// Kernel interface to wait on; auto is io_uring where it is allowed, and epoll elsewhere
+    #[arg(
+        long, env = "RINGECHO_DRIVER", value_name = "NAME", value_enum, default_value = "auto",
+        hide_env = true, help_heading = CORES
+    )]
+    driver: DriverName,
+
+    /// Least severe messages that are logged, on stderr
+    #[arg(
+        long, env = "RINGECHO_LOG_LEVEL", value_name = "LEVEL", value_enum,
+        default_value = "info", hide_env = true, help_heading = LOG
+    )]
+    pub log_level: LogLevel,
+
+    /// Form of the log
+    #[arg(
+        long, env = "RINGECHO_LOG_FORMAT", value_name = "FORMAT", value_enum,
+        default_value = "text", hide_env = true, help_heading = LOG
+    )]
+    pub log_format: LogFormat,
+}
+
+#[derive(Clone, Debug)]
+struct CpuList(Vec<usize>);
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum DriverName {
+    Auto,
+    #[value(name = "io_uring")]
+    IoUring,
+    Epoll,
+}
+
+/// Least severe messages that are logged.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LogLevel {
+    /// Nothing.
+    Off,
+    /// What stops the server or is a defect of it.
+    Error,
+    /// What an operator may want to mend.
+    Warn,
+    /// Start and stop.
+    Info,
+    /// The end of each connection.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LogFormat {
+    /// A line for people.
+    Text,
+    /// A JSON object on each line.
+    Json,
+}
+
+impl From<Arguments> for Config {
+    fn from(arguments: Arguments) -> Self {
+        Self {
+            listen: arguments.listen,
+            reuse_port: arguments.reuse_port,
+            path: arguments.path,
+            allowed_origins: arguments.allowed_origins,
+            subprotocols: arguments.subprotocols,
+            workers: arguments.workers,
+            cpus: arguments.cpus.map(|list| list.0).unwrap_or_default(),
+            driver: match arguments.driver {
+                DriverName::Auto => Driver::Auto,
+                DriverName::IoUring => Driver::IoUring,
+                DriverName::Epoll => Driver::Epoll,
+            },
+            limits: Limits {
+                receive_buffer: arguments.receive_buffer,
+                hold: arguments.hold,
+                message_size_max: arguments.message_size_max,
+                handshake_timeout: arguments.handshake_timeout,
+                keep_alive_interval: arguments.keep_alive_interval,
+                keep_alive_timeout: arguments.keep_alive_timeout,
+                close_timeout: arguments.close_timeout,
+                drain_timeout: arguments.drain_timeout,
+            },
+        }
+    }
+}
+
+fn duration(knob: &Knob<Duration>) -> String {
+    format_duration(&knob.default)
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| "a time is a number with a unit: 500ms, 10s, 2min, 1h".to_owned())
+}
+
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "an IP address and a port are needed: 127.0.0.1:9001, 0.0.0.0:80, [::1]:9001".to_owned()
+    })
+}
+
+/// A list of CPU numbers and ranges, such as `0,2-3`.
+fn parse_cpus(text: &str) -> Result<CpuList, String> {
+    let error = || "CPUs are numbers and ranges with commas between: 0,2-3".to_owned();
+    let number = |text: &str| text.trim().parse::<usize>().ok().filter(|cpu| *cpu < CPU_COUNT_MAX);
+    let mut cpus = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (Some(first), Some(last)) = (number(first), number(last)) else {
+            return Err(error());
+        };
+        if first > last {
+            return Err(error());
+        }
+        cpus.extend(first..=last);
+    }
+    if (1..cpus.len()).any(|at| cpus[..at].contains(&cpus[at])) {
+        return Err("a CPU is named twice".to_owned());
+    }
+    Ok(CpuList(cpus))
+}
+
+/// More CPUs than Linux can be built for.
+const CPU_COUNT_MAX: usize = 8192;
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn without_flags_the_config_is_the_default() {
+        let config = Config::from(Arguments::parse_from(["ringecho"]));
+        assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
+    }
+
+    #[test]
+    fn every_flag_is_also_a_variable() {
+        for argument in Arguments::command().get_arguments().filter(|a| a.get_long().is_some()) {
+            let flag = argument.get_long().unwrap();
+            let variable = format!("RINGECHO_{}", flag.to_uppercase().replace('-', "_"));
+            assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(&*variable));
+        }
+    }
+
+    #[test]
+    fn cpu_lists_are_read() {
+        for (text, cpus) in [("0", &[0][..]), ("0,2-3", &[0, 2, 3]), ("5-5, 1", &[5, 1])] {
+            assert_eq!(parse_cpus(text).unwrap().0, cpus);
+        }
+        for text in ["", "a", "3-1", "1-", "-1", "1,,2", "0,0-1", "0-99999999999"] {
+            assert!(parse_cpus(text).is_err(), "{text}");
+        }
+    }
+}

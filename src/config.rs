@@ -1,0 +1,400 @@
+//! Every knob of the server once: its default, unit, range and reason.
+//!
+//! The command line fills a [`Config`]; [`Config::check`] is the one place that refuses values.
+
+use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
+
+use bytesize::ByteSize;
+use thiserror::Error;
+
+/// What a server is to do. [`Config::default`] is what the program does without flags.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Address and port to listen on; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Whether to join other processes on the same port instead of refusing to start.
+    pub reuse_port: bool,
+    /// The path that upgrades to the echo.
+    pub path: String,
+    /// Origins that may connect, compared exactly; empty allows all.
+    pub allowed_origins: Vec<String>,
+    /// Subprotocols that may be agreed on, best first.
+    pub subprotocols: Vec<String>,
+    /// Number of workers; `None` for one on each of `cpus`.
+    pub workers: Option<usize>,
+    /// CPUs that workers are pinned to, in turn; empty for all that the process may use.
+    pub cpus: Vec<usize>,
+    /// The kernel interface that workers wait on.
+    pub driver: Driver,
+    /// Sizes and times.
+    pub limits: Limits,
+}
+
+/// The kernel interface that workers wait on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Driver {
+    /// `io_uring` where the kernel allows it, epoll elsewhere.
+    #[default]
+    Auto,
+    /// `io_uring`, or a refusal to start.
+    IoUring,
+    /// epoll.
+    Epoll,
+}
+
+/// Sizes and times that bound what one peer can cost.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// See [`RECEIVE_BUFFER`].
+    pub receive_buffer: Size,
+    /// See [`HOLD`].
+    pub hold: Size,
+    /// See [`MESSAGE_SIZE_MAX`].
+    pub message_size_max: Size,
+    /// See [`HANDSHAKE_TIMEOUT`].
+    pub handshake_timeout: Duration,
+    /// See [`KEEP_ALIVE_INTERVAL`].
+    pub keep_alive_interval: Duration,
+    /// See [`KEEP_ALIVE_TIMEOUT`].
+    pub keep_alive_timeout: Duration,
+    /// See [`CLOSE_TIMEOUT`].
+    pub close_timeout: Duration,
+    /// See [`DRAIN_TIMEOUT`].
+    pub drain_timeout: Duration,
+}
+
+/// A knob: the flag that sets it, its default, and the values that it may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Knob<T> {
+    /// The flag on the command line.
+    pub flag: &'static str,
+    /// The value without the flag.
+    pub default: T,
+    /// The smallest value.
+    pub min: T,
+    /// The largest value.
+    pub max: T,
+}
+
+/// The size with which every connection's receive buffer starts: one page holds most messages.
+pub const RECEIVE_BUFFER_START: Size = Size::kib(4);
+
+/// How far a connection's receive buffer grows: it doubles whenever a read fills it.
+///
+/// Larger ones take fewer reads for large messages, until they no longer fit the CPU's cache.
+pub const RECEIVE_BUFFER: Knob<Size> = Knob {
+    flag: "--receive-buffer",
+    default: Size::kib(256),
+    min: RECEIVE_BUFFER_START,
+    max: Size::kib(16 << 10),
+};
+
+/// The longest frame that is held until it has arrived whole; longer ones are sent on in pieces.
+///
+/// A fault in a held frame is answered with a close code; one in a frame that is half sent ends
+/// the connection without. Memory for held bytes is taken only while a frame is incomplete.
+pub const HOLD: Knob<Size> =
+    Knob { flag: "--hold", default: Size::kib(4), min: Size(0), max: Size::kib(1 << 10) };
+
+/// The longest message; a longer one is answered with close code 1009.
+///
+/// No message takes memory in proportion to its length, so the default needs no limit.
+pub const MESSAGE_SIZE_MAX: Knob<Size> = Knob {
+    flag: "--message-size-max",
+    default: Size::UNLIMITED,
+    min: Size(1),
+    max: Size::UNLIMITED,
+};
+
+/// How long a client may take for its request head.
+pub const HANDSHAKE_TIMEOUT: Knob<Duration> = Knob {
+    flag: "--handshake-timeout",
+    default: Duration::from_secs(10),
+    min: Duration::from_secs(1),
+    max: HOUR,
+};
+
+/// After how much silence a client is sent a Ping; zero for never.
+///
+/// ASP.NET Core's default. It keeps middleboxes from forgetting the connection.
+pub const KEEP_ALIVE_INTERVAL: Knob<Duration> = Knob {
+    flag: "--keep-alive-interval",
+    default: Duration::from_mins(2),
+    min: Duration::ZERO,
+    max: DAY,
+};
+
+/// How long a client that was sent a Ping may stay silent before it is given up.
+pub const KEEP_ALIVE_TIMEOUT: Knob<Duration> = Knob {
+    flag: "--keep-alive-timeout",
+    default: Duration::from_secs(20),
+    min: Duration::from_secs(1),
+    max: HOUR,
+};
+
+/// How long a closed connection is kept for the client to end it too.
+pub const CLOSE_TIMEOUT: Knob<Duration> = Knob {
+    flag: "--close-timeout",
+    default: Duration::from_secs(5),
+    min: Duration::from_secs(1),
+    max: HOUR,
+};
+
+/// How long a stopping server waits for its clients to answer the Close that it sends.
+pub const DRAIN_TIMEOUT: Knob<Duration> = Knob {
+    flag: "--drain-timeout",
+    default: Duration::from_secs(10),
+    min: Duration::ZERO,
+    max: HOUR,
+};
+
+/// The most workers: more threads than any machine has CPUs.
+pub const WORKERS_MAX: usize = 4096;
+
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
+
+/// A number of bytes, written as people write it: `65536`, `64KiB`, `1MiB`, `unlimited`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+/// A value that a server cannot run with.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ConfigError {
+    /// A number, size or time is outside of its range.
+    #[error("{flag} is {value}, but must be from {min} to {max}")]
+    OutOfRange {
+        /// The flag.
+        flag: &'static str,
+        /// The value that it was given.
+        value: String,
+        /// The smallest value that it may have.
+        min: String,
+        /// The largest value that it may have.
+        max: String,
+    },
+    /// The echo path is not a path, or is taken by the page.
+    #[error(
+        "--path is {0:?}, but must be a path such as /ws: a slash, then one or more letters, \
+         digits or any of -._~!$&'()*+,;=:@%/"
+    )]
+    Path(String),
+    /// An allowed origin is not an origin.
+    #[error(
+        "--allowed-origin is {0:?}, but must be an origin as browsers send it, such as \
+         https://example.org or http://localhost:8080, or null"
+    )]
+    AllowedOrigin(String),
+    /// A subprotocol is not a token (RFC 6455 §4.1).
+    #[error(
+        "--subprotocol is {0:?}, but must be one or more letters, digits or any of \
+         !#$%&'*+-.^_`|~"
+    )]
+    Subprotocol(String),
+    /// A subprotocol is named twice.
+    #[error("--subprotocol names {0:?} twice, but its order is the server's preference")]
+    SubprotocolRepeated(String),
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 9001)),
+            reuse_port: false,
+            path: "/ws".to_owned(),
+            allowed_origins: Vec::new(),
+            subprotocols: Vec::new(),
+            workers: None,
+            cpus: Vec::new(),
+            driver: Driver::Auto,
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            receive_buffer: RECEIVE_BUFFER.default,
+            hold: HOLD.default,
+            message_size_max: MESSAGE_SIZE_MAX.default,
+            handshake_timeout: HANDSHAKE_TIMEOUT.default,
+            keep_alive_interval: KEEP_ALIVE_INTERVAL.default,
+            keep_alive_timeout: KEEP_ALIVE_TIMEOUT.default,
+            close_timeout: CLOSE_TIMEOUT.default,
+            drain_timeout: DRAIN_TIMEOUT.default,
+        }
+    }
+}
+
+impl Config {
+    /// Refuses values that a server cannot run with.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.limits.check()?;
+        if let Some(workers) = self.workers {
+            let knob = Knob { flag: "--workers", default: 1, min: 1, max: WORKERS_MAX };
+            knob.check(workers, ToString::to_string)?;
+        }
+        if !is_echo_path(&self.path) {
+            return Err(ConfigError::Path(self.path.clone()));
+        }
+        if let Some(origin) = self.allowed_origins.iter().find(|origin| !is_origin(origin)) {
+            return Err(ConfigError::AllowedOrigin(origin.clone()));
+        }
+        for (at, subprotocol) in self.subprotocols.iter().enumerate() {
+            if !is_token(subprotocol) {
+                return Err(ConfigError::Subprotocol(subprotocol.clone()));
+            }
+            if self.subprotocols[..at].contains(subprotocol) {
+                return Err(ConfigError::SubprotocolRepeated(subprotocol.clone()));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Limits {
+    fn check(&self) -> Result<(), ConfigError> {
+        RECEIVE_BUFFER.check(self.receive_buffer, Size::to_string)?;
+        HOLD.check(self.hold, Size::to_string)?;
+        MESSAGE_SIZE_MAX.check(self.message_size_max, Size::to_string)?;
+        HANDSHAKE_TIMEOUT.check(self.handshake_timeout, format_duration)?;
+        KEEP_ALIVE_INTERVAL.check(self.keep_alive_interval, format_duration)?;
+        KEEP_ALIVE_TIMEOUT.check(self.keep_alive_timeout, format_duration)?;
+        CLOSE_TIMEOUT.check(self.close_timeout, format_duration)?;
+        DRAIN_TIMEOUT.check(self.drain_timeout, format_duration)
+    }
+}
+
+impl<T: Copy + PartialOrd> Knob<T> {
+    fn check(&self, value: T, format: impl Fn(&T) -> String) -> Result<(), ConfigError> {
+        if self.min <= value && value <= self.max {
+            return Ok(());
+        }
+        Err(ConfigError::OutOfRange {
+            flag: self.flag,
+            value: format(&value),
+            min: format(&self.min),
+            max: format(&self.max),
+        })
+    }
+}
+
+impl Size {
+    /// More than any message has.
+    pub const UNLIMITED: Self = Self(u64::MAX);
+
+    const fn kib(kib: u64) -> Self {
+        Self(kib << 10)
+    }
+
+    /// The size of something in memory.
+    pub fn in_memory(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            u64::MAX => f.write_str("unlimited"),
+            0 => f.write_str("0"),
+            bytes if bytes % (1 << 30) == 0 => write!(f, "{}GiB", bytes >> 30),
+            bytes if bytes % (1 << 20) == 0 => write!(f, "{}MiB", bytes >> 20),
+            bytes if bytes % (1 << 10) == 0 => write!(f, "{}KiB", bytes >> 10),
+            bytes => write!(f, "{bytes}"),
+        }
+    }
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "unlimited" {
+            return Ok(Self::UNLIMITED);
+        }
+        let size: ByteSize = text.parse().map_err(|_| {
+            "a size is a number of bytes, or a number with a unit: 65536, 64KiB, 1MiB".to_owned()
+        })?;
+        Ok(Self(size.as_u64()))
+    }
+}
+
+/// A duration, written as people write it: `10s`, `2m`.
+pub fn format_duration(duration: &Duration) -> String {
+    humantime::format_duration(*duration).to_string()
+}
+
+/// Whether `path` can be asked for (RFC 3986 §3.3) and is not the page's.
+fn is_echo_path(path: &str) -> bool {
+    path.len() > 1
+        && path.starts_with('/')
+        && path.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@%/".contains(&b))
+}
+
+/// Whether `origin` has the form of an Origin header (RFC 6454 §7): scheme and authority, or null.
+fn is_origin(origin: &str) -> bool {
+    if origin == "null" {
+        return true;
+    }
+    let Some((scheme, authority)) = origin.split_once("://") else {
+        return false;
+    };
+    !scheme.is_empty()
+        && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+        && !authority.is_empty()
+        && authority.bytes().all(|b| b.is_ascii_graphic() && !b"/?#@,".contains(&b))
+}
+
+/// Whether `text` is a token (RFC 9110 §5.6.2).
+fn is_token(text: &str) -> bool {
+    !text.is_empty()
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn default_config_is_accepted() {
+        assert_eq!(Config::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn refusal_names_flag_value_and_range() {
+        let limits = Limits { receive_buffer: Size(1000), ..Limits::default() };
+        let error = Config { limits, ..Config::default() }.check().unwrap_err();
+        assert_eq!(error.to_string(), "--receive-buffer is 1000, but must be from 4KiB to 16MiB");
+    }
+
+    #[test]
+    fn sizes_are_read_and_written_as_people_write_them() {
+        for (text, bytes) in [("4096", 4096), ("4KiB", 4096), ("1 MiB", 1 << 20), ("2GiB", 2 << 30)]
+        {
+            assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
+        }
+        for text in ["0", "1000", "4KiB", "16MiB", "3GiB", "unlimited"] {
+            assert_eq!(text.parse::<Size>().unwrap().to_string(), text);
+        }
+        assert!("many".parse::<Size>().is_err());
+        assert!("-1".parse::<Size>().is_err());
+    }
+
+    #[test]
+    fn paths_origins_and_subprotocols_are_checked() {
+        for path in ["", "/", "ws", "/a b", "/ws?x", "/ws#x", "/\"ws"] {
+            let config = Config { path: path.to_owned(), ..Config::default() };
+            assert_eq!(config.check(), Err(ConfigError::Path(path.to_owned())));
+        }
+        for origin in ["", "example.org", "https://", "https://a/b", "https://a,b"] {
+            let config = Config { allowed_origins: vec![origin.to_owned()], ..Config::default() };
+            assert_eq!(config.check(), Err(ConfigError::AllowedOrigin(origin.to_owned())));
+        }
+        for subprotocol in ["", "a b", "a,b", "é"] {
+            let config = Config { subprotocols: vec![subprotocol.to_owned()], ..Config::default() };
+            assert_eq!(config.check(), Err(ConfigError::Subprotocol(subprotocol.to_owned())));
+        }
+    }
+}

@@ -1,0 +1,427 @@
+//! The portable path: one client's life after its opening handshake, as RFC 6455 tells it.
+//!
+//! [`run`] works over any stream that monoio can split. Bytes go through [`Echo`] in the buffer
+//! that they were received into; this module reads, writes, and ends connections such that
+//! nothing is lost. Its invariant: a pending read is dropped only when the connection is over.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    io,
+    ops::Range,
+    pin::pin,
+    rc::Rc,
+    task::{Poll, Waker},
+};
+
+use fastwebsockets::CloseCode;
+use futures_util::future::{Either, select};
+use http::StatusCode;
+use monoio::{
+    buf::{IoBuf, Slice},
+    io::{AsyncReadRent, AsyncWriteRent, Split, Splitable},
+};
+
+use crate::{
+    clock::{Deadlines, Due, Tick, Timing},
+    config::{Limits, RECEIVE_BUFFER_START},
+    handshake::Negotiated,
+    metrics::Counters,
+    protocol::{
+        ProtocolError,
+        close_code::encode_close_frame,
+        echo::{Echo, Next, Reply, Rules},
+    },
+};
+
+/// A connection whose opening handshake is done: what a data plane takes over.
+pub struct Upgraded<S> {
+    /// The connection.
+    pub stream: S,
+    /// Bytes that came together with the request head: the first frames.
+    pub early: Vec<u8>,
+    /// What the handshake agreed on.
+    pub negotiated: Negotiated,
+}
+
+/// What all connections of a worker share.
+pub struct Shared {
+    /// What frames may be.
+    pub rules: Rules,
+    /// How large a receive buffer may become.
+    pub receive_buffer_max: usize,
+    /// What the worker counts.
+    pub counters: std::sync::Arc<Counters>,
+}
+
+impl Shared {
+    /// What `limits` allow.
+    pub fn new(limits: &Limits, counters: std::sync::Arc<Counters>) -> Self {
+        Self {
+            rules: Rules {
+                hold: limits.hold.in_memory(),
+                message_size_max: limits.message_size_max.0,
+            },
+            receive_buffer_max: limits.receive_buffer.in_memory(),
+            counters,
+        }
+    }
+}
+
+/// How a connection ended. Every accepted connection ends in one of these ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionEnd {
+    /// The page was delivered.
+    PageServed,
+    /// The request was refused with this status.
+    Refused(StatusCode),
+    /// The peer left, or its connection broke, before a request head was whole.
+    PeerLeft,
+    /// The peer closed, and got the echo of its Close frame.
+    ClosedByPeer,
+    /// The stopping server closed, and the peer answered.
+    ClosedByServer,
+    /// The peer violated the protocol.
+    Failed(ProtocolError),
+    /// The peer ended its side without a Close frame.
+    PeerVanished,
+    /// The connection broke.
+    Broken(io::ErrorKind),
+    /// The peer was silent even after a Ping.
+    KeepAliveTimeout,
+    /// The peer did not answer the server's Close frame.
+    CloseTimeout,
+    /// The stopping server waited no longer.
+    Abandoned,
+    /// A defect of this program.
+    Panicked,
+}
+
+impl ConnectionEnd {
+    /// The names under which ends are counted, by [`kind`](Self::kind).
+    pub const KINDS: [&'static str; 12] = [
+        "page_served",
+        "refused",
+        "peer_left",
+        "closed_by_peer",
+        "closed_by_server",
+        "failed",
+        "peer_vanished",
+        "broken",
+        "keep_alive_timeout",
+        "close_timeout",
+        "abandoned",
+        "panicked",
+    ];
+
+    /// The index into [`KINDS`](Self::KINDS).
+    pub fn kind(self) -> usize {
+        match self {
+            Self::PageServed => 0,
+            Self::Refused(_) => 1,
+            Self::PeerLeft => 2,
+            Self::ClosedByPeer => 3,
+            Self::ClosedByServer => 4,
+            Self::Failed(_) => 5,
+            Self::PeerVanished => 6,
+            Self::Broken(_) => 7,
+            Self::KeepAliveTimeout => 8,
+            Self::CloseTimeout => 9,
+            Self::Abandoned => 10,
+            Self::Panicked => 11,
+        }
+    }
+}
+
+/// The worker's hold on a connection: what its sweep reads, and how it asks for something.
+pub struct Control {
+    now: Rc<Cell<Tick>>,
+    timing: Cell<Timing>,
+    demand: Cell<Option<Demand>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// What a worker asks of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// Send a Ping, if the replies so far end with a whole frame.
+    Ping,
+    /// The server is stopping: close when no message is under way.
+    Drain,
+    /// The request head has taken too long.
+    TimeOut,
+    /// End now, for this reason.
+    End(ConnectionEnd),
+}
+
+impl Control {
+    /// For a connection accepted now, on the worker whose time is `now`.
+    pub fn new(now: Rc<Cell<Tick>>) -> Self {
+        let timing = Cell::new(Timing::accepted(now.get()));
+        Self { now, timing, demand: Cell::new(None), waker: RefCell::new(None) }
+    }
+
+    /// Asks for something. An end that was asked for before stands.
+    pub fn demand(&self, demand: Demand) {
+        if !matches!(self.demand.get(), Some(Demand::End(_))) {
+            self.demand.set(Some(demand));
+        }
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Demands what is due.
+    pub fn sweep(&self, deadlines: &Deadlines) {
+        let mut timing = self.timing.get();
+        let Some(due) = timing.sweep(self.now.get(), deadlines) else {
+            return;
+        };
+        self.timing.set(timing);
+        self.demand(match due {
+            Due::Ping => Demand::Ping,
+            Due::HandshakeTimeout => Demand::TimeOut,
+            Due::KeepAliveTimeout => Demand::End(ConnectionEnd::KeepAliveTimeout),
+            Due::CloseTimeout => Demand::End(ConnectionEnd::CloseTimeout),
+        });
+    }
+
+    /// Waits for any demand.
+    pub async fn demanded(&self) -> Demand {
+        self.wait(|| self.demand.take()).await
+    }
+
+    /// Waits for the demand to end; others stay for later.
+    async fn ended(&self) -> ConnectionEnd {
+        self.wait(|| match self.demand.get() {
+            Some(Demand::End(end)) => Some(end),
+            _ => None,
+        })
+        .await
+    }
+
+    async fn wait<T>(&self, demand: impl Fn() -> Option<T>) -> T {
+        poll_fn(|context| {
+            if let Some(demand) = demand() {
+                return Poll::Ready(demand);
+            }
+            let mut waker = self.waker.borrow_mut();
+            if !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+                *waker = Some(context.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn traffic(&self) {
+        let mut timing = self.timing.get();
+        timing.traffic(self.now.get());
+        self.timing.set(timing);
+    }
+
+    fn closing(&self) {
+        let mut timing = self.timing.get();
+        timing.closing(self.now.get());
+        self.timing.set(timing);
+    }
+}
+
+/// Echoes until the connection is over.
+pub async fn run<S>(upgraded: Upgraded<S>, control: &Control, shared: &Shared) -> ConnectionEnd
+where
+    S: Split + AsyncReadRent + AsyncWriteRent,
+{
+    let (reader, writer) = upgraded.stream.into_split();
+    let mut connection = Connection {
+        reader,
+        writer,
+        control,
+        shared,
+        echo: Echo::new(),
+        draining: false,
+        close_sent: false,
+    };
+    control.traffic();
+    match connection.echo_until_closed(upgraded.early).await {
+        Ok(end) => {
+            linger(&mut connection.reader, &mut connection.writer, control).await;
+            end
+        }
+        Err(end) => end,
+    }
+}
+
+struct Connection<'a, R, W> {
+    reader: R,
+    writer: W,
+    control: &'a Control,
+    shared: &'a Shared,
+    echo: Echo,
+    /// The server is stopping, and a Close frame is to be sent between two messages.
+    draining: bool,
+    /// A Close frame has been sent, so nothing else may be.
+    close_sent: bool,
+}
+
+impl<R: AsyncReadRent, W: AsyncWriteRent> Connection<'_, R, W> {
+    /// Echoes until there is nothing more to say (`Ok`) or nobody to say it to (`Err`).
+    async fn echo_until_closed(&mut self, early: Vec<u8>) -> Result<ConnectionEnd, ConnectionEnd> {
+        let mut chunk = early;
+        loop {
+            let reply = self.echo.transform(&mut chunk, &self.shared.rules);
+            self.shared.counters.received_bytes.add(chunk.len() as u64);
+            self.shared.counters.messages.add(reply.messages.into());
+            let next = reply.next;
+            chunk = self.send(reply, chunk).await?;
+            match next {
+                Next::Continue => {}
+                Next::Close if self.close_sent => return Ok(ConnectionEnd::ClosedByServer),
+                Next::Close => return Ok(ConnectionEnd::ClosedByPeer),
+                Next::Fail(error) => {
+                    if !self.close_sent {
+                        let reason = error.to_string();
+                        write_close(&mut self.writer, self.control, error.close_code(), &reason)
+                            .await?;
+                    }
+                    return Ok(ConnectionEnd::Failed(error));
+                }
+                Next::Abort(error) => return Ok(ConnectionEnd::Failed(error)),
+            }
+            let buffer = self.next_buffer(chunk);
+            chunk = self.receive(buffer).await?;
+        }
+    }
+
+    /// An empty buffer for the next read, twice as large if the last read filled `used`.
+    fn next_buffer(&self, mut used: Vec<u8>) -> Vec<u8> {
+        let capacity_max = self.shared.receive_buffer_max;
+        let wanted = if used.len() == used.capacity() && used.capacity() < capacity_max {
+            (2 * used.capacity()).min(capacity_max)
+        } else {
+            used.capacity()
+        };
+        let wanted = wanted.max(RECEIVE_BUFFER_START.in_memory());
+        if wanted != used.capacity() {
+            return Vec::with_capacity(wanted);
+        }
+        used.clear();
+        used
+    }
+
+    /// Waits for bytes from the peer, and does meanwhile what the worker demands.
+    async fn receive(&mut self, buffer: Vec<u8>) -> Result<Vec<u8>, ConnectionEnd> {
+        // The writer and the state are needed while the reader is busy.
+        let Self { reader, writer, control, echo, draining, close_sent, .. } = self;
+        let mut read = pin!(reader.read(buffer));
+        loop {
+            if *draining && !*close_sent && echo.between_messages() {
+                *close_sent = true;
+                write_close(writer, control, CloseCode::Away, "the server is stopping").await?;
+            }
+            let demand = match select(read.as_mut(), pin!(control.demanded())).await {
+                Either::Left(((Ok(0), _), _)) => return Err(ConnectionEnd::PeerVanished),
+                Either::Left(((Ok(_), chunk), _)) => {
+                    control.traffic();
+                    return Ok(chunk);
+                }
+                Either::Left(((Err(error), _), _)) => {
+                    return Err(ConnectionEnd::Broken(error.kind()));
+                }
+                Either::Right((demand, _)) => demand,
+            };
+            match demand {
+                Demand::Ping if echo.between_frames() && !*close_sent => {
+                    write_all(writer, &PING, 0..PING.len(), control).await?;
+                }
+                // A handshake's time is over once its connection is open.
+                Demand::Ping | Demand::TimeOut => {}
+                Demand::Drain => *draining = true,
+                Demand::End(end) => return Err(end),
+            }
+        }
+    }
+
+    /// Sends a reply, and returns the chunk that it stands in.
+    async fn send(&mut self, reply: Reply, chunk: Vec<u8>) -> Result<Vec<u8>, ConnectionEnd> {
+        if self.close_sent {
+            return Ok(chunk);
+        }
+        let Self { writer, control, .. } = self;
+        if !reply.prefix.is_empty() {
+            let prefix_len = reply.prefix.len();
+            write_all(writer, reply.prefix, 0..prefix_len, control).await?;
+        }
+        if reply.range.is_empty() {
+            return Ok(chunk);
+        }
+        write_all(writer, chunk, reply.range, control).await
+    }
+}
+
+/// A Ping without payload.
+static PING: [u8; 2] = [0x89, 0];
+
+/// Sends a Close frame, the last frame that is sent.
+async fn write_close(
+    writer: &mut impl AsyncWriteRent,
+    control: &Control,
+    code: CloseCode,
+    reason: &str,
+) -> Result<(), ConnectionEnd> {
+    control.closing();
+    let frame = encode_close_frame(code, reason);
+    let frame_len = frame.len();
+    write_all(writer, frame, 0..frame_len, control).await.map(drop)
+}
+
+/// Writes `range` of `buffer`, however slowly the peer takes it, and returns the buffer.
+pub async fn write_all<T: IoBuf>(
+    writer: &mut impl AsyncWriteRent,
+    buffer: T,
+    range: Range<usize>,
+    control: &Control,
+) -> Result<T, ConnectionEnd> {
+    let end = range.end;
+    let mut unsent = buffer.slice(range);
+    loop {
+        let unsent_at = unsent.begin();
+        let (result, written) =
+            match select(pin!(writer.write(unsent)), pin!(control.ended())).await {
+                Either::Left((completion, _)) => completion,
+                Either::Right((end, _)) => return Err(end),
+            };
+        let buffer = Slice::into_inner(written);
+        match result {
+            Ok(len) if unsent_at + len == end => return Ok(buffer),
+            Ok(len) => {
+                control.traffic();
+                unsent = buffer.slice(unsent_at + len..end);
+            }
+            Err(error) => return Err(ConnectionEnd::Broken(error.kind())),
+        }
+    }
+}
+
+/// Ends a connection without losing what was sent: the write side first, then, once the peer has
+/// taken everything and ended its side too, the rest.
+///
+/// Closing a socket that still has received bytes in it resets the connection, and a reset can
+/// destroy what the peer has not read yet; so they are read until the peer's end, or until the
+/// sweep finds that it took too long.
+pub async fn linger(
+    reader: &mut impl AsyncReadRent,
+    writer: &mut impl AsyncWriteRent,
+    control: &Control,
+) {
+    control.closing();
+    if writer.shutdown().await.is_err() {
+        return;
+    }
+    let mut discarded = Vec::with_capacity(RECEIVE_BUFFER_START.in_memory());
+    while let Either::Left(((Ok(1..), buffer), _)) =
+        select(pin!(reader.read(discarded)), pin!(control.ended())).await
+    {
+        discarded = buffer;
+    }
+}

@@ -1,0 +1,275 @@
+//! The opening handshake (RFC 6455 §4.2): a request head in, a 101 or a refusal out. Pure.
+//!
+//! fastwebsockets judges the upgrade and computes the accept key; what it leaves open (origins,
+//! subprotocols, the form of the key) is decided here, and the 101 is written by hand, since
+//! HTTP encoders give it headers that it must not have.
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use fastwebsockets::upgrade::{is_upgrade_request, upgrade};
+use http::{
+    HeaderMap, Request, StatusCode,
+    header::{
+        CONTENT_LENGTH, HeaderName, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+        SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING,
+    },
+};
+use thiserror::Error;
+
+/// Who may connect, and what may be agreed on.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    /// Origins that may connect, compared exactly; empty allows all.
+    pub allowed_origins: Vec<String>,
+    /// Subprotocols that may be agreed on, best first.
+    pub subprotocols: Vec<String>,
+}
+
+/// An accepted handshake.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Acceptance {
+    /// The 101, ready to be sent.
+    pub response_head: Vec<u8>,
+    /// What both sides now agree on.
+    pub negotiated: Negotiated,
+}
+
+/// What a handshake agreed on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Negotiated {
+    /// The subprotocol, if the client offered one that the server has (RFC 6455 §1.9).
+    pub subprotocol: Option<String>,
+}
+
+/// Why a request to the echo path is not upgraded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum HandshakeRefusal {
+    /// The request does not ask for an upgrade to the WebSocket protocol.
+    #[error("this path is for WebSocket clients: send Upgrade: websocket and Connection: Upgrade")]
+    NotAnUpgrade,
+    /// The request announces a body, which would be taken for frames.
+    #[error("a WebSocket handshake has no body")]
+    BodyAnnounced,
+    /// `Sec-WebSocket-Version` is missing or not 13.
+    #[error("Sec-WebSocket-Version must be 13")]
+    VersionUnsupported,
+    /// `Sec-WebSocket-Key` is missing, repeated, or not 16 bytes of base64.
+    #[error("Sec-WebSocket-Key must be there once, with 16 bytes in base64")]
+    KeyInvalid,
+    /// The origin is not among the allowed ones.
+    #[error("this origin is not allowed")]
+    OriginForbidden,
+}
+
+impl HandshakeRefusal {
+    /// The status that answers the request.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::NotAnUpgrade | Self::BodyAnnounced | Self::KeyInvalid => StatusCode::BAD_REQUEST,
+            Self::VersionUnsupported => StatusCode::UPGRADE_REQUIRED,
+            Self::OriginForbidden => StatusCode::FORBIDDEN,
+        }
+    }
+}
+
+/// Accepts or refuses a GET request to the echo path.
+pub fn answer(request: &mut Request<()>, policy: &Policy) -> Result<Acceptance, HandshakeRefusal> {
+    if !is_upgrade_request(request) {
+        return Err(HandshakeRefusal::NotAnUpgrade);
+    }
+    let headers = request.headers();
+    if announces_body(headers) {
+        return Err(HandshakeRefusal::BodyAnnounced);
+    }
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-4.4
+    //# If the server doesn't support the requested version, it MUST respond
+    //# with a |Sec-WebSocket-Version| header field (or multiple
+    //# |Sec-WebSocket-Version| header fields) containing all versions it is
+    //# willing to use.
+    if only(headers, &SEC_WEBSOCKET_VERSION) != Some("13") {
+        return Err(HandshakeRefusal::VersionUnsupported);
+    }
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-4.2.1
+    //# A |Sec-WebSocket-Key| header field with a base64-encoded (see
+    //# Section 4 of [RFC4648]) value that, when decoded, is 16 bytes in
+    //# length.
+    let key = only(headers, &SEC_WEBSOCKET_KEY).ok_or(HandshakeRefusal::KeyInvalid)?;
+    if !BASE64_STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16) {
+        return Err(HandshakeRefusal::KeyInvalid);
+    }
+    if !origin_is_allowed(headers, &policy.allowed_origins) {
+        return Err(HandshakeRefusal::OriginForbidden);
+    }
+    let subprotocol = select_subprotocol(headers, &policy.subprotocols);
+    let (response, _) = upgrade(request).map_err(|_| HandshakeRefusal::NotAnUpgrade)?;
+    let accept = response.headers()[SEC_WEBSOCKET_ACCEPT].as_bytes();
+    Ok(Acceptance {
+        response_head: encode_response_head(accept, subprotocol.as_deref()),
+        negotiated: Negotiated { subprotocol },
+    })
+}
+
+/// The value of a header that must be there exactly once.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?;
+    if values.next().is_some() {
+        return None;
+    }
+    value.to_str().ok()
+}
+
+fn announces_body(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRANSFER_ENCODING)
+        || headers.get_all(CONTENT_LENGTH).iter().any(|length| length != "0")
+}
+
+/// A client without an Origin is not a browser, and the check protects browsers' users (§10.2).
+fn origin_is_allowed(headers: &HeaderMap, allowed_origins: &[String]) -> bool {
+    allowed_origins.is_empty()
+        || headers
+            .get_all(ORIGIN)
+            .iter()
+            .all(|origin| allowed_origins.iter().any(|allowed| origin == allowed))
+}
+
+/// The first of the server's subprotocols that the client offers.
+fn select_subprotocol(headers: &HeaderMap, subprotocols: &[String]) -> Option<String> {
+    let offered: Vec<&str> = headers
+        .get_all(SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|list| list.split(','))
+        .map(str::trim)
+        .collect();
+    subprotocols.iter().find(|subprotocol| offered.contains(&subprotocol.as_str())).cloned()
+}
+
+fn encode_response_head(accept: &[u8], subprotocol: Option<&str>) -> Vec<u8> {
+    let mut head = b"HTTP/1.1 101 Switching Protocols\r\n\
+        Upgrade: websocket\r\n\
+        Connection: Upgrade\r\n\
+        Sec-WebSocket-Accept: "
+        .to_vec();
+    head.extend_from_slice(accept);
+    if let Some(subprotocol) = subprotocol {
+        head.extend_from_slice(b"\r\nSec-WebSocket-Protocol: ");
+        head.extend_from_slice(subprotocol.as_bytes());
+    }
+    head.extend_from_slice(b"\r\n\r\n");
+    head
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The client's handshake of RFC 6455 §1.2.
+    fn request() -> Request<()> {
+        Request::get("/chat")
+            .header("Host", "server.example.com")
+            .header("Upgrade", "websocket")
+            .header("Connection", "Upgrade")
+            .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
+            .header("Origin", "http://example.com")
+            .header("Sec-WebSocket-Protocol", "chat, superchat")
+            .header("Sec-WebSocket-Version", "13")
+            .body(())
+            .unwrap()
+    }
+
+    fn policy(allowed_origins: &[&str], subprotocols: &[&str]) -> Policy {
+        let owned = |list: &[&str]| list.iter().map(ToString::to_string).collect();
+        Policy { allowed_origins: owned(allowed_origins), subprotocols: owned(subprotocols) }
+    }
+
+    #[test]
+    fn example_of_the_rfc_is_answered_as_in_the_rfc() {
+        let acceptance = answer(&mut request(), &policy(&[], &["chat"])).unwrap();
+        assert_eq!(
+            String::from_utf8(acceptance.response_head).unwrap(),
+            "HTTP/1.1 101 Switching Protocols\r\n\
+             Upgrade: websocket\r\n\
+             Connection: Upgrade\r\n\
+             Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\
+             Sec-WebSocket-Protocol: chat\r\n\r\n"
+        );
+        assert_eq!(acceptance.negotiated.subprotocol.as_deref(), Some("chat"));
+    }
+
+    #[test]
+    fn subprotocol_is_the_servers_preference_among_the_offered() {
+        for (subprotocols, expected) in [
+            (&["superchat", "chat"][..], Some("superchat")),
+            (&["other", "chat"], Some("chat")),
+            (&["Chat"], None),
+            (&[], None),
+        ] {
+            let acceptance = answer(&mut request(), &policy(&[], subprotocols)).unwrap();
+            assert_eq!(acceptance.negotiated.subprotocol.as_deref(), expected, "{subprotocols:?}");
+        }
+    }
+
+    #[test]
+    fn origin_is_checked_when_it_is_sent_and_a_list_is_set() {
+        let allowed = policy(&["http://example.com"], &[]);
+        let other = policy(&["http://example.com:80", "https://example.com"], &[]);
+        assert!(answer(&mut request(), &allowed).is_ok());
+        assert_eq!(answer(&mut request(), &other), Err(HandshakeRefusal::OriginForbidden));
+
+        let mut without = request();
+        without.headers_mut().remove("Origin");
+        assert!(answer(&mut without, &other).is_ok());
+
+        let mut two = request();
+        two.headers_mut().append("Origin", "http://evil.example".parse().unwrap());
+        assert_eq!(answer(&mut two, &allowed), Err(HandshakeRefusal::OriginForbidden));
+    }
+
+    #[test]
+    fn each_missing_or_wrong_header_has_its_refusal() {
+        use HandshakeRefusal::{BodyAnnounced, KeyInvalid, NotAnUpgrade, VersionUnsupported};
+        for (name, value, refusal) in [
+            ("Upgrade", None, NotAnUpgrade),
+            ("Upgrade", Some("h2c"), NotAnUpgrade),
+            ("Connection", None, NotAnUpgrade),
+            ("Connection", Some("keep-alive"), NotAnUpgrade),
+            ("Content-Length", Some("5"), BodyAnnounced),
+            ("Transfer-Encoding", Some("chunked"), BodyAnnounced),
+            ("Sec-WebSocket-Version", None, VersionUnsupported),
+            ("Sec-WebSocket-Version", Some("8"), VersionUnsupported),
+            ("Sec-WebSocket-Key", None, KeyInvalid),
+            ("Sec-WebSocket-Key", Some("short"), KeyInvalid),
+            ("Sec-WebSocket-Key", Some("c2hvcnQ="), KeyInvalid),
+            ("Sec-WebSocket-Key", Some("dGhlIHNhbXBsZSBub25jZQ"), KeyInvalid),
+            ("Sec-WebSocket-Key", Some("dGhlIHNhbXBsZSBub25jZXM="), KeyInvalid),
+        ] {
+            let mut request = request();
+            request.headers_mut().remove(name);
+            if let Some(value) = value {
+                request.headers_mut().insert(name, value.parse().unwrap());
+            }
+            let answer = answer(&mut request, &Policy::default());
+            assert_eq!(answer, Err(refusal), "{name}: {value:?}");
+        }
+    }
+
+    #[test]
+    fn repeated_key_or_version_is_refused() {
+        for (name, value, refusal) in [
+            ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==", HandshakeRefusal::KeyInvalid),
+            ("Sec-WebSocket-Version", "13", HandshakeRefusal::VersionUnsupported),
+        ] {
+            let mut request = request();
+            request.headers_mut().append(name, value.parse().unwrap());
+            assert_eq!(answer(&mut request, &Policy::default()), Err(refusal));
+        }
+    }
+
+    #[test]
+    fn lists_in_upgrade_and_connection_are_understood() {
+        let mut request = request();
+        request.headers_mut().insert("Connection", "keep-alive, upgrade".parse().unwrap());
+        request.headers_mut().insert("Upgrade", "foo, WebSocket".parse().unwrap());
+        assert!(answer(&mut request, &Policy::default()).is_ok());
+    }
+}

@@ -1,0 +1,113 @@
+//! Counters: each worker writes its own, whoever asks sums them.
+//!
+//! A counter has one writer, so counting is a load and a store without a lock prefix.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// What one worker counts. All of it only grows.
+#[derive(Debug)]
+pub struct Counters {
+    /// Connections accepted.
+    pub accepted: Counter,
+    /// Connections upgraded to the WebSocket protocol.
+    pub upgraded: Counter,
+    /// Messages whose echo was produced.
+    pub messages: Counter,
+    /// Bytes received on upgraded connections.
+    pub received_bytes: Counter,
+    /// Connections that ended, by kind of end.
+    ended: Vec<(&'static str, Counter)>,
+}
+
+/// A number that one thread counts up and any thread reads.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+/// The counters of all workers, summed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections upgraded to the WebSocket protocol.
+    pub upgraded: u64,
+    /// Messages whose echo was produced.
+    pub messages: u64,
+    /// Bytes received on upgraded connections.
+    pub received_bytes: u64,
+    /// Connections that ended, by kind of end; kinds that did not occur are left out.
+    pub ended: Vec<(&'static str, u64)>,
+}
+
+impl Counters {
+    /// All at zero, for these kinds of end.
+    pub fn new(end_kinds: &[&'static str]) -> Self {
+        Self {
+            accepted: Counter::default(),
+            upgraded: Counter::default(),
+            messages: Counter::default(),
+            received_bytes: Counter::default(),
+            ended: end_kinds.iter().map(|kind| (*kind, Counter::default())).collect(),
+        }
+    }
+
+    /// The counter for connections that ended in the way with this index among the kinds.
+    pub fn ended(&self, kind: usize) -> &Counter {
+        &self.ended[kind].1
+    }
+}
+
+impl Counter {
+    /// Adds `amount`. Only the counter's own thread may call this.
+    #[inline]
+    pub fn add(&self, amount: u64) {
+        self.0.store(self.get() + amount, Relaxed);
+    }
+
+    /// The number now.
+    #[inline]
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+impl Totals {
+    /// Adds one worker's counters.
+    pub fn add(&mut self, counters: &Counters) {
+        self.accepted += counters.accepted.get();
+        self.upgraded += counters.upgraded.get();
+        self.messages += counters.messages.get();
+        self.received_bytes += counters.received_bytes.get();
+        for (kind, counter) in counters.ended.iter().filter(|(_, counter)| counter.get() > 0) {
+            match self.ended.iter_mut().find(|(known, _)| known == kind) {
+                Some((_, sum)) => *sum += counter.get(),
+                None => self.ended.push((kind, counter.get())),
+            }
+        }
+    }
+
+    /// Connections that have ended, in any way.
+    pub fn ended_count(&self) -> u64 {
+        self.ended.iter().map(|(_, count)| count).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_sum_the_workers() {
+        let workers = [Counters::new(&["closed", "failed"]), Counters::new(&["closed", "failed"])];
+        workers[0].accepted.add(2);
+        workers[1].accepted.add(3);
+        workers[0].ended(0).add(1);
+        workers[1].ended(0).add(1);
+        let mut totals = Totals::default();
+        for counters in &workers {
+            totals.add(counters);
+        }
+        assert_eq!(totals.accepted, 5);
+        assert_eq!(totals.ended, [("closed", 2)]);
+        assert_eq!(totals.ended_count(), 2);
+    }
+}

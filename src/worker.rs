@@ -1,0 +1,349 @@
+//! One core: a monoio runtime, a listener, its connections, and the sweep that watches the time.
+//!
+//! A worker shares nothing with the others but counters that they read. It accepts, reads each
+//! request head, answers it, and hands upgraded connections to their data plane. A defect in one
+//! connection's task ends that connection only.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::{Future, poll_fn},
+    io,
+    net::{SocketAddr, TcpListener as StdTcpListener},
+    os::unix::net::UnixStream as StdUnixStream,
+    panic::AssertUnwindSafe,
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Poll, Waker},
+    time::Duration,
+};
+
+use futures_util::{
+    FutureExt,
+    future::{Either, select},
+};
+use http::{Request, StatusCode};
+use io_uring_monoio::IoUring;
+use monoio::{
+    IoUringDriver, LegacyDriver, RuntimeBuilder,
+    io::{AsyncReadRent, CancelHandle, Canceller, Splitable},
+    net::{TcpListener, TcpStream, UnixStream},
+    time::TimeDriver,
+};
+use nix::errno::Errno;
+use slab::Slab;
+use tracing::{debug, error, warn};
+
+use crate::{
+    clock::{Deadlines, TICK, Tick},
+    config::Limits,
+    connection::{self, ConnectionEnd, Control, Demand, Shared, Upgraded, linger, write_all},
+    handshake::{self, Policy},
+    http::{HeadError, RequestRefusal, Route, encode_refusal, read_request_head, route},
+    metrics::Counters,
+};
+
+/// The kernel interface that a worker waits on; [`crate::config::Driver`] resolved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// `io_uring`.
+    IoUring,
+    /// epoll.
+    Epoll,
+}
+
+/// What a worker is to do.
+pub struct Plan {
+    /// The CPU that it is pinned to.
+    pub cpu: usize,
+    /// What it waits on.
+    pub driver: Driver,
+    /// The listening socket, its own.
+    pub listener: StdTcpListener,
+    /// The other end of this tells it to stop, by a byte or by its end.
+    pub stop: StdUnixStream,
+    /// What it counts.
+    pub counters: Arc<Counters>,
+    /// What all workers answer with.
+    pub site: Arc<Site>,
+}
+
+/// What all workers answer with.
+pub struct Site {
+    /// The path that upgrades to the echo.
+    pub echo_path: String,
+    /// Who may connect, and what may be agreed on.
+    pub policy: Policy,
+    /// The response that carries the page.
+    pub page: bytes::Bytes,
+    /// Sizes and times.
+    pub limits: Limits,
+}
+
+/// Runs a worker on this thread until it is told to stop and its connections have ended.
+///
+/// `ready` is called once connections are accepted.
+pub fn run(plan: Plan, ready: impl FnOnce()) -> io::Result<()> {
+    monoio::utils::bind_to_cpu_set([plan.cpu])?;
+    match plan.driver {
+        Driver::IoUring => ring_builder()?.build()?.block_on(serve(plan, ready)),
+        Driver::Epoll => RuntimeBuilder::<LegacyDriver>::new()
+            .enable_timer()
+            .build()?
+            .block_on(serve(plan, ready)),
+    }
+}
+
+/// A runtime whose ring has the flags that this kernel knows.
+///
+/// With deferred task running (6.1) the kernel does the work of completions only when the worker
+/// enters it, instead of interrupting it; cooperative task running (5.19) is the next best.
+fn ring_builder() -> io::Result<RuntimeBuilder<TimeDriver<IoUringDriver>>> {
+    let mut deferred = IoUring::builder();
+    deferred.setup_single_issuer().setup_defer_taskrun().setup_submit_all();
+    let mut cooperative = IoUring::builder();
+    cooperative.setup_coop_taskrun().setup_submit_all();
+    let flags = [deferred, cooperative, IoUring::builder()]
+        .into_iter()
+        .find(|flags| flags.build(RING_PROBE_ENTRIES).is_ok())
+        .ok_or_else(io::Error::last_os_error)?;
+    Ok(RuntimeBuilder::<IoUringDriver>::new().uring_builder(flags).enable_timer())
+}
+
+/// Entries of a ring that is made only to see whether it can be.
+pub(crate) const RING_PROBE_ENTRIES: u32 = 8;
+
+/// How long accepting rests after the process ran out of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A worker's state, shared by its tasks.
+struct Worker {
+    site: Arc<Site>,
+    shared: Shared,
+    deadlines: Deadlines,
+    now: Rc<Cell<Tick>>,
+    connections: RefCell<Slab<Rc<Control>>>,
+    /// Waits for the last connection to end.
+    drained: Cell<Option<Waker>>,
+}
+
+/// How a request is answered.
+enum Answer {
+    /// By a 101, and then by echoes.
+    Upgrade(handshake::Acceptance),
+    /// By this response, which ends the connection in this way.
+    Respond(bytes::Bytes, ConnectionEnd),
+}
+
+async fn serve(plan: Plan, ready: impl FnOnce()) -> io::Result<()> {
+    // With io_uring, a non-blocking descriptor would turn waiting into an error.
+    let nonblocking = plan.driver == Driver::Epoll;
+    plan.listener.set_nonblocking(nonblocking)?;
+    plan.stop.set_nonblocking(nonblocking)?;
+    let listener = TcpListener::from_std(plan.listener)?;
+    let mut stop = UnixStream::from_std(plan.stop)?;
+
+    let worker = Rc::new(Worker::new(plan.site, plan.counters));
+    monoio::spawn(worker.clone().sweep());
+    ready();
+    {
+        // A pending accept is cancelled rather than dropped: it may just have got a connection.
+        let canceller = Canceller::new();
+        let accepting = pin!(worker.accept(&listener, canceller.handle()));
+        if let Either::Left((_, accepting)) = select(pin!(stop.read(vec![0])), accepting).await {
+            canceller.cancel();
+            accepting.await;
+        }
+    }
+    drop(listener);
+    worker.drain().await;
+    Ok(())
+}
+
+impl Worker {
+    fn new(site: Arc<Site>, counters: Arc<Counters>) -> Self {
+        Self {
+            shared: Shared::new(&site.limits, counters),
+            deadlines: Deadlines::new(&site.limits),
+            site,
+            now: Rc::default(),
+            connections: RefCell::default(),
+            drained: Cell::default(),
+        }
+    }
+
+    /// Accepts connections until it is cancelled.
+    async fn accept(self: &Rc<Self>, listener: &TcpListener, cancel: CancelHandle) {
+        let mut out_of_resources = false;
+        loop {
+            match listener.cancelable_accept(cancel.clone()).await {
+                Ok((stream, peer)) => {
+                    out_of_resources = false;
+                    self.admit(stream, peer);
+                }
+                Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+                    Some(Errno::ECANCELED) => return,
+                    Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => {
+                        if !out_of_resources {
+                            warn!(%error, "cannot accept; raise the limit with ulimit -n");
+                        }
+                        out_of_resources = true;
+                        monoio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                    // The peer was gone before it was accepted.
+                    _ => debug!(%error, "accept failed"),
+                },
+            }
+        }
+    }
+
+    /// Starts the task of an accepted connection.
+    fn admit(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+        self.shared.counters.accepted.add(1);
+        let control = Rc::new(Control::new(self.now.clone()));
+        let key = self.connections.borrow_mut().insert(control.clone());
+        let worker = self.clone();
+        monoio::spawn(async move {
+            let end = contain(worker.converse(stream, &control)).await;
+            debug!(%peer, ?end, "connection ended");
+            worker.shared.counters.ended(end.kind()).add(1);
+            let mut connections = worker.connections.borrow_mut();
+            connections.remove(key);
+            if connections.is_empty()
+                && let Some(drained) = worker.drained.take()
+            {
+                drained.wake();
+            }
+        });
+    }
+
+    /// One connection's life.
+    async fn converse(&self, mut stream: TcpStream, control: &Control) -> ConnectionEnd {
+        let (answer, early) = match self.answer_request(&mut stream, control).await {
+            Ok(answer) => answer,
+            Err(end) => return end,
+        };
+        match answer {
+            Answer::Upgrade(acceptance) => {
+                let head = acceptance.response_head;
+                let head_len = head.len();
+                if let Err(end) = write_all(&mut stream, head, 0..head_len, control).await {
+                    return end;
+                }
+                self.shared.counters.upgraded.add(1);
+                let negotiated = acceptance.negotiated;
+                self.hand_over(Upgraded { stream, early, negotiated }, control).await
+            }
+            Answer::Respond(response, end) => {
+                let response_len = response.len();
+                if let Err(end) = write_all(&mut stream, response, 0..response_len, control).await {
+                    return end;
+                }
+                let (mut reader, mut writer) = stream.into_split();
+                linger(&mut reader, &mut writer, control).await;
+                end
+            }
+        }
+    }
+
+    /// Gives an upgraded connection to its data plane, which is the portable path.
+    async fn hand_over(&self, upgraded: Upgraded<TcpStream>, control: &Control) -> ConnectionEnd {
+        connection::run(upgraded, control, &self.shared).await
+    }
+
+    /// Reads the request head and finds its answer, with the bytes that came behind the head.
+    async fn answer_request(
+        &self,
+        stream: &mut TcpStream,
+        control: &Control,
+    ) -> Result<(Answer, Vec<u8>), ConnectionEnd> {
+        let refusal = match select(pin!(read_request_head(stream)), pin!(control.demanded())).await
+        {
+            Either::Left((Ok((request, early)), _)) => {
+                return Ok((self.answer(request), early.into()));
+            }
+            Either::Left((Err(HeadError::PeerLeft), _)) => return Err(ConnectionEnd::PeerLeft),
+            Either::Left((Err(HeadError::Refused(refusal)), _)) => refusal,
+            Either::Right((Demand::TimeOut, _)) => RequestRefusal::TimedOut,
+            Either::Right((Demand::Drain | Demand::Ping, _)) => RequestRefusal::Stopping,
+            Either::Right((Demand::End(end), _)) => return Err(end),
+        };
+        Ok((refuse(refusal.status(), &refusal), Vec::new()))
+    }
+
+    fn answer(&self, mut request: Request<()>) -> Answer {
+        match route(&request, &self.site.echo_path) {
+            Ok(Route::Page) => Answer::Respond(self.site.page.clone(), ConnectionEnd::PageServed),
+            Ok(Route::Echo) => match handshake::answer(&mut request, &self.site.policy) {
+                Ok(acceptance) => Answer::Upgrade(acceptance),
+                Err(refusal) => refuse(refusal.status(), &refusal),
+            },
+            Err(refusal) => refuse(refusal.status(), &refusal),
+        }
+    }
+
+    /// Counts the ticks, and at each has every connection's deadlines looked at.
+    async fn sweep(self: Rc<Self>) {
+        loop {
+            monoio::time::sleep(TICK).await;
+            self.now.set(self.now.get().next());
+            for (_, control) in self.connections.borrow().iter() {
+                control.sweep(&self.deadlines);
+            }
+        }
+    }
+
+    /// Has every connection closed, and waits for their ends, for as long as the limits say.
+    async fn drain(&self) {
+        self.demand_of_all(Demand::Drain);
+        let timeout = monoio::time::sleep(self.site.limits.drain_timeout);
+        if let Either::Right(_) = select(pin!(self.drained()), pin!(timeout)).await {
+            self.demand_of_all(Demand::End(ConnectionEnd::Abandoned));
+            self.drained().await;
+        }
+    }
+
+    fn demand_of_all(&self, demand: Demand) {
+        for (_, control) in self.connections.borrow().iter() {
+            control.demand(demand);
+        }
+    }
+
+    /// Waits until no connection is left.
+    async fn drained(&self) {
+        poll_fn(|context| {
+            if self.connections.borrow().is_empty() {
+                return Poll::Ready(());
+            }
+            self.drained.set(Some(context.waker().clone()));
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+fn refuse(status: StatusCode, reason: &impl ToString) -> Answer {
+    let response = encode_refusal(status, &reason.to_string());
+    Answer::Respond(response.into(), ConnectionEnd::Refused(status))
+}
+
+/// Turns a panic in a connection's task into its end.
+async fn contain(connection: impl Future<Output = ConnectionEnd>) -> ConnectionEnd {
+    AssertUnwindSafe(connection).catch_unwind().await.unwrap_or_else(|_| {
+        error!("a connection's task panicked; this is a defect, please report it");
+        ConnectionEnd::Panicked
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panic_in_a_connection_ends_that_connection_only() {
+        let end = contain(async { panic!("as a defect would") }).now_or_never();
+        assert_eq!(end, Some(ConnectionEnd::Panicked));
+        let end = contain(async { ConnectionEnd::ClosedByPeer }).now_or_never();
+        assert_eq!(end, Some(ConnectionEnd::ClosedByPeer));
+    }
+}
