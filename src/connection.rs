@@ -1,6 +1,6 @@
 //! The portable path: one client's life after its opening handshake, as RFC 6455 tells it.
 //!
-//! [`run`] works over any stream that monoio can split. Bytes go through [`Echo`] in the buffer
+//! [`run`] works over the two halves of any stream that monoio can read and write. Bytes go through [`Echo`] in the buffer
 //! that they were received into; this module reads, writes, and ends connections such that
 //! nothing is lost. Its invariant: a pending read is dropped only when the connection is over.
 
@@ -11,6 +11,7 @@ use std::{
     ops::Range,
     pin::pin,
     rc::Rc,
+    sync::Arc,
     task::{Poll, Waker},
 };
 
@@ -19,13 +20,12 @@ use futures_util::future::{Either, select};
 use http::StatusCode;
 use monoio::{
     buf::{IoBuf, Slice},
-    io::{AsyncReadRent, AsyncWriteRent, Split, Splitable},
+    io::{AsyncReadRent, AsyncWriteRent},
 };
 
 use crate::{
     clock::{Deadlines, Due, Tick, Timing},
     config::{Limits, RECEIVE_BUFFER_START},
-    handshake::Negotiated,
     metrics::Counters,
     protocol::{
         ProtocolError,
@@ -34,16 +34,6 @@ use crate::{
     },
 };
 
-/// A connection whose opening handshake is done: what a data plane takes over.
-pub struct Upgraded<S> {
-    /// The connection.
-    pub stream: S,
-    /// Bytes that came together with the request head: the first frames.
-    pub early: Vec<u8>,
-    /// What the handshake agreed on.
-    pub negotiated: Negotiated,
-}
-
 /// What all connections of a worker share.
 pub struct Shared {
     /// What frames may be.
@@ -51,12 +41,12 @@ pub struct Shared {
     /// How large a receive buffer may become.
     pub receive_buffer_max: usize,
     /// What the worker counts.
-    pub counters: std::sync::Arc<Counters>,
+    pub counters: Arc<Counters>,
 }
 
 impl Shared {
     /// What `limits` allow.
-    pub fn new(limits: &Limits, counters: std::sync::Arc<Counters>) -> Self {
+    pub fn new(limits: &Limits, counters: Arc<Counters>) -> Self {
         Self {
             rules: Rules {
                 hold: limits.hold.in_memory(),
@@ -227,15 +217,18 @@ impl Control {
     }
 }
 
-/// Echoes until the connection is over.
-pub async fn run<S>(upgraded: Upgraded<S>, control: &Control, shared: &Shared) -> ConnectionEnd
-where
-    S: Split + AsyncReadRent + AsyncWriteRent,
-{
-    let (reader, writer) = upgraded.stream.into_split();
+/// Echoes over the two halves of a stream until the connection is over. `early` is what came
+/// together with the request head: the first frames.
+pub async fn run(
+    mut reader: impl AsyncReadRent,
+    mut writer: impl AsyncWriteRent,
+    early: Vec<u8>,
+    control: &Control,
+    shared: &Shared,
+) -> ConnectionEnd {
     let mut connection = Connection {
-        reader,
-        writer,
+        reader: &mut reader,
+        writer: &mut writer,
         control,
         shared,
         echo: Echo::new(),
@@ -243,9 +236,9 @@ where
         close_sent: false,
     };
     control.traffic();
-    match connection.echo_until_closed(upgraded.early).await {
+    match connection.echo_until_closed(early).await {
         Ok(end) => {
-            linger(&mut connection.reader, &mut connection.writer, control).await;
+            linger(&mut reader, &mut writer, control).await;
             end
         }
         Err(end) => end,
@@ -253,8 +246,8 @@ where
 }
 
 struct Connection<'a, R, W> {
-    reader: R,
-    writer: W,
+    reader: &'a mut R,
+    writer: &'a mut W,
     control: &'a Control,
     shared: &'a Shared,
     echo: Echo,
@@ -281,8 +274,7 @@ impl<R: AsyncReadRent, W: AsyncWriteRent> Connection<'_, R, W> {
                 Next::Fail(error) => {
                     if !self.close_sent {
                         let reason = error.to_string();
-                        write_close(&mut self.writer, self.control, error.close_code(), &reason)
-                            .await?;
+                        write_close(self.writer, self.control, error.close_code(), &reason).await?;
                     }
                     return Ok(ConnectionEnd::Failed(error));
                 }

@@ -37,8 +37,8 @@ use tracing::{debug, error, warn};
 use crate::{
     clock::{Deadlines, TICK, Tick},
     config::Limits,
-    connection::{self, ConnectionEnd, Control, Demand, Shared, Upgraded, linger, write_all},
-    handshake::{self, Policy},
+    connection::{self, ConnectionEnd, Control, Demand, Shared, linger, write_all},
+    handshake::{self, Negotiated, Policy},
     http::{HeadError, RequestRefusal, Route, encode_refusal, read_request_head, route},
     metrics::Counters,
 };
@@ -125,6 +125,14 @@ struct Worker {
     connections: RefCell<Slab<Rc<Control>>>,
     /// Waits for the last connection to end.
     drained: Cell<Option<Waker>>,
+}
+
+/// A connection whose opening handshake is done: what a data plane takes over.
+struct Upgraded {
+    stream: TcpStream,
+    /// What came together with the request head: the first frames.
+    early: Vec<u8>,
+    negotiated: Negotiated,
 }
 
 /// How a request is answered.
@@ -247,8 +255,11 @@ impl Worker {
     }
 
     /// Gives an upgraded connection to its data plane, which is the portable path.
-    async fn hand_over(&self, upgraded: Upgraded<TcpStream>, control: &Control) -> ConnectionEnd {
-        connection::run(upgraded, control, &self.shared).await
+    async fn hand_over(&self, upgraded: Upgraded, control: &Control) -> ConnectionEnd {
+        let Upgraded { stream, early, negotiated } = upgraded;
+        debug!(subprotocol = negotiated.subprotocol, "connection upgraded");
+        let (reader, writer) = stream.into_split();
+        connection::run(reader, writer, early, control, &self.shared).await
     }
 
     /// Reads the request head and finds its answer, with the bytes that came behind the head.

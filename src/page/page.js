@@ -8,7 +8,8 @@ const LOG_ROWS_MAX = 1000;
 const LOG_BYTES_MAX = 64 * 1024 * 1024; // payloads kept for "Show all" and "Copy"; the newest row may exceed it alone
 const FILE_BYTES_MAX = 64 * 1024 * 1024; // a file is read into memory whole
 const RUN_BYTES_IN_FLIGHT_MAX = 16 * 1024 * 1024; // the browser queues without limit what it cannot send yet
-const PREVIEW_CHARACTERS = 400;
+const DRAWING_DELAY_MS = 50;
+const PREVIEW_CHARACTERS = 200;
 const SHOWN_CHARACTERS_MAX = 300_000; // more in one table cell makes browsers stall
 const COPIED_CHARACTERS_MAX = 10_000_000;
 const TIME_FORMAT = { hour: '2-digit', minute: '2-digit', second: '2-digit', fractionalSecondDigits: 3 };
@@ -219,9 +220,9 @@ function finishRun(stoppedBecause) {
   const finished = run;
   run = null;
   const result = summarise(finished);
-  const outcome = [`${count(finished.echoed, 'echo', 'echoes')} of ${count(finished.total, 'message')}`,
+  const outcome = [`${count(finished.echoed, 'echo', 'echoes')} of ${formatNumber(finished.total)}`,
     `${count(byteLength(finished.message), 'byte')} each`, `${finished.depth} in flight`];
-  if (result) outcome.push(`in ${result.seconds.toFixed(2)} s`);
+  if (result) outcome.push(`in ${result.seconds.toFixed(2)} s (${result.rate} messages/s)`);
   outcome.push(finished.differing ? `${count(finished.differing, 'echo differs', 'echoes differ')} from the message` : 'all equal to the message');
   if (stoppedBecause) outcome.push(`stopped: ${stoppedBecause}`);
 
@@ -231,7 +232,7 @@ function finishRun(stoppedBecause) {
     element('dl', 'figures', ...figures.map(([name, value]) => element('div', '', element('dt', '', name), element('dd', '', value)))),
     element('p', finished.differing ? 'error' : 'hint', text));
   logEvent(finished.differing ? 'warning' : 'run',
-    `Sent N times: ${outcome.join(', ')}${figures.map(([name, value]) => `; ${name} ${value}`).join('')}`);
+    `Sent N times: ${outcome.join(', ')}${figures.map(([name, value]) => `, ${name} ${value}`).join('')}`);
   ui['repeat-progress'].value = finished.echoed / finished.total;
   showState();
 }
@@ -243,10 +244,8 @@ function summarise({ echoed, roundTrips, startedAt, lastEchoAt }) {
   const seconds = Math.max(lastEchoAt - startedAt, clockStep) / 1000;
   return {
     seconds,
-    figures: {
-      p50: atQuantile(0.5), p99: atQuantile(0.99), min: formatDuration(sorted[0]), max: formatDuration(sorted[echoed - 1]),
-      'messages/s': formatNumber(Math.round(echoed / seconds)),
-    },
+    rate: formatNumber(Math.round(echoed / seconds)),
+    figures: { p50: atQuantile(0.5), p99: atQuantile(0.99), min: formatDuration(sorted[0]), max: formatDuration(sorted[echoed - 1]) },
   };
 }
 
@@ -259,10 +258,9 @@ function showProgress() {
 
 // ---- Communication Log: bounded in rows and bytes, newest at the bottom
 
-const keptBytes = []; // for each row, oldest first
+let waitingRows = []; // { row, bytes }, made but not drawn yet
+const keptBytes = []; // for each row drawn, oldest first
 let keptBytesTotal = 0;
-let following = true;
-let frameRequested = false;
 
 function logMessage(direction, message, roundTrip, difference) {
   const [from, to] = direction === 'sent' ? ['Client', 'Server'] : ['Server', 'Client'];
@@ -279,27 +277,29 @@ function logEvent(kind, text) {
   appendRow(`event ${kind}`, 0, data);
 }
 
+// Rows are drawn a moment later and together: drawing keeps the browser from taking in the echo, so it would count as round trip.
 function appendRow(kind, bytes, ...cells) {
-  if (!frameRequested) {
-    // Asked before the table grows: follow only a reader who is at the bottom.
-    following = isAtBottom();
-    frameRequested = true;
-    requestAnimationFrame(settleLog);
-  }
   const time = new Date().toLocaleTimeString('en-GB', TIME_FORMAT);
-  ui.log.append(element('tr', kind, element('td', 'time', time), ...cells));
-  keptBytes.push(bytes);
-  keptBytesTotal += bytes;
+  const row = element('tr', kind, element('td', 'time', time), ...cells);
+  if (waitingRows.length === 0) setTimeout(drawRows, DRAWING_DELAY_MS);
+  waitingRows.push({ row, bytes });
+  if (waitingRows.length > LOG_ROWS_MAX) waitingRows.shift(); // timers of a tab in the background may come late
+}
+
+function drawRows() {
+  const following = isAtBottom(); // of a reader who has scrolled up the place is left alone
+  for (const { row, bytes } of waitingRows) {
+    ui.log.append(row);
+    keptBytes.push(bytes);
+    keptBytesTotal += bytes;
+  }
+  waitingRows = [];
   while (keptBytes.length > LOG_ROWS_MAX || (keptBytesTotal > LOG_BYTES_MAX && keptBytes.length > 1)) {
     ui.log.firstElementChild.remove();
     keptBytesTotal -= keptBytes.shift();
   }
-}
-
-function settleLog() {
-  frameRequested = false;
-  ui['log-count'].textContent = keptBytes.length ? count(keptBytes.length, 'row') : '';
-  if (following) ui['log-scroll'].scrollTop = ui['log-scroll'].scrollHeight;
+  ui['log-count'].textContent = keptBytes.length > 0 ? count(keptBytes.length, 'row') : '';
+  if (following) showLatest();
   else ui.latest.hidden = false;
 }
 
@@ -314,18 +314,18 @@ function showLatest() {
 }
 
 function clearLog() {
+  waitingRows = [];
   ui.log.replaceChildren();
   keptBytes.length = 0;
   keptBytesTotal = 0;
-  ui.latest.hidden = true;
-  ui['log-count'].textContent = '';
+  drawRows();
 }
 
 // The start of the message, its size, and for a long one the ways to the rest.
 function messageParts(message) {
   const [characters, kind] = typeof message === 'string' ? [message.length, 'text'] : [3 * message.length, 'binary'];
   const size = element('span', 'note', `${kind}, ${count(byteLength(message), 'byte')}`);
-  const payload = element('span', 'payload', display(message, PREVIEW_CHARACTERS));
+  const payload = element('span', characters > PREVIEW_CHARACTERS ? 'payload long' : 'payload', display(message, PREVIEW_CHARACTERS));
   if (characters === 0) return [size];
   if (characters <= PREVIEW_CHARACTERS) return [payload, size];
 

@@ -1,0 +1,238 @@
+//! What is said between a scripted peer and a real worker.
+
+use std::{io::Read, net::SocketAddr, thread};
+
+use ringecho::{
+    config::{Config, Limits, Size},
+    protocol::OpCode,
+};
+
+use crate::{
+    frames::{ClientFrame, binary, close, ping, pong, server_close, text},
+    peer::{UPGRADE, config, with_server},
+};
+
+#[test]
+fn text_and_binary_are_echoed() {
+    with_server(&config(), |server| {
+        let mut peer = server.open();
+        for frame in [text("hello"), binary([0, 255, 7]), text(""), binary(vec![1; 70_000])] {
+            peer.send(frame.encode());
+            peer.expect(frame.encode_echo());
+        }
+    });
+}
+
+#[test]
+fn ping_is_answered_with_the_same_payload() {
+    with_server(&config(), |server| {
+        let mut peer = server.open();
+        peer.send(ping("are you there?").encode());
+        peer.expect(b"\x8a\x0eare you there?");
+        peer.send(pong("unasked").encode());
+        peer.send(text("still here").encode());
+        peer.expect(b"\x81\x0astill here");
+    });
+}
+
+#[test]
+fn frames_that_come_with_the_request_are_echoed() {
+    with_server(&config(), |server| {
+        let mut peer = server.connect();
+        let first = text("early bird");
+        let second = binary(vec![3; 3000]);
+        let second_request = second.encode();
+        let (begin, rest) = second_request.split_at(1000);
+        peer.send([UPGRADE.as_bytes(), &first.encode(), begin].concat());
+        assert!(peer.read_head().starts_with("HTTP/1.1 101 "));
+        peer.expect(first.encode_echo());
+        peer.send(rest);
+        peer.expect(second.encode_echo());
+    });
+}
+
+#[test]
+fn close_is_echoed_with_code_and_reason_and_then_the_connection_ends() {
+    with_server(&config(), |server| {
+        for (code, reason) in [(1000, ""), (1001, "going"), (4999, "private")] {
+            let mut peer = server.open();
+            peer.send(close(code, reason).encode());
+            peer.expect(server_close(code, reason));
+            peer.expect_end();
+        }
+        let mut peer = server.open();
+        peer.send(ClientFrame::new(true, OpCode::Close, []).encode());
+        peer.expect(b"\x88\x00");
+        peer.expect_end();
+    });
+}
+
+#[test]
+fn everything_before_a_close_is_echoed_although_more_follows_it() {
+    with_server(&config(), |server| {
+        let mut peer = server.open();
+        let messages: Vec<_> = (0..200).map(|number| binary(vec![number; 500])).collect();
+        let mut request: Vec<u8> = messages.iter().flat_map(ClientFrame::encode).collect();
+        request.extend(close(1000, "that was all").encode());
+        request.extend(text("not any more").encode().repeat(1000));
+        let mut writer = peer.stream.try_clone().unwrap();
+        let sending = thread::spawn(move || {
+            // The server stops reading at some time after the Close.
+            let _ = std::io::Write::write_all(&mut writer, &request);
+        });
+        for message in &messages {
+            peer.expect(message.encode_echo());
+        }
+        peer.expect(server_close(1000, "that was all"));
+        peer.expect_end();
+        sending.join().unwrap();
+    });
+}
+
+#[test]
+fn violations_are_answered_with_their_close_code() {
+    let limits = Limits { message_size_max: Size(1000), ..Limits::default() };
+    with_server(&Config { limits, ..config() }, |server| {
+        let fragment = |opcode| ClientFrame::new(false, opcode, "x").encode();
+        for (violation, code, reason) in [
+            (vec![0x81, 0x01, b'x'], 1002, "a frame from a client is not masked"),
+            (vec![0xf1, 0x80, 0, 0, 0, 0], 1002, "a reserved bit is set"),
+            (vec![0xc1, 0x80, 0, 0, 0, 0], 1002, "a reserved bit is set"),
+            (vec![0x83, 0x80], 1002, "the opcode is reserved"),
+            (vec![0x09, 0x80], 1002, "a control frame is fragmented"),
+            (vec![0x89, 0xfe], 1002, "a control frame has more than 125 bytes"),
+            (fragment(OpCode::Continuation), 1002, "a continuation frame continues nothing"),
+            (
+                [fragment(OpCode::Text), fragment(OpCode::Text)].concat(),
+                1002,
+                "a new message begins inside a fragmented one",
+            ),
+            (
+                binary(vec![0; 1001]).encode(),
+                1009,
+                "the message is longer than this server accepts",
+            ),
+            (
+                ClientFrame::new(true, OpCode::Text, [b'a', 0xff]).encode(),
+                1007,
+                "a text message is not UTF-8",
+            ),
+            (
+                ClientFrame::new(true, OpCode::Text, [0xe2, 0x82]).encode(),
+                1007,
+                "a text message is not UTF-8",
+            ),
+            (
+                ClientFrame::new(true, OpCode::Close, [3]).encode(),
+                1002,
+                "a Close frame has half a close code",
+            ),
+            (close(1005, "").encode(), 1002, "the close code may not be sent"),
+            (
+                ClientFrame::new(true, OpCode::Close, [3, 232, 0xff]).encode(),
+                1007,
+                "the reason in a Close frame is not UTF-8",
+            ),
+        ] {
+            let mut peer = server.open();
+            let before = binary("before");
+            peer.send([before.encode(), violation.clone()].concat());
+            peer.expect(before.encode_echo());
+            if reason == "a new message begins inside a fragmented one" {
+                peer.expect(b"\x01\x01x");
+            }
+            peer.expect(server_close(code, reason));
+            peer.expect_end();
+        }
+    });
+}
+
+#[test]
+fn fragments_come_back_as_they_were_sent() {
+    with_server(&config(), |server| {
+        let mut peer = server.open();
+        let fragments = [
+            ClientFrame::new(false, OpCode::Text, "one "),
+            ClientFrame::new(false, OpCode::Continuation, ""),
+            ClientFrame::new(true, OpCode::Continuation, "message"),
+        ];
+        for fragment in &fragments {
+            peer.send(fragment.encode());
+            peer.expect(fragment.encode_echo());
+            peer.send(ping("between").encode());
+            peer.expect(b"\x8a\x07between");
+        }
+    });
+}
+
+#[test]
+fn peer_that_ends_its_side_still_gets_its_echoes() {
+    with_server(&config(), |server| {
+        let mut peer = server.open();
+        peer.send(binary(vec![5; 100_000]).encode());
+        peer.end();
+        peer.expect(binary(vec![5; 100_000]).encode_echo());
+        peer.expect_end();
+    });
+}
+
+#[test]
+fn slow_reader_gets_everything() {
+    with_server(&config(), |server| {
+        let mut peer = server.open();
+        let message = binary((0..=u8::MAX).cycle().take(8 << 20).collect::<Vec<u8>>());
+        let mut writer = peer.stream.try_clone().unwrap();
+        let request = message.encode();
+        let sending = thread::spawn(move || {
+            std::io::Write::write_all(&mut writer, &request).expect("the server reads");
+        });
+        let expected = message.encode_echo();
+        let mut received = vec![0; expected.len()];
+        for piece in received.chunks_mut(100_001) {
+            thread::yield_now();
+            peer.stream.read_exact(piece).unwrap();
+        }
+        assert!(received == expected);
+        sending.join().unwrap();
+    });
+}
+
+#[test]
+fn stopping_server_says_goodbye_between_messages() {
+    with_server(&config(), |server| {
+        let mut idle = server.open();
+        let mut busy = server.open();
+        let mut requesting = server.connect();
+        requesting.send("GET / HTTP/1.1\r\n");
+        let halves = [
+            ClientFrame::new(false, OpCode::Text, "half a message"),
+            ClientFrame::new(true, OpCode::Continuation, " and its end"),
+        ];
+        busy.send(halves[0].encode());
+        busy.expect(halves[0].encode_echo());
+        server.begin_to_stop();
+
+        idle.expect(server_close(1001, "the server is stopping"));
+        idle.send(text("said before the goodbye was heard").encode());
+        idle.send(close(1001, "").encode());
+        idle.expect_end();
+
+        assert!(requesting.read_to_end().starts_with("HTTP/1.1 503 "));
+
+        busy.send(halves[1].encode());
+        busy.expect(halves[1].encode_echo());
+        busy.expect(server_close(1001, "the server is stopping"));
+        busy.send(close(1001, "").encode());
+        busy.expect_end();
+    });
+}
+
+#[test]
+fn ipv6_is_served() {
+    let listen = SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 0));
+    with_server(&Config { listen, ..config() }, |server| {
+        let mut peer = server.open();
+        peer.send(text("over IPv6").encode());
+        peer.expect(b"\x81\x09over IPv6");
+    });
+}

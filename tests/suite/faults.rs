@@ -1,0 +1,172 @@
+//! The portable path over streams that misbehave: reads and writes that are short, stall, or
+//! break. The faults come from a seed; whatever they are, the client gets a prefix of the exact
+//! echo, and all of it unless the stream broke.
+
+use std::{cell::RefCell, collections::VecDeque, io, rc::Rc, sync::Arc};
+
+use monoio::{
+    BufResult,
+    buf::{IoBuf, IoBufMut, IoVecBuf, IoVecBufMut},
+    io::{AsyncReadRent, AsyncWriteRent},
+};
+use proptest::{
+    prelude::*,
+    test_runner::{RngAlgorithm, TestRng},
+};
+use ringecho::{
+    config::{Limits, Size},
+    connection::{ConnectionEnd, Control, Shared, run},
+    metrics::Counters,
+};
+
+use crate::frames::{ClientFrame, close, conversation};
+
+/// One in this many operations stalls, and one in ten times as many breaks the stream.
+const STALL_ODDS: u32 = 4;
+const BREAK_ODDS: u32 = 400;
+
+/// Where the faults come from, shared by both halves of a stream.
+#[derive(Clone)]
+struct Faults(Rc<RefCell<(TestRng, bool)>>);
+
+struct FaultyReader {
+    faults: Faults,
+    input: VecDeque<u8>,
+}
+
+struct FaultyWriter {
+    faults: Faults,
+    output: Rc<RefCell<Vec<u8>>>,
+}
+
+impl Faults {
+    fn new(seed: u64) -> Self {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&seed.to_le_bytes());
+        let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+        Self(Rc::new(RefCell::new((rng, false))))
+    }
+
+    /// Stalls now and then; says how many of `len` bytes go through, or that the stream broke.
+    async fn strike(&self, len: usize) -> io::Result<usize> {
+        while self.one_in(STALL_ODDS) {
+            yield_now().await;
+        }
+        let mut state = self.0.borrow_mut();
+        if state.1 || state.0.random_range(0..BREAK_ODDS) == 0 {
+            state.1 = true;
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        Ok(if len > 1 { state.0.random_range(1..=len) } else { len })
+    }
+
+    fn one_in(&self, odds: u32) -> bool {
+        self.0.borrow_mut().0.random_range(0..odds) == 0
+    }
+
+    fn broken(&self) -> bool {
+        self.0.borrow().1
+    }
+}
+
+impl AsyncReadRent for FaultyReader {
+    async fn read<T: IoBufMut>(&mut self, mut buffer: T) -> BufResult<usize, T> {
+        let len = match self.faults.strike(self.input.len().min(buffer.bytes_total())).await {
+            Ok(len) => len,
+            Err(error) => return (Err(error), buffer),
+        };
+        let piece: Vec<u8> = self.input.drain(..len).collect();
+        AsyncReadRent::read(&mut &piece[..], buffer).await
+    }
+
+    async fn readv<T: IoVecBufMut>(&mut self, _: T) -> BufResult<usize, T> {
+        unreachable!("the portable path reads into one buffer")
+    }
+}
+
+impl AsyncWriteRent for FaultyWriter {
+    async fn write<T: IoBuf>(&mut self, buffer: T) -> BufResult<usize, T> {
+        let result = self.faults.strike(buffer.bytes_init()).await;
+        if let Ok(len) = result {
+            self.output.borrow_mut().extend_from_slice(&bytes(&buffer)[..len]);
+        }
+        (result, buffer)
+    }
+
+    async fn writev<T: IoVecBuf>(&mut self, _: T) -> BufResult<usize, T> {
+        unreachable!("the portable path writes from one buffer")
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    async fn shutdown(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The initialised bytes of a buffer, which monoio itself hands only to the kernel.
+#[expect(unsafe_code, reason = "IoBuf has no safe view of its bytes")]
+fn bytes(buffer: &impl IoBuf) -> &[u8] {
+    // SAFETY: an IoBuf has bytes_init() initialised bytes at read_ptr() for as long as it lives.
+    unsafe { std::slice::from_raw_parts(buffer.read_ptr(), buffer.bytes_init()) }
+}
+
+async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|context| {
+        if yielded {
+            return std::task::Poll::Ready(());
+        }
+        yielded = true;
+        context.waker().wake_by_ref();
+        std::task::Poll::Pending
+    })
+    .await;
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn echo_is_exact_or_the_end_has_a_name(
+        frames in conversation(),
+        ends_with_close: bool,
+        seed: u64,
+        receive_buffer in prop::sample::select(vec![4096, 8192, 262_144]),
+        early_len: prop::sample::Index,
+    ) {
+        let mut input: Vec<u8> = frames.iter().flat_map(ClientFrame::encode).collect();
+        let mut expected: Vec<u8> = frames.iter().flat_map(ClientFrame::encode_echo).collect();
+        if ends_with_close {
+            input.extend(close(1000, "done").encode());
+            expected.extend(close(1000, "done").encode_echo());
+        }
+        let rest = input.split_off(early_len.index(input.len().min(8192) + 1));
+
+        let faults = Faults::new(seed);
+        let output = Rc::new(RefCell::new(Vec::new()));
+        let reader = FaultyReader { faults: faults.clone(), input: rest.into() };
+        let writer = FaultyWriter { faults: faults.clone(), output: output.clone() };
+        let limits = Limits { receive_buffer: Size(receive_buffer), ..Limits::default() };
+        let shared = Shared::new(&limits, Arc::new(Counters::new(&ConnectionEnd::KINDS)));
+        let control = Control::new(Rc::default());
+        let end = futures_executor::block_on(run(reader, writer, input, &control, &shared));
+
+        let output = output.borrow();
+        match end {
+            // A closed connection may still break while it lingers: nothing is lost by that.
+            ConnectionEnd::ClosedByPeer => {
+                prop_assert!(ends_with_close && *output == expected);
+            }
+            ConnectionEnd::PeerVanished => {
+                prop_assert!(!ends_with_close && !faults.broken() && *output == expected);
+            }
+            ConnectionEnd::Broken(io::ErrorKind::ConnectionReset) => {
+                prop_assert!(faults.broken() && expected.starts_with(&output));
+            }
+            other => prop_assert!(false, "ended as {:?}", other),
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Requests over a real connection: the page, the refusals, and what is no request at all.
+
+use ringecho::config::Config;
+
+use crate::{
+    frames::text,
+    peer::{UPGRADE, config, with_server},
+};
+
+#[test]
+fn page_is_served_at_the_root() {
+    with_server(&Config { path: "/echo".to_owned(), ..config() }, |server| {
+        let mut peer = server.connect();
+        peer.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let response = peer.read_to_end();
+        let (head, page) = response.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n"));
+        assert!(head.contains(&format!("Content-Length: {}\r\n", page.len())));
+        assert!(page.contains("data-path=\"/echo\""));
+        assert!(page.trim_end().ends_with("</html>"));
+    });
+}
+
+#[test]
+fn requests_are_refused_with_status_and_reason() {
+    let config = Config { allowed_origins: vec!["https://good.example".to_owned()], ..config() };
+    with_server(&config, |server| {
+        let long_head = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(8 << 10));
+        let many_headers = format!("GET / HTTP/1.1\r\n{}\r\n", "X: x\r\n".repeat(97));
+        for (request, status, reason) in [
+            ("GET /ws HTTP/1.1\r\nHost: a\r\n\r\n", "400 Bad Request", "WebSocket clients"),
+            (&UPGRADE.replace(": 13", ": 12"), "426 Upgrade Required", "must be 13"),
+            (
+                &UPGRADE.replace("\r\n\r\n", "\r\nOrigin: https://bad.example\r\n\r\n"),
+                "403 Forbidden",
+                "origin",
+            ),
+            (&UPGRADE.replace("dGhl", "dG"), "400 Bad Request", "Sec-WebSocket-Key"),
+            (&UPGRADE.replace("GET", "POST"), "405 Method Not Allowed", "only GET"),
+            (&UPGRADE.replace("HTTP/1.1", "HTTP/1.0"), "505 HTTP Version Not Supported", "1.1"),
+            (&UPGRADE.replace("/ws", "/other"), "404 Not Found", "nothing here"),
+            ("GET / HTTP/1.1\r\n\r\n", "400 Bad Request", "Host"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "400 Bad Request", "Host"),
+            ("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n", "405 Method Not Allowed", "only GET"),
+            ("\u{16}\u{3}\u{1}\u{2}\r\n\r\n", "400 Bad Request", "not an HTTP/1.1 request"),
+            (&long_head, "431 Request Header Fields Too Large", "8 KiB"),
+            (&many_headers, "431 Request Header Fields Too Large", "96 headers"),
+        ] {
+            let mut peer = server.connect();
+            peer.send(request);
+            let response = peer.read_to_end();
+            let (head, body) = response.split_once("\r\n\r\n").unwrap();
+            assert!(head.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{request:?}: {head}");
+            assert!(body.contains(reason) && body.lines().count() == 1, "{request:?}: {body}");
+            assert_eq!(head.contains("Sec-WebSocket-Version: 13"), status.starts_with("426"));
+            assert_eq!(head.contains("Allow: GET"), status.starts_with("405"));
+        }
+    });
+}
+
+#[test]
+fn allowed_origin_and_subprotocol_are_granted() {
+    let config = Config {
+        allowed_origins: vec!["https://good.example".to_owned()],
+        subprotocols: vec!["echo.2".to_owned(), "echo.1".to_owned()],
+        ..config()
+    };
+    with_server(&config, |server| {
+        let mut peer = server.connect();
+        peer.send(UPGRADE.replace(
+            "\r\n\r\n",
+            "\r\nOrigin: https://good.example\r\nSec-WebSocket-Protocol: echo.1, echo.2\r\n\r\n",
+        ));
+        let head = peer.read_head();
+        assert!(head.starts_with("HTTP/1.1 101 Switching Protocols\r\n"));
+        assert!(head.contains("Sec-WebSocket-Protocol: echo.2\r\n"));
+        assert!(head.contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"));
+        assert!(!head.to_lowercase().contains("content-length"));
+    });
+}
+
+#[test]
+fn request_head_may_come_byte_by_byte() {
+    with_server(&config(), |server| {
+        let mut peer = server.connect();
+        for byte in UPGRADE.as_bytes() {
+            peer.send([*byte]);
+        }
+        assert!(peer.read_head().starts_with("HTTP/1.1 101 "));
+        peer.send(text("patience").encode());
+        peer.expect(b"\x81\x08patience");
+    });
+}
+
+#[test]
+fn peers_that_leave_or_talk_nonsense_disturb_nobody() {
+    with_server(&config(), |server| {
+        let mut witness = server.open();
+        for nonsense in [&b""[..], b"G", b"\0\0\0\0", b"GET / HT", &[0xff; 9000]] {
+            let mut peer = server.connect();
+            peer.send(nonsense);
+            drop(peer);
+        }
+        witness.send(text("still here").encode());
+        witness.expect(b"\x81\x0astill here");
+    });
+}

@@ -1,0 +1,16 @@
+//! Everything that needs more than one module: the transformer against an oracle, the portable
+//! path over faulty streams, real workers with scripted peers and other people's clients, and the
+//! program itself.
+#![expect(unreachable_pub, reason = "the modules of a test binary are all private")]
+
+mod clients;
+mod dialogue;
+mod faults;
+mod frame_header;
+mod frames;
+mod http;
+mod oracle;
+mod peer;
+mod program;
+mod time;
+mod transformer;

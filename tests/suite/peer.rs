@@ -1,0 +1,152 @@
+//! A real server in this process, and a scripted peer that says and expects bytes.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{Shutdown, SocketAddr, TcpStream},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use ringecho::{
+    config::{Config, Driver},
+    metrics::Totals,
+    server::{Server, StopHandle},
+};
+
+/// How long a peer waits for what must come. Not a bound on the server, only an end for a test
+/// that would wait forever.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A running server.
+pub struct TestServer {
+    pub address: SocketAddr,
+    stop: StopHandle,
+    running: JoinHandle<Totals>,
+}
+
+/// A server's configuration for a test: a free port and one worker.
+pub fn config() -> Config {
+    Config { listen: SocketAddr::from(([127, 0, 0, 1], 0)), workers: Some(1), ..Config::default() }
+}
+
+/// Runs a test against a server on each driver, and checks that every connection is accounted for.
+pub fn with_server(config: &Config, test: impl Fn(&TestServer)) {
+    for driver in [Driver::Auto, Driver::Epoll] {
+        let server = TestServer::start(&Config { driver, ..config.clone() });
+        test(&server);
+        let totals = server.stop();
+        assert_eq!(totals.accepted, totals.ended_count(), "{totals:?}");
+        assert!(!totals.ended.iter().any(|(kind, _)| *kind == "panicked"), "{totals:?}");
+    }
+}
+
+impl TestServer {
+    pub fn start(config: &Config) -> Self {
+        let server = Server::start(config).expect("the server starts");
+        let (address, stop) = (server.address(), server.stop_handle());
+        let running = thread::spawn(move || server.run().expect("the server runs"));
+        Self { address, stop, running }
+    }
+
+    /// A stop that somebody else may give while the server runs.
+    pub fn begin_to_stop(&self) {
+        self.stop.stop();
+    }
+
+    pub fn stop(self) -> Totals {
+        self.stop.stop();
+        self.running.join().expect("the server does not panic")
+    }
+
+    /// A connection without a request.
+    pub fn connect(&self) -> Peer {
+        let stream = TcpStream::connect(self.address).expect("the server accepts");
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Peer { stream }
+    }
+
+    /// A connection after its opening handshake.
+    pub fn open(&self) -> Peer {
+        let mut peer = self.connect();
+        peer.send(UPGRADE.as_bytes());
+        assert!(peer.read_head().starts_with("HTTP/1.1 101 "));
+        peer
+    }
+}
+
+/// A request that is upgraded.
+pub const UPGRADE: &str = "GET /ws HTTP/1.1\r\n\
+    Host: localhost\r\n\
+    Upgrade: websocket\r\n\
+    Connection: Upgrade\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+    Sec-WebSocket-Version: 13\r\n\r\n";
+
+/// A client that does what its script says.
+pub struct Peer {
+    pub stream: TcpStream,
+}
+
+impl Peer {
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).expect("the server reads");
+    }
+
+    /// Reads exactly `expected`.
+    #[track_caller]
+    pub fn expect(&mut self, expected: impl AsRef<[u8]>) {
+        let expected = expected.as_ref();
+        let mut received = vec![0; expected.len()];
+        if let Err(error) = self.stream.read_exact(&mut received) {
+            panic!("{error} instead of {} bytes", expected.len());
+        }
+        assert!(received == expected, "received {}", preview(&received));
+    }
+
+    /// The server ends its side, and nothing comes before.
+    #[track_caller]
+    pub fn expect_end(&mut self) {
+        let mut rest = Vec::new();
+        self.stream.read_to_end(&mut rest).expect("an orderly end");
+        assert!(rest.is_empty(), "received {}", preview(&rest));
+    }
+
+    /// The connection is over, orderly or not, and nothing comes before.
+    #[track_caller]
+    pub fn expect_over(&mut self) {
+        match self.stream.read(&mut [0; 1]) {
+            Ok(0) => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+            other => panic!("{other:?} instead of an end"),
+        }
+    }
+
+    /// Everything until the server's end, as text.
+    pub fn read_to_end(&mut self) -> String {
+        let mut rest = Vec::new();
+        self.stream.read_to_end(&mut rest).expect("an orderly end");
+        String::from_utf8(rest).expect("text")
+    }
+
+    /// A response head, and not a byte more.
+    pub fn read_head(&mut self) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            self.stream.read_exact(&mut byte).expect("a response");
+            head.push(byte[0]);
+        }
+        String::from_utf8(head).expect("text")
+    }
+
+    /// Ends this side; the other may still send.
+    pub fn end(&mut self) {
+        self.stream.shutdown(Shutdown::Write).expect("a connection");
+    }
+}
+
+fn preview(bytes: &[u8]) -> String {
+    let shown = bytes[..bytes.len().min(80)].escape_ascii();
+    format!("{} bytes: {shown}", bytes.len())
+}

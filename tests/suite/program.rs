@@ -1,0 +1,145 @@
+//! The program: its line when it is ready, its refusals, and its end by signals.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    net::{TcpListener, TcpStream},
+    process::{Child, Command, Output, Stdio},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+fn ringecho() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringecho"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("RINGECHO_")) {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+fn output(command: &mut Command) -> (Output, String) {
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8(output.stderr.clone()).unwrap();
+    (output, stderr)
+}
+
+/// A started program, and the line that it says when it is ready.
+fn start(command: &mut Command) -> (Child, String) {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    (child, line)
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+}
+
+/// The URL in the ready line.
+fn url(line: &str) -> &str {
+    line.strip_prefix("listening on ").unwrap().split(' ').next().unwrap()
+}
+
+#[test]
+fn ready_line_names_the_real_port_and_signals_end_the_program() {
+    for stop in [Signal::SIGINT, Signal::SIGTERM] {
+        let (mut child, line) = start(ringecho().args(["--listen", "127.0.0.1:0", "--workers=2"]));
+        let address = url(&line).strip_prefix("ws://").unwrap().strip_suffix("/ws").unwrap();
+        assert_eq!(line, format!("listening on ws://{address}/ws (2 workers, io_uring)\n"));
+        assert!(TcpStream::connect(address).is_ok());
+        signal(&child, stop);
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        let mut log = String::new();
+        child.stderr.unwrap().read_to_string(&mut log).unwrap();
+        assert!(log.contains("stopped connections=1"), "{log}");
+        assert!(TcpStream::connect(address).is_err());
+    }
+}
+
+#[test]
+fn second_signal_ends_the_program_at_once() {
+    let (mut child, line) = start(ringecho().args(["--listen=127.0.0.1:0", "--drain-timeout=1h"]));
+    let url = url(&line);
+    let stream = TcpStream::connect(url.strip_prefix("ws://").unwrap().trim_end_matches("/ws"));
+    let (mut socket, _) = tungstenite::client(url, stream.unwrap()).unwrap();
+    signal(&child, Signal::SIGINT);
+    // The first has arrived when the client hears of it, and waits for an answer that never comes.
+    assert!(matches!(socket.read().unwrap(), tungstenite::Message::Close(Some(_))));
+    signal(&child, Signal::SIGINT);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn log_is_json_if_wanted() {
+    let (mut child, _) = start(ringecho().args(["--listen=127.0.0.1:0", "--log-format=json"]));
+    signal(&child, Signal::SIGTERM);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let mut log = String::new();
+    child.stderr.unwrap().read_to_string(&mut log).unwrap();
+    assert!(log.lines().count() >= 2);
+    assert!(log.lines().all(|line| line.starts_with('{') && line.ends_with('}')), "{log}");
+}
+
+#[test]
+fn variables_set_what_flags_set_and_flags_win() {
+    let (mut child, line) = start(
+        ringecho()
+            .env("RINGECHO_LISTEN", "127.0.0.1:0")
+            .env("RINGECHO_PATH", "/from-variable")
+            .env("RINGECHO_WORKERS", "3")
+            .args(["--workers", "1", "--driver", "epoll"]),
+    );
+    assert!(line.ends_with("/from-variable (1 worker, epoll)\n"), "{line}");
+    signal(&child, Signal::SIGTERM);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn taken_port_is_refused() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let listener = TcpListener::bind(&taken).unwrap();
+    let (refused, message) = output(ringecho().args(["--listen", &taken]));
+    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(
+        message,
+        format!(
+            "error: --listen {taken}: another program listens there; choose another port, or \
+             share this one with --reuse-port\n"
+        )
+    );
+    drop(listener);
+}
+
+#[test]
+fn bad_values_are_refused_with_flag_value_and_what_is_allowed() {
+    for (arguments, expected) in [
+        (&["--listen", "9001"][..], "'9001' for '--listen <ADDRESS:PORT>': an IP address and"),
+        (&["--receive-buffer", "1KiB"], "--receive-buffer is 1KiB, but must be from 4KiB to 16MiB"),
+        (&["--receive-buffer", "big"], "'big' for '--receive-buffer <SIZE>': a size is a number"),
+        (&["--hold", "2MiB"], "--hold is 2MiB, but must be from 0 to 1MiB"),
+        (&["--message-size-max", "0"], "--message-size-max is 0, but must be from 1 to unlimited"),
+        (&["--keep-alive-timeout", "0s"], "--keep-alive-timeout is 0s, but must be from 1s to 1h"),
+        (&["--keep-alive-interval", "2days"], "is 2days, but must be from 0s to 1day"),
+        (&["--close-timeout", "5"], "'5' for '--close-timeout <TIME>': a time is a number with"),
+        (&["--workers", "0"], "--workers is 0, but must be from 1 to 4096"),
+        (&["--cpus", "3-1"], "'3-1' for '--cpus <LIST>': CPUs are numbers and ranges"),
+        (&["--path", "ws"], "--path is \"ws\", but must be a path such as /ws"),
+        (&["--path", "/"], "--path is \"/\", but must be a path such as /ws"),
+        (&["--allowed-origin", "example.org"], "--allowed-origin is \"example.org\", but must"),
+        (&["--subprotocol", "a b"], "--subprotocol is \"a b\", but must be one or more letters"),
+        (&["--subprotocol=a", "--subprotocol=a"], "--subprotocol names \"a\" twice"),
+        (&["--driver", "kqueue"], "[possible values: auto, io_uring, epoll]"),
+        (&["--bogus"], "unexpected argument '--bogus' found"),
+    ] {
+        let (refused, message) = output(ringecho().args(arguments));
+        assert_eq!(refused.status.code(), Some(2), "{arguments:?}: {message}");
+        assert!(message.contains(expected), "{arguments:?}: {message}");
+        assert!(refused.stdout.is_empty());
+    }
+    let (refused, message) = output(ringecho().args(["--cpus", "8191"]));
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(message.contains("--cpus names CPU 8191, but this process may use only"), "{message}");
+}

@@ -1,0 +1,123 @@
+//! Deadlines. A test waits for what must happen, and never says how fast: the times are the
+//! shortest that may be configured, and what happens too early shows as a wrong conversation.
+
+use std::{io::Read, time::Duration};
+
+use ringecho::config::{Config, Limits};
+
+use crate::{
+    frames::{ClientFrame, pong, server_close, text},
+    peer::{TestServer, config, with_server},
+};
+use ringecho::protocol::OpCode;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn with_limits(limits: Limits) -> Config {
+    Config { limits, ..config() }
+}
+
+fn ended(server: TestServer) -> Vec<(&'static str, u64)> {
+    server.stop().ended
+}
+
+#[test]
+fn silent_client_is_pinged_and_its_pong_keeps_it() {
+    let config = with_limits(Limits {
+        keep_alive_interval: SECOND,
+        keep_alive_timeout: SECOND,
+        ..Limits::default()
+    });
+    with_server(&config, |server| {
+        let mut peer = server.open();
+        for _ in 0..2 {
+            peer.expect(b"\x89\x00");
+            peer.send(pong("").encode());
+        }
+        peer.send(text("still here").encode());
+        peer.expect(b"\x81\x0astill here");
+    });
+}
+
+#[test]
+fn client_that_answers_nothing_is_given_up() {
+    let config = with_limits(Limits {
+        keep_alive_interval: SECOND,
+        keep_alive_timeout: SECOND,
+        ..Limits::default()
+    });
+    let server = TestServer::start(&config);
+    let mut peer = server.open();
+    peer.expect(b"\x89\x00");
+    peer.expect_over();
+    assert_eq!(ended(server), [("keep_alive_timeout", 1)]);
+}
+
+#[test]
+fn no_ping_lands_inside_a_frame_that_is_half_sent() {
+    let config = with_limits(Limits {
+        keep_alive_interval: SECOND,
+        keep_alive_timeout: 30 * SECOND,
+        ..Limits::default()
+    });
+    let server = TestServer::start(&config);
+    let mut peer = server.open();
+    let mut witness = server.open();
+    let frame = ClientFrame::new(true, OpCode::Binary, vec![1; 10_000]);
+    let (request, reply) = (frame.encode(), frame.encode_echo());
+    peer.send(&request[..5008]);
+    peer.expect(&reply[..5004]);
+    // Both have been silent for as long when the witness gets its Ping.
+    witness.expect(b"\x89\x00");
+    peer.send(&request[5008..]);
+    peer.expect(&reply[5004..]);
+    peer.expect(b"\x89\x00");
+    server.stop();
+}
+
+#[test]
+fn request_head_that_takes_too_long_is_answered_408() {
+    let config = with_limits(Limits { handshake_timeout: SECOND, ..Limits::default() });
+    with_server(&config, |server| {
+        let mut peer = server.connect();
+        peer.send("GET / HTTP/1.1\r\nHost: loc");
+        assert!(peer.read_to_end().starts_with("HTTP/1.1 408 Request Timeout\r\n"));
+        assert!(server.connect().read_to_end().starts_with("HTTP/1.1 408 "));
+    });
+}
+
+#[test]
+fn closed_connection_does_not_wait_forever_for_its_peer() {
+    let config = with_limits(Limits { close_timeout: SECOND, ..Limits::default() });
+    with_server(&config, |server| {
+        let mut peer = server.open();
+        peer.send([0x83, 0x80]);
+        peer.expect(server_close(1002, "the opcode is reserved"));
+        peer.expect_end();
+        // This side stays open and silent; the server ends all the same, or the test hangs.
+        let mut other = server.open();
+        other.send(text("next").encode());
+        other.expect(b"\x81\x04next");
+        server.begin_to_stop();
+        other.expect(server_close(1001, "the server is stopping"));
+    });
+}
+
+#[test]
+fn stopping_server_abandons_those_who_do_not_answer() {
+    let config = with_limits(Limits { drain_timeout: SECOND, ..Limits::default() });
+    let server = TestServer::start(&config);
+    let mut deaf = server.open();
+    let mut stalled = server.open();
+    stalled.send(ClientFrame::new(false, OpCode::Text, "never finished").encode());
+    stalled.expect(b"\x01\x0enever finished");
+    // Nothing is read from here on, so replies pile up until the server has to wait.
+    let mut clogged = server.open();
+    clogged.stream.set_nonblocking(true).unwrap();
+    let flood = ClientFrame::new(true, OpCode::Binary, vec![0; 1 << 20]).encode();
+    while std::io::Write::write(&mut clogged.stream, &flood).is_ok() {}
+    server.begin_to_stop();
+    deaf.expect(server_close(1001, "the server is stopping"));
+    assert_eq!(ended(server), [("abandoned", 3)]);
+    let _ = stalled.stream.read(&mut [0; 1]);
+}

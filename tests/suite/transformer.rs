@@ -1,0 +1,257 @@
+//! The transformer gives the naive server's replies, wherever its input is cut.
+
+use proptest::prelude::*;
+use ringecho::protocol::{
+    OpCode, ProtocolError,
+    echo::{Echo, Next, Rules},
+};
+
+use crate::{
+    frames::{ClientFrame, binary, close, conversation, ping, pong, text},
+    oracle::{Outcome, Verdict, judge},
+};
+
+const RULES: Rules = Rules { hold: 4096, message_size_max: u64::MAX };
+
+/// Runs the transformer over chunks; returns all replies and the last word.
+fn transform<'a>(chunks: impl IntoIterator<Item = &'a [u8]>, rules: &Rules) -> (Vec<u8>, Next) {
+    let mut echo = Echo::new();
+    let mut replies = Vec::new();
+    for chunk in chunks {
+        let mut chunk = chunk.to_vec();
+        let reply = echo.transform(&mut chunk, rules);
+        replies.extend_from_slice(&reply.prefix);
+        replies.extend_from_slice(&chunk[reply.range]);
+        if reply.next != Next::Continue {
+            return (replies, reply.next);
+        }
+    }
+    (replies, Next::Continue)
+}
+
+/// Holds the transformer's replies against the verdict of the oracle.
+fn assert_agrees(replies: &[u8], next: Next, verdict: &Verdict, rules: &Rules) {
+    match (next, verdict.outcome) {
+        (Next::Close, Outcome::Closed) => assert_eq!(replies, verdict.replies),
+        (Next::Fail(error), Outcome::Failed(expected)) => {
+            assert_eq!(error, expected);
+            assert_eq!(replies, verdict.replies);
+        }
+        // Only in a frame that is too long to be held may a reply have begun.
+        (Next::Abort(error), Outcome::Failed(expected)) => {
+            assert_eq!((error, expected), (ProtocolError::TextNotUtf8, ProtocolError::TextNotUtf8));
+            assert!(verdict.last_payload_len > rules.hold as u64);
+            assert!(replies.starts_with(&verdict.replies));
+        }
+        (Next::Continue, Outcome::Open) => {
+            assert!(replies.starts_with(&verdict.replies));
+            if verdict.last_payload_len <= rules.hold as u64 {
+                assert_eq!(replies, verdict.replies);
+            }
+        }
+        (next, outcome) => panic!("{next:?}, but the oracle says {outcome:?}"),
+    }
+}
+
+fn cut<'a>(input: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
+    let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(input.len() + 1)).collect();
+    cuts.extend([0, input.len()]);
+    cuts.sort_unstable();
+    cuts.windows(2).map(|piece| &input[piece[0]..piece[1]]).collect()
+}
+
+fn encode(frames: &[ClientFrame]) -> Vec<u8> {
+    frames.iter().flat_map(ClientFrame::encode).collect()
+}
+
+#[test]
+fn example_of_the_rfc_is_echoed() {
+    // §5.7: a single-frame masked text message, "Hello", and the same unmasked.
+    let request = [0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58];
+    let (replies, next) = transform([&request[..]], &RULES);
+    assert_eq!(replies, b"\x81\x05Hello");
+    assert_eq!(next, Next::Continue);
+}
+
+#[test]
+fn first_reply_stays_where_its_payload_is_and_the_others_close_up() {
+    let frames = [binary([1; 64]), ping("p"), pong("q"), binary([2; 300]), text("end")];
+    let mut chunk = encode(&frames);
+    let reply = Echo::new().transform(&mut chunk, &RULES);
+    let expected: Vec<u8> = frames.iter().flat_map(ClientFrame::encode_echo).collect();
+    assert_eq!(reply.range, 4..4 + expected.len());
+    assert_eq!(chunk[reply.range], expected);
+    assert_eq!(reply.prefix, b"");
+    assert_eq!(reply.messages, 3);
+}
+
+#[test]
+fn payload_lengths_at_the_borders_of_their_encodings_are_echoed() {
+    for len in [0, 1, 125, 126, 127, 65_535, 65_536] {
+        let frame = binary(vec![0xa5; len]);
+        let (replies, _) = transform([&frame.encode()[..]], &RULES);
+        assert_eq!(replies, frame.encode_echo(), "{len} bytes");
+    }
+}
+
+#[test]
+fn conversation_is_answered_the_same_at_every_split() {
+    let frames = [
+        ClientFrame::new(false, OpCode::Text, "héllo"),
+        ping("in the middle"),
+        ClientFrame::new(false, OpCode::Continuation, ""),
+        ClientFrame::new(true, OpCode::Continuation, "wörld ✓"),
+        binary(vec![7; 130]),
+        pong(""),
+        text(""),
+        close(1000, "done"),
+    ];
+    let input = encode(&frames);
+    for hold in [0, 5, 4096] {
+        let rules = Rules { hold, ..RULES };
+        let verdict = judge(&input, u64::MAX);
+        assert_eq!(verdict.outcome, Outcome::Closed);
+        for first in 0..=input.len() {
+            for second in first..=input.len() {
+                let chunks = [&input[..first], &input[first..second], &input[second..]];
+                let (replies, next) = transform(chunks, &rules);
+                assert_agrees(&replies, next, &verdict, &rules);
+            }
+        }
+        let (replies, next) = transform(input.chunks(1), &rules);
+        assert_agrees(&replies, next, &verdict, &rules);
+    }
+}
+
+#[test]
+fn long_frame_is_sent_on_as_it_arrives() {
+    let frame = binary(vec![9; 100_000]);
+    let input = frame.encode();
+    let mut echo = Echo::new();
+    let mut replies = Vec::new();
+    for piece in input.chunks(1000) {
+        assert!(echo.between_frames() == replies.is_empty());
+        let mut piece = piece.to_vec();
+        let reply = echo.transform(&mut piece, &RULES);
+        assert!(reply.prefix.len() + reply.range.len() >= piece.len() - 14);
+        replies.extend_from_slice(&reply.prefix);
+        replies.extend_from_slice(&piece[reply.range]);
+    }
+    assert!(echo.between_frames());
+    assert_eq!(replies, frame.encode_echo());
+}
+
+#[test]
+fn fault_in_a_held_frame_is_failed_at_the_offending_byte() {
+    let input = ClientFrame::new(true, OpCode::Text, &b"good \xff, and more"[..]).encode();
+    let offending_at = 6 + b"good ".len();
+    let mut echo = Echo::new();
+    for byte in &input[..offending_at] {
+        let reply = echo.transform(&mut [*byte], &RULES);
+        assert_eq!((reply.range.len(), reply.next), (0, Next::Continue));
+    }
+    let reply = echo.transform(&mut [input[offending_at]], &RULES);
+    assert_eq!(reply.next, Next::Fail(ProtocolError::TextNotUtf8));
+    assert_eq!((reply.prefix.len(), reply.range.len()), (0, 0));
+}
+
+#[test]
+fn fault_in_a_frame_that_is_half_sent_aborts() {
+    let payload = [vec![b'a'; 5000], vec![0xff; 5000]].concat();
+    let input = ClientFrame::new(true, OpCode::Text, payload).encode();
+    let (replies, next) = transform(input.chunks(3000), &RULES);
+    assert_eq!(next, Next::Abort(ProtocolError::TextNotUtf8));
+    assert!(!replies.is_empty());
+    // In one piece nothing of it has been sent, and the fault can be answered.
+    let (replies, next) = transform([&input[..]], &RULES);
+    assert_eq!(next, Next::Fail(ProtocolError::TextNotUtf8));
+    assert!(replies.is_empty());
+}
+
+#[test]
+fn message_is_too_big_as_soon_as_a_header_says_so() {
+    let rules = Rules { message_size_max: 10, ..RULES };
+    let frames = [
+        ClientFrame::new(false, OpCode::Binary, [1; 6]),
+        ClientFrame::new(false, OpCode::Continuation, [2; 4]),
+    ];
+    let (replies, next) = transform([&encode(&frames)[..]], &rules);
+    assert_eq!(replies.len(), 2 + 6 + 2 + 4);
+    assert_eq!(next, Next::Continue);
+    let header_of_one_more = ClientFrame::new(true, OpCode::Continuation, [3]).encode();
+    let input = [encode(&frames), header_of_one_more[..6].to_vec()].concat();
+    let (_, next) = transform([&input[..]], &rules);
+    assert_eq!(next, Next::Fail(ProtocolError::MessageTooBig));
+}
+
+#[test]
+fn nothing_is_answered_after_a_close_or_a_fault() {
+    for ending in [close(1000, "").encode(), vec![0x83, 0x80, 0, 0, 0, 0]] {
+        let mut echo = Echo::new();
+        let mut chunk = [ending, text("too late").encode()].concat();
+        let reply = echo.transform(&mut chunk, &RULES);
+        assert_ne!(reply.next, Next::Continue);
+        assert!(reply.range.len() <= 4);
+        let mut chunk = text("much too late").encode();
+        let reply = echo.transform(&mut chunk, &RULES);
+        assert_eq!((reply.prefix.len(), reply.range.len(), reply.next), (0, 0, Next::Continue));
+    }
+}
+
+#[test]
+fn state_of_a_connection_is_small() {
+    assert!(size_of::<Echo>() <= 80, "{} bytes", size_of::<Echo>());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn valid_conversations_are_echoed_wherever_they_are_cut(
+        frames in conversation(),
+        cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..12),
+        hold in prop::sample::select(vec![0, 1, 125, 4096, 1 << 20]),
+    ) {
+        let input = encode(&frames);
+        let rules = Rules { hold, ..RULES };
+        let expected: Vec<u8> = frames.iter().flat_map(ClientFrame::encode_echo).collect();
+        let (replies, next) = transform(cut(&input, &cuts), &rules);
+        prop_assert_eq!(next, Next::Continue);
+        prop_assert!(replies == expected, "the replies differ");
+    }
+
+    #[test]
+    fn damaged_conversations_end_as_the_oracle_says(
+        frames in conversation(),
+        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        truncated_at: prop::sample::Index,
+        cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..12),
+        hold in prop::sample::select(vec![0, 1, 125, 4096, 1 << 20]),
+        message_size_max in prop::sample::select(vec![u64::MAX, 5000, 100]),
+    ) {
+        let mut input = encode(&frames);
+        input.push(0x88);
+        for (at, byte) in damage {
+            let at = at.index(input.len());
+            input[at] = byte;
+        }
+        input.truncate(input.len() - truncated_at.index(input.len()) / 4);
+        let rules = Rules { hold, message_size_max };
+        let verdict = judge(&input, message_size_max);
+        let (replies, next) = transform(cut(&input, &cuts), &rules);
+        assert_agrees(&replies, next, &verdict, &rules);
+    }
+
+    #[test]
+    fn any_bytes_are_judged_as_the_oracle_does(
+        input in proptest::collection::vec(
+            prop_oneof![any::<u8>(), prop::sample::select(vec![0x81, 0x82, 0x80, 0x88, 0x89, 0])],
+            0..200,
+        ),
+        cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..6),
+    ) {
+        let verdict = judge(&input, u64::MAX);
+        let (replies, next) = transform(cut(&input, &cuts), &RULES);
+        assert_agrees(&replies, next, &verdict, &RULES);
+    }
+}
