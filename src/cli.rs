@@ -289,6 +289,28 @@ mod tests {
     }
 
     #[test]
+    fn readme_lists_every_flag_with_its_default() {
+        let readme = include_str!("../README.md");
+        let rows: Vec<Vec<&str>> = readme
+            .lines()
+            .filter(|line| line.starts_with("| `--"))
+            .map(|line| line.split('|').map(|cell| cell.trim().trim_matches('`')).collect())
+            .collect();
+        let command = Arguments::command();
+        let flags: Vec<_> =
+            command.get_arguments().filter(|argument| argument.get_long().is_some()).collect();
+        assert_eq!(rows.len(), flags.len());
+        for (row, flag) in rows.iter().zip(flags) {
+            assert_eq!(row[1].trim_start_matches("--"), flag.get_long().unwrap());
+            if let [default] = flag.get_default_values()
+                && flag.get_action().takes_values()
+            {
+                assert_eq!(row[2], default.to_str().unwrap(), "{}", row[1]);
+            }
+        }
+    }
+
+    #[test]
     fn cpu_lists_are_read() {
         for (text, cpus) in [("0", &[0][..]), ("0,2-3", &[0, 2, 3]), ("5-5, 1", &[5, 1])] {
             assert_eq!(parse_cpus(text).unwrap().0, cpus);

@@ -29,6 +29,7 @@ let wasOpen = false;
 let unanswered = []; // { message, sentAt, run }, oldest first
 let run = null; // the "Send N times" that is going on
 const clockStep = measureClockStep();
+const clockStepText = `${Number(clockStep.toPrecision(2))} ms`;
 const utf8 = new TextEncoder();
 
 // ---- Connection: opening handshake, data, closing handshake
@@ -68,12 +69,12 @@ function transmit(message, ofRun) {
 function received({ data }) {
   const now = performance.now();
   const message = typeof data === 'string' ? data : new Uint8Array(data);
-  const request = unanswered.shift();
-  const difference = request ? differenceBetween(request.message, message) : null;
-  if (request?.run) {
-    recordEcho(request.run, now, now - request.sentAt, difference);
+  const sent = unanswered.shift(); // undefined when the peer speaks unasked
+  const difference = sent ? differenceBetween(sent.message, message) : null;
+  if (sent?.run) {
+    recordEcho(sent.run, now, now - sent.sentAt, difference);
   } else {
-    logMessage('received', message, request ? now - request.sentAt : null, difference);
+    logMessage('received', message, sent ? now - sent.sentAt : null, difference);
   }
 }
 
@@ -93,7 +94,7 @@ function closed({ code, reason, wasClean }) {
   const text = [`Closed with code ${code}${CLOSE_CODE_NAMES[code] ? ` (${CLOSE_CODE_NAMES[code]})` : ''}`];
   if (reason) text.push(`reason “${reason}”`);
   if (!wasClean) text.push('without a complete closing handshake');
-  const unansweredByHand = unanswered.filter((request) => !request.run).length;
+  const unansweredByHand = unanswered.filter((sent) => !sent.run).length;
   if (unansweredByHand > 0) text.push(`${count(unansweredByHand, 'message')} not answered`);
   if (run) finishRun('the connection closed');
   const asIntended = wasClean && (code <= 1001 || code === 1005 || code >= 3000);
@@ -134,7 +135,9 @@ async function parseMessage() {
   if (mode === 'hex') return parseHex(ui['message-hex'].value);
   const file = ui.file.files[0];
   if (!file) throw new Error('Choose a file first.');
-  if (file.size > FILE_BYTES_MAX) throw new Error(`${file.name} has ${count(file.size, 'byte')}; at most ${count(FILE_BYTES_MAX, 'byte')} can be sent from here.`);
+  if (file.size > FILE_BYTES_MAX) {
+    throw new Error(`${file.name} has ${count(file.size, 'byte')}; at most ${count(FILE_BYTES_MAX, 'byte')} can be sent from here.`);
+  }
   return new Uint8Array(await file.arrayBuffer());
 }
 
@@ -195,7 +198,7 @@ async function startRun() {
   };
   ui['repeat-result'].replaceChildren();
   showState();
-  showProgress();
+  followProgress();
   fillPlaces();
 }
 
@@ -223,17 +226,17 @@ function finishRun(stoppedBecause) {
   const outcome = [`${count(finished.echoed, 'echo', 'echoes')} of ${formatNumber(finished.total)}`,
     `${count(byteLength(finished.message), 'byte')} each`, `${finished.depth} in flight`];
   if (result) outcome.push(`in ${result.seconds.toFixed(2)} s (${result.rate} messages/s)`);
-  outcome.push(finished.differing ? `${count(finished.differing, 'echo differs', 'echoes differ')} from the message` : 'all equal to the message');
+  if (finished.differing) outcome.push(`${count(finished.differing, 'echo differs', 'echoes differ')} from the message`);
+  else if (result) outcome.push('all equal to the message');
   if (stoppedBecause) outcome.push(`stopped: ${stoppedBecause}`);
 
   const figures = result ? Object.entries(result.figures) : [];
-  const text = `${outcome.join(', ')}. The browser’s clock ticks every ${formatDuration(clockStep)}.`;
-  ui['repeat-result'].replaceChildren(
-    element('dl', 'figures', ...figures.map(([name, value]) => element('div', '', element('dt', '', name), element('dd', '', value)))),
-    element('p', finished.differing ? 'error' : 'hint', text));
+  const cells = figures.map(([name, value]) => element('div', '', element('dt', '', name), element('dd', '', value)));
+  const text = `${outcome.join(', ')}. The browser’s clock ticks every ${clockStepText}.`;
+  ui['repeat-result'].replaceChildren(element('dl', 'figures', ...cells), element('p', finished.differing ? 'error' : 'hint', text));
   logEvent(finished.differing ? 'warning' : 'run',
     `Sent N times: ${outcome.join(', ')}${figures.map(([name, value]) => `, ${name} ${value}`).join('')}`);
-  ui['repeat-progress'].value = finished.echoed / finished.total;
+  showProgress(finished);
   showState();
 }
 
@@ -250,10 +253,15 @@ function summarise({ echoed, roundTrips, startedAt, lastEchoAt }) {
 }
 
 // Once per frame: a run gets thousands of echoes a second, and the page shows some sixty pictures.
-function showProgress() {
+function followProgress() {
   if (!run) return;
-  ui['repeat-progress'].value = run.echoed / run.total;
-  requestAnimationFrame(showProgress);
+  showProgress(run);
+  requestAnimationFrame(followProgress);
+}
+
+function showProgress({ echoed, total }) {
+  ui['repeat-progress'].value = echoed / total;
+  ui['repeat-echoed'].textContent = formatNumber(echoed);
 }
 
 // ---- Communication Log: bounded in rows and bytes, newest at the bottom
@@ -340,7 +348,8 @@ function messageParts(message) {
   if (!navigator.clipboard || characters > COPIED_CHARACTERS_MAX) return [payload, size, expand];
   const copy = element('button', 'small', 'Copy');
   copy.addEventListener('click', async () => {
-    await navigator.clipboard.writeText(display(message, Infinity)).then(() => { copy.textContent = 'Copied'; }, () => { copy.textContent = 'Copy refused'; });
+    const done = await navigator.clipboard.writeText(display(message, Infinity)).then(() => true, () => false);
+    copy.textContent = done ? 'Copied' : 'Copy refused';
     setTimeout(() => { copy.textContent = 'Copy'; }, 1500);
   });
   return [payload, size, expand, copy];
@@ -363,8 +372,8 @@ function byteLength(message) {
 
 // Null when equal, otherwise where the first difference is.
 function differenceBetween(sent, echo) {
-  if (typeof sent !== typeof echo) return typeof sent === 'string' ? 'text came back as binary' : 'binary came back as text';
   if (sent === echo) return null;
+  if (typeof sent !== typeof echo) return typeof sent === 'string' ? 'text came back as binary' : 'binary came back as text';
   const unit = typeof sent === 'string' ? 'character' : 'byte';
   const lengthMin = Math.min(sent.length, echo.length);
   for (let i = 0; i < lengthMin; i++) {
@@ -382,7 +391,7 @@ function formatNumber(number) {
 }
 
 function formatDuration(ms) {
-  if (ms < clockStep) return `< ${clockStep.toFixed(2)} ms`;
+  if (ms < clockStep) return `< ${clockStepText}`;
   return ms < 10 ? `${ms.toFixed(2)} ms` : `${formatNumber(Math.round(ms))} ms`;
 }
 
@@ -446,5 +455,5 @@ ui['repeat-stop'].addEventListener('click', () => finishRun('by hand'));
 ui['log-scroll'].addEventListener('scroll', () => { if (isAtBottom()) ui.latest.hidden = true; }, { passive: true });
 ui.latest.addEventListener('click', showLatest);
 ui.clear.addEventListener('click', clearLog);
-showMessageField();
+addEventListener('pageshow', showMessageField); // after a reload, when the browser has put the fields' contents back
 showState();

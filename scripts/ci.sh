@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change lands. Needs Rust, a C compiler, python3 and node;
+# installs the rest itself, below .tools/, which git ignores (Chromium from Debian's packages).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { printf '\n== %s\n' "$*"; }
+
+step 'format'
+cargo fmt --all --check
+
+step 'clippy, warnings denied'
+cargo clippy --workspace --all-targets --locked -- --deny warnings
+
+step 'tests'
+cargo test --locked
+
+step 'documentation, warnings denied'
+RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps --locked
+
+step 'benchmarks, once each'
+cargo test --benches --locked
+
+step 'scripts'
+[ -x .tools/python/bin/python ] || python3 -m venv .tools/python
+.tools/python/bin/pip install --quiet --disable-pip-version-check --requirement tests/clients/requirements.txt
+.tools/python/bin/shellcheck .ci/run scripts/*.sh
+
+step 'foreign clients and the page in a browser'
+scripts/clients.sh
+
+step 'load test, a short one'
+DURATION=1s WARMUP=200ms scripts/loadtest.sh
