@@ -174,7 +174,10 @@ pub fn encode_refusal(status: StatusCode, reason: &str) -> Vec<u8> {
 
 /// The response that carries the page and ends its connection.
 pub fn encode_page(page: &str) -> Vec<u8> {
+    // An isolated page gets a finer clock from browsers, and so finer round-trip times.
     let extra = "Cache-Control: no-cache\r\n\
+        Cross-Origin-Opener-Policy: same-origin\r\n\
+        Cross-Origin-Embedder-Policy: require-corp\r\n\
         X-Content-Type-Options: nosniff\r\n\
         Content-Security-Policy: default-src 'none'; script-src 'unsafe-inline'; \
         style-src 'unsafe-inline'; img-src data:; connect-src ws: wss:; base-uri 'none'; \

@@ -233,7 +233,8 @@ function finishRun(stoppedBecause) {
   const figures = result ? Object.entries(result.figures) : [];
   const cells = figures.map(([name, value]) => element('div', '', element('dt', '', name), element('dd', '', value)));
   const text = `${outcome.join(', ')}. The browser’s clock ticks every ${clockStepText}.`;
-  ui['repeat-result'].replaceChildren(element('dl', 'figures', ...cells), element('p', finished.differing ? 'error' : 'hint', text));
+  ui['repeat-result'].replaceChildren(
+    element('dl', 'figures', ...cells), element('p', finished.differing ? 'error' : 'hint', text));
   logEvent(finished.differing ? 'warning' : 'run',
     `Sent N times: ${outcome.join(', ')}${figures.map(([name, value]) => `, ${name} ${value}`).join('')}`);
   showProgress(finished);
@@ -285,7 +286,7 @@ function logEvent(kind, text) {
   appendRow(`event ${kind}`, 0, data);
 }
 
-// Rows are drawn a moment later and together: drawing keeps the browser from taking in the echo, so it would count as round trip.
+// Rows are drawn a moment later, together: drawing keeps the browser from taking in the echo, and would count as round trip.
 function appendRow(kind, bytes, ...cells) {
   const time = new Date().toLocaleTimeString('en-GB', TIME_FORMAT);
   const row = element('tr', kind, element('td', 'time', time), ...cells);

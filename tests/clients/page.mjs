@@ -18,6 +18,7 @@ const ARGUMENTS = [
   '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
   '--disable-background-networking', '--disable-component-update', '--disable-sync',
 ];
+const DESKTOP = { width: 1280, height: 900 };
 const WAIT_MS = 20_000;
 
 const scratch = await mkdtemp(join(tmpdir(), 'ringecho-page-'));
@@ -25,7 +26,7 @@ let browser;
 let page;
 try {
   browser = await chromium.launchPersistentContext(join(scratch, 'profile'), {
-    executablePath: EXECUTABLE, args: ARGUMENTS, viewport: { width: 1280, height: 900 }, colorScheme: 'light',
+    executablePath: EXECUTABLE, args: ARGUMENTS, viewport: DESKTOP, colorScheme: 'light',
   });
   browser.setDefaultTimeout(WAIT_MS);
   await run();
@@ -148,23 +149,29 @@ async function run() {
     await page.fill('#url', url);
   });
 
+  await check('at 360 pixels nothing is wider than the screen, in light and in dark', async () => {
+    await page.setViewportSize({ width: 360, height: 740 });
+    const grounds = new Set();
+    for (const colorScheme of ['light', 'dark']) {
+      await page.emulateMedia({ colorScheme });
+      const widths = await page.evaluate(() => ['html', '#log-scroll'].map((name) => {
+        const { scrollWidth, clientWidth } = document.querySelector(name);
+        return scrollWidth - clientWidth;
+      }));
+      assert.deepEqual(widths, [0, 0]);
+      grounds.add(await page.evaluate(() => getComputedStyle(document.body).backgroundColor));
+    }
+    assert.equal(grounds.size, 2);
+    await page.setViewportSize(DESKTOP);
+    await page.emulateMedia({ colorScheme: 'light' });
+  });
+
   await check('Clear empties the log', async () => {
     await page.click('#clear');
     assert.equal(await page.locator('#log tr').count(), 0);
   });
 
   if (process.env.SCREENSHOT) await takePicture(process.env.SCREENSHOT);
-
-  await check('at 360 pixels nothing is wider than the screen, in light and in dark', async () => {
-    await page.setViewportSize({ width: 360, height: 740 });
-    const grounds = new Set();
-    for (const colorScheme of ['light', 'dark']) {
-      await page.emulateMedia({ colorScheme });
-      assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 360);
-      grounds.add(await page.evaluate(() => getComputedStyle(document.body).backgroundColor));
-    }
-    assert.equal(grounds.size, 2);
-  });
 
   const echoPage = page;
   page = await browser.newPage();
@@ -236,7 +243,7 @@ async function buttonsAre(expected) {
 async function takePicture(path) {
   await page.click('#connect');
   await stateIs('Open');
-  for (const message of ['Hello, ringecho!', 'Grüße und 😀', '{"id": 7, "op": "echo", "tags": ["<b>", "&amp;"]}']) {
+  for (const message of ['Hello, ringecho!', 'Grüße und 😀', '{"id": 7, "tags": ["<b>", "&amp;"]}']) {
     await page.fill('#message', message);
     await page.click('#send');
     await echoIs(message);
