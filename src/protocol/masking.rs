@@ -1,21 +1,17 @@
 //! Masking (RFC 6455 §5.3): byte `i` of a payload is combined by XOR with byte `i % 4` of the key.
 //!
-//! Masking and unmasking are the same operation. The key is repeated over a block of
-//! [`BLOCK_LEN`] bytes and applied block by block, which the compiler turns into vector
-//! instructions; what is left over goes byte by byte.
+//! Masking and unmasking are the same operation. It goes block by block, each read whole before it
+//! is written: blocks of 64 bytes, of which the compiler makes vector instructions, then of 16 and
+//! of 4, then single bytes. Where the payload moves, source and target overlap; as slices of
+//! [`Cell`]s they may, without a check for each block.
 
-/// Bytes that are read, unmasked and written at a time. A multiple of the key's four.
-const BLOCK_LEN: usize = 64;
+use std::{array, cell::Cell};
 
 /// Unmasks (or masks) `payload` in place.
 #[inline]
 pub fn unmask(payload: &mut [u8], key: [u8; 4]) {
-    let key_block = repeat(key);
-    let (blocks, rest) = payload.as_chunks_mut::<BLOCK_LEN>();
-    for block in blocks {
-        xor(block, &key_block);
-    }
-    xor_rest(rest, key);
+    let payload = Cell::from_mut(payload).as_slice_of_cells();
+    unmask_cells(payload, payload, key);
 }
 
 /// Unmasks the `len` bytes at `from` and writes them at `to`, which is at or before `from`.
@@ -28,51 +24,49 @@ pub fn unmask(payload: &mut [u8], key: [u8; 4]) {
 #[inline]
 pub fn unmask_to(buffer: &mut [u8], from: usize, to: usize, len: usize, key: [u8; 4]) {
     assert!(to <= from, "a payload only ever moves towards the front");
-    if from == to {
-        return unmask(&mut buffer[from..from + len], key);
+    let buffer = Cell::from_mut(buffer).as_slice_of_cells();
+    unmask_cells(&buffer[from..from + len], &buffer[to..], key);
+}
+
+/// Unmasks `source` to the start of `target`, which is at the same byte or before it.
+#[inline]
+fn unmask_cells(source: &[Cell<u8>], target: &[Cell<u8>], key: [u8; 4]) {
+    let target = &target[..source.len()];
+    let (source, target) = unmask_blocks::<64>(source, target, key);
+    let (source, target) = unmask_blocks::<16>(source, target, key);
+    let (source, target) = unmask_blocks::<4>(source, target, key);
+    for ((from, to), key_byte) in source.iter().zip(target).zip(key) {
+        to.set(from.get() ^ key_byte);
     }
-    let key_block = repeat(key);
-    let window = &mut buffer[to..from + len];
-    let distance = from - to;
-    let mut at = 0;
-    while at + BLOCK_LEN <= len {
-        let source = &window[at + distance..at + distance + BLOCK_LEN];
-        let mut block: [u8; BLOCK_LEN] = source.try_into().expect("a slice of BLOCK_LEN bytes");
-        xor(&mut block, &key_block);
-        window[at..at + BLOCK_LEN].copy_from_slice(&block);
-        at += BLOCK_LEN;
+}
+
+/// Unmasks as many blocks of `LEN` bytes, a multiple of the key's four, as there are, and returns
+/// what is left of source and target.
+#[inline]
+fn unmask_blocks<'a, const LEN: usize>(
+    source: &'a [Cell<u8>],
+    target: &'a [Cell<u8>],
+    key: [u8; 4],
+) -> (&'a [Cell<u8>], &'a [Cell<u8>]) {
+    let (source_blocks, source_rest) = source.as_chunks::<LEN>();
+    let (target_blocks, target_rest) = target.as_chunks::<LEN>();
+    for (from, to) in source_blocks.iter().zip(target_blocks) {
+        let mut block: [u8; LEN] = array::from_fn(|i| from[i].get());
+        let (words, _) = block.as_chunks_mut::<4>();
+        for word in words {
+            *word = (u32::from_ne_bytes(*word) ^ u32::from_ne_bytes(key)).to_ne_bytes();
+        }
+        for (to, byte) in to.iter().zip(block) {
+            to.set(byte);
+        }
     }
-    window.copy_within(at + distance..len + distance, at);
-    xor_rest(&mut window[at..len], key);
+    (source_rest, target_rest)
 }
 
 /// The key as it applies `by` bytes further into the payload.
 #[inline]
 pub fn rotate(key: [u8; 4], by: usize) -> [u8; 4] {
     u32::from_le_bytes(key).rotate_right(8 * (by % 4) as u32).to_le_bytes()
-}
-
-#[inline]
-fn repeat(key: [u8; 4]) -> [u8; BLOCK_LEN] {
-    std::array::from_fn(|i| key[i % 4])
-}
-
-#[inline]
-fn xor(block: &mut [u8; BLOCK_LEN], key_block: &[u8; BLOCK_LEN]) {
-    for (byte, key_byte) in block.iter_mut().zip(key_block) {
-        *byte ^= key_byte;
-    }
-}
-
-#[inline]
-fn xor_rest(rest: &mut [u8], key: [u8; 4]) {
-    let (words, tail) = rest.as_chunks_mut::<4>();
-    for word in words {
-        *word = (u32::from_ne_bytes(*word) ^ u32::from_ne_bytes(key)).to_ne_bytes();
-    }
-    for (byte, key_byte) in tail.iter_mut().zip(key) {
-        *byte ^= key_byte;
-    }
 }
 
 #[cfg(test)]
