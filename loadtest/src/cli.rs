@@ -10,7 +10,7 @@ use crate::{
     cpu_list::CpuList,
     limits,
     payload::PayloadKind,
-    plan::{OPENING_TIMEOUT, Plan},
+    plan::Plan,
     process_usage::ProcessUsage,
     report::grouped,
     target::{ResolveError, Target},
@@ -21,6 +21,8 @@ const DEPTH: RangeInclusive<usize> = 1..=65_536;
 const PAYLOAD: RangeInclusive<ByteSize> = ByteSize(0)..=ByteSize(1 << 30);
 const DURATION: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_hours(24);
 const WARMUP: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
+const OPENING_TIMEOUT: RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_hours(1);
 const THREADS: RangeInclusive<usize> = 1..=1024;
 
 /// Drives a WebSocket echo server as fast as it answers, and verifies every byte of every echo
@@ -29,7 +31,7 @@ const THREADS: RangeInclusive<usize> = 1..=1024;
 /// The result goes to standard output, progress and warnings go to standard error. The exit code is
 /// 0 if every message was echoed correctly, 1 if not, and 2 if a flag is wrong.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "ringecho-loadtest", version)]
+#[command(name = "ringecho-loadtest", version, args_override_self = true)]
 pub struct Args {
     /// Where to: `ws://HOST[:PORT][/PATH]`
     #[arg(value_name = "URL")]
@@ -54,6 +56,10 @@ pub struct Args {
     /// How long to run the load before measuring
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = time(WARMUP))]
     pub warmup: Duration,
+
+    /// How long opening a connection may take, opening handshake included
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time(OPENING_TIMEOUT))]
+    pub opening_timeout: Duration,
 
     /// Threads [default: one for each CPU of --cpus, or for each CPU]
     #[arg(short, long, value_name = "N", value_parser = number(THREADS))]
@@ -107,7 +113,7 @@ impl Args {
         }
         let address = self
             .url
-            .resolve(OPENING_TIMEOUT)
+            .resolve(self.opening_timeout)
             .map_err(|cause| PlanError::Resolve { url: self.url.url().to_owned(), cause })?;
         let cpus = self.cpus.clone().map_or_else(Vec::new, |list| list.0);
         let threads = self.threads.unwrap_or_else(|| {
@@ -121,6 +127,7 @@ impl Args {
             target: self.url.clone(),
             address,
             connections: self.connections,
+            opening_timeout: self.opening_timeout,
             depth: self.depth,
             payload_len: self.payload.as_u64() as usize,
             payload_kind: if self.text { PayloadKind::Text } else { PayloadKind::Binary },

@@ -26,7 +26,6 @@ use ringecho::protocol::OpCode;
 use crate::{
     handshake::{Handshake, HandshakeError, RESPONSE_HEAD_LEN_MAX},
     latency::InFlight,
-    plan::OPENING_TIMEOUT,
     sender::{FrameSender, append_control_frame, frame_len},
     tally::{ConnectionError, ErrorKind},
     verifier::{Received, StreamEnd, Verifier},
@@ -49,11 +48,12 @@ pub(crate) struct OpenConnection {
     early: Vec<u8>,
 }
 
-/// Opens a connection, within [`OPENING_TIMEOUT`].
+/// Opens a connection, within the plan's `opening_timeout`.
 pub(crate) async fn open(worker: &Worker) -> Result<OpenConnection, ConnectionError> {
-    match timeout(OPENING_TIMEOUT, open_untimed(worker)).await {
+    let limit = worker.plan.opening_timeout;
+    match timeout(limit, open_untimed(worker)).await {
         Ok(opened) => opened,
-        Err(_) => Err(ConnectionError::OpeningTimeout),
+        Err(_) => Err(ConnectionError::OpeningTimeout(limit)),
     }
 }
 

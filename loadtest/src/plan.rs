@@ -8,9 +8,6 @@ use std::{
 
 use crate::{payload::PayloadKind, target::Target};
 
-/// How long opening one connection may take: TCP and the opening handshake.
-pub const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// After the end of the measured window, a thread waits for outstanding echoes and closing
 /// handshakes until nothing at all has arrived for this long. What is outstanding then is missing.
 pub const GRACE_QUIET: Duration = Duration::from_secs(2);
@@ -27,6 +24,8 @@ pub struct Plan {
     pub address: SocketAddr,
     /// Connections over all threads, at least 1.
     pub connections: usize,
+    /// How long opening one connection may take: TCP and the opening handshake.
+    pub opening_timeout: Duration,
     /// Messages in flight on each connection, at least 1.
     pub depth: usize,
     /// Bytes of payload of each message.

@@ -56,7 +56,9 @@ pub struct Report {
     pub interrupted: bool,
     /// Correct echoes that arrived in the measured window.
     pub messages: u64,
-    /// The same, for each second.
+    /// Correct echoes in the whole run, warm-up included.
+    pub messages_total: u64,
+    /// `messages`, for each second.
     pub messages_per_second: f64,
     /// Payload of these echoes, in 10^6 bytes for each second.
     pub payload_megabytes_per_second: f64,
@@ -159,6 +161,7 @@ impl Report {
             duration_seconds: measured.as_secs_f64(),
             interrupted,
             messages,
+            messages_total: tally.echoes,
             messages_per_second: rounded(messages_per_second),
             payload_megabytes_per_second: rounded(
                 messages_per_second * plan.payload_len as f64 / 1e6,

@@ -1,6 +1,6 @@
 //! What a thread has counted, and how the counts of all threads add up.
 
-use std::{collections::BTreeMap, fmt, io};
+use std::{collections::BTreeMap, fmt, io, time::Duration};
 
 use serde::Serialize;
 use thiserror::Error;
@@ -8,7 +8,6 @@ use thiserror::Error;
 use crate::{
     handshake::HandshakeError,
     latency::Latencies,
-    plan::OPENING_TIMEOUT,
     verifier::{Violation, WrongEcho},
 };
 
@@ -24,8 +23,8 @@ pub(crate) enum ConnectionError {
     Handshake(#[from] HandshakeError),
     #[error("the server closed the connection during the opening handshake")]
     HandshakeCutOff,
-    #[error("the connection was not open after {OPENING_TIMEOUT:?}")]
-    OpeningTimeout,
+    #[error("the connection was not open after {0:?}")]
+    OpeningTimeout(Duration),
     #[error("{0}")]
     Wrong(WrongEcho),
     #[error("{0}")]
@@ -95,7 +94,7 @@ impl ConnectionError {
         match self {
             Self::Connect(_) => ErrorKind::Connect,
             Self::Handshake(_) | Self::HandshakeCutOff => ErrorKind::Handshake,
-            Self::OpeningTimeout => ErrorKind::Timeout,
+            Self::OpeningTimeout(_) => ErrorKind::Timeout,
             Self::Wrong(_) => ErrorKind::Wrong,
             Self::Violation(_) => ErrorKind::Protocol,
             Self::ClosedWith(_) | Self::EndOfStream | Self::Broken(_) => ErrorKind::Closed,

@@ -14,7 +14,10 @@ use std::{
     time::Duration,
 };
 
-use monoio::{FusionDriver, RuntimeBuilder, time::sleep};
+use monoio::{
+    FusionDriver, FusionRuntime, IoUringDriver, LegacyDriver, RuntimeBuilder,
+    time::{TimeDriver, sleep},
+};
 use rand::{SeedableRng, rngs::SmallRng};
 
 use crate::{
@@ -90,13 +93,27 @@ pub(crate) fn run(
     if let Some(cpu) = plan.cpu_of(thread) {
         monoio::utils::bind_to_cpu_set([cpu])?;
     }
-    let mut runtime = RuntimeBuilder::<FusionDriver>::new().enable_timer().build()?;
-    runtime.block_on(async move {
+    build_runtime()?.block_on(async move {
         let worker = Rc::new(Worker::new(plan, schedule, gauges, thread));
         worker.open_connections();
         worker.conduct().await;
         Ok(worker.tally.take())
     })
+}
+
+type Runtime = FusionRuntime<TimeDriver<IoUringDriver>, TimeDriver<LegacyDriver>>;
+
+/// A runtime on `io_uring`, or on epoll where that is not available.
+fn build_runtime() -> io::Result<Runtime> {
+    // Completions are worked on when the thread asks for them, not in the middle of its work.
+    let mut frugal = io_uring_monoio::IoUring::builder();
+    frugal.setup_single_issuer().setup_defer_taskrun();
+    let builder = RuntimeBuilder::<FusionDriver>::new().enable_timer();
+    // Kernels before 6.1 refuse these flags.
+    builder
+        .uring_builder(frugal)
+        .build()
+        .or_else(|_| RuntimeBuilder::<FusionDriver>::new().enable_timer().build())
 }
 
 impl Worker {
