@@ -99,9 +99,9 @@ print_table() {
             printf "$row" "$payload" "$depth" \
                 "$(printf '%.0f' "$(number '' messages_per_second)")" \
                 "$(printf '%.1f' "$(number '' payload_megabytes_per_second)")" \
-                "$(number latency_us p50)" \
-                "$(number latency_us p99)" \
-                "$(number latency_us p99_9)" \
+                "$(printf '%.0f' "$(number latency_us p50)")" \
+                "$(printf '%.0f' "$(number latency_us p99)")" \
+                "$(printf '%.0f' "$(number latency_us p99_9)")" \
                 "$(printf '%.2f us' "$(number server total)")" \
                 "$(printf '%.2f us' "$(number generator total)")" \
                 "$(number errors total)"

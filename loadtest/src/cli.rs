@@ -61,7 +61,7 @@ pub struct Args {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time(OPENING_TIMEOUT))]
     pub opening_timeout: Duration,
 
-    /// Threads [default: one for each CPU of --cpus, or for each CPU]
+    /// Threads, at most one for each connection [default: one for each CPU, or for each of --cpus]
     #[arg(short, long, value_name = "N", value_parser = number(THREADS))]
     pub threads: Option<usize>,
 

@@ -34,7 +34,7 @@ use crate::{
 
 /// Sizes of a connection's read buffer: as much as its echoes need, between these bounds.
 const READ_LEN_MIN: usize = 4 * 1024;
-const READ_LEN_MAX: usize = 256 * 1024;
+const READ_LEN_MAX: usize = 64 * 1024;
 
 /// Close codes that the generator sends (RFC 6455 §7.4.1).
 const CLOSE_NORMAL: u16 = 1000;

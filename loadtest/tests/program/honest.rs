@@ -1,7 +1,7 @@
 //! Servers that echo, in all the ways in which they may.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{self, Read, Write},
     net::TcpStream,
     process::Stdio,
@@ -236,6 +236,40 @@ fn interruption_ends_the_run_early_with_a_result() {
     assert_eq!(outcome.report["interrupted"], true);
     assert!(outcome.number("/messages") > 0);
     assert!(outcome.report["duration_seconds"].as_f64().unwrap() < 3600.0);
+}
+
+#[test]
+fn progress_is_shown_on_a_terminal_and_removed() {
+    let server = Server::honest();
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    let mut child = program(&format!("{} {SHORT} --duration 2s", server.url()))
+        .stdout(Stdio::null())
+        .stderr(terminal.slave)
+        .spawn()
+        .unwrap();
+    let mut shown = Vec::new();
+    // Reading a terminal that nobody has open any longer is an error.
+    let _ = File::from(terminal.master).read_to_end(&mut shown);
+    assert!(child.wait().unwrap().success());
+
+    let shown = String::from_utf8(shown).unwrap();
+    assert!(shown.contains(" messages/s, 4 connections, 0 errors\x1b[K"), "{shown:?}");
+    let (line, warnings) = shown.rsplit_once("\r\x1b[K").unwrap();
+    assert!(!line.contains('\n'), "{shown:?}");
+    assert!(!warnings.contains("messages/s"), "{shown:?}");
+}
+
+#[test]
+fn without_io_uring_epoll_is_used() {
+    let server = Server::honest();
+    let output = program(&format!("{} {SHORT} --depth 2 --json -", server.url()))
+        .env("MONOIO_FORCE_LEGACY_DRIVER", "1")
+        .output()
+        .unwrap();
+    let outcome = Outcome::read(&output);
+    outcome.assert_success();
+    assert_eq!(outcome.report["driver"], "epoll");
+    assert_eq!(outcome.number("/messages_total"), server.received());
 }
 
 #[test]
