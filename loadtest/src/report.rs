@@ -7,10 +7,7 @@
     reason = "counts stay below 2^52, rates are not negative"
 )]
 
-use std::{
-    fmt::{self, Write},
-    time::Duration,
-};
+use std::{fmt, time::Duration};
 
 use serde::Serialize;
 
@@ -72,6 +69,9 @@ pub struct Report {
     pub generator: Option<UsageReport>,
     /// What the server used in the measured window, if its process was named.
     pub server: Option<UsageReport>,
+    /// The process that was named.
+    #[serde(skip)]
+    server_pid: Option<u32>,
 }
 
 /// How many connections there were.
@@ -170,6 +170,7 @@ impl Report {
             errors: tally.errors,
             causes: tally.causes(),
             generator: window.generator.map(|usage_at| usage(std::process::id(), usage_at)),
+            server_pid: plan.server_pid,
             server: plan.server_pid.zip(window.server).map(|(pid, usage_at)| usage(pid, usage_at)),
         }
     }
@@ -182,11 +183,20 @@ impl Report {
     /// What somebody should know who is about to believe the numbers.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        if self.connections.opened == 0 {
+        if self.connections.opened == 0 && self.interrupted {
+            warnings.push("interrupted before a connection was open".to_owned());
+        } else if self.connections.opened == 0 {
             let cause = self.causes.first().map_or_else(String::new, |cause| format!(": {cause}"));
             warnings.push(format!("no connection to {} could be opened{cause}", self.url));
         } else if self.messages == 0 {
             warnings.push("no correct echo arrived in the measured window".to_owned());
+        }
+        if let (Some(pid), None) = (self.server_pid, self.server)
+            && self.messages > 0
+        {
+            warnings.push(format!(
+                "--server-pid {pid}: the process had ended before the measured window did"
+            ));
         }
         let busy = self.generator.map_or(0.0, |generator| generator.cpus_busy);
         if busy > BUSY_MAX * self.threads as f64 {
@@ -258,7 +268,7 @@ impl fmt::Display for Report {
             "  messages    {} in {:.2} s: {} messages/s, {:.1} MB/s each way",
             grouped(self.messages),
             self.duration_seconds,
-            grouped(self.messages_per_second.round() as u64),
+            rate(self.messages_per_second),
             self.payload_megabytes_per_second,
         )?;
         if let Some(latency) = &self.latency_us {
@@ -281,7 +291,7 @@ impl fmt::Display for Report {
 impl Report {
     fn write_setting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Connections { requested, opened, lost } = self.connections;
-        write!(f, "  {} connections", grouped(opened))?;
+        write!(f, "  {}", counted(opened, "connection"))?;
         if opened < requested as u64 {
             write!(f, " (of {})", grouped(requested as u64))?;
         }
@@ -294,7 +304,7 @@ impl Report {
             grouped(self.depth as u64),
             bytes(self.payload_bytes as u64),
             if self.text { "text" } else { "binary" },
-            counted(self.threads, "thread"),
+            counted(self.threads as u64, "thread"),
             self.driver,
         )?;
         if let Some(cpus) = &self.cpus {
@@ -376,12 +386,14 @@ fn bytes(number: u64) -> String {
     bytesize::ByteSize(number).display().iec().to_string()
 }
 
-fn counted(number: usize, what: &str) -> String {
-    let mut text = format!("{} {what}", grouped(number as u64));
-    if number != 1 {
-        text.write_char('s').expect("a String takes everything");
-    }
-    text
+fn counted(number: u64, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {what}{plural}", grouped(number))
+}
+
+/// A rate, with a decimal where that says something.
+fn rate(per_second: f64) -> String {
+    if per_second < 100.0 { format!("{per_second:.1}") } else { grouped(per_second.round() as u64) }
 }
 
 #[cfg(test)]
@@ -398,6 +410,14 @@ mod tests {
             (1_000_000, "1,000,000"),
         ] {
             assert_eq!(grouped(number), text);
+        }
+    }
+
+    #[test]
+    fn small_rates_have_a_decimal() {
+        for (per_second, text) in [(0.0, "0.0"), (2.67, "2.7"), (123.4, "123"), (9999.6, "10,000")]
+        {
+            assert_eq!(rate(per_second), text);
         }
     }
 

@@ -4,8 +4,8 @@ use std::{
     fs::{self, File},
     io::{self, Read, Write},
     net::TcpStream,
-    process::Stdio,
-    sync::mpsc,
+    process::{Command, Stdio},
+    sync::{Mutex, mpsc},
     thread,
     time::Duration,
 };
@@ -257,6 +257,23 @@ fn progress_is_shown_on_a_terminal_and_removed() {
     let (line, warnings) = shown.rsplit_once("\r\x1b[K").unwrap();
     assert!(!line.contains('\n'), "{shown:?}");
     assert!(!warnings.contains("messages/s"), "{shown:?}");
+}
+
+#[test]
+fn a_server_process_that_ends_is_not_measured() {
+    let process = Command::new("sleep").arg("3600").spawn().unwrap();
+    let pid = process.id();
+    let process = Mutex::new(process);
+    let server = Server::answering(move |_, message| {
+        let mut process = process.lock().unwrap();
+        process.kill().and_then(|()| process.wait()).unwrap();
+        vec![message]
+    });
+    let outcome = run_short(&server, &format!("--server-pid {pid}"));
+    outcome.assert_success();
+    assert!(outcome.report["server"].is_null());
+    let warning = format!("warning: --server-pid {pid}: the process had ended before");
+    assert!(outcome.stderr.contains(&warning), "{}", outcome.stderr);
 }
 
 #[test]
