@@ -1,0 +1,325 @@
+//! One connection: it is opened, keeps its messages in flight, and is closed.
+//!
+//! Writing and reading go on concurrently, because a server that echoes while it reads would
+//! otherwise fill the buffers of both directions and wait for ever. Both are futures of the same
+//! task: [`Connection::receive`] and [`Connection::send`] tell each other what there is to do
+//! through cells, and need no wake-ups for it, since whatever wakes the task polls both, receiver
+//! first. So one turn is: a read completes, its echoes are verified, the next read is queued, and
+//! as many new messages are queued in one write.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::{Future, poll_fn},
+    io,
+    pin::pin,
+    task::Poll,
+};
+
+use monoio::{
+    io::{AsyncReadRent, AsyncWriteRentExt, OwnedReadHalf, OwnedWriteHalf, Splitable},
+    net::TcpStream,
+    time::timeout,
+};
+use rand::{Rng, RngExt};
+use ringecho::protocol::OpCode;
+
+use crate::{
+    handshake::{Handshake, HandshakeError, RESPONSE_HEAD_LEN_MAX},
+    latency::InFlight,
+    sender::{FrameSender, append_control_frame, frame_len},
+    tally::{ConnectionError, ErrorKind},
+    verifier::{Received, StreamEnd, Verifier},
+    worker::{Stage, Worker},
+};
+
+/// Sizes of a connection's read buffer: as much as its echoes need, between these bounds.
+const READ_LEN_MIN: usize = 4 * 1024;
+const READ_LEN_MAX: usize = 64 * 1024;
+
+/// Close codes that the generator sends (RFC 6455 §7.4.1).
+const CLOSE_NORMAL: u16 = 1000;
+const CLOSE_PROTOCOL_ERROR: u16 = 1002;
+
+/// A connection after its opening handshake.
+#[derive(Debug)]
+pub(crate) struct OpenConnection {
+    stream: TcpStream,
+    /// What arrived behind the response head.
+    early: Vec<u8>,
+}
+
+/// Opens a connection, within the plan's `opening_timeout`.
+pub(crate) async fn open(worker: &Worker) -> Result<OpenConnection, ConnectionError> {
+    let limit = worker.plan.opening_timeout;
+    match timeout(limit, open_untimed(worker)).await {
+        Ok(opened) => opened,
+        Err(_) => Err(ConnectionError::OpeningTimeout(limit)),
+    }
+}
+
+async fn open_untimed(worker: &Worker) -> Result<OpenConnection, ConnectionError> {
+    let plan = &worker.plan;
+    let mut stream =
+        TcpStream::connect_addr(plan.address).await.map_err(ConnectionError::Connect)?;
+    // Without it the kernel would hold back small writes while others are unacknowledged.
+    stream.set_nodelay(true).map_err(ConnectionError::Connect)?;
+
+    let handshake = Handshake::new(worker.rng.borrow_mut().random());
+    let (sent, _) = stream.write_all(handshake.request(&plan.target)).await;
+    sent.map_err(|_| ConnectionError::HandshakeCutOff)?;
+
+    let mut response = Vec::new();
+    loop {
+        let (read, chunk) = stream.read(Vec::with_capacity(READ_LEN_MIN)).await;
+        match read {
+            Ok(0) | Err(_) => return Err(ConnectionError::HandshakeCutOff),
+            Ok(_) => response.extend_from_slice(&chunk),
+        }
+        if let Some(head_len) = handshake.check(&response)? {
+            let early = response.split_off(head_len);
+            return Ok(OpenConnection { stream, early });
+        }
+        if response.len() > RESPONSE_HEAD_LEN_MAX {
+            return Err(HandshakeError::HeadTooLong.into());
+        }
+    }
+}
+
+/// Drives an open connection to its end, and counts what happens.
+pub(crate) async fn drive(opened: OpenConnection, worker: &Worker) {
+    let OpenConnection { stream, early } = opened;
+    let (read_half, write_half) = stream.into_split();
+    let sequence = worker.rng.borrow_mut().next_u64();
+    let connection = Connection::new(worker);
+    let verifier = Verifier::new(sequence, &worker.payloads);
+    let end = {
+        let mut receive = pin!(connection.receive(read_half, verifier, early));
+        let mut send = pin!(connection.send(write_half, FrameSender::new(sequence)));
+        let mut received = None;
+        let mut all_sent = false;
+        worker
+            .until_over(poll_fn(|cx| {
+                connection.turn_instant.set(None);
+                if received.is_none()
+                    && let Poll::Ready(end) = receive.as_mut().poll(cx)
+                {
+                    received = Some(end);
+                }
+                // A broken write is no news: the read tells why.
+                all_sent = all_sent || send.as_mut().poll(cx).is_ready();
+                match received.take() {
+                    Some(end) if all_sent || !end.leaves_peer_listening() => Poll::Ready(end),
+                    waiting => {
+                        received = waiting;
+                        Poll::Pending
+                    }
+                }
+            }))
+            .await
+    };
+    connection.settle(end);
+}
+
+/// How a connection ended.
+#[derive(Debug)]
+enum End {
+    /// By a closing handshake, or in its time.
+    Closed,
+    Failed(ConnectionError),
+}
+
+impl End {
+    /// Whether it makes sense to still send a Close frame.
+    fn leaves_peer_listening(&self) -> bool {
+        match self {
+            Self::Closed => true,
+            Self::Failed(error) => {
+                !matches!(error, ConnectionError::EndOfStream | ConnectionError::Broken(_))
+            }
+        }
+    }
+}
+
+/// What the two directions of one connection tell each other.
+struct Connection<'w> {
+    worker: &'w Worker,
+    in_flight: RefCell<InFlight>,
+    /// The payload of a Ping that has to be answered.
+    ping: RefCell<Option<Vec<u8>>>,
+    /// The Close frame that has to be sent, or was.
+    close: Cell<Option<u16>>,
+    /// The instant of the present turn, once the clock has been read.
+    turn_instant: Cell<Option<u64>>,
+}
+
+impl<'w> Connection<'w> {
+    fn new(worker: &'w Worker) -> Self {
+        Self {
+            worker,
+            in_flight: RefCell::default(),
+            ping: RefCell::default(),
+            close: Cell::new(None),
+            turn_instant: Cell::new(None),
+        }
+    }
+
+    fn instant(&self) -> u64 {
+        let instant = self.turn_instant.get().unwrap_or_else(|| self.worker.schedule.now());
+        self.turn_instant.set(Some(instant));
+        instant
+    }
+
+    /// Verifies echoes until the stream of frames ends.
+    async fn receive(
+        &self,
+        mut half: OwnedReadHalf<TcpStream>,
+        mut verifier: Verifier,
+        early: Vec<u8>,
+    ) -> End {
+        let plan = &self.worker.plan;
+        let echoes_len = frame_len(plan.payload_len).saturating_mul(plan.depth);
+        let mut buffer = Vec::with_capacity(echoes_len.clamp(READ_LEN_MIN, READ_LEN_MAX));
+        let mut end = self.verify(&mut verifier, &early);
+        drop(early);
+        loop {
+            if let Some(end) = end {
+                return end;
+            }
+            let read;
+            (read, buffer) = half.read(buffer).await;
+            end = match read {
+                Ok(0) => Some(self.end_without_close_frame(ConnectionError::EndOfStream)),
+                Ok(_) => self.verify(&mut verifier, &buffer),
+                Err(error) => Some(self.end_without_close_frame(ConnectionError::Broken(error))),
+            };
+        }
+    }
+
+    /// Verifies one chunk, and says how the connection ends if it does.
+    #[inline]
+    fn verify(&self, verifier: &mut Verifier, chunk: &[u8]) -> Option<End> {
+        if chunk.is_empty() {
+            return None;
+        }
+        let now = self.instant();
+        let mut in_flight = self.in_flight.borrow_mut();
+        let Received { echoes, ping, end } =
+            verifier.consume(chunk, in_flight.len(), &self.worker.payloads);
+        self.worker.count_echoes(&mut in_flight, echoes, now);
+        if ping.is_some() {
+            *self.ping.borrow_mut() = ping;
+        }
+        let nothing_in_flight = in_flight.len() == 0;
+        end.map(|end| self.end_of_stream(&end, nothing_in_flight))
+    }
+
+    /// What the end of the stream of frames means, and which Close frame answers it.
+    #[cold]
+    fn end_of_stream(&self, end: &StreamEnd, nothing_in_flight: bool) -> End {
+        let closing = self.close.get().is_some();
+        let (answer, end) = match *end {
+            StreamEnd::Close(_) if closing || (nothing_in_flight && self.worker.is_draining()) => {
+                (CLOSE_NORMAL, End::Closed)
+            }
+            StreamEnd::Close(code) => {
+                (CLOSE_NORMAL, End::Failed(ConnectionError::ClosedWith(code)))
+            }
+            StreamEnd::Wrong(wrong) => (CLOSE_NORMAL, End::Failed(ConnectionError::Wrong(wrong))),
+            StreamEnd::Violation(violation) => {
+                (CLOSE_PROTOCOL_ERROR, End::Failed(ConnectionError::Violation(violation)))
+            }
+        };
+        if !closing {
+            self.close.set(Some(answer));
+        }
+        end
+    }
+
+    /// After our Close frame the server may as well just hang up.
+    #[cold]
+    fn end_without_close_frame(&self, error: ConnectionError) -> End {
+        if self.close.get().is_some() { End::Closed } else { End::Failed(error) }
+    }
+
+    /// Sends messages, Pongs and at last a Close frame.
+    async fn send(
+        &self,
+        mut half: OwnedWriteHalf<TcpStream>,
+        mut sender: FrameSender,
+    ) -> io::Result<()> {
+        loop {
+            poll_fn(|_| if self.may_send(&sender) { Poll::Ready(()) } else { Poll::Pending }).await;
+            let mut buffer = self.worker.take_write_buffer();
+            let is_last = self.fill(&mut buffer, &mut sender);
+            let (written, buffer) = half.write_all(buffer).await;
+            self.worker.return_write_buffer(buffer);
+            written?;
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether there is anything to send.
+    #[inline]
+    fn may_send(&self, sender: &FrameSender) -> bool {
+        if !sender.between_frames() || self.close.get().is_some() {
+            return true;
+        }
+        let in_flight = self.in_flight.borrow().len();
+        match self.worker.stage() {
+            Stage::Sending if in_flight < self.worker.plan.depth => true,
+            Stage::Draining | Stage::Over if in_flight == 0 => true,
+            _ => self.ping.borrow().is_some(),
+        }
+    }
+
+    /// Puts what there is to send into `buffer`, and says whether it ends with a Close frame.
+    #[inline]
+    fn fill(&self, buffer: &mut Vec<u8>, sender: &mut FrameSender) -> bool {
+        let mut rng = self.worker.rng.borrow_mut();
+        let mut in_flight = self.in_flight.borrow_mut();
+        sender.finish(buffer, &self.worker.payloads);
+        if sender.between_frames()
+            && let Some(payload) = self.ping.take()
+        {
+            append_control_frame(OpCode::Pong, &payload, &mut rng, buffer);
+        }
+        let messages_max = if self.close.get().is_none() && self.worker.stage() == Stage::Sending {
+            self.worker.plan.depth - in_flight.len()
+        } else {
+            0
+        };
+        let now = if messages_max > 0 { self.instant() } else { 0 };
+        let begun = sender.begin(buffer, messages_max, &self.worker.payloads, &mut rng);
+        in_flight.sent(now, begun);
+        if !sender.between_frames() {
+            return false;
+        }
+        if in_flight.len() == 0 && self.worker.is_draining() && self.close.get().is_none() {
+            self.close.set(Some(CLOSE_NORMAL));
+        }
+        let Some(code) = self.close.get() else {
+            return false;
+        };
+        append_control_frame(OpCode::Close, &code.to_be_bytes(), &mut rng, buffer);
+        true
+    }
+
+    /// Counts how the connection ended; `None` when the time was over.
+    fn settle(&self, end: Option<End>) {
+        let mut tally = self.worker.tally.borrow_mut();
+        let unanswered = self.in_flight.borrow().len();
+        match end {
+            Some(End::Failed(error)) => {
+                tally.lost += 1;
+                tally.count_error(&error);
+                // Nobody has waited for the messages behind a fault.
+                if error.kind() == ErrorKind::Closed {
+                    tally.count_missing(unanswered);
+                }
+            }
+            Some(End::Closed) | None => tally.count_missing(unanswered),
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The client's side of the opening handshake (RFC 6455 §4.1), without I/O.
+
+use std::fmt::Write;
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use http::header::{
+    CONNECTION, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL,
+    UPGRADE,
+};
+use sha1::{Digest, Sha1};
+use thiserror::Error;
+
+use crate::target::Target;
+
+/// The longest response head that is accepted, in bytes.
+pub(crate) const RESPONSE_HEAD_LEN_MAX: usize = 16 * 1024;
+
+/// The most header fields that a response head may have.
+const RESPONSE_FIELDS_MAX: usize = 100;
+
+const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// Why a response does not open the connection.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub(crate) enum HandshakeError {
+    #[error("the server answered with status {0} instead of 101")]
+    Status(u16),
+    #[error("the answer is not HTTP/1.1: {0}")]
+    NotHttp(httparse::Error),
+    #[error("the response head is longer than {RESPONSE_HEAD_LEN_MAX} bytes")]
+    HeadTooLong,
+    #[error("the response has no header field \"upgrade: websocket\"")]
+    UpgradeMissing,
+    #[error("the response has no header field \"connection: upgrade\"")]
+    ConnectionMissing,
+    #[error("the response's sec-websocket-accept does not belong to the request's key")]
+    AcceptWrong,
+    #[error("the response grants an extension or a subprotocol that was not asked for")]
+    Unasked,
+}
+
+/// The key of one opening handshake.
+#[derive(Debug)]
+pub(crate) struct Handshake {
+    key: String,
+}
+
+impl Handshake {
+    /// A handshake with `nonce` as its key.
+    pub(crate) fn new(nonce: [u8; 16]) -> Self {
+        Self { key: BASE64_STANDARD.encode(nonce) }
+    }
+
+    /// The request.
+    pub(crate) fn request(&self, target: &Target) -> Vec<u8> {
+        let mut head = String::new();
+        write!(
+            head,
+            "GET {} HTTP/1.1\r\n\
+             Host: {}\r\n\
+             Upgrade: websocket\r\n\
+             Connection: Upgrade\r\n\
+             Sec-WebSocket-Key: {}\r\n\
+             Sec-WebSocket-Version: 13\r\n\
+             \r\n",
+            target.path_and_query(),
+            target.host_field(),
+            self.key,
+        )
+        .expect("a String takes everything");
+        head.into_bytes()
+    }
+
+    /// Checks the response, and says how many bytes its head takes; `None` while it is not whole.
+    pub(crate) fn check(&self, response: &[u8]) -> Result<Option<usize>, HandshakeError> {
+        let mut fields = [httparse::EMPTY_HEADER; RESPONSE_FIELDS_MAX];
+        let mut head = httparse::Response::new(&mut fields);
+        let len = match head.parse(response) {
+            Ok(httparse::Status::Complete(len)) if len <= RESPONSE_HEAD_LEN_MAX => len,
+            Ok(httparse::Status::Partial) if response.len() < RESPONSE_HEAD_LEN_MAX => {
+                return Ok(None);
+            }
+            Ok(_) => return Err(HandshakeError::HeadTooLong),
+            Err(error) => return Err(HandshakeError::NotHttp(error)),
+        };
+        match head.code {
+            Some(101) => self.check_fields(head.headers)?,
+            code => return Err(HandshakeError::Status(code.unwrap_or(0))),
+        }
+        Ok(Some(len))
+    }
+
+    fn check_fields(&self, fields: &[httparse::Header<'_>]) -> Result<(), HandshakeError> {
+        if !has_token(fields, &UPGRADE, b"websocket") {
+            return Err(HandshakeError::UpgradeMissing);
+        }
+        if !has_token(fields, &CONNECTION, b"upgrade") {
+            return Err(HandshakeError::ConnectionMissing);
+        }
+        if values(fields, &SEC_WEBSOCKET_ACCEPT).next() != Some(self.accept().as_bytes()) {
+            return Err(HandshakeError::AcceptWrong);
+        }
+        //= https://www.rfc-editor.org/rfc/rfc6455#section-4.1
+        //# If the response includes a |Sec-WebSocket-Extensions| header
+        //# field and this header field indicates the use of an extension
+        //# that was not present in the client's handshake (the server has
+        //# indicated an extension not requested by the client), the client
+        //# MUST _Fail the WebSocket Connection_.
+        let mut unasked = values(fields, &SEC_WEBSOCKET_EXTENSIONS)
+            .chain(values(fields, &SEC_WEBSOCKET_PROTOCOL))
+            .filter(|value| !value.is_empty());
+        if unasked.next().is_some() {
+            return Err(HandshakeError::Unasked);
+        }
+        Ok(())
+    }
+
+    /// The `sec-websocket-accept` that belongs to the key (§4.2.2).
+    fn accept(&self) -> String {
+        let digest = Sha1::new().chain_update(&self.key).chain_update(ACCEPT_GUID).finalize();
+        BASE64_STANDARD.encode(digest)
+    }
+}
+
+fn values<'a>(
+    fields: &'a [httparse::Header<'a>],
+    name: &'a HeaderName,
+) -> impl Iterator<Item = &'a [u8]> {
+    fields
+        .iter()
+        .filter(move |field| field.name.eq_ignore_ascii_case(name.as_str()))
+        .map(|field| field.value.trim_ascii())
+}
+
+/// Whether a header field lists `token`, in whatever case.
+fn has_token(fields: &[httparse::Header<'_>], name: &HeaderName, token: &[u8]) -> bool {
+    values(fields, name)
+        .flat_map(|value| value.split(|byte| *byte == b','))
+        .any(|listed| listed.trim_ascii().eq_ignore_ascii_case(token))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 6455 §1.3: the key is "dGhlIHNhbXBsZSBub25jZQ==".
+    fn sample() -> Handshake {
+        Handshake::new(*b"the sample nonce")
+    }
+
+    const ACCEPTED: &str = "HTTP/1.1 101 Switching Protocols\r\n\
+        upgrade: WebSocket\r\n\
+        connection: keep-alive, Upgrade\r\n\
+        sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
+    #[test]
+    fn request_is_that_of_the_standard() {
+        let target: Target = "ws://[::1]:9000/chat?x=1".parse().unwrap();
+        let request = String::from_utf8(sample().request(&target)).unwrap();
+        assert_eq!(
+            request,
+            "GET /chat?x=1 HTTP/1.1\r\n\
+             Host: [::1]:9000\r\n\
+             Upgrade: websocket\r\n\
+             Connection: Upgrade\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             Sec-WebSocket-Version: 13\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn response_is_accepted_once_it_is_whole() {
+        for len in 0..ACCEPTED.len() {
+            assert_eq!(sample().check(&ACCEPTED.as_bytes()[..len]), Ok(None), "{len} bytes");
+        }
+        let with_frame = [ACCEPTED.as_bytes(), b"\x81\x00"].concat();
+        assert_eq!(sample().check(&with_frame), Ok(Some(ACCEPTED.len())));
+    }
+
+    #[test]
+    fn refusals_are_named() {
+        let grants_extension = ACCEPTED
+            .replace("\r\n\r\n", "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n");
+        for (response, error) in [
+            ("HTTP/1.1 404 Not Found\r\n\r\n", HandshakeError::Status(404)),
+            ("SSH-2.0-OpenSSH\r\n", HandshakeError::NotHttp(httparse::Error::Version)),
+            (&ACCEPTED.replace("WebSocket", "h2c"), HandshakeError::UpgradeMissing),
+            (&ACCEPTED.replace(", Upgrade", ""), HandshakeError::ConnectionMissing),
+            (&ACCEPTED.replace("s3p", "s3q"), HandshakeError::AcceptWrong),
+            (&grants_extension, HandshakeError::Unasked),
+            (&format!("HTTP/1.1 101 {}", "x".repeat(20_000)), HandshakeError::HeadTooLong),
+        ] {
+            assert_eq!(sample().check(response.as_bytes()), Err(error), "{response}");
+        }
+    }
+}

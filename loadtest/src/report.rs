@@ -1,0 +1,431 @@
+//! The result of a run: for people ([`Display`](fmt::Display)) and for programs (JSON, whose shape
+//! `loadtest/report.schema.json` describes).
+
+#![expect(
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "counts stay below 2^52, rates are not negative"
+)]
+
+use std::{fmt, time::Duration};
+
+use serde::Serialize;
+
+use crate::{
+    cpu_list,
+    latency::Latencies,
+    payload::PayloadKind,
+    plan::Plan,
+    process_usage::ProcessUsage,
+    run::WindowUsage,
+    tally::{Cause, ErrorCounts, Tally},
+};
+
+/// A thread that is busy for this part of the window may have kept the server waiting.
+const BUSY_MAX: f64 = 0.95;
+
+/// The result of a run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Of this program.
+    pub version: &'static str,
+    /// Where to.
+    pub url: String,
+    /// What the generator waits with: `io_uring` or `epoll`.
+    pub driver: &'static str,
+    /// Of the generator.
+    pub threads: usize,
+    /// The CPUs that the threads were pinned to; `None` if they were not.
+    pub cpus: Option<Vec<usize>>,
+    /// How many.
+    pub connections: Connections,
+    /// Messages in flight on each connection.
+    pub depth: usize,
+    /// Bytes of payload of each message.
+    pub payload_bytes: usize,
+    /// Whether the messages were texts.
+    pub text: bool,
+    /// Load before the measured window.
+    pub warmup_seconds: f64,
+    /// Length of the measured window; shorter than planned if the run ended early.
+    pub duration_seconds: f64,
+    /// Whether somebody ended the run early.
+    pub interrupted: bool,
+    /// Correct echoes that arrived in the measured window.
+    pub messages: u64,
+    /// Correct echoes in the whole run, warm-up included.
+    pub messages_total: u64,
+    /// `messages`, for each second.
+    pub messages_per_second: f64,
+    /// Payload of these echoes, in 10^6 bytes for each second.
+    pub payload_megabytes_per_second: f64,
+    /// Of the messages that were sent in the measured window; `None` if none was answered.
+    pub latency_us: Option<LatencyReport>,
+    /// In the whole run, warm-up included.
+    pub errors: ErrorCounts,
+    /// Why errors happened: the most frequent causes.
+    pub causes: Vec<Cause>,
+    /// What the generator used in the measured window.
+    pub generator: Option<UsageReport>,
+    /// What the server used in the measured window, if its process was named.
+    pub server: Option<UsageReport>,
+    /// The process that was named.
+    #[serde(skip)]
+    server_pid: Option<u32>,
+}
+
+/// How many connections there were.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Connections {
+    /// As the plan says.
+    pub requested: usize,
+    /// Those whose opening handshake succeeded.
+    pub opened: u64,
+    /// Of these, those that an error ended.
+    pub lost: u64,
+}
+
+/// Latencies, in microseconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct LatencyReport {
+    /// Half of the messages took at most this long, and so on.
+    pub p50: f64,
+    /// 90 %
+    pub p90: f64,
+    /// 99 %
+    pub p99: f64,
+    /// 99.9 %
+    pub p99_9: f64,
+    /// 99.99 %
+    pub p99_99: f64,
+    /// The longest.
+    pub max: f64,
+    /// The mean.
+    pub mean: f64,
+    /// How many messages that is.
+    pub samples: u64,
+}
+
+/// What a process used in the measured window.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct UsageReport {
+    /// The process.
+    pub pid: u32,
+    /// CPU time for each message, in microseconds; `None` if there was no message.
+    pub cpu_us_per_message: Option<CpuReport>,
+    /// CPU time for each second: 1.0 is one CPU that never rests.
+    pub cpus_busy: f64,
+    /// Memory at the end of the window.
+    pub resident_bytes: u64,
+    /// The most memory since the process started.
+    pub resident_peak_bytes: u64,
+}
+
+/// CPU time.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct CpuReport {
+    /// In the program.
+    pub user: f64,
+    /// In the kernel.
+    pub system: f64,
+    /// Both.
+    pub total: f64,
+}
+
+impl Report {
+    pub(crate) fn new(
+        plan: &Plan,
+        tally: &Tally,
+        measured: Duration,
+        interrupted: bool,
+        window: &WindowUsage,
+    ) -> Self {
+        let messages = tally.echoes_measured;
+        let messages_per_second = per_second(messages as f64, measured);
+        let usage = |pid, usage_at| UsageReport::new(pid, usage_at, measured, messages);
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            url: plan.target.url().to_owned(),
+            driver: if monoio::utils::detect_uring() { "io_uring" } else { "epoll" },
+            threads: plan.threads,
+            cpus: (!plan.cpus.is_empty()).then(|| plan.cpus.clone()),
+            connections: Connections {
+                requested: plan.connections,
+                opened: tally.opened,
+                lost: tally.lost,
+            },
+            depth: plan.depth,
+            payload_bytes: plan.payload_len,
+            text: plan.payload_kind == PayloadKind::Text,
+            warmup_seconds: plan.warmup.as_secs_f64(),
+            duration_seconds: measured.as_secs_f64(),
+            interrupted,
+            messages,
+            messages_total: tally.echoes,
+            messages_per_second: rounded(messages_per_second),
+            payload_megabytes_per_second: rounded(
+                messages_per_second * plan.payload_len as f64 / 1e6,
+            ),
+            latency_us: LatencyReport::new(&tally.latencies),
+            errors: tally.errors,
+            causes: tally.causes(),
+            generator: window.generator.map(|usage_at| usage(std::process::id(), usage_at)),
+            server_pid: plan.server_pid,
+            server: plan.server_pid.zip(window.server).map(|(pid, usage_at)| usage(pid, usage_at)),
+        }
+    }
+
+    /// Whether there were echoes, all of them correct, and nothing else went wrong.
+    pub fn is_success(&self) -> bool {
+        self.errors.total == 0 && self.messages > 0
+    }
+
+    /// What somebody should know who is about to believe the numbers.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.connections.opened == 0 && self.interrupted {
+            warnings.push("interrupted before a connection was open".to_owned());
+        } else if self.connections.opened == 0 {
+            let cause = self.causes.first().map_or_else(String::new, |cause| format!(": {cause}"));
+            warnings.push(format!("no connection to {} could be opened{cause}", self.url));
+        } else if self.messages == 0 {
+            warnings.push("no correct echo arrived in the measured window".to_owned());
+        }
+        if let (Some(pid), None) = (self.server_pid, self.server)
+            && self.messages > 0
+        {
+            warnings.push(format!(
+                "--server-pid {pid}: the process had ended before the measured window did"
+            ));
+        }
+        let busy = self.generator.map_or(0.0, |generator| generator.cpus_busy);
+        if busy > BUSY_MAX * self.threads as f64 {
+            warnings.push(format!(
+                "the generator was busy all the time ({busy:.2} CPUs of {}): the server may be \
+                 able to do more; give the generator more with --threads or --cpus",
+                self.threads
+            ));
+        }
+        warnings
+    }
+}
+
+impl LatencyReport {
+    fn new(latencies: &Latencies) -> Option<Self> {
+        (latencies.samples() > 0).then(|| Self {
+            p50: latencies.quantile_us(0.5),
+            p90: latencies.quantile_us(0.9),
+            p99: latencies.quantile_us(0.99),
+            p99_9: latencies.quantile_us(0.999),
+            p99_99: latencies.quantile_us(0.9999),
+            max: latencies.max_us(),
+            mean: latencies.mean_us(),
+            samples: latencies.samples(),
+        })
+    }
+}
+
+impl UsageReport {
+    fn new(
+        pid: u32,
+        [before, after]: [ProcessUsage; 2],
+        measured: Duration,
+        messages: u64,
+    ) -> Self {
+        let user = after.user.saturating_sub(before.user);
+        let system = after.system.saturating_sub(before.system);
+        let per_message = |time: Duration| rounded(time.as_secs_f64() * 1e6 / messages as f64);
+        Self {
+            pid,
+            cpu_us_per_message: (messages > 0).then(|| CpuReport {
+                user: per_message(user),
+                system: per_message(system),
+                total: per_message(user + system),
+            }),
+            cpus_busy: rounded(per_second((user + system).as_secs_f64(), measured)),
+            resident_bytes: after.resident,
+            resident_peak_bytes: after.resident_peak,
+        }
+    }
+}
+
+fn per_second(amount: f64, time: Duration) -> f64 {
+    if time.is_zero() { 0.0 } else { amount / time.as_secs_f64() }
+}
+
+/// To three decimals.
+fn rounded(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.url)?;
+        self.write_setting(f)?;
+        writeln!(f)?;
+        writeln!(
+            f,
+            "  messages    {} in {:.2} s: {} messages/s, {:.1} MB/s each way",
+            grouped(self.messages),
+            self.duration_seconds,
+            rate(self.messages_per_second),
+            self.payload_megabytes_per_second,
+        )?;
+        if let Some(latency) = &self.latency_us {
+            writeln!(f, "  latency     {latency}")?;
+        }
+        if let Some(server) = &self.server {
+            writeln!(f, "  server      {server}")?;
+        }
+        if let Some(generator) = &self.generator {
+            writeln!(f, "  generator   {generator}")?;
+        }
+        writeln!(f, "  errors      {}", self.errors)?;
+        for cause in &self.causes {
+            writeln!(f, "              {cause}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Report {
+    fn write_setting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Connections { requested, opened, lost } = self.connections;
+        write!(f, "  {}", counted(opened, "connection"))?;
+        if opened < requested as u64 {
+            write!(f, " (of {})", grouped(requested as u64))?;
+        }
+        if lost > 0 {
+            write!(f, " ({} lost)", grouped(lost))?;
+        }
+        write!(
+            f,
+            " x depth {} x {} {}, {} on {}",
+            grouped(self.depth as u64),
+            bytes(self.payload_bytes as u64),
+            if self.text { "text" } else { "binary" },
+            counted(self.threads as u64, "thread"),
+            self.driver,
+        )?;
+        if let Some(cpus) = &self.cpus {
+            write!(f, ", CPUs {}", cpu_list::format(cpus))?;
+        }
+        writeln!(f)?;
+        if self.interrupted {
+            writeln!(f, "  interrupted: only what was measured until then")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for LatencyReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { p50, p90, p99, p99_9, p99_99, max, .. } = self;
+        write!(
+            f,
+            "p50 {p50:.1}  p90 {p90:.1}  p99 {p99:.1}  p99.9 {p99_9:.1}  p99.99 {p99_99:.1}  \
+             max {max:.1} us"
+        )
+    }
+}
+
+impl fmt::Display for UsageReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(CpuReport { user, system, total }) = self.cpu_us_per_message {
+            write!(f, "{total:.2} us of CPU per message ({user:.2} user, {system:.2} system), ")?;
+        }
+        write!(
+            f,
+            "{:.2} CPUs busy, {} of memory (peak {})",
+            self.cpus_busy,
+            bytes(self.resident_bytes),
+            bytes(self.resident_peak_bytes),
+        )
+    }
+}
+
+impl fmt::Display for ErrorCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { connect, handshake, timeout, wrong, missing, closed, protocol, total } = *self;
+        if total == 0 {
+            return f.write_str("none");
+        }
+        let mut separator = "";
+        for (count, kind) in [
+            (connect, "connect"),
+            (handshake, "handshake"),
+            (timeout, "timeout"),
+            (wrong, "wrong"),
+            (missing, "missing"),
+            (closed, "closed"),
+            (protocol, "protocol"),
+        ] {
+            if count > 0 {
+                write!(f, "{separator}{} {kind}", grouped(count))?;
+                separator = ", ";
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A number with commas between groups of three digits.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.char_indices() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn bytes(number: u64) -> String {
+    bytesize::ByteSize(number).display().iec().to_string()
+}
+
+fn counted(number: u64, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {what}{plural}", grouped(number))
+}
+
+/// A rate, with a decimal where that says something.
+fn rate(per_second: f64) -> String {
+    if per_second < 100.0 { format!("{per_second:.1}") } else { grouped(per_second.round() as u64) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_are_grouped() {
+        for (number, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1000, "1,000"),
+            (123_456, "123,456"),
+            (1_000_000, "1,000,000"),
+        ] {
+            assert_eq!(grouped(number), text);
+        }
+    }
+
+    #[test]
+    fn small_rates_have_a_decimal() {
+        for (per_second, text) in [(0.0, "0.0"), (2.67, "2.7"), (123.4, "123"), (9999.6, "10,000")]
+        {
+            assert_eq!(rate(per_second), text);
+        }
+    }
+
+    #[test]
+    fn only_errors_that_happened_are_listed() {
+        let mut errors = ErrorCounts::default();
+        assert_eq!(errors.to_string(), "none");
+        errors = ErrorCounts { wrong: 1, missing: 2000, total: 2001, ..errors };
+        assert_eq!(errors.to_string(), "1 wrong, 2,000 missing");
+    }
+}

@@ -1,0 +1,185 @@
+//! A run from its first connection to its report: starts the threads, keeps the schedule, and
+//! adds up what the threads have counted.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use thiserror::Error;
+
+use crate::{
+    plan::{Plan, Schedule},
+    process_usage::ProcessUsage,
+    progress::Progress,
+    report::{Report, grouped},
+    tally::Tally,
+    worker::{self, Gauges},
+};
+
+/// Between the start of the load and that of the warm-up, so that each thread has noticed it.
+const START_LEAD: Duration = Duration::from_millis(20);
+
+/// How often the main thread looks whether the run has to end early.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Why a run came to nothing.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// A thread could not be started.
+    #[error("cannot start a thread: {0}; try fewer --threads")]
+    Spawn(io::Error),
+    /// A thread's runtime failed.
+    #[error("a thread could not run: {0}")]
+    Thread(io::Error),
+    /// A thread panicked, and has said why.
+    #[error("a thread panicked")]
+    Panic,
+}
+
+/// Carries out a plan. When `interrupted` becomes true, the run ends early.
+pub fn run(
+    plan: Plan,
+    interrupted: &AtomicBool,
+    progress: &mut Progress,
+) -> Result<Report, RunError> {
+    let plan = Arc::new(plan);
+    let schedule = Arc::new(Schedule::default());
+    let mut run = Run {
+        threads: Vec::with_capacity(plan.threads),
+        plan,
+        schedule,
+        interrupted,
+        progress,
+        echoes_shown: 0,
+    };
+    run.start_threads()?;
+    run.wait_for_connections();
+    let window = run.wait_for_window();
+    let tally = run.join()?;
+    run.progress.clear();
+    let measured = run.schedule.measured();
+    let interrupted = interrupted.load(Relaxed);
+    Ok(Report::new(&run.plan, &tally, measured, interrupted, &window))
+}
+
+/// What the processes have used, at the beginning and at the end of the measured window.
+#[derive(Debug, Default)]
+pub(crate) struct WindowUsage {
+    pub(crate) generator: Option<[ProcessUsage; 2]>,
+    pub(crate) server: Option<[ProcessUsage; 2]>,
+}
+
+struct Run<'r> {
+    plan: Arc<Plan>,
+    schedule: Arc<Schedule>,
+    threads: Vec<Thread>,
+    interrupted: &'r AtomicBool,
+    progress: &'r mut Progress,
+    echoes_shown: u64,
+}
+
+struct Thread {
+    handle: JoinHandle<io::Result<Tally>>,
+    gauges: Arc<Gauges>,
+}
+
+impl Run<'_> {
+    fn start_threads(&mut self) -> Result<(), RunError> {
+        for number in 0..self.plan.threads {
+            let gauges = Arc::new(Gauges::default());
+            let (plan, schedule, shared) =
+                (Arc::clone(&self.plan), Arc::clone(&self.schedule), Arc::clone(&gauges));
+            let handle = thread::Builder::new()
+                .name(format!("loadtest-{number}"))
+                .spawn(move || worker::run(plan, schedule, shared, number))
+                .map_err(RunError::Spawn)?;
+            self.threads.push(Thread { handle, gauges });
+        }
+        Ok(())
+    }
+
+    fn sum(&self, gauge: impl Fn(&Gauges) -> &AtomicU64) -> u64 {
+        self.threads.iter().map(|thread| gauge(&thread.gauges).load(Relaxed)).sum()
+    }
+
+    /// Whether the run has to end: somebody wants it to, or a thread has nothing left to do.
+    fn ends_early(&self) -> bool {
+        self.interrupted.load(Relaxed)
+            || self.threads.iter().any(|thread| thread.handle.is_finished())
+    }
+
+    fn wait_for_connections(&mut self) {
+        let requested = self.plan.connections;
+        while self.sum(|gauges| &gauges.tried) < requested as u64 && !self.ends_early() {
+            thread::sleep(Duration::from_millis(1));
+            let open = self.sum(|gauges| &gauges.open);
+            self.progress.show(|_| format!("{open} of {requested} connections are open"));
+        }
+    }
+
+    /// Lets the load run, and measures the processes at both ends of the measured window.
+    fn wait_for_window(&mut self) -> WindowUsage {
+        let mut window = WindowUsage::default();
+        if !self.ends_early() && self.sum(|gauges| &gauges.open) > 0 {
+            self.schedule.start(START_LEAD + self.plan.warmup, self.plan.duration);
+            self.wait_until(self.schedule.begin(), "warm-up");
+            let before = self.usage();
+            self.wait_until(self.schedule.end(), "measuring");
+            let after = self.usage();
+            window.generator = before.0.zip(after.0).map(<[_; 2]>::from);
+            window.server = before.1.zip(after.1).map(<[_; 2]>::from);
+        }
+        self.schedule.stop();
+        window
+    }
+
+    fn usage(&self) -> (Option<ProcessUsage>, Option<ProcessUsage>) {
+        let server = self.plan.server_pid.and_then(|pid| ProcessUsage::read(pid).ok());
+        (ProcessUsage::read(std::process::id()).ok(), server)
+    }
+
+    /// Waits until the instant `until`, or until the run has to end early.
+    fn wait_until(&mut self, until: u64, what: &str) {
+        loop {
+            let now = self.schedule.now();
+            let all_closed = self.sum(|gauges| &gauges.open) == 0;
+            if now >= until || all_closed || self.ends_early() {
+                return;
+            }
+            let remaining = Duration::from_nanos(until - now);
+            self.show_load(what, remaining);
+            thread::sleep(remaining.min(POLL_INTERVAL));
+        }
+    }
+
+    fn show_load(&mut self, what: &str, remaining: Duration) {
+        let echoes = self.sum(|gauges| &gauges.echoes);
+        let open = self.sum(|gauges| &gauges.open);
+        let errors = self.sum(|gauges| &gauges.errors);
+        let shown = &mut self.echoes_shown;
+        self.progress.show(|since_last| {
+            let rate = u128::from(echoes - *shown) * 1000 / since_last.as_millis().max(1);
+            *shown = echoes;
+            format!(
+                "{what}, {} s left: {} messages/s, {open} connections, {errors} errors",
+                remaining.as_secs() + 1,
+                grouped(rate as u64),
+            )
+        });
+    }
+
+    fn join(&mut self) -> Result<Tally, RunError> {
+        let mut total = Tally::default();
+        for thread in self.threads.drain(..) {
+            let tally = thread.handle.join().map_err(|_| RunError::Panic)?;
+            total.merge(tally.map_err(RunError::Thread)?);
+        }
+        Ok(total)
+    }
+}

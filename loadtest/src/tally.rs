@@ -1,0 +1,262 @@
+//! What a thread has counted, and how the counts of all threads add up.
+
+use std::{collections::BTreeMap, fmt, io, time::Duration};
+
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::{
+    handshake::HandshakeError,
+    latency::Latencies,
+    verifier::{Violation, WrongEcho},
+};
+
+/// The most different causes of errors that are kept apart; further ones are only counted.
+const CAUSES_MAX: usize = 16;
+
+/// What can go wrong with one connection.
+#[derive(Debug, Error)]
+pub(crate) enum ConnectionError {
+    #[error("{}", explain_connect(.0))]
+    Connect(io::Error),
+    #[error("{0}")]
+    Handshake(#[from] HandshakeError),
+    #[error("the server closed the connection during the opening handshake")]
+    HandshakeCutOff,
+    #[error("the connection was not open after {0:?}")]
+    OpeningTimeout(Duration),
+    #[error("{0}")]
+    Wrong(WrongEcho),
+    #[error("{0}")]
+    Violation(Violation),
+    #[error("the server sent a Close frame with {}", describe_code(*.0))]
+    ClosedWith(Option<u16>),
+    #[error("the server ended the connection without a Close frame")]
+    EndOfStream,
+    #[error("the connection broke: {0}")]
+    Broken(io::Error),
+}
+
+fn describe_code(code: Option<u16>) -> String {
+    code.map_or_else(|| "no code".to_owned(), |code| format!("code {code}"))
+}
+
+/// The cause, and the command that mends it where there is one.
+fn explain_connect(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrNotAvailable => format!(
+            "{error}; no local port is left for another connection to this address: \
+             sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\""
+        ),
+        _ if error.raw_os_error() == Some(nix::errno::Errno::EMFILE as i32) => {
+            format!("{error}; raise the limit on open files: ulimit -n 1048576")
+        }
+        _ => error.to_string(),
+    }
+}
+
+/// The kinds that errors are counted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorKind {
+    /// TCP could not connect.
+    Connect,
+    /// The answer to the opening handshake does not open the connection.
+    Handshake,
+    /// Opening the connection took too long.
+    Timeout,
+    /// An echo is not its message. The connection is given up.
+    Wrong,
+    /// A message was sent and its echo never came.
+    Missing,
+    /// The server ended the connection before its time.
+    Closed,
+    /// The server violated RFC 6455. The connection is given up.
+    Protocol,
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connect => "connect",
+            Self::Handshake => "handshake",
+            Self::Timeout => "timeout",
+            Self::Wrong => "wrong",
+            Self::Missing => "missing",
+            Self::Closed => "closed",
+            Self::Protocol => "protocol",
+        })
+    }
+}
+
+impl ConnectionError {
+    pub(crate) fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Connect(_) => ErrorKind::Connect,
+            Self::Handshake(_) | Self::HandshakeCutOff => ErrorKind::Handshake,
+            Self::OpeningTimeout(_) => ErrorKind::Timeout,
+            Self::Wrong(_) => ErrorKind::Wrong,
+            Self::Violation(_) => ErrorKind::Protocol,
+            Self::ClosedWith(_) | Self::EndOfStream | Self::Broken(_) => ErrorKind::Closed,
+        }
+    }
+}
+
+/// How often each kind of error happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ErrorCounts {
+    /// [`ErrorKind::Connect`]
+    pub connect: u64,
+    /// [`ErrorKind::Handshake`]
+    pub handshake: u64,
+    /// [`ErrorKind::Timeout`]
+    pub timeout: u64,
+    /// [`ErrorKind::Wrong`]
+    pub wrong: u64,
+    /// [`ErrorKind::Missing`]
+    pub missing: u64,
+    /// [`ErrorKind::Closed`]
+    pub closed: u64,
+    /// [`ErrorKind::Protocol`]
+    pub protocol: u64,
+    /// All of them.
+    pub total: u64,
+}
+
+impl ErrorCounts {
+    fn add(&mut self, kind: ErrorKind, count: u64) {
+        let counter = match kind {
+            ErrorKind::Connect => &mut self.connect,
+            ErrorKind::Handshake => &mut self.handshake,
+            ErrorKind::Timeout => &mut self.timeout,
+            ErrorKind::Wrong => &mut self.wrong,
+            ErrorKind::Missing => &mut self.missing,
+            ErrorKind::Closed => &mut self.closed,
+            ErrorKind::Protocol => &mut self.protocol,
+        };
+        *counter += count;
+        self.total += count;
+    }
+}
+
+/// What a thread has counted.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    /// Connections whose opening handshake succeeded.
+    pub(crate) opened: u64,
+    /// Opened connections that an error ended.
+    pub(crate) lost: u64,
+    /// Correct echoes that arrived, in all.
+    pub(crate) echoes: u64,
+    /// Correct echoes that arrived in the measured window.
+    pub(crate) echoes_measured: u64,
+    /// Of the messages that were sent in the measured window.
+    pub(crate) latencies: Latencies,
+    pub(crate) errors: ErrorCounts,
+    causes: BTreeMap<(ErrorKind, String), u64>,
+}
+
+impl Tally {
+    /// Counts what went wrong with one connection.
+    #[cold]
+    pub(crate) fn count_error(&mut self, error: &ConnectionError) {
+        self.count(error.kind(), error.to_string(), 1);
+    }
+
+    /// Counts messages whose echo never came.
+    #[cold]
+    pub(crate) fn count_missing(&mut self, messages: usize) {
+        self.errors.add(ErrorKind::Missing, messages as u64);
+    }
+
+    fn count(&mut self, kind: ErrorKind, cause: String, count: u64) {
+        self.errors.add(kind, count);
+        self.note_cause((kind, cause), count);
+    }
+
+    fn note_cause(&mut self, cause: (ErrorKind, String), count: u64) {
+        let known = self.causes.len();
+        if known < CAUSES_MAX || self.causes.contains_key(&cause) {
+            *self.causes.entry(cause).or_default() += count;
+        }
+    }
+
+    /// Adds another thread's.
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.opened += other.opened;
+        self.lost += other.lost;
+        self.echoes += other.echoes;
+        self.echoes_measured += other.echoes_measured;
+        self.latencies.merge(&other.latencies);
+        let errors = other.errors;
+        for (kind, count) in [
+            (ErrorKind::Connect, errors.connect),
+            (ErrorKind::Handshake, errors.handshake),
+            (ErrorKind::Timeout, errors.timeout),
+            (ErrorKind::Wrong, errors.wrong),
+            (ErrorKind::Missing, errors.missing),
+            (ErrorKind::Closed, errors.closed),
+            (ErrorKind::Protocol, errors.protocol),
+        ] {
+            self.errors.add(kind, count);
+        }
+        for (cause, count) in other.causes {
+            self.note_cause(cause, count);
+        }
+    }
+
+    /// Why errors happened, most frequent first, as far as they were kept apart.
+    pub(crate) fn causes(&self) -> Vec<Cause> {
+        let mut causes: Vec<Cause> = self
+            .causes
+            .iter()
+            .map(|((kind, cause), count)| Cause {
+                kind: *kind,
+                cause: cause.clone(),
+                count: *count,
+            })
+            .collect();
+        causes.sort_by_key(|cause| std::cmp::Reverse(cause.count));
+        causes
+    }
+}
+
+/// One reason for errors.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Cause {
+    /// The kind that it is counted under.
+    pub kind: ErrorKind,
+    /// What happened.
+    pub cause: String,
+    /// How often.
+    pub count: u64,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} ({}x)", self.kind, self.cause, self.count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_bounded_and_counts_are_not() {
+        let mut total = Tally::default();
+        for thread in 0..2 {
+            let mut tally = Tally::default();
+            for at in 0..100 {
+                let wrong = WrongEcho::TooShort(at + 50 * thread);
+                tally.count_error(&ConnectionError::Wrong(wrong));
+            }
+            tally.count_missing(7);
+            total.merge(tally);
+        }
+        assert_eq!(total.errors.wrong, 200);
+        assert_eq!(total.errors.missing, 14);
+        assert_eq!(total.errors.total, 214);
+        assert_eq!(total.causes().len(), CAUSES_MAX);
+    }
+}

@@ -1,0 +1,262 @@
+//! One thread: its runtime, its connections, and the stages that they go through together.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::{Future, poll_fn},
+    io,
+    pin::pin,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Poll, Waker},
+    time::Duration,
+};
+
+use monoio::{
+    FusionDriver, FusionRuntime, IoUringDriver, LegacyDriver, RuntimeBuilder,
+    time::{TimeDriver, sleep},
+};
+use rand::{SeedableRng, rngs::SmallRng};
+
+use crate::{
+    client,
+    latency::InFlight,
+    payload::Payloads,
+    plan::{GRACE_MAX, GRACE_QUIET, Plan, Schedule},
+    tally::Tally,
+};
+
+/// Connections that a thread opens at the same time; listen queues are often not longer than 128.
+const OPENING_MAX: usize = 64;
+
+/// How often a thread looks at the schedule and publishes its counts. No message waits for it:
+/// which of them are measured is decided by their own instants.
+const TICK: Duration = Duration::from_millis(5);
+
+/// What a thread's connections are doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Connections are opened; nothing is sent.
+    Opening,
+    /// Each connection keeps its messages in flight.
+    Sending,
+    /// Nothing new is sent. Connections wait for their echoes, and close.
+    Draining,
+    /// Nobody waits any longer.
+    Over,
+}
+
+/// What a thread shows of itself while it runs.
+#[derive(Debug, Default)]
+pub(crate) struct Gauges {
+    /// Connections whose opening has succeeded or failed.
+    pub(crate) tried: AtomicU64,
+    /// Connections that are open.
+    pub(crate) open: AtomicU64,
+    /// Correct echoes so far.
+    pub(crate) echoes: AtomicU64,
+    /// Errors so far.
+    pub(crate) errors: AtomicU64,
+}
+
+/// What the connections of one thread share.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) schedule: Arc<Schedule>,
+    pub(crate) payloads: Payloads,
+    pub(crate) rng: RefCell<SmallRng>,
+    pub(crate) tally: RefCell<Tally>,
+    gauges: Arc<Gauges>,
+    stage: Cell<Stage>,
+    /// Connections that have not been begun to open.
+    unopened: Cell<usize>,
+    tried: Cell<u64>,
+    open: Cell<u64>,
+    last_received: Cell<u64>,
+    /// Of all connections' tasks, to be woken when the stage changes.
+    wakers: RefCell<Vec<Waker>>,
+    /// Write buffers that are not in use. As few as possible are, the last returned first, so that
+    /// they stay in the cache.
+    write_buffers: RefCell<Vec<Vec<u8>>>,
+}
+
+/// Runs thread number `thread` of the plan until all of its connections have ended.
+pub(crate) fn run(
+    plan: Arc<Plan>,
+    schedule: Arc<Schedule>,
+    gauges: Arc<Gauges>,
+    thread: usize,
+) -> io::Result<Tally> {
+    if let Some(cpu) = plan.cpu_of(thread) {
+        monoio::utils::bind_to_cpu_set([cpu])?;
+    }
+    build_runtime()?.block_on(async move {
+        let worker = Rc::new(Worker::new(plan, schedule, gauges, thread));
+        worker.open_connections();
+        worker.conduct().await;
+        Ok(worker.tally.take())
+    })
+}
+
+type Runtime = FusionRuntime<TimeDriver<IoUringDriver>, TimeDriver<LegacyDriver>>;
+
+/// A runtime on `io_uring`, or on epoll where that is not available.
+fn build_runtime() -> io::Result<Runtime> {
+    // Completions are worked on when the thread asks for them, not in the middle of its work.
+    let mut frugal = io_uring_monoio::IoUring::builder();
+    frugal.setup_single_issuer().setup_defer_taskrun();
+    let builder = RuntimeBuilder::<FusionDriver>::new().enable_timer();
+    // Kernels before 6.1 refuse these flags.
+    builder
+        .uring_builder(frugal)
+        .build()
+        .or_else(|_| RuntimeBuilder::<FusionDriver>::new().enable_timer().build())
+}
+
+impl Worker {
+    fn new(plan: Arc<Plan>, schedule: Arc<Schedule>, gauges: Arc<Gauges>, thread: usize) -> Self {
+        let mut rng = SmallRng::from_rng(&mut rand::rng());
+        Self {
+            payloads: Payloads::new(plan.payload_kind, plan.payload_len, &mut rng),
+            unopened: Cell::new(plan.connections_of(thread)),
+            plan,
+            schedule,
+            gauges,
+            rng: RefCell::new(rng),
+            tally: RefCell::default(),
+            stage: Cell::new(Stage::Opening),
+            tried: Cell::new(0),
+            open: Cell::new(0),
+            last_received: Cell::new(0),
+            wakers: RefCell::default(),
+            write_buffers: RefCell::default(),
+        }
+    }
+
+    /// Starts to open all connections, a bounded number at a time.
+    fn open_connections(self: &Rc<Self>) {
+        for _ in 0..OPENING_MAX.min(self.unopened.get()) {
+            let worker = Rc::clone(self);
+            monoio::spawn(async move { worker.open_one_after_another().await });
+        }
+    }
+
+    async fn open_one_after_another(self: Rc<Self>) {
+        while self.stage() == Stage::Opening && self.unopened.get() > 0 {
+            self.unopened.set(self.unopened.get() - 1);
+            let opened = client::open(&self).await;
+            self.tried.set(self.tried.get() + 1);
+            match opened {
+                Ok(connection) => {
+                    self.tally.borrow_mut().opened += 1;
+                    self.open.set(self.open.get() + 1);
+                    let worker = Rc::clone(&self);
+                    monoio::spawn(async move {
+                        client::drive(connection, &worker).await;
+                        worker.open.set(worker.open.get() - 1);
+                    });
+                }
+                Err(error) => self.tally.borrow_mut().count_error(&error),
+            }
+        }
+    }
+
+    /// Follows the schedule until all connections have ended.
+    async fn conduct(&self) {
+        loop {
+            sleep(TICK).await;
+            let stage = self.next_stage(self.schedule.now());
+            if stage != self.stage() {
+                self.stage.set(stage);
+                // A task that has ended takes no notice.
+                self.wakers.borrow().iter().for_each(Waker::wake_by_ref);
+            }
+            self.publish();
+            if self.is_draining() && self.open.get() == 0 {
+                return;
+            }
+        }
+    }
+
+    fn next_stage(&self, now: u64) -> Stage {
+        if self.schedule.has_ended(now) {
+            let drained_for = now - self.schedule.end().min(now);
+            let quiet_for = drained_for.min(now - self.last_received.get().min(now));
+            if u128::from(quiet_for) > GRACE_QUIET.as_nanos()
+                || u128::from(drained_for) > GRACE_MAX.as_nanos()
+            {
+                return Stage::Over;
+            }
+            return Stage::Draining;
+        }
+        if self.schedule.has_started() { Stage::Sending } else { Stage::Opening }
+    }
+
+    fn publish(&self) {
+        let tally = self.tally.borrow();
+        self.gauges.tried.store(self.tried.get(), Relaxed);
+        self.gauges.open.store(self.open.get(), Relaxed);
+        self.gauges.echoes.store(tally.echoes, Relaxed);
+        self.gauges.errors.store(tally.errors.total, Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn stage(&self) -> Stage {
+        self.stage.get()
+    }
+
+    /// Whether the load has ended.
+    #[inline]
+    pub(crate) fn is_draining(&self) -> bool {
+        matches!(self.stage(), Stage::Draining | Stage::Over)
+    }
+
+    /// The output of `future`, or `None` when the time is over before. To be used once in a task,
+    /// which is woken whenever the stage changes.
+    pub(crate) async fn until_over<F: Future>(&self, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        let mut registered = false;
+        poll_fn(|cx| {
+            if self.stage() == Stage::Over {
+                return Poll::Ready(None);
+            }
+            if !registered {
+                self.wakers.borrow_mut().push(cx.waker().clone());
+                registered = true;
+            }
+            future.as_mut().poll(cx).map(Some)
+        })
+        .await
+    }
+
+    /// Counts `echoes` that a connection received at the instant `now`.
+    #[inline]
+    pub(crate) fn count_echoes(&self, in_flight: &mut InFlight, echoes: usize, now: u64) {
+        let mut tally = self.tally.borrow_mut();
+        self.last_received.set(now);
+        tally.echoes += echoes as u64;
+        if self.schedule.measures(now) {
+            tally.echoes_measured += echoes as u64;
+        }
+        in_flight.answered(echoes, |sent_at, messages| {
+            if self.schedule.measures(sent_at) {
+                tally.latencies.record(now.saturating_sub(sent_at), messages);
+            }
+        });
+    }
+
+    /// An empty buffer to build a write in.
+    #[inline]
+    pub(crate) fn take_write_buffer(&self) -> Vec<u8> {
+        self.write_buffers.borrow_mut().pop().unwrap_or_default()
+    }
+
+    #[inline]
+    pub(crate) fn return_write_buffer(&self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        self.write_buffers.borrow_mut().push(buffer);
+    }
+}

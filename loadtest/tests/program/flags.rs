@@ -1,0 +1,126 @@
+//! Refusals: each names the flag, the value and what is allowed, and exits with code 2.
+
+use std::process::Command;
+
+use crate::{invocation::program, servers::Server};
+
+/// Where nobody listens; nothing is sent there.
+const URL: &str = "ws://127.0.0.1:9/";
+
+#[track_caller]
+fn assert_refused(arguments: &str, message: &str) {
+    let output = program(arguments).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{arguments}: {stderr}");
+    let first_line = stderr.lines().next();
+    assert_eq!(first_line, Some(&*format!("error: {message}")), "{arguments}");
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn values_out_of_range_are_refused_with_the_range() {
+    let number = |range| format!("expected a number from {range}");
+    let size = "expected a size from 0 B to 1.0 GiB".to_owned();
+    let time = |range| format!("expected a duration from {range}");
+    for (flag, placeholder, values, expected) in [
+        (
+            "--connections",
+            "N",
+            &["0", "1000001", "-1", "many", "1.5"][..],
+            number("1 to 1,000,000"),
+        ),
+        ("--depth", "N", &["0", "65537", "x"], number("1 to 65,536")),
+        ("--threads", "N", &["0", "1025"], number("1 to 1,024")),
+        ("--payload", "SIZE", &["2GiB", "1073741825", "big", "-1"], size),
+        ("--duration", "TIME", &["0s", "9ms", "2days", "10", "soon"], time("10ms to 1day")),
+        ("--warmup", "TIME", &["2h", "1", "soon"], time("0s to 1h")),
+        ("--opening-timeout", "TIME", &["0s", "2h"], time("1ms to 1h")),
+    ] {
+        for value in values {
+            assert_refused(
+                &format!("{URL} {flag}={value}"),
+                &format!("invalid value '{value}' for '{flag} <{placeholder}>': {expected}"),
+            );
+        }
+    }
+}
+
+#[test]
+fn urls_that_cannot_be_driven_are_refused_with_the_reason() {
+    for (url, reason) in [
+        ("wss://localhost/", "wss:// is not supported yet; use ws://"),
+        ("http://localhost/", "the scheme has to be ws://; expected ws://HOST[:PORT][/PATH]"),
+        ("localhost:9000", "the scheme has to be ws://; expected ws://HOST[:PORT][/PATH]"),
+        ("ws://", "the host is missing; expected ws://HOST[:PORT][/PATH]"),
+        ("ws://localhost:0/", "the port has to be 1 to 65535"),
+        ("ws://localhost/#here", "a WebSocket URL has no fragment (\"#\")"),
+    ] {
+        assert_refused(url, &format!("invalid value '{url}' for '<URL>': {reason}"));
+    }
+}
+
+#[test]
+fn cpus_that_do_not_exist_are_refused() {
+    assert_refused(
+        &format!("{URL} --cpus 1;2"),
+        "invalid value '1;2' for '--cpus <LIST>': \"1;2\" is no CPU; \
+         expected numbers and ranges such as 1,3-5",
+    );
+    let output = program(&format!("{URL} --cpus 100000")).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let message = "error: invalid value '100000' for '--cpus <LIST>': CPU 100000 is not among the \
+                   CPUs that this process may use: ";
+    assert!(stderr.starts_with(message), "{stderr}");
+}
+
+#[test]
+fn a_process_that_does_not_exist_is_refused() {
+    assert_refused(
+        &format!("{URL} --server-pid 4294967295"),
+        "invalid value '4294967295' for '--server-pid <PID>': cannot read /proc/4294967295/stat: \
+         No such file or directory (os error 2)",
+    );
+}
+
+#[test]
+fn a_name_without_address_is_refused() {
+    let output = program("ws://nowhere.invalid/").output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let message = "error: ws://nowhere.invalid/: cannot resolve \"nowhere.invalid\": ";
+    assert!(stderr.starts_with(message), "{stderr}");
+}
+
+#[test]
+fn a_result_that_cannot_be_written_is_an_error() {
+    let server = Server::honest();
+    let arguments = "-c 1 --warmup 0s --duration 200ms --json /nonexistent/result.json";
+    let output = program(&format!("{} {arguments}", server.url())).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr.contains("error: cannot write --json /nonexistent/result.json: No such file"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn too_few_descriptors_are_announced_with_the_command_that_mends_it() {
+    let server = Server::honest();
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -n 60 && exec \"$@\"", "sh"])
+        .arg(env!("CARGO_BIN_EXE_ringecho-loadtest"))
+        .args([&server.url(), "-c", "100", "--warmup", "0s", "--duration", "100ms"])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(
+        stderr.contains(
+            "warning: --connections 100 needs 228 open files, but the limit is 60; raise it for \
+             this shell: sudo prlimit --pid $$ --nofile=228:228"
+        ),
+        "{stderr}"
+    );
+}

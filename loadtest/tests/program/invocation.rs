@@ -1,0 +1,87 @@
+//! One run of the program.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+/// The program, with arguments as one would type them.
+pub(crate) fn program(arguments: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringecho-loadtest"));
+    command.args(arguments.split_whitespace());
+    command
+}
+
+/// What a run that wrote a report left behind.
+pub(crate) struct Outcome {
+    pub(crate) code: Option<i32>,
+    pub(crate) report: Value,
+    pub(crate) stderr: String,
+}
+
+impl Outcome {
+    /// Reads what a run with `--json -` printed, and checks it against the schema.
+    pub(crate) fn read(output: &Output) -> Self {
+        let stderr = String::from_utf8(output.stderr.clone()).unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("no JSON on standard output ({error}): {stderr}"));
+        assert_matches_schema(&report);
+        Self { code: output.status.code(), report, stderr }
+    }
+
+    /// The number at `path`, such as `/errors/wrong`.
+    pub(crate) fn number(&self, path: &str) -> u64 {
+        let value = self.report.pointer(path).and_then(Value::as_u64);
+        value.unwrap_or_else(|| panic!("no number {path} in {:#}", self.report))
+    }
+
+    /// Asserts that these errors were counted, no others, and that the exit code says so.
+    #[track_caller]
+    pub(crate) fn assert_errors(&self, expected: &[(&str, u64)]) {
+        let errors = self.report["errors"].as_object().unwrap();
+        let mut counted: Vec<(&str, u64)> = errors
+            .iter()
+            .map(|(kind, count)| (kind.as_str(), count.as_u64().unwrap()))
+            .filter(|(kind, count)| *kind != "total" && *count > 0)
+            .collect();
+        let mut expected = expected.to_vec();
+        counted.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(counted, expected, "{:#}\n{}", self.report, self.stderr);
+        assert_eq!(
+            self.number("/errors/total"),
+            expected.iter().map(|(_, count)| count).sum::<u64>()
+        );
+        assert_eq!(self.code, Some(1));
+    }
+
+    /// Asserts that nothing went wrong.
+    #[track_caller]
+    pub(crate) fn assert_success(&self) {
+        assert_eq!(self.number("/errors/total"), 0, "{:#}\n{}", self.report, self.stderr);
+        assert_eq!(self.code, Some(0), "{:#}\n{}", self.report, self.stderr);
+    }
+
+    /// Asserts that a cause of some error contains `text`.
+    #[track_caller]
+    pub(crate) fn assert_cause(&self, text: &str) {
+        let causes = self.report["causes"].as_array().unwrap();
+        let found = causes.iter().any(|cause| cause["cause"].as_str().unwrap().contains(text));
+        assert!(found, "no cause contains {text:?}: {causes:#?}");
+    }
+}
+
+/// Runs the program to its end.
+pub(crate) fn run(arguments: &str) -> Outcome {
+    Outcome::read(&program(&format!("{arguments} --json -")).output().unwrap())
+}
+
+#[track_caller]
+pub(crate) fn assert_matches_schema(report: &Value) {
+    let schema = serde_json::from_str(include_str!("../../report.schema.json")).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let faults: Vec<String> = validator
+        .iter_errors(report)
+        .map(|fault| format!("{}: {fault}", fault.instance_path()))
+        .collect();
+    assert!(faults.is_empty(), "{faults:#?}\n{report:#}");
+}

@@ -1,0 +1,220 @@
+//! Servers that do not echo, or not what was sent: each lie is noticed and named.
+
+use std::{
+    io::{Read, Write},
+    sync::Mutex,
+};
+
+use tungstenite::{
+    Bytes, Message, Utf8Bytes,
+    protocol::{CloseFrame, frame::coding::CloseCode},
+};
+
+use crate::{
+    invocation::{Outcome, run},
+    servers::{Server, accepting_response, corrupted},
+};
+
+/// One connection with several messages in flight, so that each fault happens once.
+fn run_deep(server: &Server) -> Outcome {
+    run(&format!("{} -c 1 --depth 8 --payload 64 --warmup 0s --duration 1s", server.url()))
+}
+
+/// Two connections with a message in flight each.
+fn run_shallow(server: &Server) -> Outcome {
+    run(&format!("{} -c 2 --payload 64 --warmup 0s --duration 1s", server.url()))
+}
+
+fn is_second(number: u64) -> bool {
+    number == 1
+}
+
+#[test]
+fn a_dropped_echo_is_missing() {
+    let server =
+        Server::answering(|number, message| if is_second(number) { vec![] } else { vec![message] });
+    run_shallow(&server).assert_errors(&[("missing", 2)]);
+}
+
+#[test]
+fn a_dropped_echo_among_others_makes_the_next_one_wrong() {
+    let server =
+        Server::answering(|number, message| if is_second(number) { vec![] } else { vec![message] });
+    let outcome = run_deep(&server);
+    outcome.assert_errors(&[("wrong", 1)]);
+    outcome.assert_cause("byte 0 of an echo is ");
+    assert_eq!(outcome.number("/connections/lost"), 1);
+    assert_eq!(outcome.number("/messages_total"), 1);
+}
+
+#[test]
+fn a_repeated_echo_is_wrong() {
+    let twice = |number, message: Message| {
+        if is_second(number) { vec![message.clone(), message] } else { vec![message] }
+    };
+    run_deep(&Server::answering(twice)).assert_errors(&[("wrong", 1)]);
+    run_shallow(&Server::answering(twice)).assert_errors(&[("wrong", 2)]);
+}
+
+#[test]
+fn echoes_out_of_order_are_wrong() {
+    let held = Mutex::new(None);
+    let server = Server::answering(move |number, message| match number {
+        1 => {
+            *held.lock().unwrap() = Some(message);
+            vec![]
+        }
+        2 => vec![message, held.lock().unwrap().take().unwrap()],
+        _ => vec![message],
+    });
+    run_deep(&server).assert_errors(&[("wrong", 1)]);
+}
+
+#[test]
+fn a_corrupted_byte_is_wrong_wherever_it_is() {
+    for at in [0, 7, 8, 63] {
+        let server = Server::answering(move |number, message| {
+            vec![if is_second(number) { corrupted(message, at, 0x10) } else { message }]
+        });
+        let outcome = run_deep(&server);
+        outcome.assert_errors(&[("wrong", 1)]);
+        outcome.assert_cause(&format!("byte {at} of an echo is "));
+    }
+}
+
+#[test]
+fn an_echo_of_another_length_or_type_is_wrong() {
+    let shorter = |_, message: Message| vec![Message::Binary(message.into_data().slice(..63))];
+    let outcome = run_deep(&Server::answering(shorter));
+    outcome.assert_errors(&[("wrong", 1)]);
+    outcome.assert_cause("63 bytes of payload, less than its message");
+
+    let longer = |_, message: Message| {
+        vec![Message::Binary(Bytes::from([&message.into_data()[..], b"!"].concat()))]
+    };
+    let outcome = run_deep(&Server::answering(longer));
+    outcome.assert_errors(&[("wrong", 1)]);
+    outcome.assert_cause("65 bytes of payload or more");
+
+    let text = |_, _: Message| vec![Message::Text(Utf8Bytes::from("x".repeat(64)))];
+    let outcome = run_deep(&Server::answering(text));
+    outcome.assert_errors(&[("wrong", 1)]);
+    outcome.assert_cause("a binary message came back as text");
+}
+
+#[test]
+fn a_message_swapped_between_connections_is_wrong() {
+    let last = Mutex::new(None);
+    let server = Server::answering(move |_, message| {
+        last.lock().unwrap().replace(message).into_iter().collect()
+    });
+    let outcome = run_shallow(&server);
+    assert!(outcome.number("/errors/wrong") > 0, "{:#}", outcome.report);
+    assert_eq!(outcome.code, Some(1));
+}
+
+#[test]
+fn silence_is_missing_echoes() {
+    let server = Server::answering(|_, _| vec![]);
+    let outcome = run_deep(&server);
+    outcome.assert_errors(&[("missing", 8)]);
+    assert!(outcome.report["latency_us"].is_null());
+    assert!(outcome.stderr.contains("no correct echo arrived"), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_close_frame_before_its_time_is_an_error() {
+    let server = Server::answering(|_, _| {
+        let frame = CloseFrame { code: CloseCode::Away, reason: Utf8Bytes::from_static("bye") };
+        vec![Message::Close(Some(frame))]
+    });
+    let outcome = run_shallow(&server);
+    outcome.assert_errors(&[("closed", 2), ("missing", 2)]);
+    outcome.assert_cause("a Close frame with code 1001");
+}
+
+#[test]
+fn a_connection_that_ends_before_its_time_is_an_error() {
+    let server = Server::of_websockets(|mut websocket| {
+        // Having read what was sent, it ends with FIN; what is missing is the closing handshake.
+        let _ = websocket.read();
+    });
+    let outcome = run_shallow(&server);
+    outcome.assert_errors(&[("closed", 2), ("missing", 2)]);
+    outcome.assert_cause("without a Close frame");
+}
+
+#[test]
+fn violations_of_the_protocol_are_named() {
+    for (bytes, cause) in [
+        (&b"\x82\x80\x01\x02\x03\x04"[..], "a frame from the server is masked"),
+        (b"\xc2\x01x", "a reserved bit is set"),
+        (b"\x83\x00", "the opcode is reserved"),
+        (b"\x09\x00", "a control frame is fragmented"),
+        (b"\x80\x01x", "a continuation frame continues nothing"),
+    ] {
+        let server = Server::of_websockets(move |mut websocket| {
+            let _ = websocket.read();
+            websocket.get_mut().write_all(bytes).unwrap();
+            while websocket.read().is_ok() {}
+        });
+        let outcome = run_shallow(&server);
+        outcome.assert_errors(&[("protocol", 2)]);
+        outcome.assert_cause(cause);
+    }
+}
+
+#[test]
+fn a_refused_opening_handshake_is_named() {
+    for (response, cause) in [
+        (&b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"[..], "status 404 instead of 101"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "the answer is not HTTP/1.1"),
+        (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", "\"upgrade: websocket\""),
+        (b"", "closed the connection during the opening handshake"),
+    ] {
+        let server = Server::of_tcp(move |mut stream| {
+            accepting_response(&mut stream);
+            stream.write_all(response).unwrap();
+        });
+        let outcome = run_shallow(&server);
+        outcome.assert_errors(&[("handshake", 2)]);
+        outcome.assert_cause(cause);
+        let warning = format!("no connection to {} could be opened: handshake: ", server.url());
+        assert!(outcome.stderr.contains(&warning), "{}", outcome.stderr);
+    }
+}
+
+#[test]
+fn an_endless_response_head_is_refused() {
+    let server = Server::of_tcp(|mut stream| {
+        accepting_response(&mut stream);
+        let _ = stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\n");
+        while stream.write_all(b"x-filler: more of it\r\n").is_ok() {}
+    });
+    let outcome = run_shallow(&server);
+    outcome.assert_errors(&[("handshake", 2)]);
+}
+
+#[test]
+fn a_server_that_never_answers_the_handshake_times_out() {
+    let server = Server::of_tcp(|mut stream| {
+        let mut request = Vec::new();
+        let _ = stream.read_to_end(&mut request);
+    });
+    let outcome = run(&format!("{} -c 3 --opening-timeout 100ms", server.url()));
+    outcome.assert_errors(&[("timeout", 3)]);
+    outcome.assert_cause("not open after 100ms");
+}
+
+#[test]
+fn nobody_listening_is_a_connect_error() {
+    // Bound but not listening: nobody else can take the port, and connections to it are refused.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    let port = socket.local_addr().unwrap().as_socket().unwrap().port();
+    let outcome = run(&format!("ws://127.0.0.1:{port}/ -c 5"));
+    outcome.assert_errors(&[("connect", 5)]);
+    outcome.assert_cause("Connection refused");
+    assert_eq!(outcome.number("/connections/opened"), 0);
+    assert!(outcome.stderr.contains("could be opened: connect: "), "{}", outcome.stderr);
+}

@@ -1,0 +1,11 @@
+//! The program as its users see it: flags in; text, JSON and an exit code out. It is run against
+//! servers of a stock WebSocket library, honest and lying ones.
+//!
+//! No test measures time. Runs are as short as they can be for a message to be echoed in them on a
+//! busy machine; the faults of lying servers happen at the first messages.
+
+mod flags;
+mod honest;
+mod invocation;
+mod lying;
+mod servers;

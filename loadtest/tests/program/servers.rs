@@ -1,0 +1,151 @@
+//! Servers of a stock WebSocket library, a thread for each connection.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    thread,
+};
+
+use tungstenite::{
+    Bytes, Message, WebSocket,
+    handshake::derive_accept_key,
+    protocol::{Role, WebSocketConfig},
+};
+
+/// A server on an ephemeral port, for as long as the test binary runs.
+pub(crate) struct Server {
+    address: SocketAddr,
+    received: Arc<AtomicU64>,
+}
+
+impl Server {
+    /// A server that handles each TCP connection with `handle`.
+    pub(crate) fn of_tcp(handle: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        Self::listen("127.0.0.1:0", Arc::default(), handle)
+    }
+
+    fn listen(
+        address: &str,
+        received: Arc<AtomicU64>,
+        handle: impl Fn(TcpStream) + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
+        let address = listener.local_addr().unwrap();
+        let handle = Arc::new(handle);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (stream, handle) = (stream.unwrap(), Arc::clone(&handle));
+                stream.set_nodelay(true).unwrap();
+                thread::spawn(move || handle(stream));
+            }
+        });
+        Self { address, received }
+    }
+
+    /// A server that handles each WebSocket with `handle`.
+    pub(crate) fn of_websockets(
+        handle: impl Fn(WebSocket<TcpStream>) + Send + Sync + 'static,
+    ) -> Self {
+        Self::of_tcp(move |stream| {
+            if let Ok(websocket) = tungstenite::accept_with_config(stream, Some(config())) {
+                handle(websocket);
+            }
+        })
+    }
+
+    /// A server that answers message number `n` of a connection with `answer(n, message)`.
+    pub(crate) fn answering(
+        answer: impl Fn(u64, Message) -> Vec<Message> + Send + Sync + 'static,
+    ) -> Self {
+        Self::answering_at("127.0.0.1:0", answer)
+    }
+
+    /// The same, at an address.
+    pub(crate) fn answering_at(
+        address: &str,
+        answer: impl Fn(u64, Message) -> Vec<Message> + Send + Sync + 'static,
+    ) -> Self {
+        let received = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&received);
+        Self::listen(address, received, move |stream| {
+            let Ok(mut websocket) = tungstenite::accept_with_config(stream, Some(config())) else {
+                return;
+            };
+            let mut number = 0;
+            while let Ok(message) = websocket.read() {
+                if message.is_text() || message.is_binary() {
+                    counter.fetch_add(1, SeqCst);
+                    for answer in answer(number, message) {
+                        if websocket.send(answer).is_err() {
+                            return;
+                        }
+                    }
+                    number += 1;
+                }
+            }
+        })
+    }
+
+    /// A server that echoes every message.
+    pub(crate) fn honest() -> Self {
+        Self::answering(|_, message| vec![message])
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// The start of a command line for this server: its URL and a run that is short.
+    pub(crate) fn url(&self) -> String {
+        format!("ws://{}/echo", self.address)
+    }
+
+    /// Messages that the server has received.
+    pub(crate) fn received(&self) -> u64 {
+        self.received.load(SeqCst)
+    }
+}
+
+fn config() -> WebSocketConfig {
+    WebSocketConfig::default().max_message_size(None).max_frame_size(None)
+}
+
+/// Reads an opening handshake's request, and returns the response that accepts it.
+pub(crate) fn accepting_response(stream: &mut TcpStream) -> Vec<u8> {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        request.extend_from_slice(&byte);
+    }
+    let request = String::from_utf8(request).unwrap();
+    let key = request.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).unwrap();
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\n\
+         connection: Upgrade\r\n\
+         upgrade: websocket\r\n\
+         sec-websocket-accept: {}\r\n\r\n",
+        derive_accept_key(key.as_bytes())
+    )
+    .into_bytes()
+}
+
+/// Writes `bytes` after an opening handshake, in one segment with its response, and goes on as a
+/// WebSocket.
+pub(crate) fn accept_with_early_bytes(mut stream: TcpStream, bytes: &[u8]) -> WebSocket<TcpStream> {
+    let mut response = accepting_response(&mut stream);
+    response.extend_from_slice(bytes);
+    stream.write_all(&response).unwrap();
+    WebSocket::from_raw_socket(stream, Role::Server, Some(config()))
+}
+
+/// A message with the same payload but for the bits `flip` of byte `at`.
+pub(crate) fn corrupted(message: Message, at: usize, flip: u8) -> Message {
+    let mut payload = message.into_data().to_vec();
+    payload[at] ^= flip;
+    Message::Binary(Bytes::from(payload))
+}
