@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -76,6 +76,7 @@ impl Plan {
 #[derive(Debug)]
 pub struct Schedule {
     epoch: Instant,
+    load_started: AtomicBool,
     begin: AtomicU64,
     end: AtomicU64,
 }
@@ -84,7 +85,12 @@ const NOT_YET: u64 = u64::MAX;
 
 impl Default for Schedule {
     fn default() -> Self {
-        Self { epoch: Instant::now(), begin: AtomicU64::new(NOT_YET), end: AtomicU64::new(NOT_YET) }
+        Self {
+            epoch: Instant::now(),
+            load_started: AtomicBool::new(false),
+            begin: AtomicU64::new(NOT_YET),
+            end: AtomicU64::new(NOT_YET),
+        }
     }
 }
 
@@ -95,8 +101,13 @@ impl Schedule {
         self.epoch.elapsed().as_nanos() as u64
     }
 
-    /// Starts the load, to be measured after `warmup` for `duration`.
-    pub fn start(&self, warmup: Duration, duration: Duration) {
+    /// Starts the load.
+    pub fn start_load(&self) {
+        self.load_started.store(true, Relaxed);
+    }
+
+    /// Sets the measured window: after `warmup`, for `duration`. Then the load ends.
+    pub fn set_window(&self, warmup: Duration, duration: Duration) {
         let begin = self.now() + warmup.as_nanos() as u64;
         self.end.store(begin + duration.as_nanos() as u64, Relaxed);
         self.begin.store(begin, Relaxed);
@@ -110,7 +121,7 @@ impl Schedule {
     /// Whether the load has started.
     #[inline]
     pub fn has_started(&self) -> bool {
-        self.begin.load(Relaxed) != NOT_YET
+        self.load_started.load(Relaxed)
     }
 
     /// Whether the load has ended at the instant `now`.
@@ -150,8 +161,10 @@ mod tests {
         let schedule = Schedule::default();
         assert!(!schedule.has_started());
         assert!(!schedule.measures(schedule.now()));
-        schedule.start(Duration::from_hours(1), Duration::from_hours(2));
+        schedule.start_load();
         assert!(schedule.has_started());
+        assert!(!schedule.measures(schedule.now()));
+        schedule.set_window(Duration::from_hours(1), Duration::from_hours(2));
         assert_eq!(schedule.measured(), Duration::from_hours(2));
         assert!(!schedule.measures(schedule.begin() - 1));
         assert!(schedule.measures(schedule.begin()));
@@ -163,7 +176,8 @@ mod tests {
     #[test]
     fn a_run_stopped_during_warmup_has_measured_nothing() {
         let schedule = Schedule::default();
-        schedule.start(Duration::from_hours(1), Duration::from_hours(2));
+        schedule.start_load();
+        schedule.set_window(Duration::from_hours(1), Duration::from_hours(2));
         schedule.stop();
         assert!(schedule.has_ended(schedule.now()));
         assert_eq!(schedule.measured(), Duration::ZERO);

@@ -22,9 +22,6 @@ use crate::{
     worker::{self, Gauges},
 };
 
-/// Between the start of the load and that of the warm-up, so that each thread has noticed it.
-const START_LEAD: Duration = Duration::from_millis(20);
-
 /// How often the main thread looks whether the run has to end early.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -127,7 +124,8 @@ impl Run<'_> {
     fn wait_for_window(&mut self) -> WindowUsage {
         let mut window = WindowUsage::default();
         if !self.ends_early() && self.sum(|gauges| &gauges.open) > 0 {
-            self.schedule.start(START_LEAD + self.plan.warmup, self.plan.duration);
+            self.start_load();
+            self.schedule.set_window(self.plan.warmup, self.plan.duration);
             self.wait_until(self.schedule.begin(), "warm-up");
             let before = self.usage();
             self.wait_until(self.schedule.end(), "measuring");
@@ -137,6 +135,16 @@ impl Run<'_> {
         }
         self.schedule.stop();
         window
+    }
+
+    /// Starts the load, and returns when each thread has.
+    fn start_load(&self) {
+        self.schedule.start_load();
+        let all_send =
+            |threads: &[Thread]| threads.iter().all(|thread| thread.gauges.sends.load(Relaxed));
+        while !all_send(&self.threads) && !self.ends_early() {
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     fn usage(&self) -> (Option<ProcessUsage>, Option<ProcessUsage>) {

@@ -8,7 +8,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Poll, Waker},
     time::Duration,
@@ -55,6 +55,8 @@ pub(crate) struct Gauges {
     pub(crate) tried: AtomicU64,
     /// Connections that are open.
     pub(crate) open: AtomicU64,
+    /// Whether the load has started on this thread.
+    pub(crate) sends: AtomicBool,
     /// Correct echoes so far.
     pub(crate) echoes: AtomicU64,
     /// Errors so far.
@@ -199,6 +201,7 @@ impl Worker {
         let tally = self.tally.borrow();
         self.gauges.tried.store(self.tried.get(), Relaxed);
         self.gauges.open.store(self.open.get(), Relaxed);
+        self.gauges.sends.store(self.stage() != Stage::Opening, Relaxed);
         self.gauges.echoes.store(tally.echoes, Relaxed);
         self.gauges.errors.store(tally.errors.total, Relaxed);
     }

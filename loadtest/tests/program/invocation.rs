@@ -54,11 +54,16 @@ impl Outcome {
         assert_eq!(self.code, Some(1));
     }
 
-    /// Asserts that nothing went wrong.
+    /// Asserts that there were echoes and nothing went wrong.
+    ///
+    /// On a busy machine it can happen that all echoes arrive after the measured window. Then the
+    /// exit code has to say that nothing was measured.
     #[track_caller]
     pub(crate) fn assert_success(&self) {
         assert_eq!(self.number("/errors/total"), 0, "{:#}\n{}", self.report, self.stderr);
-        assert_eq!(self.code, Some(0), "{:#}\n{}", self.report, self.stderr);
+        assert!(self.number("/messages_total") > 0, "{:#}\n{}", self.report, self.stderr);
+        let code = i32::from(self.number("/messages") == 0);
+        assert_eq!(self.code, Some(code), "{:#}\n{}", self.report, self.stderr);
     }
 
     /// Asserts that a cause of some error contains `text`.
