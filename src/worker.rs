@@ -144,7 +144,7 @@ enum Answer {
 }
 
 async fn serve(plan: Plan, ready: impl FnOnce()) -> io::Result<()> {
-    // With io_uring, a non-blocking descriptor would turn waiting into an error.
+    // Only epoll wants descriptors that do not block; io_uring waits by itself.
     let nonblocking = plan.driver == Driver::Epoll;
     plan.listener.set_nonblocking(nonblocking)?;
     plan.stop.set_nonblocking(nonblocking)?;

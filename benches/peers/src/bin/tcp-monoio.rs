@@ -8,11 +8,13 @@
 //!
 //! It reads and writes as ringecho's portable path does: one buffer for each connection, which
 //! starts at 4 KiB and doubles, up to 256 KiB, whenever a read has filled it. It runs on
-//! `io_uring` or not at all, since a silent change to epoll would change what is compared.
+//! `io_uring` or not at all, since a silent change to epoll would change what is compared, with
+//! the ring flags that ringecho sets on Linux 6.1 and later.
 
 use std::io;
 
 use anyhow::Context;
+use io_uring_monoio::IoUring;
 use monoio::{
     IoUringDriver, RuntimeBuilder,
     io::{AsyncReadRent, AsyncWriteRentExt},
@@ -25,8 +27,12 @@ const BUFFER_LEN_MIN: usize = 4 << 10;
 const BUFFER_LEN_MAX: usize = 256 << 10;
 
 fn main() -> anyhow::Result<()> {
-    let mut runtime =
-        RuntimeBuilder::<IoUringDriver>::new().build().context("this kernel offers no io_uring")?;
+    let mut flags = IoUring::builder();
+    flags.setup_single_issuer().setup_defer_taskrun().setup_submit_all();
+    let mut runtime = RuntimeBuilder::<IoUringDriver>::new()
+        .uring_builder(flags)
+        .build()
+        .context("this kernel offers no io_uring, or not its deferred task running")?;
     runtime.block_on(async {
         let listener = TcpListener::from_std(listen("tcp")?)?;
         loop {
