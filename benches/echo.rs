@@ -18,9 +18,12 @@ use std::{
 
 use criterion::{Bencher, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use fastwebsockets::{Frame, Payload, Role, WebSocket};
-use ringecho::protocol::{
-    OpCode,
-    echo::{Echo, Next, Rules},
+use ringecho::{
+    config::RECEIVE_BUFFER,
+    protocol::{
+        OpCode,
+        echo::{Echo, Next, Rules},
+    },
 };
 use sizes::SIZES;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -70,15 +73,17 @@ impl Batch {
 
 fn measure_ringecho(bencher: &mut Bencher, batch: &Batch) {
     let mut echo = Echo::new();
-    let mut chunk = vec![0; batch.received.len()];
+    // As in the server, a chunk is no longer than the receive buffer.
+    let mut chunk = Vec::with_capacity(RECEIVE_BUFFER.default.in_memory());
     measure(bencher, batch, |sent| {
-        for (target, piece) in chunk.chunks_mut(PIECE_LEN).zip(batch.received.chunks(PIECE_LEN)) {
-            target.copy_from_slice(piece);
+        for received in batch.received.chunks(RECEIVE_BUFFER.default.in_memory()) {
+            chunk.clear();
+            append(&mut chunk, received);
+            let reply = echo.transform(&mut chunk, &RULES);
+            assert_eq!(reply.next, Next::Continue);
+            append(sent, &reply.prefix);
+            append(sent, &chunk[reply.range]);
         }
-        let reply = echo.transform(&mut chunk, &RULES);
-        assert_eq!(reply.next, Next::Continue);
-        append(sent, &reply.prefix);
-        append(sent, &chunk[reply.range]);
     });
 }
 
@@ -114,8 +119,8 @@ fn measure(bencher: &mut Bencher, batch: &Batch, mut echo: impl FnMut(&mut Vec<u
     });
 }
 
-fn append(sent: &mut Vec<u8>, bytes: &[u8]) {
-    bytes.chunks(PIECE_LEN).for_each(|piece| sent.extend_from_slice(piece));
+fn append(buffer: &mut Vec<u8>, bytes: &[u8]) {
+    bytes.chunks(PIECE_LEN).for_each(|piece| buffer.extend_from_slice(piece));
 }
 
 /// Runs a future that never has to wait.

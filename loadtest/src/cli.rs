@@ -10,7 +10,7 @@ use crate::{
     cpu_list::CpuList,
     limits,
     payload::PayloadKind,
-    plan::Plan,
+    plan::{EchoKind, Plan},
     process_usage::ProcessUsage,
     report::grouped,
     target::{ResolveError, Target},
@@ -73,6 +73,10 @@ pub struct Args {
     #[arg(long)]
     pub text: bool,
 
+    /// Expect bytes back instead of messages: the server answers 101 and then echoes TCP as it is
+    #[arg(long)]
+    pub raw_tcp: bool,
+
     /// Write the result as JSON to FILE, or with "-" to standard output instead of the text
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -131,6 +135,7 @@ impl Args {
             depth: self.depth,
             payload_len: self.payload.as_u64() as usize,
             payload_kind: if self.text { PayloadKind::Text } else { PayloadKind::Binary },
+            echo_kind: if self.raw_tcp { EchoKind::Bytes } else { EchoKind::Messages },
             warmup: self.warmup,
             duration: self.duration,
             threads: threads.min(self.connections),

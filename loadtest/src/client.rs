@@ -91,10 +91,11 @@ pub(crate) async fn drive(opened: OpenConnection, worker: &Worker) {
     let (read_half, write_half) = stream.into_split();
     let sequence = worker.rng.borrow_mut().next_u64();
     let connection = Connection::new(worker);
-    let verifier = Verifier::new(sequence, &worker.payloads);
+    let verifier = Verifier::new(sequence, worker.plan.echo_kind, &worker.payloads);
     let end = {
         let mut receive = pin!(connection.receive(read_half, verifier, early));
-        let mut send = pin!(connection.send(write_half, FrameSender::new(sequence)));
+        let mut send =
+            pin!(connection.send(write_half, FrameSender::new(sequence, worker.plan.echo_kind)));
         let mut received = None;
         let mut all_sent = false;
         worker

@@ -32,6 +32,8 @@ pub struct Plan {
     pub payload_len: usize,
     /// Binary messages or texts.
     pub payload_kind: PayloadKind,
+    /// What the server echoes.
+    pub echo_kind: EchoKind,
     /// How long the load runs before the measured window.
     pub warmup: Duration,
     /// The measured window.
@@ -42,6 +44,16 @@ pub struct Plan {
     pub cpus: Vec<usize>,
     /// The server's process, if its CPU time and memory are to be measured.
     pub server_pid: Option<u32>,
+}
+
+/// What the server echoes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EchoKind {
+    /// Messages, in unmasked frames, as a WebSocket server does.
+    Messages,
+    /// Bytes, as a TCP echo does after a 101: the frames come back masked. They are sent with a
+    /// masking key of zero, so their payloads come back as they were.
+    Bytes,
 }
 
 impl Plan {

@@ -10,7 +10,10 @@ use ringecho::protocol::{
     masking::{rotate, unmask},
 };
 
-use crate::payload::{Message, Payloads};
+use crate::{
+    payload::{Message, Payloads},
+    plan::EchoKind,
+};
 
 /// Bytes that are given to the kernel with one write, at most (a control frame may come on top).
 /// The socket buffer takes about as much at once; more would only fall out of the cache.
@@ -21,6 +24,7 @@ pub(crate) const WRITE_LEN_MAX: usize = 64 * 1024;
 pub(crate) struct FrameSender {
     /// Of the next message.
     sequence: u64,
+    echo_kind: EchoKind,
     unfinished: Option<Unfinished>,
 }
 
@@ -34,8 +38,8 @@ struct Unfinished {
 
 impl FrameSender {
     /// A stream whose first message has the number `sequence`.
-    pub(crate) fn new(sequence: u64) -> Self {
-        Self { sequence, unfinished: None }
+    pub(crate) fn new(sequence: u64, echo_kind: EchoKind) -> Self {
+        Self { sequence, echo_kind, unfinished: None }
     }
 
     /// Whether all frames so far are whole, so that a control frame may come next.
@@ -64,7 +68,10 @@ impl FrameSender {
     ) -> usize {
         let mut begun = 0;
         while begun < messages_max && self.between_frames() && buffer.len() < WRITE_LEN_MAX {
-            let key = rng.next_u32().to_ne_bytes();
+            let key = match self.echo_kind {
+                EchoKind::Messages => rng.next_u32().to_ne_bytes(),
+                EchoKind::Bytes => [0; 4],
+            };
             append_header(payloads.kind().opcode(), payloads.len(), key, buffer);
             let message = payloads.message(self.sequence);
             self.sequence = self.sequence.wrapping_add(1);
@@ -153,7 +160,7 @@ mod tests {
         let mut rng = SmallRng::seed_from_u64(1);
         let payloads = Payloads::new(PayloadKind::Text, 200, &mut rng);
         let mut buffer = Vec::new();
-        let mut sender = FrameSender::new(7);
+        let mut sender = FrameSender::new(7, EchoKind::Messages);
         assert_eq!(sender.begin(&mut buffer, 16, &payloads, &mut rng), 16);
         assert!(sender.between_frames());
 
@@ -170,7 +177,7 @@ mod tests {
     fn a_long_frame_comes_in_pieces_of_bounded_length() {
         let mut rng = SmallRng::seed_from_u64(2);
         let payloads = Payloads::new(PayloadKind::Binary, 1_000_001, &mut rng);
-        let mut sender = FrameSender::new(0);
+        let mut sender = FrameSender::new(0, EchoKind::Messages);
         let mut stream = Vec::new();
         let mut begun = 0;
         while begun < 3 || !sender.between_frames() {
@@ -193,7 +200,7 @@ mod tests {
         let mut rng = SmallRng::seed_from_u64(3);
         let payloads = Payloads::new(PayloadKind::Binary, 0, &mut rng);
         let mut buffer = Vec::new();
-        let mut sender = FrameSender::new(0);
+        let mut sender = FrameSender::new(0, EchoKind::Messages);
         assert_eq!(sender.begin(&mut buffer, 2, &payloads, &mut rng), 2);
         assert!(sender.between_frames());
         assert_eq!(decode(&buffer).len(), 2);

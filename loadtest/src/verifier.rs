@@ -11,7 +11,10 @@ use ringecho::protocol::{
 };
 use thiserror::Error;
 
-use crate::payload::{Message, PayloadKind, Payloads};
+use crate::{
+    payload::{Message, PayloadKind, Payloads},
+    plan::EchoKind,
+};
 
 /// What one chunk contained.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -61,6 +64,8 @@ pub(crate) enum Violation {
     //# frame.
     #[error("a frame from the server is masked")]
     Masked,
+    #[error("a frame is not masked, so it is not what was sent")]
+    NotMasked,
     #[error("{0}")]
     Protocol(#[from] ProtocolError),
 }
@@ -81,6 +86,7 @@ impl<V: Into<Violation>> From<V> for StreamEnd {
 #[derive(Debug)]
 pub(crate) struct Verifier {
     phase: Phase,
+    echo_kind: EchoKind,
     /// The number of the message whose echo is next.
     sequence: u64,
     expected: Message,
@@ -105,9 +111,10 @@ const BETWEEN_FRAMES: Phase = Phase::FrameHeader(Vec::new());
 
 impl Verifier {
     /// Expects the echo of message `sequence` first.
-    pub(crate) fn new(sequence: u64, payloads: &Payloads) -> Self {
+    pub(crate) fn new(sequence: u64, echo_kind: EchoKind, payloads: &Payloads) -> Self {
         Self {
             phase: BETWEEN_FRAMES,
+            echo_kind,
             sequence,
             expected: payloads.message(sequence),
             position: 0,
@@ -199,8 +206,10 @@ impl Verifier {
         payloads: &Payloads,
         received: &mut Received,
     ) -> Result<(), StreamEnd> {
-        if header.masking_key.is_some() {
-            return Err(Violation::Masked.into());
+        match (self.echo_kind, header.masking_key) {
+            (EchoKind::Messages, None) | (EchoKind::Bytes, Some(_)) => {}
+            (EchoKind::Messages, Some(_)) => return Err(Violation::Masked.into()),
+            (EchoKind::Bytes, None) => return Err(Violation::NotMasked.into()),
         }
         if header.rsv1 {
             return Err(ProtocolError::ReservedBitSet.into());
@@ -340,7 +349,7 @@ mod tests {
     }
 
     fn consume(stream: &[u8], in_flight: usize, payloads: &Payloads) -> Received {
-        Verifier::new(FIRST, payloads).consume(stream, in_flight, payloads)
+        Verifier::new(FIRST, EchoKind::Messages, payloads).consume(stream, in_flight, payloads)
     }
 
     fn end_of(stream: &[u8], payloads: &Payloads) -> Option<StreamEnd> {
@@ -462,7 +471,7 @@ mod tests {
             cuts.extend([0, stream.len()]);
             cuts.sort_unstable();
 
-            let mut verifier = Verifier::new(FIRST, &payloads);
+            let mut verifier = Verifier::new(FIRST, EchoKind::Messages, &payloads);
             let mut in_pieces = Received::default();
             for piece in cuts.windows(2) {
                 let chunk = &stream[piece[0]..piece[1]];

@@ -21,7 +21,7 @@ use tungstenite::{
 
 use crate::{
     invocation::{Outcome, assert_matches_schema, program, run},
-    servers::{Server, accept_with_early_bytes},
+    servers::{Server, accept_with_early_bytes, accepting_response},
 };
 
 /// A run in which messages are echoed for certain.
@@ -53,6 +53,22 @@ fn every_echo_is_counted() {
         assert_eq!(outcome.number("/connections/opened"), 4);
         assert!(outcome.number("/messages") <= outcome.number("/messages_total"));
     }
+}
+
+#[test]
+fn tcp_echo_is_verified_as_bytes() {
+    let server = Server::of_tcp(|mut stream| {
+        let response = accepting_response(&mut stream);
+        stream.write_all(&response).unwrap();
+        let _ = io::copy(&mut stream.try_clone().unwrap(), &mut stream);
+    });
+    for arguments in ["--raw-tcp", "--raw-tcp --depth 16 --payload 5000", "--raw-tcp --text"] {
+        let outcome = run_short(&server, arguments);
+        outcome.assert_success();
+        assert!(outcome.number("/messages") > 0, "{arguments}");
+    }
+    // As WebSocket messages the same bytes are a violation: they are masked.
+    assert!(run_short(&server, "").number("/errors/protocol") > 0);
 }
 
 #[test]
