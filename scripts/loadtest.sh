@@ -48,18 +48,32 @@ share_cpus() {
     fi
 }
 
-stop_server() {
-    [[ -z ${server_pid:-} ]] || kill "$server_pid" 2>/dev/null || true
-    [[ -z ${server_pid:-} ]] || wait "$server_pid" 2>/dev/null || true
+clean_up() {
+    if [[ -n $server_pid ]]; then
+        kill "$server_pid" 2>/dev/null || true
+        wait "$server_pid" 2>/dev/null || true
+    fi
     rm -rf "$work_dir"
 }
+
+# Ends a run early, which prints what it has measured until then.
+interrupt() {
+    if [[ -n $generator_pid ]]; then
+        kill -INT "$generator_pid" 2>/dev/null || true
+        wait "$generator_pid" || true
+    fi
+    exit "$1"
+}
+
+# Both programs get sessions of their own, so that a Ctrl-C reaches this script alone and they end
+# in order: first the generator, then the server.
 
 # Starts the server on an ephemeral port; sets server_pid and url.
 start_server() {
     local said=$work_dir/server.out deadline=$((SECONDS + READY_WITHIN_SECONDS))
     # SERVER_FLAGS is a list of words on purpose.
     # shellcheck disable=SC2086
-    "$BIN/ringecho" --listen 127.0.0.1:0 --cpus "$server_cpus" --log-level warn \
+    setsid "$BIN/ringecho" --listen 127.0.0.1:0 --cpus "$server_cpus" --log-level warn \
         ${SERVER_FLAGS:-} >"$said" &
     server_pid=$!
     url=
@@ -74,8 +88,13 @@ start_server() {
 
 # Runs the generator against the server.
 drive() {
-    "$BIN/ringecho-loadtest" "$url" --cpus "$generator_cpus" --server-pid "$server_pid" \
-        --connections "$CONNECTIONS" --duration "$DURATION" --warmup "$WARMUP" "$@"
+    local status=0
+    setsid "$BIN/ringecho-loadtest" "$url" --cpus "$generator_cpus" --server-pid "$server_pid" \
+        --connections "$CONNECTIONS" --duration "$DURATION" --warmup "$WARMUP" "$@" &
+    generator_pid=$!
+    wait "$generator_pid" || status=$?
+    generator_pid=
+    return "$status"
 }
 
 # number OBJECT KEY: a number of the last result; of the result itself if OBJECT is "".
@@ -115,10 +134,11 @@ print_table() {
 
 cargo build --release --bins
 
+server_pid='' generator_pid=''
 work_dir=$(mktemp -d)
-trap stop_server EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
+trap clean_up EXIT
+trap 'interrupt 130' INT
+trap 'interrupt 143' TERM
 share_cpus
 start_server
 if (($# > 0)); then
