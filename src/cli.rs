@@ -6,8 +6,9 @@ use std::{net::SocketAddr, str::FromStr, time::Duration};
 use clap::{Parser, ValueEnum};
 
 use crate::config::{
-    CLOSE_TIMEOUT, Config, DRAIN_TIMEOUT, Driver, HANDSHAKE_TIMEOUT, HOLD, KEEP_ALIVE_INTERVAL,
-    KEEP_ALIVE_TIMEOUT, Knob, Limits, MESSAGE_SIZE_MAX, RECEIVE_BUFFER, Size, format_duration,
+    CLOSE_TIMEOUT, Config, DRAIN_TIMEOUT, DataPlane, Driver, HANDSHAKE_TIMEOUT, HOLD,
+    KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, Knob, Limits, MESSAGE_SIZE_MAX, RECEIVE_BUFFER,
+    RECEIVE_BUFFERS, Size, UNSENT_MAX, format_duration,
 };
 
 const NETWORK: &str = "Network";
@@ -65,13 +66,28 @@ pub struct Arguments {
     )]
     handshake_timeout: Duration,
 
-    /// How far a connection's receive buffer may grow, from 4KiB
+    /// How far a connection's receive buffer may grow; on the engine, the size of the shared ones
     #[arg(
         long, env = "RINGECHO_RECEIVE_BUFFER", value_name = "SIZE",
         default_value = RECEIVE_BUFFER.default.to_string(), value_parser = Size::from_str,
         hide_env = true, help_heading = ECHO
     )]
     receive_buffer: Size,
+
+    /// How many receive buffers of that size a worker's connections share on the engine
+    #[arg(
+        long, env = "RINGECHO_RECEIVE_BUFFERS", value_name = "COUNT",
+        default_value = RECEIVE_BUFFERS.default.to_string(), hide_env = true, help_heading = ECHO
+    )]
+    receive_buffers: u16,
+
+    /// Most that the engine keeps for a client that does not read
+    #[arg(
+        long, env = "RINGECHO_UNSENT_MAX", value_name = "SIZE",
+        default_value = UNSENT_MAX.default.to_string(), value_parser = Size::from_str,
+        hide_env = true, help_heading = ECHO
+    )]
+    unsent_max: Size,
 
     /// Longest frame that is held until it is whole; longer ones are sent on as they arrive
     #[arg(
@@ -142,6 +158,13 @@ pub struct Arguments {
     )]
     driver: DriverName,
 
+    /// What carries connections after their handshake; auto is the engine where the kernel has it
+    #[arg(
+        long, env = "RINGECHO_DATA_PLANE", value_name = "NAME", value_enum,
+        default_value = "portable", hide_env = true, help_heading = CORES
+    )]
+    data_plane: DataPlaneName,
+
     /// Least severe messages that are logged, on stderr
     #[arg(
         long, env = "RINGECHO_LOG_LEVEL", value_name = "LEVEL", value_enum,
@@ -166,6 +189,13 @@ enum DriverName {
     #[value(name = "io_uring")]
     IoUring,
     Epoll,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum DataPlaneName {
+    Auto,
+    Engine,
+    Portable,
 }
 
 /// Least severe messages that are logged.
@@ -209,8 +239,15 @@ impl From<Arguments> for Config {
                 DriverName::IoUring => Driver::IoUring,
                 DriverName::Epoll => Driver::Epoll,
             },
+            data_plane: match arguments.data_plane {
+                DataPlaneName::Auto => DataPlane::Auto,
+                DataPlaneName::Engine => DataPlane::Engine,
+                DataPlaneName::Portable => DataPlane::Portable,
+            },
             limits: Limits {
                 receive_buffer: arguments.receive_buffer,
+                receive_buffers: arguments.receive_buffers,
+                unsent_max: arguments.unsent_max,
                 hold: arguments.hold,
                 message_size_max: arguments.message_size_max,
                 handshake_timeout: arguments.handshake_timeout,

@@ -26,6 +26,8 @@ pub struct Config {
     pub cpus: Vec<usize>,
     /// The kernel interface that workers wait on.
     pub driver: Driver,
+    /// What carries connections after their opening handshake.
+    pub data_plane: DataPlane,
     /// Sizes and times.
     pub limits: Limits,
 }
@@ -42,11 +44,27 @@ pub enum Driver {
     Epoll,
 }
 
+/// What carries connections after their opening handshake.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DataPlane {
+    /// The engine where the kernel has what it needs, the portable path elsewhere.
+    Auto,
+    /// The engine, or a refusal to start.
+    Engine,
+    /// The portable path.
+    #[default]
+    Portable,
+}
+
 /// Sizes and times that bound what one peer can cost.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// See [`RECEIVE_BUFFER`].
     pub receive_buffer: Size,
+    /// See [`RECEIVE_BUFFERS`].
+    pub receive_buffers: u16,
+    /// See [`UNSENT_MAX`].
+    pub unsent_max: Size,
     /// See [`HOLD`].
     pub hold: Size,
     /// See [`MESSAGE_SIZE_MAX`].
@@ -87,6 +105,23 @@ pub const RECEIVE_BUFFER: Knob<Size> = Knob {
     default: Size::kib(256),
     min: RECEIVE_BUFFER_START,
     max: Size::kib(16 << 10),
+};
+
+/// How many receive buffers the connections of a worker share, on the engine: a power of two.
+///
+/// Few, so that they stay in the CPU's cache; they go back to the kernel every turn.
+pub const RECEIVE_BUFFERS: Knob<u16> =
+    Knob { flag: "--receive-buffers", default: 16, min: 2, max: 1 << 15 };
+
+/// The most that is kept, on the engine, for a peer that does not read its echoes.
+///
+/// A receive takes at most half of it before it has to be armed again, and one more may be under
+/// way when a send turns out short. Before Linux 6.17 the shared buffers are the bound instead.
+pub const UNSENT_MAX: Knob<Size> = Knob {
+    flag: "--unsent-max",
+    default: Size::kib(1 << 10),
+    min: Size::kib(64),
+    max: Size::kib(64 << 10),
 };
 
 /// The longest frame that is held until it has arrived whole; longer ones are sent on in pieces.
@@ -173,6 +208,9 @@ pub enum ConfigError {
         /// The largest value that it may have.
         max: String,
     },
+    /// The number of shared buffers does not fit the kernel's ring.
+    #[error("--receive-buffers is {0}, but must be a power of two")]
+    ReceiveBuffers(u16),
     /// The echo path is not a path, or is taken by the page.
     #[error(
         "--path is {0:?}, but must be a path such as /ws: a slash, then one or more letters, \
@@ -207,6 +245,7 @@ impl Default for Config {
             workers: None,
             cpus: Vec::new(),
             driver: Driver::Auto,
+            data_plane: DataPlane::Portable,
             limits: Limits::default(),
         }
     }
@@ -216,6 +255,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             receive_buffer: RECEIVE_BUFFER.default,
+            receive_buffers: RECEIVE_BUFFERS.default,
+            unsent_max: UNSENT_MAX.default,
             hold: HOLD.default,
             message_size_max: MESSAGE_SIZE_MAX.default,
             handshake_timeout: HANDSHAKE_TIMEOUT.default,
@@ -256,6 +297,11 @@ impl Config {
 impl Limits {
     fn check(&self) -> Result<(), ConfigError> {
         RECEIVE_BUFFER.check(self.receive_buffer, Size::to_string)?;
+        RECEIVE_BUFFERS.check(self.receive_buffers, u16::to_string)?;
+        if !self.receive_buffers.is_power_of_two() {
+            return Err(ConfigError::ReceiveBuffers(self.receive_buffers));
+        }
+        UNSENT_MAX.check(self.unsent_max, Size::to_string)?;
         HOLD.check(self.hold, Size::to_string)?;
         MESSAGE_SIZE_MAX.check(self.message_size_max, Size::to_string)?;
         HANDSHAKE_TIMEOUT.check(self.handshake_timeout, format_duration)?;

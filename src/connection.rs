@@ -104,6 +104,12 @@ impl ConnectionEnd {
         "panicked",
     ];
 
+    /// Whether there is nothing more to say, rather than nobody to say it to: only then is it
+    /// worth waiting until the peer has taken what was sent.
+    pub fn is_orderly(self) -> bool {
+        matches!(self, Self::ClosedByPeer | Self::ClosedByServer | Self::Failed(_))
+    }
+
     /// The index into [`KINDS`](Self::KINDS).
     pub fn kind(self) -> usize {
         match self {
@@ -309,7 +315,7 @@ impl<R: AsyncReadRent, W: AsyncWriteRent> Connection<'_, R, W> {
         loop {
             if *draining && !*close_sent && echo.between_messages() {
                 *close_sent = true;
-                write_close(writer, control, CloseCode::Away, "the server is stopping").await?;
+                write_close(writer, control, CloseCode::Away, GOODBYE).await?;
             }
             let demand = match select(read.as_mut(), pin!(control.demanded())).await {
                 Either::Left(((Ok(0), _), _)) => return Err(ConnectionEnd::PeerVanished),
@@ -352,7 +358,10 @@ impl<R: AsyncReadRent, W: AsyncWriteRent> Connection<'_, R, W> {
 }
 
 /// A Ping without payload.
-static PING: [u8; 2] = [0x89, 0];
+pub(crate) static PING: [u8; 2] = [0x89, 0];
+
+/// The reason in the Close frames of a stopping server.
+pub(crate) const GOODBYE: &str = "the server is stopping";
 
 /// Sends a Close frame, the last frame that is sent.
 async fn write_close(

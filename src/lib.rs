@@ -7,6 +7,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod connection;
+pub mod engine;
 pub mod handshake;
 pub mod http;
 pub mod metrics;

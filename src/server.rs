@@ -32,8 +32,9 @@ use thiserror::Error;
 use tracing::{error, info, warn};
 
 use crate::{
-    config::{self, Config, ConfigError},
+    config::{self, Config, ConfigError, DataPlane, Limits},
     connection::ConnectionEnd,
+    engine,
     handshake::Policy,
     http::encode_page,
     metrics::{Counters, Totals},
@@ -78,6 +79,9 @@ pub enum StartError {
     /// `io_uring` was asked for and is not to be had.
     #[error("--driver io_uring: {0}; use --driver auto to fall back to epoll")]
     IoUringUnavailable(String),
+    /// The engine was asked for and is not to be had.
+    #[error("--data-plane engine: {0}; use --data-plane auto to fall back to the portable path")]
+    EngineUnavailable(String),
     /// A worker could not start.
     #[error("worker {worker} could not start: {source}")]
     Worker {
@@ -95,6 +99,7 @@ pub enum StartError {
 pub struct Server {
     address: SocketAddr,
     driver: Driver,
+    engine: Option<engine::Dimensions>,
     site: Arc<Site>,
     workers: Vec<WorkerThread>,
     events: Receiver<Event>,
@@ -146,6 +151,7 @@ impl Server {
         let driver = resolve_driver(config.driver)?;
         let cpus = worker_cpus(config)?;
         raise_descriptor_limit();
+        let engine = resolve_data_plane(config, driver)?;
         if !config.reuse_port {
             probe_port(config.listen)?;
         }
@@ -158,6 +164,7 @@ impl Server {
         let mut server = Self {
             address,
             driver,
+            engine,
             site: Arc::new(site(config)),
             workers: Vec::new(),
             events,
@@ -180,14 +187,15 @@ impl Server {
 
     /// What a server says when it is ready.
     pub fn ready_line(&self) -> String {
-        let Self { address, site, workers, driver, .. } = self;
+        let Self { address, site, workers, driver, engine, .. } = self;
         let driver = match driver {
             Driver::IoUring => "io_uring",
             Driver::Epoll => "epoll",
         };
         let count = workers.len();
         let plural = if count == 1 { "worker" } else { "workers" };
-        format!("listening on ws://{address}{} ({count} {plural}, {driver})", site.echo_path)
+        let plane = if engine.is_some() { " with engine" } else { "" };
+        format!("listening on ws://{address}{} ({count} {plural}, {driver}{plane})", site.echo_path)
     }
 
     /// A handle that stops the server.
@@ -251,6 +259,7 @@ impl Server {
         let plan = Plan {
             cpu,
             driver: self.driver,
+            engine: self.engine,
             listener,
             stop: worker_stop,
             counters: counters.clone(),
@@ -348,6 +357,46 @@ fn resolve_driver(wanted: config::Driver) -> Result<Driver, StartError> {
     warn!("{obstacle}; using epoll");
     Ok(Driver::Epoll)
 }
+
+/// The engine that this kernel can carry, if one is wanted.
+fn resolve_data_plane(
+    config: &Config,
+    driver: Driver,
+) -> Result<Option<engine::Dimensions>, StartError> {
+    if config.data_plane == DataPlane::Portable {
+        return Ok(None);
+    }
+    let obstacle = match driver {
+        Driver::Epoll => "it needs io_uring".to_owned(),
+        Driver::IoUring => match engine::probe() {
+            Ok(probe) => return Ok(Some(engine_dimensions(&config.limits, probe)?)),
+            Err(error) => format!(
+                "this kernel lacks what it needs ({error}): deferred task running (Linux 6.1) and \
+                 incremental buffers (6.12)"
+            ),
+        },
+    };
+    if config.data_plane == DataPlane::Engine {
+        return Err(StartError::EngineUnavailable(obstacle));
+    }
+    info!("no engine, {obstacle}; using the portable path");
+    Ok(None)
+}
+
+fn engine_dimensions(limits: &Limits, probe: engine::Probe) -> io::Result<engine::Dimensions> {
+    let (descriptors_max, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let receive_share =
+        if probe.limits_receives { limits.unsent_max.in_memory() as u32 / 2 } else { 0 };
+    Ok(engine::Dimensions {
+        receive_buffers: limits.receive_buffers,
+        receive_buffer_len: limits.receive_buffer.in_memory() as u32,
+        receive_share,
+        connections_max: descriptors_max.min(ENGINE_CONNECTIONS_MAX) as u32,
+    })
+}
+
+/// Slots of an engine, at most: they take kernel memory, whether they are used or not.
+const ENGINE_CONNECTIONS_MAX: u64 = 1 << 20;
 
 /// The CPU of each worker.
 fn worker_cpus(config: &Config) -> Result<Vec<usize>, StartError> {

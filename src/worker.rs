@@ -9,13 +9,16 @@ use std::{
     future::{Future, poll_fn},
     io,
     net::{SocketAddr, TcpListener as StdTcpListener},
-    os::unix::net::UnixStream as StdUnixStream,
+    os::{
+        fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd},
+        unix::net::UnixStream as StdUnixStream,
+    },
     panic::AssertUnwindSafe,
     pin::pin,
     rc::Rc,
     sync::Arc,
     task::{Poll, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::{
@@ -26,11 +29,15 @@ use http::{Request, StatusCode};
 use io_uring_monoio::IoUring;
 use monoio::{
     IoUringDriver, LegacyDriver, RuntimeBuilder,
+    fs::File,
     io::{AsyncReadRent, CancelHandle, Canceller, Splitable},
     net::{TcpListener, TcpStream, UnixStream},
     time::TimeDriver,
 };
-use nix::errno::Errno;
+use nix::{
+    errno::Errno,
+    sys::eventfd::{EfdFlags, EventFd},
+};
 use slab::Slab;
 use tracing::{debug, error, warn};
 
@@ -38,6 +45,7 @@ use crate::{
     clock::{Deadlines, TICK, Tick},
     config::Limits,
     connection::{self, ConnectionEnd, Control, Demand, Shared, linger, write_all},
+    engine::{self, Departure, Engine},
     handshake::{self, Negotiated, Policy},
     http::{HeadError, RequestRefusal, Route, encode_refusal, read_request_head, route},
     metrics::Counters,
@@ -58,6 +66,8 @@ pub struct Plan {
     pub cpu: usize,
     /// What it waits on.
     pub driver: Driver,
+    /// The engine that carries connections after their opening handshake, if one does.
+    pub engine: Option<engine::Dimensions>,
     /// The listening socket, its own.
     pub listener: StdTcpListener,
     /// The other end of this tells it to stop, by a byte or by its end.
@@ -116,8 +126,12 @@ pub(crate) const RING_PROBE_ENTRIES: u32 = 8;
 /// How long accepting rests after the process ran out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long the engine may go on before it lets accepts, requests and the sweep have their turn.
+const ENGINE_SLICE: Duration = Duration::from_millis(1);
+
 /// A worker's state, shared by its tasks.
 struct Worker {
+    engine: Option<EnginePlane>,
     site: Arc<Site>,
     shared: Shared,
     deadlines: Deadlines,
@@ -125,6 +139,12 @@ struct Worker {
     connections: RefCell<Slab<Rc<Control>>>,
     /// Waits for the last connection to end.
     drained: Cell<Option<Waker>>,
+}
+
+/// The engine, and what wakes it.
+struct EnginePlane {
+    engine: RefCell<Engine>,
+    wake: EventFd,
 }
 
 /// A connection whose opening handshake is done: what a data plane takes over.
@@ -151,8 +171,12 @@ async fn serve(plan: Plan, ready: impl FnOnce()) -> io::Result<()> {
     let listener = TcpListener::from_std(plan.listener)?;
     let mut stop = UnixStream::from_std(plan.stop)?;
 
-    let worker = Rc::new(Worker::new(plan.site, plan.counters));
+    let worker = Rc::new(Worker::new(plan.site, plan.counters, plan.engine)?);
     monoio::spawn(worker.clone().sweep());
+    if let Some(plane) = &worker.engine {
+        let wake = File::from_std(plane.wake.as_fd().try_clone_to_owned()?.into())?;
+        monoio::spawn(worker.clone().drive_engine(wake));
+    }
     ready();
     {
         // A pending accept is cancelled rather than dropped: it may just have got a connection.
@@ -169,15 +193,22 @@ async fn serve(plan: Plan, ready: impl FnOnce()) -> io::Result<()> {
 }
 
 impl Worker {
-    fn new(site: Arc<Site>, counters: Arc<Counters>) -> Self {
-        Self {
-            shared: Shared::new(&site.limits, counters),
+    fn new(
+        site: Arc<Site>,
+        counters: Arc<Counters>,
+        engine: Option<engine::Dimensions>,
+    ) -> io::Result<Self> {
+        let shared = Shared::new(&site.limits, counters);
+        let engine = engine.map(|dimensions| EnginePlane::new(dimensions, &shared)).transpose()?;
+        Ok(Self {
+            engine,
+            shared,
             deadlines: Deadlines::new(&site.limits),
             site,
             now: Rc::default(),
             connections: RefCell::default(),
             drained: Cell::default(),
-        }
+        })
     }
 
     /// Accepts connections until it is cancelled.
@@ -213,30 +244,42 @@ impl Worker {
         let worker = self.clone();
         monoio::spawn(async move {
             let end = contain(worker.converse(stream, &control)).await;
-            debug!(%peer, ?end, "connection ended");
-            worker.shared.counters.ended(end.kind()).add(1);
-            let mut connections = worker.connections.borrow_mut();
-            connections.remove(key);
-            if connections.is_empty()
-                && let Some(drained) = worker.drained.take()
-            {
-                drained.wake();
+            worker.connections.borrow_mut().remove(key);
+            debug!(%peer, ?end, "connection ended, or was handed over");
+            if let Some(end) = end {
+                worker.count_end(end);
             }
         });
     }
 
-    /// One connection's life.
-    async fn converse(&self, mut stream: TcpStream, control: &Control) -> ConnectionEnd {
+    /// Counts the end of a connection that is in no table any more.
+    fn count_end(&self, end: ConnectionEnd) {
+        self.shared.counters.ended(end.kind()).add(1);
+        if self.connection_count() == 0
+            && let Some(drained) = self.drained.take()
+        {
+            drained.wake();
+        }
+    }
+
+    fn connection_count(&self) -> usize {
+        let in_engine =
+            self.engine.as_ref().map_or(0, |plane| plane.engine.borrow().connection_count());
+        self.connections.borrow().len() + in_engine
+    }
+
+    /// One connection's life, as far as it is not handed over (`None`).
+    async fn converse(&self, mut stream: TcpStream, control: &Control) -> Option<ConnectionEnd> {
         let (answer, early) = match self.answer_request(&mut stream, control).await {
             Ok(answer) => answer,
-            Err(end) => return end,
+            Err(end) => return Some(end),
         };
         match answer {
             Answer::Upgrade(acceptance) => {
                 let head = acceptance.response_head;
                 let head_len = head.len();
                 if let Err(end) = write_all(&mut stream, head, 0..head_len, control).await {
-                    return end;
+                    return Some(end);
                 }
                 self.shared.counters.upgraded.add(1);
                 let negotiated = acceptance.negotiated;
@@ -245,21 +288,65 @@ impl Worker {
             Answer::Respond(response, end) => {
                 let response_len = response.len();
                 if let Err(end) = write_all(&mut stream, response, 0..response_len, control).await {
-                    return end;
+                    return Some(end);
                 }
                 let (mut reader, mut writer) = stream.into_split();
                 linger(&mut reader, &mut writer, control).await;
-                end
+                Some(end)
             }
         }
     }
 
-    /// Gives an upgraded connection to its data plane, which is the portable path.
-    async fn hand_over(&self, upgraded: Upgraded, control: &Control) -> ConnectionEnd {
-        let Upgraded { stream, early, negotiated } = upgraded;
+    /// Gives an upgraded connection to its data plane: the engine, or the portable path where
+    /// there is no engine or it is full.
+    async fn hand_over(&self, upgraded: Upgraded, control: &Control) -> Option<ConnectionEnd> {
+        let Upgraded { mut stream, mut early, negotiated } = upgraded;
         debug!(subprotocol = negotiated.subprotocol, "connection upgraded");
+        if let Some(plane) = &self.engine {
+            let adopted = plane.engine.borrow_mut().adopt(into_descriptor(stream), early);
+            plane.wake();
+            let Err((descriptor, given_back)) = adopted else { return None };
+            stream = match TcpStream::from_std(descriptor.into()) {
+                Ok(stream) => stream,
+                Err(error) => return Some(ConnectionEnd::Broken(error.kind())),
+            };
+            early = given_back;
+        }
         let (reader, writer) = stream.into_split();
-        connection::run(reader, writer, early, control, &self.shared).await
+        Some(connection::run(reader, writer, early, control, &self.shared).await)
+    }
+
+    /// Runs the engine whenever it is woken. Its event counter is read first; the engine then
+    /// turns until nothing comes, so that no wake-up is lost.
+    async fn drive_engine(self: Rc<Self>, wake: File) {
+        let Some(plane) = &self.engine else { return };
+        let mut count = vec![0; size_of::<u64>()];
+        loop {
+            (_, count) = wake.read_at(count, 0).await;
+            for departure in plane.turn_until_idle() {
+                self.finish(departure);
+            }
+        }
+    }
+
+    /// Ends a connection that has left the engine.
+    fn finish(self: &Rc<Self>, departure: Departure) {
+        let Departure { descriptor, end } = departure;
+        if !end.is_orderly() {
+            drop(descriptor);
+            return self.count_end(end);
+        }
+        let control = Rc::new(Control::new(self.now.clone()));
+        let key = self.connections.borrow_mut().insert(control.clone());
+        let worker = self.clone();
+        monoio::spawn(async move {
+            if let Ok(stream) = TcpStream::from_std(descriptor.into()) {
+                let (mut reader, mut writer) = stream.into_split();
+                linger(&mut reader, &mut writer, &control).await;
+            }
+            worker.connections.borrow_mut().remove(key);
+            worker.count_end(end);
+        });
     }
 
     /// Reads the request head and finds its answer, with the bytes that came behind the head.
@@ -301,16 +388,27 @@ impl Worker {
             for (_, control) in self.connections.borrow().iter() {
                 control.sweep(&self.deadlines);
             }
+            self.with_engine(|engine| engine.sweep(self.now.get(), &self.deadlines));
         }
     }
 
     /// Has every connection closed, and waits for their ends, for as long as the limits say.
     async fn drain(&self) {
         self.demand_of_all(Demand::Drain);
+        self.with_engine(Engine::drain);
         let timeout = monoio::time::sleep(self.site.limits.drain_timeout);
         if let Either::Right(_) = select(pin!(self.drained()), pin!(timeout)).await {
             self.demand_of_all(Demand::End(ConnectionEnd::Abandoned));
+            self.with_engine(Engine::abandon);
             self.drained().await;
+        }
+    }
+
+    /// Has the engine do something, and what comes of it.
+    fn with_engine(&self, act: impl FnOnce(&mut Engine)) {
+        if let Some(plane) = &self.engine {
+            act(&mut plane.engine.borrow_mut());
+            plane.wake();
         }
     }
 
@@ -323,7 +421,7 @@ impl Worker {
     /// Waits until no connection is left.
     async fn drained(&self) {
         poll_fn(|context| {
-            if self.connections.borrow().is_empty() {
+            if self.connection_count() == 0 {
                 return Poll::Ready(());
             }
             self.drained.set(Some(context.waker().clone()));
@@ -333,16 +431,52 @@ impl Worker {
     }
 }
 
+impl EnginePlane {
+    fn new(dimensions: engine::Dimensions, shared: &Shared) -> io::Result<Self> {
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
+        let counters = shared.counters.clone();
+        let engine = Engine::new(dimensions, shared.rules, counters, &wake)?;
+        Ok(Self { engine: RefCell::new(engine), wake })
+    }
+
+    /// Has the engine turn soon.
+    fn wake(&self) {
+        // It fails when the counter is full, and then the engine is about to be woken anyway.
+        let _ = self.wake.write(1);
+    }
+
+    /// Turns until nothing happens any more, or for a slice of time; then it wakes itself, behind
+    /// whatever else the worker has to do. Returns the connections that have left.
+    fn turn_until_idle(&self) -> Vec<Departure> {
+        let mut engine = self.engine.borrow_mut();
+        let begin = Instant::now();
+        while engine.turn().expect("the engine's ring works") {
+            if begin.elapsed() >= ENGINE_SLICE {
+                self.wake();
+                break;
+            }
+        }
+        engine.departures()
+    }
+}
+
+/// Takes a stream's descriptor out of monoio's hands.
+#[expect(unsafe_code, reason = "monoio gives descriptors away only raw")]
+fn into_descriptor(stream: TcpStream) -> OwnedFd {
+    // SAFETY: into_raw_fd gives up the ownership of an open descriptor.
+    unsafe { OwnedFd::from_raw_fd(stream.into_raw_fd()) }
+}
+
 fn refuse(status: StatusCode, reason: &impl ToString) -> Answer {
     let response = encode_refusal(status, &reason.to_string());
     Answer::Respond(response.into(), ConnectionEnd::Refused(status))
 }
 
 /// Turns a panic in a connection's task into its end.
-async fn contain(connection: impl Future<Output = ConnectionEnd>) -> ConnectionEnd {
+async fn contain(connection: impl Future<Output = Option<ConnectionEnd>>) -> Option<ConnectionEnd> {
     AssertUnwindSafe(connection).catch_unwind().await.unwrap_or_else(|_| {
         error!("a connection's task panicked; this is a defect, please report it");
-        ConnectionEnd::Panicked
+        Some(ConnectionEnd::Panicked)
     })
 }
 
@@ -353,8 +487,8 @@ mod tests {
     #[test]
     fn panic_in_a_connection_ends_that_connection_only() {
         let end = contain(async { panic!("as a defect would") }).now_or_never();
-        assert_eq!(end, Some(ConnectionEnd::Panicked));
-        let end = contain(async { ConnectionEnd::ClosedByPeer }).now_or_never();
-        assert_eq!(end, Some(ConnectionEnd::ClosedByPeer));
+        assert_eq!(end, Some(Some(ConnectionEnd::Panicked)));
+        let end = contain(async { Some(ConnectionEnd::ClosedByPeer) }).now_or_never();
+        assert_eq!(end, Some(Some(ConnectionEnd::ClosedByPeer)));
     }
 }

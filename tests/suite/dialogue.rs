@@ -6,10 +6,11 @@ use ringecho::{
     config::{Config, Limits, Size},
     protocol::OpCode,
 };
+use socket2::SockRef;
 
 use crate::{
     frames::{ClientFrame, binary, close, ping, pong, server_close, text},
-    peer::{UPGRADE, config, with_server},
+    peer::{Peer, UPGRADE, config, with_server},
 };
 
 #[test]
@@ -195,6 +196,44 @@ fn slow_reader_gets_everything() {
         assert!(received == expected);
         sending.join().unwrap();
     });
+}
+
+#[test]
+fn peers_that_do_not_read_hold_up_nobody_and_lose_nothing() {
+    with_server(&config(), |server| {
+        // One endless frame each, as much of it as the server takes while nobody reads.
+        let (request, reply) = (endless_frame(true), endless_frame(false));
+        let stalled: Vec<(Peer, usize)> = (0..5)
+            .map(|_| {
+                let mut peer = server.open();
+                let buffer_len = 64 << 10;
+                SockRef::from(&peer.stream).set_recv_buffer_size(buffer_len).unwrap();
+                SockRef::from(&peer.stream).set_send_buffer_size(buffer_len).unwrap();
+                let sent_len = peer.send_until_blocked(&request);
+                assert!(sent_len < request.len());
+                (peer, sent_len)
+            })
+            .collect();
+        let mut witness = server.open();
+        for number in 0..200 {
+            let message = binary(vec![number; 1000]);
+            witness.send(message.encode());
+            witness.expect(message.encode_echo());
+        }
+        for (mut peer, sent_len) in stalled {
+            peer.expect(&reply[..sent_len - 4]);
+        }
+    });
+}
+
+/// The begin of a frame that is longer than any socket buffers: what a client sends of it, with a
+/// masking key of zero, or what comes back.
+fn endless_frame(masked: bool) -> Vec<u8> {
+    let mut frame = vec![0x82, if masked { 0xff } else { 0x7f }];
+    frame.extend_from_slice(&(1_u64 << 40).to_be_bytes());
+    frame.extend_from_slice(if masked { &[0; 4] } else { &[] });
+    frame.extend((0..1_u32 << 22).flat_map(u32::to_ne_bytes));
+    frame
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod clients;
 mod dialogue;
+mod endings;
 mod faults;
 mod frame_header;
 mod frames;

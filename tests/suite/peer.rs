@@ -8,7 +8,7 @@ use std::{
 };
 
 use ringecho::{
-    config::{Config, Driver},
+    config::{Config, DataPlane, Driver},
     metrics::Totals,
     server::{Server, StopHandle},
 };
@@ -29,10 +29,21 @@ pub fn config() -> Config {
     Config { listen: SocketAddr::from(([127, 0, 0, 1], 0)), workers: Some(1), ..Config::default() }
 }
 
-/// Runs a test against a server on each driver, and checks that every connection is accounted for.
+/// The configuration for each data plane and driver.
+pub fn planes(config: &Config) -> [Config; 3] {
+    [
+        (Driver::Auto, DataPlane::Auto),
+        (Driver::Auto, DataPlane::Portable),
+        (Driver::Epoll, DataPlane::Portable),
+    ]
+    .map(|(driver, data_plane)| Config { driver, data_plane, ..config.clone() })
+}
+
+/// Runs a test against a server on each data plane and driver, and checks that every connection is
+/// accounted for.
 pub fn with_server(config: &Config, test: impl Fn(&TestServer)) {
-    for driver in [Driver::Auto, Driver::Epoll] {
-        let server = TestServer::start(&Config { driver, ..config.clone() });
+    for config in planes(config) {
+        let server = TestServer::start(&config);
         test(&server);
         let totals = server.stop();
         assert_eq!(totals.accepted, totals.ended_count(), "{totals:?}");
@@ -91,6 +102,19 @@ pub struct Peer {
 impl Peer {
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).expect("the server reads");
+    }
+
+    /// Sends `bytes` until the server has not taken any for a while, or all are sent; returns how
+    /// many are.
+    pub fn send_until_blocked(&mut self, bytes: &[u8]) -> usize {
+        const A_WHILE: Duration = Duration::from_millis(50);
+        let mut sent_len = 0;
+        self.stream.set_write_timeout(Some(A_WHILE)).unwrap();
+        while let Ok(len @ 1..) = self.stream.write(&bytes[sent_len..]) {
+            sent_len += len;
+        }
+        self.stream.set_write_timeout(None).unwrap();
+        sent_len
     }
 
     /// Reads exactly `expected`.

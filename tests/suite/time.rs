@@ -7,7 +7,7 @@ use ringecho::config::{Config, Limits};
 
 use crate::{
     frames::{ClientFrame, pong, server_close, text},
-    peer::{TestServer, config, with_server},
+    peer::{TestServer, config, planes, with_server},
 };
 use ringecho::protocol::OpCode;
 
@@ -46,11 +46,13 @@ fn client_that_answers_nothing_is_given_up() {
         keep_alive_timeout: SECOND,
         ..Limits::default()
     });
-    let server = TestServer::start(&config);
-    let mut peer = server.open();
-    peer.expect(b"\x89\x00");
-    peer.expect_over();
-    assert_eq!(ended(server), [("keep_alive_timeout", 1)]);
+    for config in planes(&config) {
+        let server = TestServer::start(&config);
+        let mut peer = server.open();
+        peer.expect(b"\x89\x00");
+        peer.expect_over();
+        assert_eq!(ended(server), [("keep_alive_timeout", 1)]);
+    }
 }
 
 #[test]
@@ -60,19 +62,21 @@ fn no_ping_lands_inside_a_frame_that_is_half_sent() {
         keep_alive_timeout: 30 * SECOND,
         ..Limits::default()
     });
-    let server = TestServer::start(&config);
-    let mut peer = server.open();
-    let mut witness = server.open();
-    let frame = ClientFrame::new(true, OpCode::Binary, vec![1; 10_000]);
-    let (request, reply) = (frame.encode(), frame.encode_echo());
-    peer.send(&request[..5008]);
-    peer.expect(&reply[..5004]);
-    // Both have been silent for as long when the witness gets its Ping.
-    witness.expect(b"\x89\x00");
-    peer.send(&request[5008..]);
-    peer.expect(&reply[5004..]);
-    peer.expect(b"\x89\x00");
-    server.stop();
+    for config in planes(&config) {
+        let server = TestServer::start(&config);
+        let mut peer = server.open();
+        let mut witness = server.open();
+        let frame = ClientFrame::new(true, OpCode::Binary, vec![1; 10_000]);
+        let (request, reply) = (frame.encode(), frame.encode_echo());
+        peer.send(&request[..5008]);
+        peer.expect(&reply[..5004]);
+        // Both have been silent for as long when the witness gets its Ping.
+        witness.expect(b"\x89\x00");
+        peer.send(&request[5008..]);
+        peer.expect(&reply[5004..]);
+        peer.expect(b"\x89\x00");
+        server.stop();
+    }
 }
 
 #[test]
@@ -106,18 +110,20 @@ fn closed_connection_does_not_wait_forever_for_its_peer() {
 #[test]
 fn stopping_server_abandons_those_who_do_not_answer() {
     let config = with_limits(Limits { drain_timeout: SECOND, ..Limits::default() });
-    let server = TestServer::start(&config);
-    let mut deaf = server.open();
-    let mut stalled = server.open();
-    stalled.send(ClientFrame::new(false, OpCode::Text, "never finished").encode());
-    stalled.expect(b"\x01\x0enever finished");
-    // Nothing is read from here on, so replies pile up until the server has to wait.
-    let mut clogged = server.open();
-    clogged.stream.set_nonblocking(true).unwrap();
-    let flood = ClientFrame::new(true, OpCode::Binary, vec![0; 1 << 20]).encode();
-    while std::io::Write::write(&mut clogged.stream, &flood).is_ok() {}
-    server.begin_to_stop();
-    deaf.expect(server_close(1001, "the server is stopping"));
-    assert_eq!(ended(server), [("abandoned", 3)]);
-    let _ = stalled.stream.read(&mut [0; 1]);
+    for config in planes(&config) {
+        let server = TestServer::start(&config);
+        let mut deaf = server.open();
+        let mut stalled = server.open();
+        stalled.send(ClientFrame::new(false, OpCode::Text, "never finished").encode());
+        stalled.expect(b"\x01\x0enever finished");
+        // Nothing is read from here on, so replies pile up until the server has to wait.
+        let mut clogged = server.open();
+        clogged.stream.set_nonblocking(true).unwrap();
+        let flood = ClientFrame::new(true, OpCode::Binary, vec![0; 1 << 20]).encode();
+        while std::io::Write::write(&mut clogged.stream, &flood).is_ok() {}
+        server.begin_to_stop();
+        deaf.expect(server_close(1001, "the server is stopping"));
+        assert_eq!(ended(server), [("abandoned", 3)]);
+        let _ = stalled.stream.read(&mut [0; 1]);
+    }
 }
