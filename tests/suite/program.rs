@@ -119,6 +119,9 @@ fn bad_values_are_refused_with_flag_value_and_what_is_allowed() {
         (&["--listen", "9001"][..], "'9001' for '--listen <ADDRESS:PORT>': an IP address and"),
         (&["--receive-buffer", "1KiB"], "--receive-buffer is 1KiB, but must be from 4KiB to 16MiB"),
         (&["--receive-buffer", "big"], "'big' for '--receive-buffer <SIZE>': a size is a number"),
+        (&["--receive-buffers", "1"], "--receive-buffers is 1, but must be from 2 to 32768"),
+        (&["--receive-buffers", "3"], "--receive-buffers is 3, but must be a power of two"),
+        (&["--unsent-max", "1KiB"], "--unsent-max is 1KiB, but must be from 64KiB to 64MiB"),
         (&["--hold", "2MiB"], "--hold is 2MiB, but must be from 0 to 1MiB"),
         (&["--message-size-max", "0"], "--message-size-max is 0, but must be from 1 to unlimited"),
         (&["--keep-alive-timeout", "0s"], "--keep-alive-timeout is 0s, but must be from 1s to 1h"),
@@ -139,6 +142,9 @@ fn bad_values_are_refused_with_flag_value_and_what_is_allowed() {
         assert!(message.contains(expected), "{arguments:?}: {message}");
         assert!(refused.stdout.is_empty());
     }
+    let (refused, message) = output(ringecho().args(["--driver=epoll", "--data-plane=engine"]));
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(message.contains("--data-plane engine: it needs io_uring"), "{message}");
     let (refused, message) = output(ringecho().args(["--cpus", "8191"]));
     assert_eq!(refused.status.code(), Some(1));
     assert!(message.contains("--cpus names CPU 8191, but this process may use only"), "{message}");
