@@ -18,7 +18,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Poll, Waker},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::{
@@ -128,6 +128,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long the engine may go on before it lets accepts, requests and the sweep have their turn.
 const ENGINE_SLICE: Duration = Duration::from_millis(1);
+
+/// The same while there are connections in their opening or closing handshake: each takes a few
+/// turns of its own.
+const ENGINE_SLICE_SHORT: Duration = Duration::from_micros(100);
 
 /// A worker's state, shared by its tasks.
 struct Worker {
@@ -323,7 +327,12 @@ impl Worker {
         let mut count = vec![0; size_of::<u64>()];
         loop {
             (_, count) = wake.read_at(count, 0).await;
-            for departure in plane.turn_until_idle() {
+            let slice = if self.connections.borrow().is_empty() {
+                ENGINE_SLICE
+            } else {
+                ENGINE_SLICE_SHORT
+            };
+            for departure in plane.turn_until_idle(slice) {
                 self.finish(departure);
             }
         }
@@ -445,16 +454,12 @@ impl EnginePlane {
         let _ = self.wake.write(1);
     }
 
-    /// Turns until nothing happens any more, or for a slice of time; then it wakes itself, behind
+    /// Has the engine turn until it is idle, or for a slice of time; then it wakes itself, behind
     /// whatever else the worker has to do. Returns the connections that have left.
-    fn turn_until_idle(&self) -> Vec<Departure> {
+    fn turn_until_idle(&self, slice: Duration) -> Vec<Departure> {
         let mut engine = self.engine.borrow_mut();
-        let begin = Instant::now();
-        while engine.turn().expect("the engine's ring works") {
-            if begin.elapsed() >= ENGINE_SLICE {
-                self.wake();
-                break;
-            }
+        if !engine.turn_until_idle(slice).expect("the engine's ring works") {
+            self.wake();
         }
         engine.departures()
     }

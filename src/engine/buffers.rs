@@ -1,33 +1,28 @@
-//! The shared receive buffers: a provided-buffer ring that the kernel takes memory from.
+//! The shared receive buffers.
 //!
-//! Buffers are consumed incrementally (`IOU_PBUF_RING_INC`, Linux 6.12): the kernel fills one from
-//! front to back, for whichever connection has bytes, before it takes the next. Its invariant:
-//! a byte belongs either to the kernel, or to the one [`Chunk`](super::kernel::Chunk) it was
-//! received as, and a used-up buffer goes back to the kernel only in a later turn.
+//! The kernel fills a buffer from front to back, in chunks, for whichever connection has bytes,
+//! before it takes the next. The invariant: a byte belongs either to the kernel or to the one
+//! [`Chunk`] it was received as, and a used-up buffer goes back to the kernel only in a later turn.
 
-use std::{
-    io,
-    sync::atomic::{AtomicU16, Ordering},
-};
+use std::io;
 
-use io_uring::{IoUring, types::BufRingEntry};
 use memmap2::{MmapMut, MmapOptions};
 
-use super::kernel::Chunk;
+use super::kernel::Kernel;
 
-/// The only group of buffers in a ring.
-pub(super) const GROUP: u16 = 0;
-
-/// `IOU_PBUF_RING_INC` of the kernel's interface.
-const INCREMENTAL: u16 = 2;
+/// A part of a buffer that was received into. It is its holder's until the turn is over.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    buffer: u16,
+    at: u32,
+    len: u32,
+    /// The turn that it belongs to.
+    turn: u32,
+}
 
 pub(super) struct Buffers {
-    /// What the kernel reads: an entry for each free buffer, and the tail.
-    entries: MmapMut,
     memory: MmapMut,
     buffer_len: u32,
-    count: u16,
-    tail: u16,
     /// How far each buffer is consumed.
     consumed: Vec<u32>,
     /// Buffers that are used up, and go back to the kernel when this turn is over.
@@ -36,74 +31,56 @@ pub(super) struct Buffers {
 }
 
 impl Buffers {
-    /// `count` buffers of `buffer_len` bytes, registered with the ring. `count` is a power of two.
-    #[expect(unsafe_code, reason = "the kernel is given memory of ours")]
-    pub(super) fn register(ring: &IoUring, count: u16, buffer_len: u32) -> io::Result<Self> {
-        let mut buffers = Self {
-            entries: MmapMut::map_anon(usize::from(count) * size_of::<BufRingEntry>())?,
-            // Populated: memory must not grow with the first large messages.
-            memory: MmapOptions::new()
-                .len(usize::from(count) * buffer_len as usize)
-                .populate()
-                .map_anon()?,
+    /// `count` buffers of `buffer_len` bytes, none of which the kernel has yet.
+    pub(super) fn new(count: u16, buffer_len: u32) -> io::Result<Self> {
+        // Populated: memory must not grow with the first large messages.
+        let memory = MmapOptions::new()
+            .len(usize::from(count) * buffer_len as usize)
+            .populate()
+            .map_anon()?;
+        Ok(Self {
+            memory,
             buffer_len,
-            count,
-            tail: 0,
             consumed: vec![0; count.into()],
             used_up: (0..count).collect(),
             turn: 0,
-        };
-        let address = buffers.entries.as_mut_ptr() as u64;
-        // SAFETY: the entries are page-aligned, `count` long, and live as long as `Buffers`, which
-        // the ring's owner drops after the ring.
-        unsafe {
-            ring.submitter().register_buf_ring_with_flags(address, count, GROUP, INCREMENTAL)?;
-        }
-        buffers.next_turn();
-        Ok(buffers)
+        })
     }
 
-    /// Voids all chunks, and gives used-up buffers back to the kernel. Says whether there were any.
-    #[expect(unsafe_code, reason = "the kernel reads these entries")]
-    #[expect(clippy::cast_ptr_alignment, reason = "a mapping is aligned to a page")]
-    pub(super) fn next_turn(&mut self) -> bool {
+    /// Voids all chunks, and gives used-up buffers to the kernel.
+    #[expect(unsafe_code, reason = "the kernel is given memory")]
+    pub(super) fn next_turn(&mut self, kernel: &mut impl Kernel) {
         self.turn = self.turn.wrapping_add(1);
         if self.used_up.is_empty() {
-            return false;
+            return;
         }
-        for buffer in self.used_up.drain(..) {
-            self.consumed[usize::from(buffer)] = 0;
-            let address =
-                self.memory.as_ptr() as u64 + u64::from(buffer) * u64::from(self.buffer_len);
-            let at = usize::from(self.tail % self.count);
-            // SAFETY: `at` is below `count`, so the entry lies within the mapping, which is
-            // aligned for it; the kernel reads an entry only once the tail has passed it.
-            let entry = unsafe { &mut *self.entries.as_mut_ptr().cast::<BufRingEntry>().add(at) };
-            entry.set_addr(address);
-            entry.set_len(self.buffer_len);
-            entry.set_bid(buffer);
-            self.tail = self.tail.wrapping_add(1);
-        }
-        // SAFETY: the mapping starts with the first entry, whose reserved field is the tail; it is
-        // aligned, and shared with the kernel only.
-        unsafe {
-            let tail = BufRingEntry::tail(self.entries.as_ptr().cast());
-            AtomicU16::from_ptr(tail.cast_mut()).store(self.tail, Ordering::Release);
-        }
-        true
+        let Self { memory, consumed, used_up, buffer_len, .. } = self;
+        let buffers = used_up.drain(..).map(|buffer| {
+            consumed[usize::from(buffer)] = 0;
+            let start = usize::from(buffer) * *buffer_len as usize;
+            (buffer, memory[start..].as_mut_ptr())
+        });
+        // SAFETY: each buffer lies within the memory, which the ring drops after the kernel, and
+        // of which `chunk_mut` shows only what was received in the same turn.
+        unsafe { kernel.provide(buffers, *buffer_len) };
     }
 
-    /// The chunk of `len` bytes that the kernel has just put into `buffer`, and is done with it
-    /// unless there will be `more`.
-    pub(super) fn take(&mut self, buffer: u16, len: u32, more: bool) -> Chunk {
+    /// The chunk of `len` bytes that the kernel has just put into `buffer`, with which it is done
+    /// unless it `goes_on`.
+    pub(super) fn take(&mut self, buffer: u16, len: u32, goes_on: bool) -> Chunk {
         let consumed = &mut self.consumed[usize::from(buffer)];
         let at = *consumed;
         *consumed += len;
         assert!(*consumed <= self.buffer_len, "the kernel stays within its buffer");
-        if !more {
+        if !goes_on {
             self.used_up.push(buffer);
         }
         Chunk { buffer, at, len, turn: self.turn }
+    }
+
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.consumed.len()
     }
 
     /// The bytes of a chunk of this turn.

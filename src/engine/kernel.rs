@@ -1,98 +1,75 @@
-//! What the engine asks of the kernel, and what comes back. [`super::ring`] does it with a ring;
-//! the tests do it with a kernel that completes in any order.
+//! The kernel as a ring sees it: operations go in, completions come out. [`super::uring`] is the
+//! real one; the tests have one that completes late, short, in any order, or not at all.
 
-use std::{io, ops::Range, os::fd::BorrowedFd};
+use std::{io, os::fd::BorrowedFd};
 
-use super::table::Key;
-
-/// A part of a shared buffer that was received into, and is its holder's until the turn is over.
-#[derive(Debug)]
-pub struct Chunk {
-    pub(super) buffer: u16,
-    pub(super) at: u32,
-    pub(super) len: u32,
-    /// The turn that it belongs to.
-    pub(super) turn: u32,
+/// What the kernel can be asked to do on the connection in a slot.
+#[derive(Clone, Copy, Debug)]
+pub enum Operation {
+    /// Receive into provided buffers, again and again, completing each time, until `len_max` bytes
+    /// are received (0: without end), the peer ends its side, or no buffer is left.
+    Receive { slot: u32, len_max: u32 },
+    /// Send one piece.
+    Send { slot: u32, piece: libc::iovec, mode: SendMode },
+    /// Send the pieces of a message.
+    SendMessage { slot: u32, header: *const libc::msghdr, mode: SendMode },
+    /// End the receive that was pushed with this user data.
+    Cancel { target: u64 },
 }
 
-/// A piece of a reply.
-#[derive(Debug)]
-pub enum Part {
-    /// A range within a chunk.
-    Chunk(Chunk, Range<usize>),
-    /// Bytes of their own.
-    Owned(Vec<u8>),
-}
-
-/// What the kernel has done in a turn.
-#[derive(Debug, Default)]
-pub struct Completions {
-    /// Sends of the turn before that did not go out whole. They are to be looked at first, since
-    /// what has been received meanwhile is answered behind them.
-    pub(super) unsent: Vec<(Key, Unsent)>,
-    /// Everything else, in order.
-    pub(super) others: Vec<(Key, Completion)>,
-}
-
-/// Why a reply did not go out whole.
-#[derive(Debug)]
-pub(super) enum Unsent {
-    /// The socket takes no more for now; this much is left.
-    Rest(Vec<u8>),
-    /// The connection broke.
-    Broken(io::ErrorKind),
-}
-
-/// Something that happened on a connection.
-#[derive(Debug)]
-pub(super) enum Completion {
-    /// Bytes arrived. Unless the receive goes on, it has to be armed again.
-    Received { chunk: Chunk, goes_on: bool },
-    /// The peer has ended its side, and the receive is over.
-    PeerEnded,
-    /// The receive ended without bytes.
-    ReceiveEnded(ReceiveEnd),
-    /// All of a patient send is sent.
-    Unblocked,
-    /// A patient send failed.
-    SendBroken(io::ErrorKind),
-}
-
-/// Why a multishot receive ended.
+/// How a send treats a socket that is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ReceiveEnd {
-    /// No shared buffer was free.
-    BuffersExhausted,
-    /// It was cancelled.
-    Cancelled,
-    /// The connection broke.
-    Broken(io::ErrorKind),
+pub enum SendMode {
+    /// It sends what the socket takes, and is over before [`Kernel::enter`] returns; it completes
+    /// only if that was not all.
+    AtOnce,
+    /// It waits until the peer has made room, and completes in any case.
+    Patient,
 }
 
-/// The kernel, as the engine sees it. Nothing happens before [`turn`](Self::turn).
+/// What has become of an operation, as in `io_uring_cqe`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// What the operation was pushed with.
+    pub user_data: u64,
+    /// A number of bytes, or a negated error.
+    pub result: i32,
+    /// The buffer that was received into; none if nothing was.
+    pub buffer: Option<u16>,
+    /// That buffer has room for more, and stays the kernel's.
+    pub buffer_goes_on: bool,
+    /// The operation goes on, and completes again.
+    pub goes_on: bool,
+}
+
+/// The kernel. Nothing happens before [`enter`](Self::enter).
 pub trait Kernel {
-    /// Makes a connection known under its key's slot.
-    fn adopt(&mut self, key: Key, descriptor: BorrowedFd<'_>) -> io::Result<()>;
+    /// Puts a descriptor, or none, into a slot.
+    fn register(&mut self, slot: u32, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()>;
 
-    /// Forgets a connection. Nothing may be under way on it.
-    fn release(&mut self, key: Key) -> io::Result<()>;
+    /// Ends a connection in both directions, at once.
+    fn shut_down(&mut self, descriptor: BorrowedFd<'_>);
 
-    /// Receives into shared buffers until the receive ends.
-    fn receive(&mut self, key: Key);
+    /// Asks for an operation.
+    ///
+    /// # Safety
+    ///
+    /// The pieces of a send, and its message header, stay where they are and unchanged until the
+    /// next [`enter`](Self::enter) returns or, if the send is patient, until it has completed.
+    #[expect(unsafe_code, reason = "operations point to memory")]
+    unsafe fn push(&mut self, operation: &Operation, user_data: u64);
 
-    /// Ends the receive; its end is completed all the same.
-    fn cancel_receive(&mut self, key: Key);
+    /// Provides buffers to receive into, each a number and the address of `buffer_len` bytes.
+    ///
+    /// # Safety
+    ///
+    /// The memory outlives the kernel, and nobody else touches what has not been received into.
+    #[expect(unsafe_code, reason = "the kernel is given memory")]
+    unsafe fn provide(&mut self, buffers: impl Iterator<Item = (u16, *mut u8)>, buffer_len: u32);
 
-    /// The bytes of a chunk of this turn.
-    fn chunk_mut(&mut self, chunk: &Chunk) -> &mut [u8];
+    /// Has everything done that was asked for, as far as it can be, and collects what completed.
+    fn enter(&mut self, completions: &mut Vec<Completion>) -> io::Result<()>;
 
-    /// Sends a reply as far as the socket takes it at once. Completes only if that is not all.
-    fn send(&mut self, key: Key, parts: impl Iterator<Item = Part>);
-
-    /// Sends bytes as the peer takes them. Completes in any case.
-    fn send_patiently(&mut self, key: Key, bytes: Vec<u8>);
-
-    /// Has everything done that was asked for, and collects what has completed. Chunks of the
-    /// turns before are void from here on.
-    fn turn(&mut self, completions: &mut Completions) -> io::Result<()>;
+    /// Whether completions that come outside of [`enter`](Self::enter) are announced.
+    fn announce(&mut self, enabled: bool);
 }

@@ -9,31 +9,41 @@
 //! once nothing is under way on it, and an ordinary task finishes it. A peer that does not read
 //! holds none of the shared buffers: what is left of its reply is copied, its receive cancelled,
 //! and both go on when its socket has taken the rest.
+//!
+//! From the bottom up: [`kernel`] is what is asked of the kernel, [`uring`] the real one,
+//! [`buffers`] what it receives into, [`ring`] how parts are sent and chunks received, [`table`]
+//! the connections, and here is the turn.
 
 mod buffers;
 mod kernel;
 mod ring;
+#[cfg(test)]
+mod simulation;
 mod table;
+#[cfg(test)]
+mod tests;
+mod uring;
 
 use std::{
     io::{self, Write},
     mem,
-    net::Shutdown,
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
     },
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use fastwebsockets::CloseCode;
 use nix::sys::eventfd::EventFd;
-use socket2::SockRef;
 
 use self::{
-    kernel::{Chunk, Completion, Completions, Kernel, Part, ReceiveEnd, Unsent},
-    ring::Ring,
+    buffers::Chunk,
+    kernel::Kernel,
+    ring::{Event, Events, Part, ReceiveEnd, Ring, UnderWay, Unsent},
     table::{Connection, Key, Queue, Receive, Send, Table},
+    uring::Uring,
 };
 use crate::{
     clock::{Deadlines, Due, Tick, Timing},
@@ -56,8 +66,8 @@ pub struct Departure {
 }
 
 /// The data plane of one worker.
-pub struct Engine<K = Ring> {
-    kernel: K,
+pub struct Engine<K = Uring> {
+    ring: Ring<K>,
     table: Table,
     rules: Rules,
     counters: Arc<Counters>,
@@ -70,7 +80,7 @@ pub struct Engine<K = Ring> {
     leaving: Vec<Key>,
     departures: Vec<Departure>,
     /// Empty between turns.
-    completions: Completions,
+    events: Events,
 }
 
 /// The replies of one turn. The parts of each connection are a list, in order.
@@ -94,7 +104,8 @@ pub fn probe() -> io::Result<Probe> {
         receive_share: 4096,
         connections_max: 1,
     };
-    let mut ring = Ring::new(dimensions, &wake)?;
+    let kernel = Uring::new(dimensions.connections_max, dimensions.receive_buffers, &wake)?;
+    let mut ring = Ring::new(kernel, dimensions)?;
     let (mut peer, connection) = UnixStream::pair()?;
     peer.write_all(b"?")?;
     let mut table = Table::new(1);
@@ -103,10 +114,10 @@ pub fn probe() -> io::Result<Probe> {
     };
     ring.adopt(key, table.present_mut(key).descriptor.as_fd())?;
     ring.receive(key);
-    let mut completions = Completions::default();
-    ring.turn(&mut completions)?;
-    Ok(match completions.others[..] {
-        [(_, Completion::Received { .. })] => Probe { limits_receives: true },
+    let mut events = Events::default();
+    ring.turn(&mut events)?;
+    Ok(match events.others[..] {
+        [(_, Event::Received { .. })] => Probe { limits_receives: true },
         _ => Probe { limits_receives: false },
     })
 }
@@ -127,16 +138,21 @@ impl Engine {
         counters: Arc<Counters>,
         wake: &EventFd,
     ) -> io::Result<Self> {
-        let ring = Ring::new(dimensions, wake)?;
-        Ok(Self::with_kernel(ring, dimensions.connections_max, rules, counters))
+        let kernel = Uring::new(dimensions.connections_max, dimensions.receive_buffers, wake)?;
+        Self::with_kernel(kernel, dimensions, rules, counters)
     }
 }
 
 impl<K: Kernel> Engine<K> {
-    fn with_kernel(kernel: K, connections_max: u32, rules: Rules, counters: Arc<Counters>) -> Self {
-        Self {
-            kernel,
-            table: Table::new(connections_max),
+    fn with_kernel(
+        kernel: K,
+        dimensions: Dimensions,
+        rules: Rules,
+        counters: Arc<Counters>,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            ring: Ring::new(kernel, dimensions)?,
+            table: Table::new(dimensions.connections_max),
             rules,
             counters,
             now: Tick::default(),
@@ -144,8 +160,8 @@ impl<K: Kernel> Engine<K> {
             starved: Vec::new(),
             leaving: Vec::new(),
             departures: Vec::new(),
-            completions: Completions::default(),
-        }
+            events: Events::default(),
+        })
     }
 
     /// Connections that have not departed.
@@ -172,7 +188,7 @@ impl<K: Kernel> Engine<K> {
             Err(descriptor) => return Err((descriptor, early)),
         };
         let connection = self.table.present_mut(key);
-        if self.kernel.adopt(key, connection.descriptor.as_fd()).is_err() {
+        if self.ring.adopt(key, connection.descriptor.as_fd()).is_err() {
             return match self.table.remove(key) {
                 Some(connection) => Err((connection.descriptor, early)),
                 None => unreachable!("it was just inserted"),
@@ -189,29 +205,51 @@ impl<K: Kernel> Engine<K> {
         Ok(())
     }
 
+    /// Turns until nothing happens any more, or until `slice` has passed; says whether nothing
+    /// happens any more. If so, the wake-up descriptor is written to when something does.
+    pub fn turn_until_idle(&mut self, slice: Duration) -> io::Result<bool> {
+        let begin = Instant::now();
+        self.ring.announce(false);
+        while begin.elapsed() < slice {
+            if self.turn()? {
+                continue;
+            }
+            // What came before the announcements shows in one more turn.
+            self.ring.announce(true);
+            if !self.turn()? {
+                return Ok(true);
+            }
+            self.ring.announce(false);
+        }
+        Ok(false)
+    }
+
     /// One turn: sends the replies of the one before, takes what has arrived, and queues the
     /// replies to it. Says whether anything happened.
-    pub fn turn(&mut self) -> io::Result<bool> {
+    fn turn(&mut self) -> io::Result<bool> {
         let starved = mem::take(&mut self.starved);
-        let mut completions = mem::take(&mut self.completions);
-        self.kernel.turn(&mut completions)?;
+        let mut events = mem::take(&mut self.events);
+        self.ring.turn(&mut events)?;
         let happened =
-            !(starved.is_empty() && completions.unsent.is_empty() && completions.others.is_empty());
-        for (key, unsent) in completions.unsent.drain(..) {
+            !(starved.is_empty() && events.unsent.is_empty() && events.others.is_empty());
+        for (key, unsent) in events.unsent.drain(..) {
             match unsent {
                 Unsent::Rest(rest) => self.block(key, rest),
                 Unsent::Broken(kind) => self.leave(key, ConnectionEnd::Broken(kind)),
             }
         }
-        for (key, completion) in completions.others.drain(..) {
-            self.complete(key, completion);
+        for (key, event) in events.others.drain(..) {
+            self.handle(key, event);
         }
-        self.completions = completions;
+        self.events = events;
         for key in starved {
             self.arm(key);
         }
         self.depart();
         self.send_replies();
+        if cfg!(debug_assertions) {
+            self.check_invariants();
+        }
         Ok(happened)
     }
 
@@ -251,27 +289,27 @@ impl<K: Kernel> Engine<K> {
     }
 
     #[inline]
-    fn complete(&mut self, key: Key, completion: Completion) {
-        match completion {
-            Completion::Received { chunk, goes_on } => self.receive(key, chunk, goes_on),
-            Completion::PeerEnded => {
+    fn handle(&mut self, key: Key, event: Event) {
+        match event {
+            Event::Received { chunk, goes_on } => self.receive(key, chunk, goes_on),
+            Event::PeerEnded => {
                 self.receive_ended(key);
                 self.leave(key, ConnectionEnd::PeerVanished);
             }
-            Completion::ReceiveEnded(ReceiveEnd::Cancelled) => {
+            Event::ReceiveEnded(ReceiveEnd::Cancelled) => {
                 self.receive_ended(key);
                 self.arm(key);
             }
-            Completion::ReceiveEnded(ReceiveEnd::BuffersExhausted) => {
+            Event::ReceiveEnded(ReceiveEnd::BuffersExhausted) => {
                 self.receive_ended(key);
                 self.starved.push(key);
             }
-            Completion::ReceiveEnded(ReceiveEnd::Broken(kind)) => {
+            Event::ReceiveEnded(ReceiveEnd::Broken(kind)) => {
                 self.receive_ended(key);
                 self.leave(key, ConnectionEnd::Broken(kind));
             }
-            Completion::Unblocked => self.unblock(key),
-            Completion::SendBroken(kind) => {
+            Event::Unblocked => self.unblock(key),
+            Event::SendBroken(kind) => {
                 self.send_ended(key);
                 self.leave(key, ConnectionEnd::Broken(kind));
             }
@@ -287,7 +325,7 @@ impl<K: Kernel> Engine<K> {
         }
         if connection.leaving.is_none() {
             connection.timing.traffic(self.now);
-            let reply = self.transform(key, |kernel| kernel.chunk_mut(&chunk));
+            let reply = self.transform(key, |ring| ring.chunk_mut(&chunk));
             let range = reply.range.clone();
             self.answer(key, reply, Part::Chunk(chunk, range));
         }
@@ -301,10 +339,10 @@ impl<K: Kernel> Engine<K> {
     fn transform<'a>(
         &'a mut self,
         key: Key,
-        bytes: impl FnOnce(&'a mut K) -> &'a mut [u8],
+        bytes: impl FnOnce(&'a mut Ring<K>) -> &'a mut [u8],
     ) -> Reply {
         let connection = self.table.present_mut(key);
-        let bytes = bytes(&mut self.kernel);
+        let bytes = bytes(&mut self.ring);
         let reply = connection.echo.transform(bytes, &self.rules);
         self.counters.received_bytes.add(bytes.len() as u64);
         self.counters.messages.add(reply.messages.into());
@@ -345,23 +383,28 @@ impl<K: Kernel> Engine<K> {
         let connection = self.table.present_mut(key);
         match &mut connection.send {
             Send::Ready(queue) => self.replies.push(key, queue, part),
-            Send::Blocked(waiting) => match part {
-                Part::Owned(bytes) => waiting.extend_from_slice(&bytes),
-                Part::Chunk(chunk, range) => {
-                    waiting.extend_from_slice(&self.kernel.chunk_mut(&chunk)[range]);
+            Send::Blocked(waiting) => {
+                if waiting.capacity() == 0 {
+                    **waiting = self.ring.spare_memory();
                 }
-            },
+                match part {
+                    Part::Owned(bytes) => waiting.extend_from_slice(&bytes),
+                    Part::Chunk(chunk, range) => {
+                        waiting.extend_from_slice(&self.ring.chunk_mut(&chunk)[range]);
+                    }
+                }
+            }
         }
     }
 
     /// Gives the kernel the replies of this turn.
     fn send_replies(&mut self) {
-        let Self { table, replies, kernel, .. } = self;
+        let Self { table, replies, ring, .. } = self;
         for key in replies.connections.drain(..) {
             let Some(connection) = table.get_mut(key) else { continue };
             if let Send::Ready(queue) = &mut connection.send {
                 let mut next = queue.take_first();
-                kernel.send(
+                ring.send(
                     key,
                     std::iter::from_fn(|| {
                         let queued = &mut replies.parts[next? as usize];
@@ -379,7 +422,7 @@ impl<K: Kernel> Engine<K> {
     fn block(&mut self, key: Key, rest: Vec<u8>) {
         let Some(connection) = self.table.get_mut(key) else { return };
         connection.send = Send::Blocked(Box::default());
-        self.kernel.send_patiently(key, rest);
+        self.ring.send_patiently(key, rest);
         self.disarm(key);
     }
 
@@ -390,7 +433,7 @@ impl<K: Kernel> Engine<K> {
         if let Send::Blocked(waiting) = &mut connection.send
             && !waiting.is_empty()
         {
-            self.kernel.send_patiently(key, mem::take(waiting));
+            self.ring.send_patiently(key, mem::take(waiting));
             return;
         }
         connection.timing.traffic(self.now);
@@ -420,7 +463,7 @@ impl<K: Kernel> Engine<K> {
             && connection.leaving.is_none()
         {
             connection.receive = Receive::Armed;
-            self.kernel.receive(key);
+            self.ring.receive(key);
         }
     }
 
@@ -429,7 +472,7 @@ impl<K: Kernel> Engine<K> {
         let Some(connection) = self.table.get_mut(key) else { return };
         if connection.receive == Receive::Armed {
             connection.receive = Receive::Cancelling;
-            self.kernel.cancel_receive(key);
+            self.ring.cancel_receive(key);
         }
     }
 
@@ -450,14 +493,13 @@ impl<K: Kernel> Engine<K> {
     fn end_now(&mut self, key: Key, end: ConnectionEnd) {
         self.leave(key, end);
         if let Some(connection) = self.table.get_mut(key) {
-            // It fails on a connection that is broken already, which is as good.
-            let _ = SockRef::from(&connection.descriptor).shutdown(Shutdown::Both);
+            self.ring.shut_down(connection.descriptor.as_fd());
         }
     }
 
     /// Lets those go on which nothing is under way.
     fn depart(&mut self) {
-        let Self { table, kernel, leaving, departures, .. } = self;
+        let Self { table, ring, leaving, departures, .. } = self;
         leaving.retain(|key| {
             let Some(connection) = table.get_mut(*key) else { return false };
             let is_quiet = connection.receive == Receive::Idle
@@ -466,7 +508,7 @@ impl<K: Kernel> Engine<K> {
                 return true;
             }
             // A slot that stays registered is overwritten by its next connection.
-            let _ = kernel.release(*key);
+            let _ = ring.release(*key);
             if let Some(Connection { descriptor, leaving: Some(end), .. }) = table.remove(*key) {
                 departures.push(Departure { descriptor, end });
             }
@@ -497,6 +539,37 @@ impl<K: Kernel> Engine<K> {
             connection.timing.closing(self.now);
             self.queue(key, Part::Owned(encode_close_frame(CloseCode::Away, GOODBYE)));
         }
+    }
+
+    /// What holds between turns, whatever peers and kernel do.
+    fn check_invariants(&self) {
+        let mut expected = UnderWay::default();
+        let mut leaving = 0;
+        for (key, connection) in self.table.iter() {
+            let is_receiving = connection.receive != Receive::Idle;
+            let is_leaving = connection.leaving.is_some();
+            let is_blocked = match &connection.send {
+                Send::Ready(queue) => {
+                    assert!(queue.is_empty(), "every reply has been given to the ring");
+                    false
+                }
+                Send::Blocked(_) => true,
+            };
+            assert!(
+                is_receiving || is_blocked || is_leaving || self.starved.contains(&key),
+                "something is going to happen to every connection"
+            );
+            assert!(
+                connection.receive != Receive::Armed || !(is_blocked || is_leaving),
+                "nothing is received that could not be answered"
+            );
+            expected.receives += usize::from(is_receiving);
+            expected.patient_sends += usize::from(is_blocked);
+            leaving += usize::from(is_leaving);
+        }
+        assert_eq!(self.ring.under_way(), expected);
+        assert_eq!(self.leaving.len(), leaving, "who leaves is in the table, and leaves once");
+        assert!(self.replies.parts.is_empty() && self.replies.connections.is_empty());
     }
 }
 

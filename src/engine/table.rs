@@ -9,7 +9,7 @@ use crate::{clock::Timing, connection::ConnectionEnd, protocol::echo::Echo};
 /// A connection's slot, and which of the slot's successive connections it is. A late completion
 /// can therefore never reach a successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Key {
+pub(super) struct Key {
     pub(super) slot: u32,
     generation: u32,
 }
@@ -144,14 +144,17 @@ impl Table {
     }
 
     pub(super) fn keys(&self) -> Vec<Key> {
-        self.connections
-            .iter()
-            .map(|(slot, connection)| Key { slot: slot as u32, generation: connection.generation })
-            .collect()
+        self.iter().map(|(key, _)| key).collect()
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (Key, &mut Connection)> {
         self.connections.iter_mut().map(|(slot, connection)| {
+            (Key { slot: slot as u32, generation: connection.generation }, connection)
+        })
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &Connection)> {
+        self.connections.iter().map(|(slot, connection)| {
             (Key { slot: slot as u32, generation: connection.generation }, connection)
         })
     }

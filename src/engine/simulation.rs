@@ -1,0 +1,376 @@
+//! A kernel that is as awkward as a real one may be: it receives in pieces, sends short or not at
+//! all, completes late, ends receives for no reason, runs out of buffers; and its peers stall, end
+//! and reset at any time. All of it comes from a seed.
+
+use std::{
+    cell::RefCell,
+    collections::{HashMap, VecDeque},
+    io,
+    os::fd::{AsRawFd, BorrowedFd, RawFd},
+    rc::Rc,
+};
+
+use nix::errno::Errno;
+use rand::{RngExt, SeedableRng, rngs::SmallRng, seq::SliceRandom};
+
+use super::kernel::{Completion, Kernel, Operation, SendMode};
+
+/// The kernel, which the engine owns while a test looks at the world behind it.
+#[derive(Clone)]
+pub(super) struct Simulation(pub(super) Rc<RefCell<World>>);
+
+/// Everything behind the kernel's interface.
+pub(super) struct World {
+    rng: SmallRng,
+    pub(super) peers: HashMap<RawFd, Peer>,
+    /// The descriptor in each slot that is in use.
+    pub(super) slots: HashMap<u32, RawFd>,
+    free_buffers: VecDeque<FreeBuffer>,
+    pushed: Vec<(Operation, u64)>,
+    receives: Vec<ArmedReceive>,
+    /// User data of receives to end, with that of the cancellations.
+    cancels: Vec<(u64, u64)>,
+    patient_sends: Vec<PatientSend>,
+    /// Completions that have not been collected, in order.
+    completed: VecDeque<Completion>,
+}
+
+/// A client, as the kernel's socket buffers show it.
+pub(super) struct Peer {
+    /// What it has sent, and how much of that has been received.
+    pub(super) input: Vec<u8>,
+    pub(super) taken: usize,
+    /// What it does behind its input.
+    pub(super) ending: Ending,
+    pub(super) reads: Reads,
+    /// What it has got, and how much more its socket takes for now.
+    pub(super) output: Vec<u8>,
+    pub(super) room: usize,
+    /// Nothing gets through any more.
+    pub(super) broken: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ending {
+    /// Its last frame is a Close.
+    Close,
+    /// Its last frame is a violation.
+    Violation,
+    /// It ends its side.
+    Fin,
+    /// Its connection breaks, at any time.
+    Reset,
+    /// It falls silent.
+    Silence,
+}
+
+/// How a peer makes room in its socket.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reads {
+    /// Always.
+    Well,
+    /// Now and then, a little.
+    Slowly,
+    /// Not at all.
+    Never,
+}
+
+struct FreeBuffer {
+    number: u16,
+    memory: *mut u8,
+    len: usize,
+    used: usize,
+}
+
+struct ArmedReceive {
+    slot: u32,
+    user_data: u64,
+    left: usize,
+}
+
+struct PatientSend {
+    slot: u32,
+    user_data: u64,
+    piece: libc::iovec,
+    sent: usize,
+}
+
+impl Simulation {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(Rc::new(RefCell::new(World {
+            rng: SmallRng::seed_from_u64(seed),
+            peers: HashMap::new(),
+            slots: HashMap::new(),
+            free_buffers: VecDeque::new(),
+            pushed: Vec::new(),
+            receives: Vec::new(),
+            cancels: Vec::new(),
+            patient_sends: Vec::new(),
+            completed: VecDeque::new(),
+        })))
+    }
+}
+
+impl World {
+    /// Whether every completion has been collected.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.completed.is_empty() && self.cancels.is_empty()
+    }
+
+    /// Checks that nothing is left of any connection, with `buffer_count` buffers in all.
+    pub(super) fn check_leftovers(&self, buffer_count: usize) {
+        assert!(self.receives.is_empty() && self.patient_sends.is_empty());
+        assert!(self.slots.is_empty() && self.peers.is_empty() && self.pushed.is_empty());
+        assert_eq!(self.free_buffers.len(), buffer_count);
+    }
+
+    fn peer(&mut self, slot: u32) -> &mut Peer {
+        self.peers.get_mut(&self.slots[&slot]).expect("the slot's peer")
+    }
+
+    fn perform(&mut self, operation: Operation, user_data: u64, failed: &mut Vec<Completion>) {
+        match operation {
+            Operation::Receive { slot, len_max } => {
+                assert!(self.receives.iter().all(|receive| receive.slot != slot), "receives twice");
+                let left = if len_max == 0 { usize::MAX } else { len_max as usize };
+                self.receives.push(ArmedReceive { slot, user_data, left });
+            }
+            Operation::Cancel { target } => self.cancels.push((target, user_data)),
+            Operation::Send { slot, piece, mode: SendMode::Patient } => {
+                self.patient_sends.push(PatientSend { slot, user_data, piece, sent: 0 });
+            }
+            Operation::Send { slot, piece, mode: SendMode::AtOnce } => {
+                failed.extend(self.send_at_once(slot, &[piece], user_data));
+            }
+            Operation::SendMessage { slot, header, .. } => {
+                let pieces = message_pieces(header).to_vec();
+                failed.extend(self.send_at_once(slot, &pieces, user_data));
+            }
+        }
+    }
+
+    /// Sends what there is room for; completes unless that is all.
+    fn send_at_once(
+        &mut self,
+        slot: u32,
+        pieces: &[libc::iovec],
+        user_data: u64,
+    ) -> Option<Completion> {
+        let peer = self.peer(slot);
+        let len: usize = pieces.iter().map(|piece| piece.iov_len).sum();
+        if peer.broken {
+            return Some(last(user_data, Err(Errno::EPIPE)));
+        }
+        let sent = pieces.iter().map(|piece| peer.take(piece, 0)).sum::<usize>();
+        let is_short = sent < len;
+        is_short.then(|| last(user_data, if sent == 0 { Err(Errno::EAGAIN) } else { Ok(sent) }))
+    }
+
+    /// Lets time pass: peers make room, or break.
+    fn pass(&mut self) {
+        let Self { peers, rng, .. } = self;
+        for peer in peers.values_mut() {
+            match peer.reads {
+                Reads::Well => peer.room = usize::MAX,
+                Reads::Slowly if rng.random_ratio(1, 4) => {
+                    peer.room = peer.room.max(rng.random_range(1..500));
+                }
+                Reads::Slowly | Reads::Never => {}
+            }
+            peer.broken |= peer.ending == Ending::Reset && rng.random_ratio(1, 30);
+        }
+    }
+
+    fn progress_cancels(&mut self) {
+        let mut cancels = std::mem::take(&mut self.cancels);
+        cancels.retain(|(target, user_data)| {
+            if self.rng.random() {
+                return true;
+            }
+            let found = self.receives.iter().position(|receive| receive.user_data == *target);
+            if let Some(at) = found {
+                self.receives.swap_remove(at);
+                self.completed.push_back(last(*target, Err(Errno::ECANCELED)));
+            }
+            let result = found.map(|_| 0).ok_or(Errno::ENOENT);
+            self.completed.push_back(last(*user_data, result));
+            false
+        });
+        self.cancels = cancels;
+    }
+
+    fn progress_receives(&mut self) {
+        let mut receives = std::mem::take(&mut self.receives);
+        receives.shuffle(&mut self.rng);
+        receives.retain_mut(|receive| {
+            let mut goes_on = true;
+            while goes_on && self.rng.random_ratio(2, 3) {
+                match self.receive(receive) {
+                    Some(completion) => {
+                        self.completed.push_back(completion);
+                        goes_on = completion.goes_on;
+                    }
+                    None => break,
+                }
+            }
+            goes_on
+        });
+        self.receives = receives;
+    }
+
+    /// The next completion of a receive, if there is something to complete.
+    fn receive(&mut self, receive: &mut ArmedReceive) -> Option<Completion> {
+        let Self { peers, slots, free_buffers, rng, .. } = self;
+        let peer = peers.get_mut(&slots[&receive.slot]).expect("the slot's peer");
+        let available = peer.input.len() - peer.taken;
+        if peer.broken {
+            return Some(last(receive.user_data, Err(Errno::ECONNRESET)));
+        }
+        if available == 0 {
+            return (peer.ending == Ending::Fin).then(|| last(receive.user_data, Ok(0)));
+        }
+        let (Some(buffer), false) = (free_buffers.front_mut(), rng.random_ratio(1, 30)) else {
+            return Some(last(receive.user_data, Err(Errno::ENOBUFS)));
+        };
+        let len_max = available.min(buffer.len - buffer.used).min(receive.left);
+        let len = if rng.random() { len_max } else { rng.random_range(1..=len_max) };
+        buffer.fill(&peer.input[peer.taken..][..len]);
+        peer.taken += len;
+        receive.left -= len;
+        let number = buffer.number;
+        // An incremental buffer goes on until it is full; others end with their first bytes.
+        let buffer_goes_on = buffer.used < buffer.len && !rng.random_ratio(1, 20);
+        if !buffer_goes_on {
+            free_buffers.pop_front();
+        }
+        Some(Completion {
+            buffer: Some(number),
+            buffer_goes_on,
+            goes_on: receive.left > 0 && !rng.random_ratio(1, 10),
+            ..last(receive.user_data, Ok(len))
+        })
+    }
+
+    fn progress_patient_sends(&mut self) {
+        let mut sends = std::mem::take(&mut self.patient_sends);
+        sends.retain_mut(|send| {
+            let gives_up = self.rng.random_ratio(1, 5);
+            let peer = self.peer(send.slot);
+            let result = if peer.broken {
+                Err(Errno::EPIPE)
+            } else {
+                send.sent += peer.take(&send.piece, send.sent);
+                let is_short = send.sent < send.piece.iov_len;
+                // Even a patient send may be short.
+                if is_short && !(gives_up && send.sent > 0) {
+                    return true;
+                }
+                Ok(send.sent)
+            };
+            self.completed.push_back(last(send.user_data, result));
+            false
+        });
+        self.patient_sends = sends;
+    }
+}
+
+impl Peer {
+    /// Takes what there is room for from a piece, and returns how much that is.
+    #[expect(unsafe_code, reason = "the kernel is given addresses")]
+    fn take(&mut self, piece: &libc::iovec, from: usize) -> usize {
+        let len = self.room.min(piece.iov_len - from);
+        // SAFETY: pieces stay where they are for as long as the engine must keep them, and a
+        // `Vec` of the engine that did not would be found by the comparison of what arrives.
+        let bytes =
+            unsafe { std::slice::from_raw_parts(piece.iov_base.cast::<u8>().add(from), len) };
+        self.output.extend_from_slice(bytes);
+        self.room -= len;
+        len
+    }
+}
+
+impl FreeBuffer {
+    #[expect(unsafe_code, reason = "the kernel is given addresses")]
+    fn fill(&mut self, bytes: &[u8]) {
+        assert!(self.used + bytes.len() <= self.len);
+        // SAFETY: within the `len` bytes of memory that the buffer was provided with.
+        unsafe {
+            self.memory.add(self.used).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+        }
+        self.used += bytes.len();
+    }
+}
+
+/// The only or last completion of an operation.
+fn last(user_data: u64, result: Result<usize, Errno>) -> Completion {
+    let result = match result {
+        Ok(len) => i32::try_from(len).expect("a short length"),
+        Err(errno) => -(errno as i32),
+    };
+    Completion { user_data, result, buffer: None, buffer_goes_on: false, goes_on: false }
+}
+
+#[expect(unsafe_code, reason = "the kernel is given addresses")]
+fn message_pieces<'a>(header: *const libc::msghdr) -> &'a [libc::iovec] {
+    // SAFETY: header and pieces stay where they are until the kernel has been entered.
+    unsafe { std::slice::from_raw_parts((*header).msg_iov, (*header).msg_iovlen) }
+}
+
+impl Kernel for Simulation {
+    fn register(&mut self, slot: u32, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let mut world = self.0.borrow_mut();
+        if let Some(descriptor) = descriptor {
+            let replaced = world.slots.insert(slot, descriptor.as_raw_fd());
+            assert_eq!(replaced, None, "slot {slot} was in use");
+        } else {
+            world.slots.remove(&slot).expect("the slot was in use");
+            assert!(world.receives.iter().all(|receive| receive.slot != slot));
+            assert!(world.patient_sends.iter().all(|send| send.slot != slot));
+        }
+        Ok(())
+    }
+
+    fn shut_down(&mut self, descriptor: BorrowedFd<'_>) {
+        let mut world = self.0.borrow_mut();
+        let peer = world.peers.get_mut(&descriptor.as_raw_fd()).expect("the descriptor's peer");
+        peer.broken = true;
+    }
+
+    #[expect(unsafe_code, reason = "operations point to memory")]
+    unsafe fn push(&mut self, operation: &Operation, user_data: u64) {
+        self.0.borrow_mut().pushed.push((*operation, user_data));
+    }
+
+    #[expect(unsafe_code, reason = "the kernel is given memory")]
+    unsafe fn provide(&mut self, buffers: impl Iterator<Item = (u16, *mut u8)>, buffer_len: u32) {
+        let mut world = self.0.borrow_mut();
+        for (number, memory) in buffers {
+            assert!(world.free_buffers.iter().all(|free| free.number != number), "provided twice");
+            let len = buffer_len as usize;
+            world.free_buffers.push_back(FreeBuffer { number, memory, len, used: 0 });
+        }
+    }
+
+    fn enter(&mut self, completions: &mut Vec<Completion>) -> io::Result<()> {
+        let mut world = self.0.borrow_mut();
+        let world = &mut *world;
+        let mut failed = Vec::new();
+        for (operation, user_data) in std::mem::take(&mut world.pushed) {
+            world.perform(operation, user_data, &mut failed);
+        }
+        world.pass();
+        world.progress_cancels();
+        world.progress_receives();
+        world.progress_patient_sends();
+        let collected = world.rng.random_range(0..=world.completed.len());
+        completions.extend(world.completed.drain(..collected));
+        // Sends at once complete in the same call, but not before or behind anything in particular.
+        for completion in failed {
+            let at = world.rng.random_range(0..=completions.len());
+            completions.insert(at, completion);
+        }
+        Ok(())
+    }
+
+    fn announce(&mut self, _: bool) {}
+}

@@ -1,0 +1,289 @@
+//! The engine on the simulated kernel: 10,000 seeds of random conversations, endings and faults.
+//!
+//! What a peer must get is what [`Echo`] makes of everything that was received from it, in one
+//! piece: the transformer is held against an oracle of its own elsewhere. After every turn the
+//! engine checks its invariants, and in the end nothing may be left of any connection.
+
+use std::{
+    cell::RefCell,
+    fs::File,
+    os::fd::{AsRawFd, OwnedFd},
+    panic::{AssertUnwindSafe, catch_unwind},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use fastwebsockets::CloseCode;
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+
+use super::{
+    Departure, Engine,
+    ring::{Dimensions, UnderWay},
+    simulation::{Ending, Peer, Reads, Simulation, World},
+};
+use crate::{
+    clock::{Deadlines, Tick},
+    config::Limits,
+    connection::{ConnectionEnd, GOODBYE, PING},
+    metrics::Counters,
+    protocol::{
+        OpCode,
+        close_code::encode_close_frame,
+        echo::{Echo, Next, Rules},
+        frame_header::FrameHeader,
+        masking::unmask,
+    },
+};
+
+const SEEDS: u64 = 10_000;
+
+const RULES: Rules = Rules { hold: 200, message_size_max: u64::MAX };
+
+const CONNECTIONS_MAX: u32 = 4;
+
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
+
+/// After so many turns something has starved.
+const TURNS_MAX: usize = 20_000;
+
+#[test]
+fn every_seed_is_echoed_and_leaves_nothing_behind() {
+    for seed in 0..SEEDS {
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            let mut run = Run::new(seed);
+            run.converse();
+            run.check_leftovers();
+            for (peer, end) in &run.departed {
+                check(peer, *end);
+            }
+        }));
+        assert!(outcome.is_ok(), "seed {seed}");
+    }
+}
+
+/// A run of one seed.
+struct Run {
+    world: Rc<RefCell<World>>,
+    engine: Engine<Simulation>,
+    rng: SmallRng,
+    now: Tick,
+    /// Peers that have departed, with how.
+    departed: Vec<(Peer, ConnectionEnd)>,
+}
+
+impl Run {
+    fn new(seed: u64) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let kernel = Simulation::new(!seed);
+        let world = kernel.0.clone();
+        let dimensions = Dimensions {
+            receive_buffers: 1 << rng.random_range(0..4),
+            receive_buffer_len: rng.random_range(16..2000),
+            receive_share: if rng.random() { 0 } else { rng.random_range(1..2000) },
+            connections_max: CONNECTIONS_MAX,
+        };
+        let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
+        let engine = Engine::with_kernel(kernel, dimensions, RULES, counters).expect("memory");
+        Self { world, engine, rng, now: Tick::default(), departed: Vec::new() }
+    }
+
+    /// A new connection, some of whose bytes may have come with the request head.
+    fn connect(&mut self) {
+        let descriptor = OwnedFd::from(File::open("/dev/null").expect("a descriptor"));
+        let raw = descriptor.as_raw_fd();
+        let peer = random_peer(&mut self.rng);
+        let early = peer.input[..peer.taken].to_vec();
+        self.world.borrow_mut().peers.insert(raw, peer);
+        if let Err((descriptor, given_back)) = self.engine.adopt(descriptor, early) {
+            assert_eq!(descriptor.as_raw_fd(), raw);
+            let peer = self.world.borrow_mut().peers.remove(&raw).expect("it was just inserted");
+            assert_eq!(given_back, peer.input[..peer.taken], "early bytes are given back");
+            assert_eq!(self.engine.connection_count(), CONNECTIONS_MAX as usize);
+        }
+    }
+
+    fn turn(&mut self) {
+        self.engine.turn().expect("the simulation has no errors");
+        for Departure { descriptor, end } in self.engine.departures() {
+            let mut world = self.world.borrow_mut();
+            let raw = descriptor.as_raw_fd();
+            assert!(!world.slots.values().any(|held| *held == raw), "it is still registered");
+            let peer = world.peers.remove(&raw).expect("it departs once");
+            self.departed.push((peer, end));
+        }
+    }
+
+    fn sweep(&mut self) {
+        self.now = self.now.next();
+        self.engine.sweep(
+            self.now,
+            &Deadlines::new(&Limits {
+                keep_alive_interval: KEEP_ALIVE_INTERVAL,
+                ..Limits::default()
+            }),
+        );
+    }
+
+    /// Lets connections come, talk and end, and at last has the engine close or abandon those
+    /// that are left.
+    fn converse(&mut self) {
+        let connections = self.rng.random_range(1..8);
+        let busy_turns = self.rng.random_range(1..200);
+        for _ in 0..connections {
+            self.connect();
+            for _ in 0..self.rng.random_range(0..busy_turns) {
+                self.turn();
+                if self.rng.random_ratio(1, 20) {
+                    self.sweep();
+                }
+            }
+        }
+        if self.rng.random() {
+            self.engine.drain();
+        }
+        for turns in 0.. {
+            assert!(turns < TURNS_MAX, "something has starved");
+            self.turn();
+            if self.engine.connection_count() == 0 {
+                break;
+            }
+            if self.rng.random_ratio(1, 50) {
+                self.sweep();
+            }
+            if self.rng.random_ratio(1, 2000) {
+                self.engine.abandon();
+            }
+        }
+    }
+
+    /// Checks that nothing is left of the connections.
+    fn check_leftovers(&mut self) {
+        // What became of cancellations may come late.
+        while !self.world.borrow().is_quiet() {
+            self.turn();
+        }
+        self.turn();
+        assert_eq!(self.engine.ring.under_way(), UnderWay::default());
+        self.world.borrow().check_leftovers(self.engine.ring.buffer_count());
+    }
+}
+
+/// What everything that a peer has sent is answered with, frame by frame, and how it ends.
+fn reference(input: &[u8]) -> (Vec<Vec<u8>>, Next) {
+    let mut chunk = input.to_vec();
+    let reply = Echo::new().transform(&mut chunk, &RULES);
+    let mut replies = [reply.prefix, chunk[reply.range].to_vec()].concat();
+    if let Next::Fail(error) = reply.next {
+        replies.extend(encode_close_frame(error.close_code(), &error.to_string()));
+    }
+    (split(&replies), reply.next)
+}
+
+/// The server's frames in `bytes`; the last one may be cut.
+fn split(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    while !bytes.is_empty() {
+        let len = match FrameHeader::decode(bytes).expect("a server's frame") {
+            Some((header, header_len)) => header_len + header.payload_len as usize,
+            None => bytes.len(),
+        };
+        let (frame, rest) = bytes.split_at(len.min(bytes.len()));
+        frames.push(frame.to_vec());
+        bytes = rest;
+    }
+    frames
+}
+
+/// Holds what a peer has got against what it has sent, and how it ended.
+fn check(peer: &Peer, end: ConnectionEnd) {
+    let (expected, next) = reference(&peer.input[..peer.taken]);
+    let goodbye = encode_close_frame(CloseCode::Away, GOODBYE);
+    let mut frames = split(&peer.output);
+    let said_goodbye = frames.last() == Some(&goodbye);
+    // What the server says of its own accord is no reply; the end may have cut it.
+    let is_cut = |frame: &Vec<u8>| goodbye.starts_with(frame) || PING.starts_with(frame);
+    frames.pop_if(|frame| *frame == goodbye || peer.broken && is_cut(frame));
+    frames.retain(|frame| *frame != PING);
+    assert!(!said_goodbye || expected.starts_with(&frames), "it stands behind whole replies");
+
+    let (got, wanted) = (frames.concat(), expected.concat());
+    let is_whole = match end {
+        ConnectionEnd::ClosedByPeer => {
+            assert_eq!(next, Next::Close);
+            true
+        }
+        ConnectionEnd::Failed(error) => {
+            assert_eq!(next, Next::Fail(error));
+            !said_goodbye
+        }
+        ConnectionEnd::PeerVanished => {
+            assert!(peer.ending == Ending::Fin && peer.taken == peer.input.len());
+            !said_goodbye
+        }
+        ConnectionEnd::ClosedByServer => {
+            assert!(said_goodbye);
+            false
+        }
+        ConnectionEnd::Broken(_)
+        | ConnectionEnd::KeepAliveTimeout
+        | ConnectionEnd::CloseTimeout
+        | ConnectionEnd::Abandoned => false,
+        other => panic!("{other:?} is not an end in the engine"),
+    };
+    // A peer that breaks, or that is given up, while its last replies are on their way lacks them.
+    if is_whole && !peer.broken {
+        assert_eq!(got.len(), wanted.len());
+    }
+    assert!(wanted.starts_with(&got), "what arrives is what was sent");
+}
+
+fn random_peer(rng: &mut SmallRng) -> Peer {
+    const ENDINGS: [Ending; 5] =
+        [Ending::Close, Ending::Violation, Ending::Fin, Ending::Reset, Ending::Silence];
+    let ending = ENDINGS[rng.random_range(0..ENDINGS.len())];
+    let reads = match rng.random_range(0..10) {
+        0..5 => Reads::Well,
+        5..9 => Reads::Slowly,
+        _ => Reads::Never,
+    };
+    let input = conversation(rng, ending);
+    let taken = if rng.random() { 0 } else { rng.random_range(0..=input.len()) };
+    let room = rng.random_range(0..3000);
+    Peer { input, taken, ending, reads, output: Vec::new(), room, broken: false }
+}
+
+/// Messages, some of them text or fragmented, with Pings in between, and the ending behind them.
+fn conversation(rng: &mut SmallRng, ending: Ending) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for _ in 0..rng.random_range(0..12) {
+        let opcode = if rng.random() { OpCode::Text } else { OpCode::Binary };
+        let fragments = rng.random_range(1..4);
+        for fragment in 0..fragments {
+            let opcode = if fragment == 0 { opcode } else { OpCode::Continuation };
+            let len = if rng.random_ratio(1, 10) { 3000 } else { 150 };
+            let payload = vec![rng.random_range(b'a'..=b'z'); rng.random_range(0..len)];
+            bytes.extend(frame(rng, fragment + 1 == fragments, opcode, payload));
+            if rng.random_ratio(1, 6) {
+                bytes.extend(frame(rng, true, OpCode::Ping, b"ping".to_vec()));
+            }
+        }
+    }
+    match ending {
+        Ending::Close => bytes.extend(frame(rng, true, OpCode::Close, vec![0x03, 0xe8])),
+        Ending::Violation => bytes.extend(frame(rng, false, OpCode::Ping, Vec::new())),
+        Ending::Fin | Ending::Reset | Ending::Silence => {}
+    }
+    bytes
+}
+
+fn frame(rng: &mut SmallRng, fin: bool, opcode: OpCode, mut payload: Vec<u8>) -> Vec<u8> {
+    let key: [u8; 4] = rng.random();
+    let payload_len = payload.len() as u64;
+    let header = FrameHeader { fin, rsv1: false, opcode, masking_key: Some(key), payload_len };
+    let mut bytes = vec![0; header.encoded_len()];
+    header.encode(&mut bytes);
+    unmask(&mut payload, key);
+    bytes.extend(payload);
+    bytes
+}
