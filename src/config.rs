@@ -48,11 +48,11 @@ pub enum Driver {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DataPlane {
     /// The engine where the kernel has what it needs, the portable path elsewhere.
+    #[default]
     Auto,
     /// The engine, or a refusal to start.
     Engine,
     /// The portable path.
-    #[default]
     Portable,
 }
 
@@ -115,8 +115,9 @@ pub const RECEIVE_BUFFERS: Knob<u16> =
 
 /// The most that is kept, on the engine, for a peer that does not read its echoes.
 ///
-/// A receive takes at most half of it before it has to be armed again, and one more may be under
-/// way when a send turns out short. Before Linux 6.17 the shared buffers are the bound instead.
+/// A receive takes at most a quarter of it before it has to be armed again, and one more may be
+/// under way when a send turns out short. Before Linux 6.17 the shared buffers are the bound
+/// instead.
 pub const UNSENT_MAX: Knob<Size> = Knob {
     flag: "--unsent-max",
     default: Size::kib(1 << 10),
@@ -245,7 +246,7 @@ impl Default for Config {
             workers: None,
             cpus: Vec::new(),
             driver: Driver::Auto,
-            data_plane: DataPlane::Portable,
+            data_plane: DataPlane::Auto,
             limits: Limits::default(),
         }
     }

@@ -386,7 +386,7 @@ fn resolve_data_plane(
 fn engine_dimensions(limits: &Limits, probe: engine::Probe) -> io::Result<engine::Dimensions> {
     let (descriptors_max, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let receive_share =
-        if probe.limits_receives { limits.unsent_max.in_memory() as u32 / 2 } else { 0 };
+        if probe.limits_receives { limits.unsent_max.in_memory() as u32 / 4 } else { 0 };
     Ok(engine::Dimensions {
         receive_buffers: limits.receive_buffers,
         receive_buffer_len: limits.receive_buffer.in_memory() as u32,

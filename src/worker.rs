@@ -411,6 +411,7 @@ impl Worker {
             self.with_engine(Engine::abandon);
             self.drained().await;
         }
+        self.with_engine(|engine| debug_assert!(engine.is_idle(), "nothing is left under way"));
     }
 
     /// Has the engine do something, and what comes of it.

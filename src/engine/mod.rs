@@ -169,6 +169,11 @@ impl<K: Kernel> Engine<K> {
         self.table.len()
     }
 
+    /// Whether there is no connection, and nothing under way for one that has departed.
+    pub fn is_idle(&self) -> bool {
+        self.table.len() == 0 && self.ring.under_way() == UnderWay::default()
+    }
+
     /// Connections that have departed since the last call.
     pub fn departures(&mut self) -> Vec<Departure> {
         mem::take(&mut self.departures)

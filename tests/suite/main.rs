@@ -6,6 +6,7 @@
 mod clients;
 mod dialogue;
 mod endings;
+mod fairness;
 mod faults;
 mod frame_header;
 mod frames;

@@ -1,0 +1,174 @@
+//! The engine on the real kernel, in a process of its own, whose descriptors can be counted.
+
+use std::{
+    fs,
+    io::{ErrorKind, Read, Write},
+    net::Shutdown,
+    os::unix::net::UnixStream,
+    sync::Arc,
+    time::Duration,
+};
+
+use nix::sys::eventfd::EventFd;
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use ringecho::{
+    clock::{Deadlines, Tick},
+    config::Limits,
+    connection::ConnectionEnd,
+    engine::{self, Dimensions, Engine},
+    metrics::{Counters, Totals},
+    protocol::{OpCode, echo::Rules, frame_header::FrameHeader},
+};
+
+const CONNECTIONS: u64 = 100_000;
+
+/// At most this many connections are open at a time.
+const OPEN_MAX: usize = 64;
+
+const SLICE: Duration = Duration::from_millis(1);
+
+/// An engine, and what has become of its connections.
+struct Stage {
+    engine: Engine,
+    counters: Arc<Counters>,
+    rng: SmallRng,
+    now: Tick,
+}
+
+impl Stage {
+    /// Where this kernel can carry an engine.
+    fn new() -> Option<Self> {
+        let probe = engine::probe().inspect_err(|error| eprintln!("skipped: {error}")).ok()?;
+        let dimensions = Dimensions {
+            receive_buffers: 4,
+            receive_buffer_len: 4096,
+            receive_share: if probe.limits_receives { 2048 } else { 0 },
+            connections_max: 2 * OPEN_MAX as u32,
+        };
+        let rules = Rules { hold: 1000, message_size_max: u64::MAX };
+        let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
+        let wake = EventFd::new().unwrap();
+        let engine = Engine::new(dimensions, rules, counters.clone(), &wake).unwrap();
+        Some(Self { engine, counters, rng: SmallRng::seed_from_u64(6455), now: Tick::default() })
+    }
+
+    /// A connection that has said something, or a part of it, perhaps with its request head.
+    fn begin(&mut self) -> UnixStream {
+        let (peer, connection) = UnixStream::pair().unwrap();
+        peer.set_nonblocking(true).unwrap();
+        let said = self.words();
+        let early_len = if self.rng.random() { 0 } else { self.rng.random_range(0..=said.len()) };
+        let (early, rest) = said.split_at(early_len);
+        assert!(self.engine.adopt(connection.into(), early.to_vec()).is_ok(), "there is room");
+        self.counters.accepted.add(1);
+        send(&peer, rest);
+        peer
+    }
+
+    /// A few frames, the last of which may be a Close, a violation, or cut.
+    fn words(&mut self) -> Vec<u8> {
+        let mut words = Vec::new();
+        for _ in 0..self.rng.random_range(0..4) {
+            let payload_len = if self.rng.random_ratio(1, 50) { 300_000 } else { 2000 };
+            let payload_len = self.rng.random_range(0..payload_len);
+            words.extend(frame(true, OpCode::Binary, payload_len));
+        }
+        match self.rng.random_range(0..4) {
+            0 => words.extend(frame(true, OpCode::Close, 0)),
+            1 => words.extend(frame(false, OpCode::Ping, 0)),
+            2 => words.truncate(self.rng.random_range(0..=words.len())),
+            _ => {}
+        }
+        words
+    }
+
+    /// Lets a peer say or hear something, or end; gives it back unless it is gone.
+    fn act(&mut self, mut peer: UnixStream) -> Option<UnixStream> {
+        match self.rng.random_range(0..5) {
+            // With replies unread this is a reset.
+            0 => return None,
+            1 => _ = peer.shutdown(Shutdown::Write),
+            2 => send(&peer, &self.words()),
+            3 => match peer.read(&mut [0; 8192]) {
+                Ok(1..) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Ok(0) | Err(_) => return None,
+            },
+            _ => _ = peer.shutdown(Shutdown::Both),
+        }
+        Some(peer)
+    }
+
+    fn turn(&mut self) {
+        self.engine.turn_until_idle(SLICE).unwrap();
+        for departure in self.engine.departures() {
+            self.counters.ended(departure.end.kind()).add(1);
+        }
+    }
+
+    fn sweep(&mut self) {
+        self.now = self.now.next();
+        self.engine.sweep(self.now, &Deadlines::new(&Limits::default()));
+    }
+}
+
+#[test]
+fn connections_leave_nothing_behind_however_they_end() {
+    let Some(mut stage) = Stage::new() else { return };
+    let descriptors = descriptor_count();
+    let mut open = Vec::new();
+    for connection in 0..CONNECTIONS {
+        open.push(stage.begin());
+        if open.len() == OPEN_MAX {
+            let peer = open.swap_remove(stage.rng.random_range(0..OPEN_MAX));
+            let stays = stage.act(peer);
+            open.extend(stays);
+        }
+        open.truncate(OPEN_MAX - 1);
+        stage.turn();
+        if connection % 1000 == 0 {
+            stage.sweep();
+        }
+    }
+    drop(open);
+    while stage.engine.connection_count() > 0 {
+        stage.turn();
+    }
+    // What has been cancelled reports once more.
+    stage.turn();
+    assert!(stage.engine.is_idle());
+    assert_eq!(descriptor_count(), descriptors);
+
+    let mut totals = Totals::default();
+    totals.add(&stage.counters);
+    assert_eq!((totals.accepted, totals.ended_count()), (CONNECTIONS, CONNECTIONS), "{totals:?}");
+    for kind in ["closed_by_peer", "failed", "peer_vanished", "broken"] {
+        assert!(totals.ended.iter().any(|(ended, _)| *ended == kind), "none {kind}: {totals:?}");
+    }
+}
+
+/// Sends as much as the connection takes.
+fn send(mut peer: &UnixStream, mut bytes: &[u8]) {
+    while let Ok(len @ 1..) = peer.write(bytes) {
+        bytes = &bytes[len..];
+    }
+}
+
+/// A client's frame of zeros, whose masking key is zero.
+fn frame(fin: bool, opcode: OpCode, payload_len: usize) -> Vec<u8> {
+    let header = FrameHeader {
+        fin,
+        rsv1: false,
+        opcode,
+        masking_key: Some([0; 4]),
+        payload_len: payload_len as u64,
+    };
+    let mut bytes = vec![0; header.encoded_len()];
+    header.encode(&mut bytes);
+    bytes.resize(bytes.len() + payload_len, 0);
+    bytes
+}
+
+fn descriptor_count() -> usize {
+    fs::read_dir("/proc/self/fd").unwrap().count()
+}

@@ -1,0 +1,72 @@
+//! One client does not keep the others waiting. How long they wait is for the benchmark
+//! `fairness` to say; here nobody starves.
+
+use std::{
+    io::{Read, Write},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    thread,
+};
+
+use crate::{
+    frames::binary,
+    peer::{Peer, config, with_server},
+};
+
+const PEERS: usize = 200;
+
+const ROUND_TRIPS: usize = 5;
+
+#[test]
+fn nobody_starves_beside_a_peer_that_streams() {
+    with_server(&config(), |server| {
+        let done = AtomicBool::new(false);
+        let streamer = server.open();
+        let mut peers: Vec<Peer> = (0..PEERS).map(|_| server.open()).collect();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let request = binary(vec![7; 64 << 10]).encode();
+                while !done.load(Relaxed) {
+                    (&streamer.stream).write_all(&request).expect("the server reads");
+                }
+                streamer.stream.shutdown(std::net::Shutdown::Write).expect("a connection");
+            });
+            scope.spawn(|| {
+                let mut received = vec![0; 256 << 10];
+                while (&streamer.stream).read(&mut received).expect("the server echoes") > 0 {}
+            });
+            let message = binary("mine");
+            for _ in 0..ROUND_TRIPS {
+                for peer in &mut peers {
+                    peer.send(message.encode());
+                }
+                for peer in &mut peers {
+                    peer.expect(message.encode_echo());
+                }
+            }
+            done.store(true, Relaxed);
+        });
+    });
+}
+
+#[test]
+fn peers_that_do_not_read_do_not_disturb_the_others() {
+    const STALLED: usize = 300;
+    with_server(&config(), |server| {
+        let request = binary(vec![7; 64 << 10]).encode();
+        let stalled: Vec<Peer> = (0..STALLED)
+            .map(|_| {
+                let mut peer = server.open();
+                peer.stream.set_nonblocking(true).unwrap();
+                while let Ok(1..) = peer.stream.write(&request) {}
+                peer
+            })
+            .collect();
+        let mut peer = server.open();
+        let message = binary("mine");
+        for _ in 0..100 {
+            peer.send(message.encode());
+            peer.expect(message.encode_echo());
+        }
+        drop(stalled);
+    });
+}
