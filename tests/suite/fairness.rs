@@ -3,9 +3,12 @@
 
 use std::{
     io::{Read, Write},
+    net::Shutdown,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
 };
+
+use socket2::SockRef;
 
 use crate::{
     frames::binary,
@@ -28,7 +31,7 @@ fn nobody_starves_beside_a_peer_that_streams() {
                 while !done.load(Relaxed) {
                     (&streamer.stream).write_all(&request).expect("the server reads");
                 }
-                streamer.stream.shutdown(std::net::Shutdown::Write).expect("a connection");
+                streamer.stream.shutdown(Shutdown::Write).expect("a connection");
             });
             scope.spawn(|| {
                 let mut received = vec![0; 256 << 10];
@@ -56,7 +59,11 @@ fn peers_that_do_not_read_do_not_disturb_the_others() {
         let stalled: Vec<Peer> = (0..STALLED)
             .map(|_| {
                 let mut peer = server.open();
-                peer.stream.set_nonblocking(true).unwrap();
+                // Small buffers are full soon.
+                let socket = SockRef::from(&peer.stream);
+                socket.set_recv_buffer_size(4096).unwrap();
+                socket.set_send_buffer_size(4096).unwrap();
+                socket.set_nonblocking(true).unwrap();
                 while let Ok(1..) = peer.stream.write(&request) {}
                 peer
             })
