@@ -5,10 +5,13 @@ use std::{net::SocketAddr, str::FromStr, time::Duration};
 
 use clap::{Parser, ValueEnum};
 
-use crate::config::{
-    CLOSE_TIMEOUT, Config, DRAIN_TIMEOUT, DataPlane, Driver, HANDSHAKE_TIMEOUT, HOLD,
-    KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, Knob, Limits, MESSAGE_SIZE_MAX, RECEIVE_BUFFER,
-    RECEIVE_BUFFERS, Size, UNSENT_MAX, format_duration,
+use crate::{
+    config::{
+        CLOSE_TIMEOUT, Config, DRAIN_TIMEOUT, DataPlane, Driver, HANDSHAKE_TIMEOUT, HOLD,
+        KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, Knob, Limits, MESSAGE_SIZE_MAX, RECEIVE_BUFFER,
+        RECEIVE_BUFFERS, Size, UNSENT_MAX, format_duration,
+    },
+    cpu_list::CpuList,
 };
 
 const NETWORK: &str = "Network";
@@ -146,8 +149,7 @@ pub struct Arguments {
 
     /// CPUs that the workers are pinned to, such as 0,2-3 [default: all that may be used]
     #[arg(
-        long, env = "RINGECHO_CPUS", value_name = "LIST", value_parser = parse_cpus,
-        hide_env = true, help_heading = CORES
+        long, env = "RINGECHO_CPUS", value_name = "LIST", hide_env = true, help_heading = CORES
     )]
     cpus: Option<CpuList>,
 
@@ -179,9 +181,6 @@ pub struct Arguments {
     )]
     pub log_format: LogFormat,
 }
-
-#[derive(Clone, Debug)]
-struct CpuList(Vec<usize>);
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum DriverName {
@@ -233,7 +232,7 @@ impl From<Arguments> for Config {
             allowed_origins: arguments.allowed_origins,
             subprotocols: arguments.subprotocols,
             workers: arguments.workers,
-            cpus: arguments.cpus.map(|list| list.0).unwrap_or_default(),
+            cpus: arguments.cpus,
             driver: match arguments.driver {
                 DriverName::Auto => Driver::Auto,
                 DriverName::IoUring => Driver::IoUring,
@@ -274,30 +273,6 @@ fn parse_address(text: &str) -> Result<SocketAddr, String> {
         "an IP address and a port are needed: 127.0.0.1:9001, 0.0.0.0:80, [::1]:9001".to_owned()
     })
 }
-
-/// A list of CPU numbers and ranges, such as `0,2-3`.
-fn parse_cpus(text: &str) -> Result<CpuList, String> {
-    let error = || "CPUs are numbers and ranges with commas between: 0,2-3".to_owned();
-    let number = |text: &str| text.trim().parse::<usize>().ok().filter(|cpu| *cpu < CPU_COUNT_MAX);
-    let mut cpus = Vec::new();
-    for part in text.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (Some(first), Some(last)) = (number(first), number(last)) else {
-            return Err(error());
-        };
-        if first > last {
-            return Err(error());
-        }
-        cpus.extend(first..=last);
-    }
-    if (1..cpus.len()).any(|at| cpus[..at].contains(&cpus[at])) {
-        return Err("a CPU is named twice".to_owned());
-    }
-    Ok(CpuList(cpus))
-}
-
-/// More CPUs than Linux can be built for.
-const CPU_COUNT_MAX: usize = 8192;
 
 #[cfg(test)]
 mod tests {
@@ -344,16 +319,6 @@ mod tests {
             {
                 assert_eq!(row[2], default.to_str().unwrap(), "{}", row[1]);
             }
-        }
-    }
-
-    #[test]
-    fn cpu_lists_are_read() {
-        for (text, cpus) in [("0", &[0][..]), ("0,2-3", &[0, 2, 3]), ("5-5, 1", &[5, 1])] {
-            assert_eq!(parse_cpus(text).unwrap().0, cpus);
-        }
-        for text in ["", "a", "3-1", "1-", "-1", "1,,2", "0,0-1", "0-99999999999"] {
-            assert!(parse_cpus(text).is_err(), "{text}");
         }
     }
 }

@@ -7,6 +7,8 @@ use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 use bytesize::ByteSize;
 use thiserror::Error;
 
+use crate::cpu_list::CpuList;
+
 /// What a server is to do. [`Config::default`] is what the program does without flags.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -22,8 +24,8 @@ pub struct Config {
     pub subprotocols: Vec<String>,
     /// Number of workers; `None` for one on each of `cpus`.
     pub workers: Option<usize>,
-    /// CPUs that workers are pinned to, in turn; empty for all that the process may use.
-    pub cpus: Vec<usize>,
+    /// CPUs that workers are pinned to, in turn; `None` for all that the process may use.
+    pub cpus: Option<CpuList>,
     /// The kernel interface that workers wait on.
     pub driver: Driver,
     /// What carries connections after their opening handshake.
@@ -243,7 +245,7 @@ impl Default for Config {
             allowed_origins: Vec::new(),
             subprotocols: Vec::new(),
             workers: None,
-            cpus: Vec::new(),
+            cpus: None,
             driver: Driver::Auto,
             data_plane: DataPlane::Portable,
             limits: Limits::default(),

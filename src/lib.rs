@@ -7,6 +7,8 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod connection;
+pub mod cpu_list;
+pub mod descriptors;
 pub mod engine;
 pub mod handshake;
 pub mod http;

@@ -19,9 +19,7 @@ use std::{
 use io_uring_monoio::IoUring;
 use nix::{
     errno::Errno,
-    sched::{CpuSet, sched_getaffinity},
-    sys::resource::{Resource, getrlimit, setrlimit},
-    unistd::Pid,
+    sys::resource::{Resource, getrlimit},
 };
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
@@ -34,6 +32,8 @@ use tracing::{error, info, warn};
 use crate::{
     config::{self, Config, ConfigError, DataPlane, Limits},
     connection::ConnectionEnd,
+    cpu_list::CpuList,
+    descriptors::raise_limit,
     engine,
     handshake::Policy,
     http::encode_page,
@@ -51,14 +51,6 @@ pub enum StartError {
     /// A value of the configuration is refused.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A CPU was asked for that the process may not use.
-    #[error("--cpus names CPU {wanted}, but this process may use only {allowed:?}")]
-    CpuNotAllowed {
-        /// The CPU asked for.
-        wanted: usize,
-        /// The CPUs of the process.
-        allowed: Vec<usize>,
-    },
     /// Another program listens on the address.
     #[error(
         "--listen {0}: another program listens there; choose another port, or share this one \
@@ -149,8 +141,11 @@ impl Server {
     fn start_with(config: &Config, on_ready: OnReady) -> Result<Self, StartError> {
         config.check()?;
         let driver = resolve_driver(config.driver)?;
-        let cpus = worker_cpus(config)?;
-        raise_descriptor_limit();
+        let cpus = worker_cpus(config);
+        // Each connection takes a descriptor.
+        if let Err(error) = raise_limit(u64::MAX) {
+            warn!(%error, "the limit of open files stays as it is");
+        }
         let engine = resolve_data_plane(config, driver)?;
         if !config.reuse_port {
             probe_port(config.listen)?;
@@ -399,25 +394,11 @@ fn engine_dimensions(limits: &Limits, probe: engine::Probe) -> io::Result<engine
 const ENGINE_CONNECTIONS_MAX: u64 = 1 << 20;
 
 /// The CPU of each worker.
-fn worker_cpus(config: &Config) -> Result<Vec<usize>, StartError> {
-    let affinity = sched_getaffinity(Pid::from_raw(0)).map_err(io::Error::from)?;
-    let allowed: Vec<usize> =
-        (0..CpuSet::count()).filter(|cpu| affinity.is_set(*cpu).unwrap_or(false)).collect();
-    if let Some(&wanted) = config.cpus.iter().find(|cpu| !allowed.contains(cpu)) {
-        return Err(StartError::CpuNotAllowed { wanted, allowed });
-    }
-    let cpus = if config.cpus.is_empty() { allowed } else { config.cpus.clone() };
+fn worker_cpus(config: &Config) -> Vec<usize> {
+    let cpus = config.cpus.clone().unwrap_or_else(CpuList::usable);
+    let cpus = cpus.as_slice();
     let count = config.workers.unwrap_or(cpus.len());
-    Ok(cpus.into_iter().cycle().take(count).collect())
-}
-
-/// Takes as many descriptors as the system grants: each connection is one.
-fn raise_descriptor_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        warn!(%error, "the limit of open files stays as it is");
-    }
+    cpus.iter().copied().cycle().take(count).collect()
 }
 
 /// Finds out whether another program listens on `address`.
@@ -482,13 +463,6 @@ mod tests {
         assert!(matches!(refusal, StartError::AddressInUse(_)), "{refusal}");
         let shared = Config { reuse_port: true, ..second };
         assert!(Server::start(&shared).is_ok());
-    }
-
-    #[test]
-    fn cpus_outside_of_the_process_are_refused() {
-        let wanted = CpuSet::count() - 1;
-        let refusal = Server::start(&Config { cpus: vec![wanted], ..config() }).err();
-        assert!(matches!(refusal, Some(StartError::CpuNotAllowed { .. })), "{refusal:?}");
     }
 
     #[test]
