@@ -11,9 +11,10 @@ use std::{
     process,
     sync::{
         Arc,
-        mpsc::{Receiver, Sender, channel},
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use io_uring_monoio::IoUring;
@@ -94,6 +95,8 @@ pub struct Server {
     engine: Option<engine::Dimensions>,
     site: Arc<Site>,
     workers: Vec<WorkerThread>,
+    /// Workers to replace, and when.
+    replacements: Vec<(Instant, usize)>,
     events: Receiver<Event>,
     events_sender: Sender<Event>,
     /// Called on each worker's thread once it accepts connections.
@@ -112,6 +115,9 @@ struct WorkerThread {
     /// Dropped to stop the worker.
     stop: UnixStream,
     thread: JoinHandle<()>,
+    started: Instant,
+    /// How long its place was empty before.
+    pause: Duration,
 }
 
 enum Event {
@@ -121,8 +127,19 @@ enum Event {
         worker: usize,
         result: Option<io::Result<()>>,
     },
+    ReplacementDue {
+        worker: usize,
+    },
     Stop,
 }
+
+/// A worker that lives for less than this probably dies of something that its replacement meets
+/// as well.
+const SHORT_LIFE: Duration = Duration::from_secs(1);
+
+/// How long the place of a short-lived worker stays empty, the first time and at most.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
 
 impl StopHandle {
     /// Stops the server: no new connections, and a Close frame for every open one.
@@ -162,6 +179,7 @@ impl Server {
             engine,
             site: Arc::new(site(config)),
             workers: Vec::new(),
+            replacements: Vec::new(),
             events,
             events_sender,
             on_ready,
@@ -223,7 +241,8 @@ impl Server {
             match self.next_event() {
                 Event::Stop => break,
                 Event::Ready => {}
-                Event::Ended { worker, result } => self.replace_worker(worker, result)?,
+                Event::Ended { worker, result } => self.plan_replacement(worker, result)?,
+                Event::ReplacementDue { worker } => self.replace_worker(worker)?,
             }
         }
         let mut totals = Totals::default();
@@ -240,7 +259,15 @@ impl Server {
     }
 
     fn next_event(&self) -> Event {
-        self.events.recv().unwrap_or_else(|_| unreachable!("the server holds a sender itself"))
+        let next = self.replacements.iter().min();
+        let wait = next.map_or(Duration::MAX, |(due, _)| due.saturating_duration_since(Instant::now()));
+        match (self.events.recv_timeout(wait), next) {
+            (Ok(event), _) => event,
+            (Err(RecvTimeoutError::Timeout), Some(&(_, worker))) => {
+                Event::ReplacementDue { worker }
+            }
+            (Err(_), _) => unreachable!("the server holds a sender itself"),
+        }
     }
 
     fn spawn_worker(
@@ -270,7 +297,8 @@ impl Server {
             let result = catch_unwind(AssertUnwindSafe(|| worker::run(plan, ready))).ok();
             let _ = events.send(Event::Ended { worker, result });
         })?;
-        Ok(WorkerThread { cpu, counters, stop, thread })
+        let (started, pause) = (Instant::now(), Duration::ZERO);
+        Ok(WorkerThread { cpu, counters, stop, thread, started, pause })
     }
 
     fn wait_until_ready(&self) -> Result<(), StartError> {
@@ -286,13 +314,14 @@ impl Server {
                     return Err(StartError::Worker { worker, source });
                 }
                 Event::Stop => self.stop_handle().stop(),
+                Event::ReplacementDue { .. } => unreachable!("nothing is replaced yet"),
             }
         }
         Ok(())
     }
 
-    /// Puts a new worker in the place of one that ended without having been told to.
-    fn replace_worker(
+    /// Has a worker replaced that ended without having been told to.
+    fn plan_replacement(
         &mut self,
         worker: usize,
         result: Option<io::Result<()>>,
@@ -300,17 +329,37 @@ impl Server {
         if let Some(Err(source)) = result {
             return Err(StartError::Worker { worker, source });
         }
-        error!(worker, "a worker died of a defect, and its connections with it; replacing it");
-        let WorkerThread { cpu, counters, .. } = &self.workers[worker];
-        let (cpu, counters) = (*cpu, counters.clone());
+        let WorkerThread { counters, started, pause, .. } = &mut self.workers[worker];
         let mut totals = Totals::default();
-        totals.add(&counters);
+        totals.add(counters);
         let lost = totals.accepted - totals.ended_count();
         counters.ended(ConnectionEnd::Panicked.kind()).add(lost);
-        let listener = listen(self.address)?;
-        self.workers[worker] = self.spawn_worker(worker, cpu, listener, counters)?;
+        *pause = replacement_pause(started.elapsed(), *pause);
+        error!(
+            worker,
+            ?pause,
+            "a worker died of a defect, and its connections with it; replacing it"
+        );
+        self.replacements.push((Instant::now() + *pause, worker));
         Ok(())
     }
+
+    /// Puts a new worker in the place of one that died.
+    fn replace_worker(&mut self, worker: usize) -> Result<(), StartError> {
+        self.replacements.retain(|(_, replaced)| *replaced != worker);
+        let WorkerThread { cpu, counters, pause, .. } = &self.workers[worker];
+        let (cpu, counters, pause) = (*cpu, counters.clone(), *pause);
+        let listener = listen(self.address)?;
+        let thread = self.spawn_worker(worker, cpu, listener, counters)?;
+        self.workers[worker] = WorkerThread { pause, ..thread };
+        Ok(())
+    }
+}
+
+/// How long the place of a worker stays empty that died after it `lived` so long, and before which
+/// it had been empty for `pause`: not at all, or twice as long as before.
+fn replacement_pause(lived: Duration, pause: Duration) -> Duration {
+    if lived < SHORT_LIFE { (2 * pause).clamp(PAUSE_MIN, PAUSE_MAX) } else { Duration::ZERO }
 }
 
 impl WorkerThread {
@@ -463,6 +512,18 @@ mod tests {
         assert!(matches!(refusal, StartError::AddressInUse(_)), "{refusal}");
         let shared = Config { reuse_port: true, ..second };
         assert!(Server::start(&shared).is_ok());
+    }
+
+    #[test]
+    fn place_of_a_worker_that_dies_young_stays_empty_for_longer_and_longer() {
+        let mut pauses = vec![Duration::ZERO];
+        for _ in 0..10 {
+            pauses.push(replacement_pause(Duration::ZERO, pauses[pauses.len() - 1]));
+        }
+        assert_eq!(pauses[1..4], [PAUSE_MIN, 2 * PAUSE_MIN, 4 * PAUSE_MIN]);
+        assert!(pauses.is_sorted());
+        assert_eq!(pauses.last(), Some(&PAUSE_MAX));
+        assert_eq!(replacement_pause(SHORT_LIFE, PAUSE_MAX), Duration::ZERO);
     }
 
     #[test]
