@@ -3,7 +3,10 @@
 
 use std::{net::SocketAddr, str::FromStr, time::Duration};
 
-use clap::{Parser, ValueEnum};
+use clap::{
+    ArgAction, Parser, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 
 use crate::{
     config::{
@@ -153,6 +156,15 @@ pub struct Arguments {
     )]
     cpus: Option<CpuList>,
 
+    /// Whether a connection goes to the worker with the fewest, whoever accepts it
+    #[arg(
+        long, env = "RINGECHO_BALANCE", value_name = "CHOICE", action = ArgAction::Set,
+        default_value = "on",
+        value_parser = PossibleValuesParser::new(["on", "off"]).map(|choice| choice == "on"),
+        hide_env = true, help_heading = CORES
+    )]
+    balance: bool,
+
     /// Kernel interface to wait on; auto is io_uring where it is allowed, and epoll elsewhere
     #[arg(
         long, env = "RINGECHO_DRIVER", value_name = "NAME", value_enum, default_value = "auto",
@@ -233,6 +245,7 @@ impl From<Arguments> for Config {
             subprotocols: arguments.subprotocols,
             workers: arguments.workers,
             cpus: arguments.cpus,
+            balance: arguments.balance,
             driver: match arguments.driver {
                 DriverName::Auto => Driver::Auto,
                 DriverName::IoUring => Driver::IoUring,

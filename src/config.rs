@@ -26,6 +26,8 @@ pub struct Config {
     pub workers: Option<usize>,
     /// CPUs that workers are pinned to, in turn; `None` for all that the process may use.
     pub cpus: Option<CpuList>,
+    /// Whether a connection goes to the worker with the fewest, whoever accepts it.
+    pub balance: bool,
     /// The kernel interface that workers wait on.
     pub driver: Driver,
     /// What carries connections after their opening handshake.
@@ -246,6 +248,7 @@ impl Default for Config {
             subprotocols: Vec::new(),
             workers: None,
             cpus: None,
+            balance: true,
             driver: Driver::Auto,
             data_plane: DataPlane::Portable,
             limits: Limits::default(),

@@ -3,6 +3,7 @@
 //! The program is a thin shell around [`server::Server`]; the library is there for tests,
 //! benchmarks, and programs that want an echo server inside.
 
+pub mod balance;
 pub mod cli;
 pub mod clock;
 pub mod config;

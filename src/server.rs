@@ -31,6 +31,7 @@ use thiserror::Error;
 use tracing::{error, info, warn};
 
 use crate::{
+    balance::Balance,
     config::{self, Config, ConfigError, DataPlane, Limits},
     connection::ConnectionEnd,
     cpu_list::CpuList,
@@ -94,6 +95,7 @@ pub struct Server {
     driver: Driver,
     engine: Option<engine::Dimensions>,
     site: Arc<Site>,
+    balance: Option<Arc<Balance>>,
     workers: Vec<WorkerThread>,
     /// Workers to replace, and when.
     replacements: Vec<(Instant, usize)>,
@@ -178,6 +180,7 @@ impl Server {
             driver,
             engine,
             site: Arc::new(site(config)),
+            balance: (config.balance && cpus.len() > 1).then(|| Arc::new(Balance::new(cpus.len()))),
             workers: Vec::new(),
             replacements: Vec::new(),
             events,
@@ -252,15 +255,26 @@ impl Server {
         for thread in threads {
             thread.join().unwrap_or_else(|_| unreachable!("a worker's thread catches its panics"));
         }
+        debug_assert!(self.is_balance_settled(), "every connection that was assigned has ended");
         for counters in &counters {
             totals.add(counters);
         }
         Ok(totals)
     }
 
+    /// Whether nobody is said to have connections, now that there are none.
+    fn is_balance_settled(&self) -> bool {
+        let is_dead = |worker| self.replacements.iter().any(|(_, dead)| *dead == worker);
+        self.balance.as_ref().is_none_or(|balance| {
+            (0..balance.workers())
+                .all(|worker| is_dead(worker) || balance.connection_count(worker) == 0)
+        })
+    }
+
     fn next_event(&self) -> Event {
         let next = self.replacements.iter().min();
-        let wait = next.map_or(Duration::MAX, |(due, _)| due.saturating_duration_since(Instant::now()));
+        let wait =
+            next.map_or(Duration::MAX, |(due, _)| due.saturating_duration_since(Instant::now()));
         match (self.events.recv_timeout(wait), next) {
             (Ok(event), _) => event,
             (Err(RecvTimeoutError::Timeout), Some(&(_, worker))) => {
@@ -278,11 +292,13 @@ impl Server {
         counters: Arc<Counters>,
     ) -> Result<WorkerThread, StartError> {
         let (stop, worker_stop) = UnixStream::pair()?;
+        let balance = self.balance.clone();
         let plan = Plan {
             cpu,
             driver: self.driver,
             engine: self.engine,
             listener,
+            member: balance.as_ref().map(|balance| balance.join(worker)).transpose()?,
             stop: worker_stop,
             counters: counters.clone(),
             site: self.site.clone(),
@@ -295,6 +311,9 @@ impl Server {
                 on_ready(worker);
             };
             let result = catch_unwind(AssertUnwindSafe(|| worker::run(plan, ready))).ok();
+            if let Some(balance) = balance {
+                balance.leave(worker);
+            }
             let _ = events.send(Event::Ended { worker, result });
         })?;
         let (started, pause) = (Instant::now(), Duration::ZERO);
@@ -487,7 +506,10 @@ mod tests {
     use std::{
         io::{Read, Write},
         net::TcpStream,
-        sync::atomic::{AtomicBool, Ordering},
+        sync::{
+            Barrier,
+            atomic::{AtomicBool, AtomicU32, Ordering},
+        },
     };
 
     use super::*;
@@ -524,6 +546,40 @@ mod tests {
         assert!(pauses.is_sorted());
         assert_eq!(pauses.last(), Some(&PAUSE_MAX));
         assert_eq!(replacement_pause(SHORT_LIFE, PAUSE_MAX), Duration::ZERO);
+    }
+
+    #[test]
+    fn replacement_has_its_share_of_the_connections() {
+        let both_ready = Barrier::new(2);
+        let lives = AtomicU32::new(0);
+        let (ready, replaced) = channel();
+        let on_ready: OnReady = Arc::new(move |worker| {
+            if worker == 0 {
+                both_ready.wait();
+                return;
+            }
+            match lives.fetch_add(1, Ordering::Relaxed) {
+                // A server whose worker dies before the others are ready does not start.
+                0 => both_ready.wait().is_leader(),
+                1 => false,
+                _ => return ready.send(()).unwrap(),
+            };
+            panic!("a defect, for the test");
+        });
+        let server =
+            Server::start_with(&Config { workers: Some(2), ..config() }, on_ready).unwrap();
+        let (address, stop) = (server.address(), server.stop_handle());
+        let running = thread::spawn(move || server.run());
+        replaced.recv().unwrap();
+
+        let url = format!("ws://{address}/ws");
+        let connect = |_| tungstenite::client(&url, TcpStream::connect(address).unwrap()).unwrap();
+        let clients: Vec<_> = (0..8).map(connect).collect();
+        drop(clients);
+        stop.stop();
+        let totals = running.join().unwrap().unwrap();
+        assert_eq!(totals.accepted_by_worker, [4, 4]);
+        assert_eq!(totals.ended_count(), 8);
     }
 
     #[test]
