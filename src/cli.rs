@@ -10,7 +10,7 @@ use clap::{
 
 use crate::{
     config::{
-        CLOSE_TIMEOUT, Config, DRAIN_TIMEOUT, DataPlane, Driver, HANDSHAKE_TIMEOUT, HOLD,
+        BACKLOG, CLOSE_TIMEOUT, Config, DRAIN_TIMEOUT, DataPlane, Driver, HANDSHAKE_TIMEOUT, HOLD,
         KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, Knob, Limits, MESSAGE_SIZE_MAX, RECEIVE_BUFFER,
         RECEIVE_BUFFERS, Size, UNSENT_MAX, format_duration,
     },
@@ -42,6 +42,20 @@ pub struct Arguments {
     /// Share the port with other programs that share it too, instead of refusing to start
     #[arg(long, env = "RINGECHO_REUSE_PORT", hide_env = true, help_heading = NETWORK)]
     reuse_port: bool,
+
+    /// How many connections may wait to be accepted, at each worker; the kernel caps it
+    #[arg(
+        long, env = "RINGECHO_BACKLOG", value_name = "COUNT",
+        default_value = BACKLOG.default.to_string(), hide_env = true, help_heading = NETWORK
+    )]
+    backlog: u32,
+
+    /// Congestion control of accepted connections, such as reno or bbr [default: the system's]
+    #[arg(
+        long, env = "RINGECHO_TCP_CONGESTION", value_name = "NAME", hide_env = true,
+        help_heading = NETWORK
+    )]
+    tcp_congestion: Option<String>,
 
     /// Path that upgrades to the echo; the page is at /
     #[arg(
@@ -165,6 +179,10 @@ pub struct Arguments {
     )]
     balance: bool,
 
+    /// Leave connections on the CPU that their packets arrive on; needs --balance off
+    #[arg(long, env = "RINGECHO_INCOMING_CPU", hide_env = true, help_heading = CORES)]
+    incoming_cpu: bool,
+
     /// Kernel interface to wait on; auto is io_uring where it is allowed, and epoll elsewhere
     #[arg(
         long, env = "RINGECHO_DRIVER", value_name = "NAME", value_enum, default_value = "auto",
@@ -240,6 +258,9 @@ impl From<Arguments> for Config {
         Self {
             listen: arguments.listen,
             reuse_port: arguments.reuse_port,
+            backlog: arguments.backlog,
+            tcp_congestion: arguments.tcp_congestion,
+            incoming_cpu: arguments.incoming_cpu,
             path: arguments.path,
             allowed_origins: arguments.allowed_origins,
             subprotocols: arguments.subprotocols,

@@ -13,6 +13,7 @@ pub mod descriptors;
 pub mod engine;
 pub mod handshake;
 pub mod http;
+pub mod listener;
 pub mod metrics;
 pub mod page;
 pub mod protocol;

@@ -18,15 +18,11 @@ use std::{
 };
 
 use io_uring_monoio::IoUring;
-use nix::{
-    errno::Errno,
-    sys::resource::{Resource, getrlimit},
-};
+use nix::sys::resource::{Resource, getrlimit};
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::Signals,
 };
-use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 use tracing::{error, info, warn};
 
@@ -39,13 +35,11 @@ use crate::{
     engine,
     handshake::Policy,
     http::encode_page,
+    listener::{ListenError, Listening},
     metrics::{Counters, Totals},
     page,
     worker::{self, Driver, Plan, Site},
 };
-
-/// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
 
 /// Why a server did not start.
 #[derive(Debug, Error)]
@@ -53,23 +47,9 @@ pub enum StartError {
     /// A value of the configuration is refused.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// Another program listens on the address.
-    #[error(
-        "--listen {0}: another program listens there; choose another port, or share this one \
-         with --reuse-port"
-    )]
-    AddressInUse(SocketAddr),
-    /// The address cannot be listened on.
-    #[error(
-        "--listen {address}: {source}; it must be an address of this machine, with a port \
-         that this user may listen on"
-    )]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the kernel said.
-        source: io::Error,
-    },
+    /// The server cannot listen.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// `io_uring` was asked for and is not to be had.
     #[error("--driver io_uring: {0}; use --driver auto to fall back to epoll")]
     IoUringUnavailable(String),
@@ -91,7 +71,7 @@ pub enum StartError {
 
 /// A running server.
 pub struct Server {
-    address: SocketAddr,
+    listening: Listening,
     driver: Driver,
     engine: Option<engine::Dimensions>,
     site: Arc<Site>,
@@ -166,17 +146,15 @@ impl Server {
             warn!(%error, "the limit of open files stays as it is");
         }
         let engine = resolve_data_plane(config, driver)?;
+        let mut listening = Listening::new(config);
         if !config.reuse_port {
-            probe_port(config.listen)?;
+            listening.probe()?;
         }
-        let mut listeners = vec![listen(config.listen)?];
-        let address = listeners[0].local_addr()?;
-        for _ in 1..cpus.len() {
-            listeners.push(listen(address)?);
-        }
+        let listeners: Vec<_> =
+            cpus.iter().map(|cpu| listening.open(*cpu)).collect::<Result<_, _>>()?;
         let (events_sender, events) = channel();
         let mut server = Self {
-            address,
+            listening,
             driver,
             engine,
             site: Arc::new(site(config)),
@@ -198,12 +176,13 @@ impl Server {
 
     /// The address that the server listens on, with its real port.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.listening.address()
     }
 
     /// What a server says when it is ready.
     pub fn ready_line(&self) -> String {
-        let Self { address, site, workers, driver, engine, .. } = self;
+        let address = self.address();
+        let Self { site, workers, driver, engine, .. } = self;
         let driver = match driver {
             Driver::IoUring => "io_uring",
             Driver::Epoll => "epoll",
@@ -368,7 +347,7 @@ impl Server {
         self.replacements.retain(|(_, replaced)| *replaced != worker);
         let WorkerThread { cpu, counters, pause, .. } = &self.workers[worker];
         let (cpu, counters, pause) = (*cpu, counters.clone(), *pause);
-        let listener = listen(self.address)?;
+        let listener = self.listening.open(cpu)?;
         let thread = self.spawn_worker(worker, cpu, listener, counters)?;
         self.workers[worker] = WorkerThread { pause, ..thread };
         Ok(())
@@ -469,38 +448,6 @@ fn worker_cpus(config: &Config) -> Vec<usize> {
     cpus.iter().copied().cycle().take(count).collect()
 }
 
-/// Finds out whether another program listens on `address`.
-///
-/// Sockets that share a port join it silently. One that does not share can only be bound where
-/// nobody listens.
-fn probe_port(address: SocketAddr) -> Result<(), StartError> {
-    bound_socket(address, false).map(drop)
-}
-
-/// A socket of its own that listens on `address`, together with those of the other workers.
-fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
-    let socket = bound_socket(address, true)?;
-    // Accepted connections inherit it.
-    socket.set_tcp_nodelay(true)?;
-    socket.listen(BACKLOG).map_err(|source| listen_error(address, source))?;
-    Ok(socket.into())
-}
-
-fn bound_socket(address: SocketAddr, reuse_port: bool) -> Result<Socket, StartError> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(reuse_port)?;
-    socket.bind(&address.into()).map_err(|source| listen_error(address, source))?;
-    Ok(socket)
-}
-
-fn listen_error(address: SocketAddr, source: io::Error) -> StartError {
-    match source.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::EADDRINUSE) => StartError::AddressInUse(address),
-        _ => StartError::Listen { address, source },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::{
@@ -519,19 +466,11 @@ mod tests {
     }
 
     #[test]
-    fn accepted_connections_do_not_delay_small_segments() {
-        let listener = listen(config().listen).unwrap();
-        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (accepted, _) = listener.accept().unwrap();
-        assert!(accepted.nodelay().unwrap());
-    }
-
-    #[test]
     fn taken_port_is_refused_unless_it_is_shared() {
         let server = Server::start(&config()).unwrap();
         let second = Config { listen: server.address(), ..config() };
         let refusal = Server::start(&second).err().expect("the port is taken");
-        assert!(matches!(refusal, StartError::AddressInUse(_)), "{refusal}");
+        assert!(matches!(refusal, StartError::Listen(ListenError::AddressInUse(_))), "{refusal}");
         let shared = Config { reuse_port: true, ..second };
         assert!(Server::start(&shared).is_ok());
     }

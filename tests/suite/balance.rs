@@ -2,7 +2,14 @@
 
 use std::{sync::Barrier, thread};
 
-use ringecho::config::Config;
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+use ringecho::{
+    config::Config,
+    cpu_list::{CpuList, format},
+};
 
 use crate::{
     frames::{close, text},
@@ -68,4 +75,36 @@ fn without_balance_connections_are_where_the_kernel_puts_them() {
     let totals = server.stop();
     assert_eq!(totals.accepted, EACH * WORKERS as u64);
     assert_ne!(totals.accepted_by_worker, [EACH; WORKERS]);
+}
+
+/// On loopback packets arrive on the CPU that their sender runs on.
+#[test]
+fn connections_can_be_left_on_the_cpu_that_they_come_from() {
+    const EACH: usize = 16;
+    const CPUS_MAX: usize = 4;
+    let usable = CpuList::usable();
+    let cpus = &usable.as_slice()[..usable.as_slice().len().min(CPUS_MAX)];
+    let config = Config {
+        workers: Some(cpus.len()),
+        cpus: Some(format(cpus).parse().unwrap()),
+        balance: false,
+        incoming_cpu: true,
+        ..config()
+    };
+    let server = TestServer::start(&config);
+    thread::scope(|scope| {
+        for cpu in cpus {
+            scope.spawn(|| {
+                let mut here = CpuSet::new();
+                here.set(*cpu).unwrap();
+                sched_setaffinity(Pid::from_raw(0), &here).unwrap();
+                drop((0..EACH).map(|_| server.open()).collect::<Vec<_>>());
+            });
+        }
+    });
+    let totals = server.stop();
+    assert!(
+        totals.accepted_by_worker.iter().all(|accepted| *accepted == EACH as u64),
+        "{totals:?}"
+    );
 }

@@ -1,6 +1,7 @@
 //! The program: its line when it is ready, its refusals, and its end by signals.
 
 use std::{
+    fs,
     io::{BufRead, BufReader, Read},
     net::{TcpListener, TcpStream},
     process::{Child, Command, Output, Stdio},
@@ -137,6 +138,8 @@ fn bad_values_are_refused_with_flag_value_and_what_is_allowed() {
         (&["--allowed-origin", "example.org"], "--allowed-origin is \"example.org\", but must"),
         (&["--subprotocol", "a b"], "--subprotocol is \"a b\", but must be one or more letters"),
         (&["--subprotocol=a", "--subprotocol=a"], "--subprotocol names \"a\" twice"),
+        (&["--backlog", "0"], "--backlog is 0, but must be from 1 to 1048576"),
+        (&["--incoming-cpu"], "--balance is on and would hand it to another; add --balance off"),
         (&["--balance", "maybe"], "[possible values: on, off]"),
         (&["--driver", "kqueue"], "[possible values: auto, io_uring, epoll]"),
         (&["--bogus"], "unexpected argument '--bogus' found"),
@@ -146,7 +149,22 @@ fn bad_values_are_refused_with_flag_value_and_what_is_allowed() {
         assert!(message.contains(expected), "{arguments:?}: {message}");
         assert!(refused.stdout.is_empty());
     }
+    let (refused, message) = output(ringecho().args(["--tcp-congestion", "nonsense"]));
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(message.contains("--tcp-congestion nonsense: No such file"), "{message}");
     let (refused, message) = output(ringecho().args(["--driver=epoll", "--data-plane=engine"]));
     assert_eq!(refused.status.code(), Some(1));
     assert!(message.contains("--data-plane engine: it needs io_uring"), "{message}");
+}
+
+#[test]
+fn backlog_that_the_kernel_caps_is_announced() {
+    let somaxconn = fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+    let is_capped = somaxconn.trim().parse::<u32>().unwrap() < 1 << 20;
+    let (mut child, _) = start(ringecho().args(["--listen=127.0.0.1:0", "--backlog=1048576"]));
+    signal(&child, Signal::SIGTERM);
+    child.wait().unwrap();
+    let mut log = String::new();
+    child.stderr.unwrap().read_to_string(&mut log).unwrap();
+    assert_eq!(log.contains("--backlog 1048576: the kernel caps it at"), is_capped, "{log}");
 }
