@@ -11,8 +11,8 @@ use clap::{
 use crate::{
     config::{
         BACKLOG, CLOSE_TIMEOUT, Config, DRAIN_TIMEOUT, DataPlane, Driver, HANDSHAKE_TIMEOUT, HOLD,
-        KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, Knob, Limits, MESSAGE_SIZE_MAX, RECEIVE_BUFFER,
-        RECEIVE_BUFFERS, Size, UNSENT_MAX, format_duration,
+        HugePages, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, Knob, Limits, MESSAGE_SIZE_MAX,
+        RECEIVE_BUFFER, RECEIVE_BUFFERS, Size, UNSENT_MAX, format_duration,
     },
     cpu_list::CpuList,
 };
@@ -197,6 +197,13 @@ pub struct Arguments {
     )]
     data_plane: DataPlaneName,
 
+    /// Pages of the engine's receive buffers; explicit ones are set aside by vm.nr_hugepages
+    #[arg(
+        long, env = "RINGECHO_HUGE_PAGES", value_name = "KIND", value_enum, default_value = "off",
+        hide_env = true, help_heading = CORES
+    )]
+    huge_pages: HugePagesName,
+
     /// Least severe messages that are logged, on stderr
     #[arg(
         long, env = "RINGECHO_LOG_LEVEL", value_name = "LEVEL", value_enum,
@@ -225,6 +232,13 @@ enum DataPlaneName {
     Auto,
     Engine,
     Portable,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum HugePagesName {
+    Off,
+    Transparent,
+    Explicit,
 }
 
 /// Least severe messages that are logged.
@@ -276,6 +290,11 @@ impl From<Arguments> for Config {
                 DataPlaneName::Auto => DataPlane::Auto,
                 DataPlaneName::Engine => DataPlane::Engine,
                 DataPlaneName::Portable => DataPlane::Portable,
+            },
+            huge_pages: match arguments.huge_pages {
+                HugePagesName::Off => HugePages::Off,
+                HugePagesName::Transparent => HugePages::Transparent,
+                HugePagesName::Explicit => HugePages::Explicit,
             },
             limits: Limits {
                 receive_buffer: arguments.receive_buffer,

@@ -38,6 +38,8 @@ pub struct Config {
     pub driver: Driver,
     /// What carries connections after their opening handshake.
     pub data_plane: DataPlane,
+    /// What pages the engine's receive buffers are in.
+    pub huge_pages: HugePages,
     /// Sizes and times.
     pub limits: Limits,
 }
@@ -64,6 +66,21 @@ pub enum DataPlane {
     /// The portable path.
     #[default]
     Portable,
+}
+
+/// What pages the engine's receive buffers are in.
+///
+/// Huge pages of 2 MiB spare the CPU translations of addresses. By default all of the buffers, 4
+/// MiB for each worker, are 1024 small pages or 2 huge ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HugePages {
+    /// Small pages.
+    #[default]
+    Off,
+    /// Huge pages where the kernel finds some, small ones elsewhere.
+    Transparent,
+    /// Huge pages out of those that `vm.nr_hugepages` has set aside, or a refusal to start.
+    Explicit,
 }
 
 /// Sizes and times that bound what one peer can cost.
@@ -273,6 +290,7 @@ impl Default for Config {
             balance: true,
             driver: Driver::Auto,
             data_plane: DataPlane::Portable,
+            huge_pages: HugePages::Off,
             limits: Limits::default(),
         }
     }

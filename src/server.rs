@@ -28,7 +28,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     balance::Balance,
-    config::{self, Config, ConfigError, DataPlane, Limits},
+    config::{self, Config, ConfigError, DataPlane},
     connection::ConnectionEnd,
     cpu_list::CpuList,
     descriptors::raise_limit,
@@ -411,7 +411,7 @@ fn resolve_data_plane(
     let obstacle = match driver {
         Driver::Epoll => "it needs io_uring".to_owned(),
         Driver::IoUring => match engine::probe() {
-            Ok(probe) => return Ok(Some(engine_dimensions(&config.limits, probe)?)),
+            Ok(probe) => return Ok(Some(engine_dimensions(config, probe)?)),
             Err(error) => format!(
                 "this kernel lacks what it needs ({error}): deferred task running (Linux 6.1) and \
                  incremental buffers (6.12)"
@@ -425,13 +425,15 @@ fn resolve_data_plane(
     Ok(None)
 }
 
-fn engine_dimensions(limits: &Limits, probe: engine::Probe) -> io::Result<engine::Dimensions> {
+fn engine_dimensions(config: &Config, probe: engine::Probe) -> io::Result<engine::Dimensions> {
+    let limits = &config.limits;
     let (descriptors_max, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let receive_share =
         if probe.limits_receives { limits.unsent_max.in_memory() as u32 / 2 } else { 0 };
     Ok(engine::Dimensions {
         receive_buffers: limits.receive_buffers,
         receive_buffer_len: limits.receive_buffer.in_memory() as u32,
+        huge_pages: config.huge_pages,
         receive_share,
         connections_max: descriptors_max.min(ENGINE_CONNECTIONS_MAX) as u32,
     })

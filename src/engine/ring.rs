@@ -23,11 +23,17 @@ use super::{
     kernel::{Chunk, Completion, Completions, Kernel, Part, ReceiveEnd, Unsent},
     table::Key,
 };
+use crate::config::HugePages;
 
 /// Entries of the submission queue. When they are used up they are submitted before the turn ends.
+///
+/// No flag sets it: the call that this takes is one for each 1024 sends.
 const SUBMISSION_ENTRIES: u32 = 1024;
 
 /// Entries of the completion queue; the kernel keeps what does not fit until there is room.
+///
+/// No flag sets it: successful sends do not complete, so a turn fills it with 8192 receives, and
+/// what is left over costs it one call more.
 const COMPLETION_ENTRIES: u32 = 8192;
 
 pub struct Ring {
@@ -58,6 +64,8 @@ pub struct Dimensions {
     pub receive_buffers: u16,
     /// Bytes of each of them.
     pub receive_buffer_len: u32,
+    /// What pages the receive buffers are in.
+    pub huge_pages: HugePages,
     /// How much a connection receives before others have their turn; 0 for no limit.
     pub receive_share: u32,
     /// Connections at a time.
@@ -116,8 +124,12 @@ impl Ring {
             .build(SUBMISSION_ENTRIES)?;
         ring.submitter().register_files_sparse(dimensions.connections_max)?;
         ring.submitter().register_eventfd(wake.as_fd().as_raw_fd())?;
-        let buffers =
-            Buffers::register(&ring, dimensions.receive_buffers, dimensions.receive_buffer_len)?;
+        let buffers = Buffers::register(
+            &ring,
+            dimensions.receive_buffers,
+            dimensions.receive_buffer_len,
+            dimensions.huge_pages,
+        )?;
         Ok(Self {
             io: ring,
             buffers,

@@ -140,6 +140,7 @@ fn bad_values_are_refused_with_flag_value_and_what_is_allowed() {
         (&["--subprotocol=a", "--subprotocol=a"], "--subprotocol names \"a\" twice"),
         (&["--backlog", "0"], "--backlog is 0, but must be from 1 to 1048576"),
         (&["--incoming-cpu"], "--balance is on and would hand it to another; add --balance off"),
+        (&["--huge-pages", "many"], "[possible values: off, transparent, explicit]"),
         (&["--balance", "maybe"], "[possible values: on, off]"),
         (&["--driver", "kqueue"], "[possible values: auto, io_uring, epoll]"),
         (&["--bogus"], "unexpected argument '--bogus' found"),
@@ -167,4 +168,20 @@ fn backlog_that_the_kernel_caps_is_announced() {
     let mut log = String::new();
     child.stderr.unwrap().read_to_string(&mut log).unwrap();
     assert_eq!(log.contains("--backlog 1048576: the kernel caps it at"), is_capped, "{log}");
+}
+
+#[test]
+fn echoes_come_out_of_huge_pages() {
+    let mut command = ringecho();
+    command.args(["--listen=127.0.0.1:0", "--data-plane=auto", "--huge-pages=transparent"]);
+    let (mut child, line) = start(&mut command);
+    let address = url(&line).strip_prefix("ws://").unwrap().strip_suffix("/ws").unwrap();
+    let stream = TcpStream::connect(address).unwrap();
+    let (mut socket, _) = tungstenite::client(url(&line), stream).unwrap();
+    let message = tungstenite::Message::Binary((0..=u8::MAX).cycle().take(1 << 20).collect());
+    socket.send(message.clone()).unwrap();
+    assert!(socket.read().unwrap() == message);
+    drop(socket);
+    signal(&child, Signal::SIGTERM);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
