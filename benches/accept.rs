@@ -48,7 +48,7 @@ fn bench_accept(criterion: &mut Criterion) {
             });
             stop.stop();
             let totals = running.join().expect("no panic").expect("the server stops");
-            assert_eq!(totals.ended, [("closed_by_peer", totals.upgraded)]);
+            assert!(totals.ended.iter().all(|(kind, _)| *kind == "closed_by_peer"), "{totals:?}");
         }
     }
     group.finish();
