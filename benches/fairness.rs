@@ -14,11 +14,12 @@ use std::{
 };
 
 use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
 };
 use ringecho::{
     config::Config,
+    cpu_list::CpuList,
     protocol::{OpCode, frame_header::FrameHeader},
     server::Server,
 };
@@ -54,15 +55,25 @@ fn main() {
     } else {
         Effort { rounds: 1, round: Duration::from_millis(100) }
     };
-    let cpus = allowed_cpus();
+    let usable = CpuList::usable();
+    let (first, last) = match usable.as_slice() {
+        [only] => (only, only),
+        [first, .., last] => (first, last),
+        [] => unreachable!("this thread runs"),
+    };
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-    let config = Config { listen, workers: Some(1), cpus: vec![cpus[0]], ..Config::default() };
+    let config = Config {
+        listen,
+        workers: Some(1),
+        cpus: first.to_string().parse().ok(),
+        ..Config::default()
+    };
     let server = Server::start(&config).expect("the server starts");
     println!("{}", server.ready_line());
     let (address, stop) = (server.address(), server.stop_handle());
     let running = thread::spawn(move || server.run());
 
-    pin(cpus[cpus.len() - 1]);
+    pin(*last);
     let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
@@ -260,11 +271,6 @@ fn frame(masking_key: Option<[u8; 4]>, opcode: OpCode, payload: &[u8]) -> Vec<u8
     header.encode(&mut bytes);
     bytes.extend_from_slice(payload);
     bytes
-}
-
-fn allowed_cpus() -> Vec<usize> {
-    let affinity = sched_getaffinity(Pid::from_raw(0)).expect("the process has CPUs");
-    (0..CpuSet::count()).filter(|cpu| affinity.is_set(*cpu).unwrap_or(false)).collect()
 }
 
 /// Pins this thread to a CPU.

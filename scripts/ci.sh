@@ -25,6 +25,7 @@ step 'scripts'
 [ -x .tools/python/bin/python ] || python3 -m venv .tools/python
 .tools/python/bin/pip install --quiet --disable-pip-version-check --requirement tests/clients/requirements.txt
 .tools/python/bin/shellcheck .ci/run scripts/*.sh
+scripts/check-host.sh
 
 step 'foreign clients and the page in a browser'
 scripts/clients.sh

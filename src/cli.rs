@@ -3,12 +3,18 @@
 
 use std::{net::SocketAddr, str::FromStr, time::Duration};
 
-use clap::{Parser, ValueEnum};
+use clap::{
+    ArgAction, Parser, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 
-use crate::config::{
-    CLOSE_TIMEOUT, Config, DRAIN_TIMEOUT, DataPlane, Driver, HANDSHAKE_TIMEOUT, HOLD,
-    KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, Knob, Limits, MESSAGE_SIZE_MAX, RECEIVE_BUFFER,
-    RECEIVE_BUFFERS, Size, UNSENT_MAX, format_duration,
+use crate::{
+    config::{
+        BACKLOG, CLOSE_TIMEOUT, Config, DRAIN_TIMEOUT, DataPlane, Driver, HANDSHAKE_TIMEOUT, HOLD,
+        HugePages, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, Knob, Limits, MESSAGE_SIZE_MAX,
+        RECEIVE_BUFFER, RECEIVE_BUFFERS, Size, UNSENT_MAX, format_duration,
+    },
+    cpu_list::CpuList,
 };
 
 const NETWORK: &str = "Network";
@@ -36,6 +42,20 @@ pub struct Arguments {
     /// Share the port with other programs that share it too, instead of refusing to start
     #[arg(long, env = "RINGECHO_REUSE_PORT", hide_env = true, help_heading = NETWORK)]
     reuse_port: bool,
+
+    /// How many connections may wait to be accepted, at each worker; the kernel caps it
+    #[arg(
+        long, env = "RINGECHO_BACKLOG", value_name = "COUNT",
+        default_value = BACKLOG.default.to_string(), hide_env = true, help_heading = NETWORK
+    )]
+    backlog: u32,
+
+    /// Congestion control of accepted connections, such as reno or bbr [default: the system's]
+    #[arg(
+        long, env = "RINGECHO_TCP_CONGESTION", value_name = "NAME", hide_env = true,
+        help_heading = NETWORK
+    )]
+    tcp_congestion: Option<String>,
 
     /// Path that upgrades to the echo; the page is at /
     #[arg(
@@ -146,10 +166,22 @@ pub struct Arguments {
 
     /// CPUs that the workers are pinned to, such as 0,2-3 [default: all that may be used]
     #[arg(
-        long, env = "RINGECHO_CPUS", value_name = "LIST", value_parser = parse_cpus,
-        hide_env = true, help_heading = CORES
+        long, env = "RINGECHO_CPUS", value_name = "LIST", hide_env = true, help_heading = CORES
     )]
     cpus: Option<CpuList>,
+
+    /// Whether a connection goes to the worker with the fewest, whoever accepts it
+    #[arg(
+        long, env = "RINGECHO_BALANCE", value_name = "CHOICE", action = ArgAction::Set,
+        default_value = "on",
+        value_parser = PossibleValuesParser::new(["on", "off"]).map(|choice| choice == "on"),
+        hide_env = true, help_heading = CORES
+    )]
+    balance: bool,
+
+    /// Leave connections on the CPU that their packets arrive on; needs --balance off
+    #[arg(long, env = "RINGECHO_INCOMING_CPU", hide_env = true, help_heading = CORES)]
+    incoming_cpu: bool,
 
     /// Kernel interface to wait on; auto is io_uring where it is allowed, and epoll elsewhere
     #[arg(
@@ -164,6 +196,13 @@ pub struct Arguments {
         default_value = "portable", hide_env = true, help_heading = CORES
     )]
     data_plane: DataPlaneName,
+
+    /// Pages of the engine's receive buffers; explicit ones are set aside by vm.nr_hugepages
+    #[arg(
+        long, env = "RINGECHO_HUGE_PAGES", value_name = "KIND", value_enum, default_value = "off",
+        hide_env = true, help_heading = CORES
+    )]
+    huge_pages: HugePagesName,
 
     /// Least severe messages that are logged, on stderr
     #[arg(
@@ -180,9 +219,6 @@ pub struct Arguments {
     pub log_format: LogFormat,
 }
 
-#[derive(Clone, Debug)]
-struct CpuList(Vec<usize>);
-
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum DriverName {
     Auto,
@@ -196,6 +232,13 @@ enum DataPlaneName {
     Auto,
     Engine,
     Portable,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum HugePagesName {
+    Off,
+    Transparent,
+    Explicit,
 }
 
 /// Least severe messages that are logged.
@@ -229,11 +272,15 @@ impl From<Arguments> for Config {
         Self {
             listen: arguments.listen,
             reuse_port: arguments.reuse_port,
+            backlog: arguments.backlog,
+            tcp_congestion: arguments.tcp_congestion,
+            incoming_cpu: arguments.incoming_cpu,
             path: arguments.path,
             allowed_origins: arguments.allowed_origins,
             subprotocols: arguments.subprotocols,
             workers: arguments.workers,
-            cpus: arguments.cpus.map(|list| list.0).unwrap_or_default(),
+            cpus: arguments.cpus,
+            balance: arguments.balance,
             driver: match arguments.driver {
                 DriverName::Auto => Driver::Auto,
                 DriverName::IoUring => Driver::IoUring,
@@ -243,6 +290,11 @@ impl From<Arguments> for Config {
                 DataPlaneName::Auto => DataPlane::Auto,
                 DataPlaneName::Engine => DataPlane::Engine,
                 DataPlaneName::Portable => DataPlane::Portable,
+            },
+            huge_pages: match arguments.huge_pages {
+                HugePagesName::Off => HugePages::Off,
+                HugePagesName::Transparent => HugePages::Transparent,
+                HugePagesName::Explicit => HugePages::Explicit,
             },
             limits: Limits {
                 receive_buffer: arguments.receive_buffer,
@@ -274,30 +326,6 @@ fn parse_address(text: &str) -> Result<SocketAddr, String> {
         "an IP address and a port are needed: 127.0.0.1:9001, 0.0.0.0:80, [::1]:9001".to_owned()
     })
 }
-
-/// A list of CPU numbers and ranges, such as `0,2-3`.
-fn parse_cpus(text: &str) -> Result<CpuList, String> {
-    let error = || "CPUs are numbers and ranges with commas between: 0,2-3".to_owned();
-    let number = |text: &str| text.trim().parse::<usize>().ok().filter(|cpu| *cpu < CPU_COUNT_MAX);
-    let mut cpus = Vec::new();
-    for part in text.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (Some(first), Some(last)) = (number(first), number(last)) else {
-            return Err(error());
-        };
-        if first > last {
-            return Err(error());
-        }
-        cpus.extend(first..=last);
-    }
-    if (1..cpus.len()).any(|at| cpus[..at].contains(&cpus[at])) {
-        return Err("a CPU is named twice".to_owned());
-    }
-    Ok(CpuList(cpus))
-}
-
-/// More CPUs than Linux can be built for.
-const CPU_COUNT_MAX: usize = 8192;
 
 #[cfg(test)]
 mod tests {
@@ -344,16 +372,6 @@ mod tests {
             {
                 assert_eq!(row[2], default.to_str().unwrap(), "{}", row[1]);
             }
-        }
-    }
-
-    #[test]
-    fn cpu_lists_are_read() {
-        for (text, cpus) in [("0", &[0][..]), ("0,2-3", &[0, 2, 3]), ("5-5, 1", &[5, 1])] {
-            assert_eq!(parse_cpus(text).unwrap().0, cpus);
-        }
-        for text in ["", "a", "3-1", "1-", "-1", "1,,2", "0,0-1", "0-99999999999"] {
-            assert!(parse_cpus(text).is_err(), "{text}");
         }
     }
 }

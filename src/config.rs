@@ -7,6 +7,8 @@ use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 use bytesize::ByteSize;
 use thiserror::Error;
 
+use crate::cpu_list::CpuList;
+
 /// What a server is to do. [`Config::default`] is what the program does without flags.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -14,6 +16,12 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Whether to join other processes on the same port instead of refusing to start.
     pub reuse_port: bool,
+    /// See [`BACKLOG`].
+    pub backlog: u32,
+    /// The congestion control of accepted connections; `None` for the system's.
+    pub tcp_congestion: Option<String>,
+    /// Whether a connection goes to the worker on the CPU that its packets arrive on.
+    pub incoming_cpu: bool,
     /// The path that upgrades to the echo.
     pub path: String,
     /// Origins that may connect, compared exactly; empty allows all.
@@ -22,12 +30,16 @@ pub struct Config {
     pub subprotocols: Vec<String>,
     /// Number of workers; `None` for one on each of `cpus`.
     pub workers: Option<usize>,
-    /// CPUs that workers are pinned to, in turn; empty for all that the process may use.
-    pub cpus: Vec<usize>,
+    /// CPUs that workers are pinned to, in turn; `None` for all that the process may use.
+    pub cpus: Option<CpuList>,
+    /// Whether a connection goes to the worker with the fewest, whoever accepts it.
+    pub balance: bool,
     /// The kernel interface that workers wait on.
     pub driver: Driver,
     /// What carries connections after their opening handshake.
     pub data_plane: DataPlane,
+    /// What pages the engine's receive buffers are in.
+    pub huge_pages: HugePages,
     /// Sizes and times.
     pub limits: Limits,
 }
@@ -54,6 +66,21 @@ pub enum DataPlane {
     Engine,
     /// The portable path.
     Portable,
+}
+
+/// What pages the engine's receive buffers are in.
+///
+/// Huge pages of 2 MiB spare the CPU translations of addresses. By default all of the buffers, 4
+/// MiB for each worker, are 1024 small pages or 2 huge ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HugePages {
+    /// Small pages.
+    #[default]
+    Off,
+    /// Huge pages where the kernel finds some, small ones elsewhere.
+    Transparent,
+    /// Huge pages out of those that `vm.nr_hugepages` has set aside, or a refusal to start.
+    Explicit,
 }
 
 /// Sizes and times that bound what one peer can cost.
@@ -93,6 +120,13 @@ pub struct Knob<T> {
     /// The largest value.
     pub max: T,
 }
+
+/// How many connections may wait to be accepted, at each worker; the kernel caps it at
+/// `net.core.somaxconn`.
+///
+/// A burst of more is not refused but ignored, and tries again after a second. The default is that
+/// of `net.core.somaxconn`.
+pub const BACKLOG: Knob<u32> = Knob { flag: "--backlog", default: 4096, min: 1, max: 1 << 20 };
 
 /// The size with which every connection's receive buffer starts: one page holds most messages.
 pub const RECEIVE_BUFFER_START: Size = Size::kib(4);
@@ -212,6 +246,12 @@ pub enum ConfigError {
     /// The number of shared buffers does not fit the kernel's ring.
     #[error("--receive-buffers is {0}, but must be a power of two")]
     ReceiveBuffers(u16),
+    /// Two ways of spreading connections contradict each other.
+    #[error(
+        "--incoming-cpu leaves a connection on the CPU that its packets arrive on, but --balance \
+         is on and would hand it to another; add --balance off"
+    )]
+    IncomingCpuBalanced,
     /// The echo path is not a path, or is taken by the page.
     #[error(
         "--path is {0:?}, but must be a path such as /ws: a slash, then one or more letters, \
@@ -240,13 +280,18 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 9001)),
             reuse_port: false,
+            backlog: BACKLOG.default,
+            tcp_congestion: None,
+            incoming_cpu: false,
             path: "/ws".to_owned(),
             allowed_origins: Vec::new(),
             subprotocols: Vec::new(),
             workers: None,
-            cpus: Vec::new(),
+            cpus: None,
+            balance: true,
             driver: Driver::Auto,
             data_plane: DataPlane::Auto,
+            huge_pages: HugePages::Off,
             limits: Limits::default(),
         }
     }
@@ -273,6 +318,10 @@ impl Config {
     /// Refuses values that a server cannot run with.
     pub fn check(&self) -> Result<(), ConfigError> {
         self.limits.check()?;
+        BACKLOG.check(self.backlog, u32::to_string)?;
+        if self.incoming_cpu && self.balance {
+            return Err(ConfigError::IncomingCpuBalanced);
+        }
         if let Some(workers) = self.workers {
             let knob = Knob { flag: "--workers", default: 1, min: 1, max: WORKERS_MAX };
             knob.check(workers, ToString::to_string)?;

@@ -3,13 +3,17 @@
 //! The program is a thin shell around [`server::Server`]; the library is there for tests,
 //! benchmarks, and programs that want an echo server inside.
 
+pub mod balance;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod connection;
+pub mod cpu_list;
+pub mod descriptors;
 pub mod engine;
 pub mod handshake;
 pub mod http;
+pub mod listener;
 pub mod metrics;
 pub mod page;
 pub mod protocol;

@@ -40,6 +40,7 @@ fn run(config: &Config) -> Result<(), StartError> {
     let totals = server.run()?;
     info!(
         connections = totals.accepted,
+        by_worker = ?totals.accepted_by_worker,
         upgraded = totals.upgraded,
         messages = totals.messages,
         received_bytes = totals.received_bytes,

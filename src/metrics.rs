@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// What one worker counts. All of it only grows.
 #[derive(Debug)]
 pub struct Counters {
-    /// Connections accepted.
+    /// Connections admitted, whichever worker accepted them.
     pub accepted: Counter,
     /// Connections upgraded to the WebSocket protocol.
     pub upgraded: Counter,
@@ -28,6 +28,8 @@ pub struct Counter(AtomicU64);
 pub struct Totals {
     /// Connections accepted.
     pub accepted: u64,
+    /// Of these, each worker's.
+    pub accepted_by_worker: Vec<u64>,
     /// Connections upgraded to the WebSocket protocol.
     pub upgraded: u64,
     /// Messages whose echo was produced.
@@ -71,9 +73,10 @@ impl Counter {
 }
 
 impl Totals {
-    /// Adds one worker's counters.
+    /// Adds the next worker's counters.
     pub fn add(&mut self, counters: &Counters) {
         self.accepted += counters.accepted.get();
+        self.accepted_by_worker.push(counters.accepted.get());
         self.upgraded += counters.upgraded.get();
         self.messages += counters.messages.get();
         self.received_bytes += counters.received_bytes.get();
@@ -107,6 +110,7 @@ mod tests {
             totals.add(counters);
         }
         assert_eq!(totals.accepted, 5);
+        assert_eq!(totals.accepted_by_worker, [2, 3]);
         assert_eq!(totals.ended, [("closed", 2)]);
         assert_eq!(totals.ended_count(), 2);
     }

@@ -11,39 +11,35 @@ use std::{
     process,
     sync::{
         Arc,
-        mpsc::{Receiver, Sender, channel},
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use io_uring_monoio::IoUring;
-use nix::{
-    errno::Errno,
-    sched::{CpuSet, sched_getaffinity},
-    sys::resource::{Resource, getrlimit, setrlimit},
-    unistd::Pid,
-};
+use nix::sys::resource::{Resource, getrlimit};
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::Signals,
 };
-use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 use tracing::{error, info, warn};
 
 use crate::{
-    config::{self, Config, ConfigError, DataPlane, Limits},
+    balance::Balance,
+    config::{self, Config, ConfigError, DataPlane},
     connection::ConnectionEnd,
+    cpu_list::CpuList,
+    descriptors::raise_limit,
     engine,
     handshake::Policy,
     http::encode_page,
+    listener::{ListenError, Listening},
     metrics::{Counters, Totals},
     page,
     worker::{self, Driver, Plan, Site},
 };
-
-/// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
 
 /// Why a server did not start.
 #[derive(Debug, Error)]
@@ -51,31 +47,9 @@ pub enum StartError {
     /// A value of the configuration is refused.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A CPU was asked for that the process may not use.
-    #[error("--cpus names CPU {wanted}, but this process may use only {allowed:?}")]
-    CpuNotAllowed {
-        /// The CPU asked for.
-        wanted: usize,
-        /// The CPUs of the process.
-        allowed: Vec<usize>,
-    },
-    /// Another program listens on the address.
-    #[error(
-        "--listen {0}: another program listens there; choose another port, or share this one \
-         with --reuse-port"
-    )]
-    AddressInUse(SocketAddr),
-    /// The address cannot be listened on.
-    #[error(
-        "--listen {address}: {source}; it must be an address of this machine, with a port \
-         that this user may listen on"
-    )]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the kernel said.
-        source: io::Error,
-    },
+    /// The server cannot listen.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// `io_uring` was asked for and is not to be had.
     #[error("--driver io_uring: {0}; use --driver auto to fall back to epoll")]
     IoUringUnavailable(String),
@@ -97,11 +71,14 @@ pub enum StartError {
 
 /// A running server.
 pub struct Server {
-    address: SocketAddr,
+    listening: Listening,
     driver: Driver,
     engine: Option<engine::Dimensions>,
     site: Arc<Site>,
+    balance: Option<Arc<Balance>>,
     workers: Vec<WorkerThread>,
+    /// Workers to replace, and when.
+    replacements: Vec<(Instant, usize)>,
     events: Receiver<Event>,
     events_sender: Sender<Event>,
     /// Called on each worker's thread once it accepts connections.
@@ -120,6 +97,9 @@ struct WorkerThread {
     /// Dropped to stop the worker.
     stop: UnixStream,
     thread: JoinHandle<()>,
+    started: Instant,
+    /// How long its place was empty before.
+    pause: Duration,
 }
 
 enum Event {
@@ -129,8 +109,19 @@ enum Event {
         worker: usize,
         result: Option<io::Result<()>>,
     },
+    ReplacementDue {
+        worker: usize,
+    },
     Stop,
 }
+
+/// A worker that lives for less than this probably dies of something that its replacement meets
+/// as well.
+const SHORT_LIFE: Duration = Duration::from_secs(1);
+
+/// How long the place of a short-lived worker stays empty, the first time and at most.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
 
 impl StopHandle {
     /// Stops the server: no new connections, and a Close frame for every open one.
@@ -149,24 +140,27 @@ impl Server {
     fn start_with(config: &Config, on_ready: OnReady) -> Result<Self, StartError> {
         config.check()?;
         let driver = resolve_driver(config.driver)?;
-        let cpus = worker_cpus(config)?;
-        raise_descriptor_limit();
+        let cpus = worker_cpus(config);
+        // Each connection takes a descriptor.
+        if let Err(error) = raise_limit(u64::MAX) {
+            warn!(%error, "the limit of open files stays as it is");
+        }
         let engine = resolve_data_plane(config, driver)?;
+        let mut listening = Listening::new(config);
         if !config.reuse_port {
-            probe_port(config.listen)?;
+            listening.probe()?;
         }
-        let mut listeners = vec![listen(config.listen)?];
-        let address = listeners[0].local_addr()?;
-        for _ in 1..cpus.len() {
-            listeners.push(listen(address)?);
-        }
+        let listeners: Vec<_> =
+            cpus.iter().map(|cpu| listening.open(*cpu)).collect::<Result<_, _>>()?;
         let (events_sender, events) = channel();
         let mut server = Self {
-            address,
+            listening,
             driver,
             engine,
             site: Arc::new(site(config)),
+            balance: (config.balance && cpus.len() > 1).then(|| Arc::new(Balance::new(cpus.len()))),
             workers: Vec::new(),
+            replacements: Vec::new(),
             events,
             events_sender,
             on_ready,
@@ -182,12 +176,13 @@ impl Server {
 
     /// The address that the server listens on, with its real port.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.listening.address()
     }
 
     /// What a server says when it is ready.
     pub fn ready_line(&self) -> String {
-        let Self { address, site, workers, driver, engine, .. } = self;
+        let address = self.address();
+        let Self { site, workers, driver, engine, .. } = self;
         let driver = match driver {
             Driver::IoUring => "io_uring",
             Driver::Epoll => "epoll",
@@ -228,7 +223,8 @@ impl Server {
             match self.next_event() {
                 Event::Stop => break,
                 Event::Ready => {}
-                Event::Ended { worker, result } => self.replace_worker(worker, result)?,
+                Event::Ended { worker, result } => self.plan_replacement(worker, result)?,
+                Event::ReplacementDue { worker } => self.replace_worker(worker)?,
             }
         }
         let mut totals = Totals::default();
@@ -238,14 +234,33 @@ impl Server {
         for thread in threads {
             thread.join().unwrap_or_else(|_| unreachable!("a worker's thread catches its panics"));
         }
+        debug_assert!(self.is_balance_settled(), "every connection that was assigned has ended");
         for counters in &counters {
             totals.add(counters);
         }
         Ok(totals)
     }
 
+    /// Whether nobody is said to have connections, now that there are none.
+    fn is_balance_settled(&self) -> bool {
+        let is_dead = |worker| self.replacements.iter().any(|(_, dead)| *dead == worker);
+        self.balance.as_ref().is_none_or(|balance| {
+            (0..balance.workers())
+                .all(|worker| is_dead(worker) || balance.connection_count(worker) == 0)
+        })
+    }
+
     fn next_event(&self) -> Event {
-        self.events.recv().unwrap_or_else(|_| unreachable!("the server holds a sender itself"))
+        let next = self.replacements.iter().min();
+        let wait =
+            next.map_or(Duration::MAX, |(due, _)| due.saturating_duration_since(Instant::now()));
+        match (self.events.recv_timeout(wait), next) {
+            (Ok(event), _) => event,
+            (Err(RecvTimeoutError::Timeout), Some(&(_, worker))) => {
+                Event::ReplacementDue { worker }
+            }
+            (Err(_), _) => unreachable!("the server holds a sender itself"),
+        }
     }
 
     fn spawn_worker(
@@ -256,11 +271,13 @@ impl Server {
         counters: Arc<Counters>,
     ) -> Result<WorkerThread, StartError> {
         let (stop, worker_stop) = UnixStream::pair()?;
+        let balance = self.balance.clone();
         let plan = Plan {
             cpu,
             driver: self.driver,
             engine: self.engine,
             listener,
+            member: balance.as_ref().map(|balance| balance.join(worker)).transpose()?,
             stop: worker_stop,
             counters: counters.clone(),
             site: self.site.clone(),
@@ -273,9 +290,13 @@ impl Server {
                 on_ready(worker);
             };
             let result = catch_unwind(AssertUnwindSafe(|| worker::run(plan, ready))).ok();
+            if let Some(balance) = balance {
+                balance.leave(worker);
+            }
             let _ = events.send(Event::Ended { worker, result });
         })?;
-        Ok(WorkerThread { cpu, counters, stop, thread })
+        let (started, pause) = (Instant::now(), Duration::ZERO);
+        Ok(WorkerThread { cpu, counters, stop, thread, started, pause })
     }
 
     fn wait_until_ready(&self) -> Result<(), StartError> {
@@ -291,13 +312,14 @@ impl Server {
                     return Err(StartError::Worker { worker, source });
                 }
                 Event::Stop => self.stop_handle().stop(),
+                Event::ReplacementDue { .. } => unreachable!("nothing is replaced yet"),
             }
         }
         Ok(())
     }
 
-    /// Puts a new worker in the place of one that ended without having been told to.
-    fn replace_worker(
+    /// Has a worker replaced that ended without having been told to.
+    fn plan_replacement(
         &mut self,
         worker: usize,
         result: Option<io::Result<()>>,
@@ -305,17 +327,37 @@ impl Server {
         if let Some(Err(source)) = result {
             return Err(StartError::Worker { worker, source });
         }
-        error!(worker, "a worker died of a defect, and its connections with it; replacing it");
-        let WorkerThread { cpu, counters, .. } = &self.workers[worker];
-        let (cpu, counters) = (*cpu, counters.clone());
+        let WorkerThread { counters, started, pause, .. } = &mut self.workers[worker];
         let mut totals = Totals::default();
-        totals.add(&counters);
+        totals.add(counters);
         let lost = totals.accepted - totals.ended_count();
         counters.ended(ConnectionEnd::Panicked.kind()).add(lost);
-        let listener = listen(self.address)?;
-        self.workers[worker] = self.spawn_worker(worker, cpu, listener, counters)?;
+        *pause = replacement_pause(started.elapsed(), *pause);
+        error!(
+            worker,
+            ?pause,
+            "a worker died of a defect, and its connections with it; replacing it"
+        );
+        self.replacements.push((Instant::now() + *pause, worker));
         Ok(())
     }
+
+    /// Puts a new worker in the place of one that died.
+    fn replace_worker(&mut self, worker: usize) -> Result<(), StartError> {
+        self.replacements.retain(|(_, replaced)| *replaced != worker);
+        let WorkerThread { cpu, counters, pause, .. } = &self.workers[worker];
+        let (cpu, counters, pause) = (*cpu, counters.clone(), *pause);
+        let listener = self.listening.open(cpu)?;
+        let thread = self.spawn_worker(worker, cpu, listener, counters)?;
+        self.workers[worker] = WorkerThread { pause, ..thread };
+        Ok(())
+    }
+}
+
+/// How long the place of a worker stays empty that died after it `lived` so long, and before which
+/// it had been empty for `pause`: not at all, or twice as long as before.
+fn replacement_pause(lived: Duration, pause: Duration) -> Duration {
+    if lived < SHORT_LIFE { (2 * pause).clamp(PAUSE_MIN, PAUSE_MAX) } else { Duration::ZERO }
 }
 
 impl WorkerThread {
@@ -369,7 +411,7 @@ fn resolve_data_plane(
     let obstacle = match driver {
         Driver::Epoll => "it needs io_uring".to_owned(),
         Driver::IoUring => match engine::probe() {
-            Ok(probe) => return Ok(Some(engine_dimensions(&config.limits, probe)?)),
+            Ok(probe) => return Ok(Some(engine_dimensions(config, probe)?)),
             Err(error) => format!(
                 "this kernel lacks what it needs ({error}): deferred task running (Linux 6.1) and \
                  incremental buffers (6.12)"
@@ -383,13 +425,15 @@ fn resolve_data_plane(
     Ok(None)
 }
 
-fn engine_dimensions(limits: &Limits, probe: engine::Probe) -> io::Result<engine::Dimensions> {
+fn engine_dimensions(config: &Config, probe: engine::Probe) -> io::Result<engine::Dimensions> {
+    let limits = &config.limits;
     let (descriptors_max, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let receive_share =
         if probe.limits_receives { limits.unsent_max.in_memory() as u32 / 4 } else { 0 };
     Ok(engine::Dimensions {
         receive_buffers: limits.receive_buffers,
         receive_buffer_len: limits.receive_buffer.in_memory() as u32,
+        huge_pages: config.huge_pages,
         receive_share,
         connections_max: descriptors_max.min(ENGINE_CONNECTIONS_MAX) as u32,
     })
@@ -399,57 +443,11 @@ fn engine_dimensions(limits: &Limits, probe: engine::Probe) -> io::Result<engine
 const ENGINE_CONNECTIONS_MAX: u64 = 1 << 20;
 
 /// The CPU of each worker.
-fn worker_cpus(config: &Config) -> Result<Vec<usize>, StartError> {
-    let affinity = sched_getaffinity(Pid::from_raw(0)).map_err(io::Error::from)?;
-    let allowed: Vec<usize> =
-        (0..CpuSet::count()).filter(|cpu| affinity.is_set(*cpu).unwrap_or(false)).collect();
-    if let Some(&wanted) = config.cpus.iter().find(|cpu| !allowed.contains(cpu)) {
-        return Err(StartError::CpuNotAllowed { wanted, allowed });
-    }
-    let cpus = if config.cpus.is_empty() { allowed } else { config.cpus.clone() };
+fn worker_cpus(config: &Config) -> Vec<usize> {
+    let cpus = config.cpus.clone().unwrap_or_else(CpuList::usable);
+    let cpus = cpus.as_slice();
     let count = config.workers.unwrap_or(cpus.len());
-    Ok(cpus.into_iter().cycle().take(count).collect())
-}
-
-/// Takes as many descriptors as the system grants: each connection is one.
-fn raise_descriptor_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        warn!(%error, "the limit of open files stays as it is");
-    }
-}
-
-/// Finds out whether another program listens on `address`.
-///
-/// Sockets that share a port join it silently. One that does not share can only be bound where
-/// nobody listens.
-fn probe_port(address: SocketAddr) -> Result<(), StartError> {
-    bound_socket(address, false).map(drop)
-}
-
-/// A socket of its own that listens on `address`, together with those of the other workers.
-fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
-    let socket = bound_socket(address, true)?;
-    // Accepted connections inherit it.
-    socket.set_tcp_nodelay(true)?;
-    socket.listen(BACKLOG).map_err(|source| listen_error(address, source))?;
-    Ok(socket.into())
-}
-
-fn bound_socket(address: SocketAddr, reuse_port: bool) -> Result<Socket, StartError> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(reuse_port)?;
-    socket.bind(&address.into()).map_err(|source| listen_error(address, source))?;
-    Ok(socket)
-}
-
-fn listen_error(address: SocketAddr, source: io::Error) -> StartError {
-    match source.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::EADDRINUSE) => StartError::AddressInUse(address),
-        _ => StartError::Listen { address, source },
-    }
+    cpus.iter().copied().cycle().take(count).collect()
 }
 
 #[cfg(test)]
@@ -457,7 +455,10 @@ mod tests {
     use std::{
         io::{Read, Write},
         net::TcpStream,
-        sync::atomic::{AtomicBool, Ordering},
+        sync::{
+            Barrier,
+            atomic::{AtomicBool, AtomicU32, Ordering},
+        },
     };
 
     use super::*;
@@ -467,28 +468,59 @@ mod tests {
     }
 
     #[test]
-    fn accepted_connections_do_not_delay_small_segments() {
-        let listener = listen(config().listen).unwrap();
-        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (accepted, _) = listener.accept().unwrap();
-        assert!(accepted.nodelay().unwrap());
-    }
-
-    #[test]
     fn taken_port_is_refused_unless_it_is_shared() {
         let server = Server::start(&config()).unwrap();
         let second = Config { listen: server.address(), ..config() };
         let refusal = Server::start(&second).err().expect("the port is taken");
-        assert!(matches!(refusal, StartError::AddressInUse(_)), "{refusal}");
+        assert!(matches!(refusal, StartError::Listen(ListenError::AddressInUse(_))), "{refusal}");
         let shared = Config { reuse_port: true, ..second };
         assert!(Server::start(&shared).is_ok());
     }
 
     #[test]
-    fn cpus_outside_of_the_process_are_refused() {
-        let wanted = CpuSet::count() - 1;
-        let refusal = Server::start(&Config { cpus: vec![wanted], ..config() }).err();
-        assert!(matches!(refusal, Some(StartError::CpuNotAllowed { .. })), "{refusal:?}");
+    fn place_of_a_worker_that_dies_young_stays_empty_for_longer_and_longer() {
+        let mut pauses = vec![Duration::ZERO];
+        for _ in 0..10 {
+            pauses.push(replacement_pause(Duration::ZERO, pauses[pauses.len() - 1]));
+        }
+        assert_eq!(pauses[1..4], [PAUSE_MIN, 2 * PAUSE_MIN, 4 * PAUSE_MIN]);
+        assert!(pauses.is_sorted());
+        assert_eq!(pauses.last(), Some(&PAUSE_MAX));
+        assert_eq!(replacement_pause(SHORT_LIFE, PAUSE_MAX), Duration::ZERO);
+    }
+
+    #[test]
+    fn replacement_has_its_share_of_the_connections() {
+        let both_ready = Barrier::new(2);
+        let lives = AtomicU32::new(0);
+        let (ready, replaced) = channel();
+        let on_ready: OnReady = Arc::new(move |worker| {
+            if worker == 0 {
+                both_ready.wait();
+                return;
+            }
+            match lives.fetch_add(1, Ordering::Relaxed) {
+                // A server whose worker dies before the others are ready does not start.
+                0 => both_ready.wait().is_leader(),
+                1 => false,
+                _ => return ready.send(()).unwrap(),
+            };
+            panic!("a defect, for the test");
+        });
+        let server =
+            Server::start_with(&Config { workers: Some(2), ..config() }, on_ready).unwrap();
+        let (address, stop) = (server.address(), server.stop_handle());
+        let running = thread::spawn(move || server.run());
+        replaced.recv().unwrap();
+
+        let url = format!("ws://{address}/ws");
+        let connect = |_| tungstenite::client(&url, TcpStream::connect(address).unwrap()).unwrap();
+        let clients: Vec<_> = (0..8).map(connect).collect();
+        drop(clients);
+        stop.stop();
+        let totals = running.join().unwrap().unwrap();
+        assert_eq!(totals.accepted_by_worker, [4, 4]);
+        assert_eq!(totals.ended_count(), 8);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! One core: a monoio runtime, a listener, its connections, and the sweep that watches the time.
 //!
-//! A worker shares nothing with the others but counters that they read. It accepts, reads each
-//! request head, answers it, and hands upgraded connections to their data plane. A defect in one
+//! A worker shares nothing with the others but counters that they read and their balance, through
+//! which it gives away connections that it accepted but others admit. It reads each request head,
+//! answers it, and hands upgraded connections to their data plane. A defect in one
 //! connection's task ends that connection only.
 
 use std::{
@@ -42,6 +43,7 @@ use slab::Slab;
 use tracing::{debug, error, warn};
 
 use crate::{
+    balance::{Accepted, Member},
     clock::{Deadlines, TICK, Tick},
     config::Limits,
     connection::{self, ConnectionEnd, Control, Demand, Shared, linger, write_all},
@@ -70,6 +72,9 @@ pub struct Plan {
     pub engine: Option<engine::Dimensions>,
     /// The listening socket, its own.
     pub listener: StdTcpListener,
+    /// Its place in the balance, with the stream that wakes it; `None` leaves connections where
+    /// the kernel puts them.
+    pub member: Option<(Member, StdUnixStream)>,
     /// The other end of this tells it to stop, by a byte or by its end.
     pub stop: StdUnixStream,
     /// What it counts.
@@ -135,6 +140,7 @@ const ENGINE_SLICE_SHORT: Duration = Duration::from_micros(100);
 
 /// A worker's state, shared by its tasks.
 struct Worker {
+    member: Option<Member>,
     engine: Option<EnginePlane>,
     site: Arc<Site>,
     shared: Shared,
@@ -174,9 +180,14 @@ async fn serve(plan: Plan, ready: impl FnOnce()) -> io::Result<()> {
     plan.stop.set_nonblocking(nonblocking)?;
     let listener = TcpListener::from_std(plan.listener)?;
     let mut stop = UnixStream::from_std(plan.stop)?;
+    let (member, woken) = plan.member.unzip();
 
-    let worker = Rc::new(Worker::new(plan.site, plan.counters, plan.engine)?);
+    let worker = Rc::new(Worker::new(plan.site, plan.counters, plan.engine, member)?);
     monoio::spawn(worker.clone().sweep());
+    if let Some(woken) = woken {
+        woken.set_nonblocking(nonblocking)?;
+        monoio::spawn(worker.clone().admit_assigned(UnixStream::from_std(woken)?));
+    }
     if let Some(plane) = &worker.engine {
         let wake = File::from_std(plane.wake.as_fd().try_clone_to_owned()?.into())?;
         monoio::spawn(worker.clone().drive_engine(wake));
@@ -192,6 +203,10 @@ async fn serve(plan: Plan, ready: impl FnOnce()) -> io::Result<()> {
         }
     }
     drop(listener);
+    if let Some(member) = &worker.member {
+        member.leave();
+        worker.empty_inbox(member);
+    }
     worker.drain().await;
     Ok(())
 }
@@ -201,10 +216,12 @@ impl Worker {
         site: Arc<Site>,
         counters: Arc<Counters>,
         engine: Option<engine::Dimensions>,
+        member: Option<Member>,
     ) -> io::Result<Self> {
         let shared = Shared::new(&site.limits, counters);
         let engine = engine.map(|dimensions| EnginePlane::new(dimensions, &shared)).transpose()?;
         Ok(Self {
+            member,
             engine,
             shared,
             deadlines: Deadlines::new(&site.limits),
@@ -222,7 +239,7 @@ impl Worker {
             match listener.cancelable_accept(cancel.clone()).await {
                 Ok((stream, peer)) => {
                     out_of_resources = false;
-                    self.admit(stream, peer);
+                    self.assign(stream, peer);
                 }
                 Err(error) => match error.raw_os_error().map(Errno::from_raw) {
                     Some(Errno::ECANCELED) => return,
@@ -236,6 +253,43 @@ impl Worker {
                     // The peer was gone before it was accepted.
                     _ => debug!(%error, "accept failed"),
                 },
+            }
+        }
+    }
+
+    /// Admits an accepted connection, unless it is another worker's to admit.
+    fn assign(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+        let release = |stream| Accepted { descriptor: into_descriptor(stream), peer };
+        let stays = match &self.member {
+            Some(member) => member.assign(stream, release),
+            None => Some(stream),
+        };
+        if let Some(stream) = stays {
+            self.admit(stream, peer);
+        }
+    }
+
+    /// Admits what other workers assign to this one, until it leaves the balance.
+    async fn admit_assigned(self: Rc<Self>, mut woken: UnixStream) {
+        let Some(member) = &self.member else { return };
+        let mut buffer = vec![0];
+        loop {
+            // Before the first wait too: a worker that died may have left some.
+            self.empty_inbox(member);
+            let woken = woken.read(buffer).await;
+            let (Ok(1..), read) = woken else { return };
+            buffer = read;
+        }
+    }
+
+    fn empty_inbox(self: &Rc<Self>, member: &Member) {
+        for Accepted { descriptor, peer } in member.take() {
+            match TcpStream::from_std(descriptor.into()) {
+                Ok(stream) => self.admit(stream, peer),
+                Err(error) => {
+                    self.shared.counters.accepted.add(1);
+                    self.count_end(ConnectionEnd::Broken(error.kind()));
+                }
             }
         }
     }
@@ -259,6 +313,9 @@ impl Worker {
     /// Counts the end of a connection that is in no table any more.
     fn count_end(&self, end: ConnectionEnd) {
         self.shared.counters.ended(end.kind()).add(1);
+        if let Some(member) = &self.member {
+            member.connection_ended();
+        }
         if self.connection_count() == 0
             && let Some(drained) = self.drained.take()
         {
@@ -488,7 +545,70 @@ async fn contain(connection: impl Future<Output = Option<ConnectionEnd>>) -> Opt
 
 #[cfg(test)]
 mod tests {
+    use std::{io::Read, net::TcpStream, thread};
+
     use super::*;
+    use crate::{balance::Balance, cpu_list::CpuList};
+
+    fn site() -> Site {
+        let policy = Policy { allowed_origins: Vec::new(), subprotocols: Vec::new() };
+        let limits = Limits::default();
+        Site { echo_path: "/ws".to_owned(), policy, page: bytes::Bytes::new(), limits }
+    }
+
+    /// An acceptor assigns connections to a worker that is told to stop in the middle of it. Each
+    /// stays with the acceptor or is answered by the worker.
+    #[test]
+    fn stopping_worker_answers_everything_that_was_assigned_to_it() {
+        const CONNECTIONS: usize = 200;
+        for driver in [Driver::IoUring, Driver::Epoll] {
+            let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let balance = Arc::new(Balance::new(2));
+            let (acceptor, _woken) = balance.join(0).unwrap();
+            // So many that it has the fewest only when it is alone.
+            for _ in 0..=CONNECTIONS {
+                assert!(acceptor.assign((), |()| unreachable!("it is alone")).is_some());
+            }
+            let (stop, worker_stop) = StdUnixStream::pair().unwrap();
+            let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
+            let plan = Plan {
+                cpu: CpuList::usable().as_slice()[0],
+                driver,
+                engine: None,
+                listener: StdTcpListener::bind("127.0.0.1:0").unwrap(),
+                member: Some(balance.join(1).unwrap()),
+                stop: worker_stop,
+                counters: counters.clone(),
+                site: Arc::new(site()),
+            };
+            let worker = thread::spawn(move || run(plan, || ()));
+            let mut stop = Some(stop);
+            let mut assigned = Vec::new();
+            for at in 0..CONNECTIONS {
+                let client = TcpStream::connect(address).unwrap();
+                let (stream, peer) = listener.accept().unwrap();
+                stream.set_nonblocking(driver == Driver::Epoll).unwrap();
+                let release = |stream: TcpStream| Accepted { descriptor: stream.into(), peer };
+                match acceptor.assign(stream, release) {
+                    None => assigned.push(client),
+                    Some(_) => assert!(stop.is_none(), "the worker has fewer"),
+                }
+                if at == CONNECTIONS / 2 {
+                    stop = None;
+                }
+            }
+            for client in &mut assigned {
+                let mut response = String::new();
+                client.read_to_string(&mut response).unwrap();
+                assert!(response.starts_with("HTTP/1.1 503 "), "{response}");
+            }
+            let assigned_count = assigned.len() as u64;
+            drop(assigned);
+            worker.join().unwrap().unwrap();
+            assert_eq!(counters.accepted.get(), assigned_count);
+        }
+    }
 
     #[test]
     fn panic_in_a_connection_ends_that_connection_only() {

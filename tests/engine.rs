@@ -13,7 +13,7 @@ use nix::sys::eventfd::EventFd;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use ringecho::{
     clock::{Deadlines, Tick},
-    config::Limits,
+    config::{HugePages, Limits},
     connection::ConnectionEnd,
     engine::{self, Dimensions, Engine},
     metrics::{Counters, Totals},
@@ -42,6 +42,7 @@ impl Stage {
         let dimensions = Dimensions {
             receive_buffers: 4,
             receive_buffer_len: 4096,
+            huge_pages: HugePages::Off,
             receive_share: if probe.limits_receives { 2048 } else { 0 },
             connections_max: 2 * OPEN_MAX as u32,
         };

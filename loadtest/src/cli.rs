@@ -4,11 +4,10 @@ use std::{fmt::Display, ops::RangeInclusive, path::PathBuf, thread, time::Durati
 
 use bytesize::ByteSize;
 use clap::Parser;
+use ringecho::{cpu_list::CpuList, descriptors::raise_limit};
 use thiserror::Error;
 
 use crate::{
-    cpu_list::CpuList,
-    limits,
     payload::PayloadKind,
     plan::{EchoKind, Plan},
     process_usage::ProcessUsage,
@@ -24,6 +23,10 @@ const WARMUP: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1
 const OPENING_TIMEOUT: RangeInclusive<Duration> =
     Duration::from_millis(1)..=Duration::from_hours(1);
 const THREADS: RangeInclusive<usize> = 1..=1024;
+
+/// Descriptors beside those of the connections: standard streams, rings, and connections that are
+/// being opened while others are being closed.
+const DESCRIPTORS_BESIDE: u64 = 128;
 
 /// Drives a WebSocket echo server as fast as it answers, and verifies every byte of every echo
 ///
@@ -119,7 +122,7 @@ impl Args {
             .url
             .resolve(self.opening_timeout)
             .map_err(|cause| PlanError::Resolve { url: self.url.url().to_owned(), cause })?;
-        let cpus = self.cpus.clone().map_or_else(Vec::new, |list| list.0);
+        let cpus = self.cpus.as_ref().map_or_else(Vec::new, |list| list.as_slice().to_vec());
         let threads = self.threads.unwrap_or_else(|| {
             if cpus.is_empty() {
                 thread::available_parallelism().map_or(1, Into::into)
@@ -146,7 +149,15 @@ impl Args {
 
     /// Prepares the process for the plan, and returns a warning where that is not possible.
     pub fn prepare_process(&self) -> Option<String> {
-        limits::raise_descriptor_limit(self.connections)
+        let Self { connections, .. } = self;
+        let needed = *connections as u64 + DESCRIPTORS_BESIDE;
+        let limit = raise_limit(needed).ok()?;
+        (limit < needed).then(|| {
+            format!(
+                "--connections {connections} needs {needed} open files, but the limit is {limit}; \
+                 raise it for this shell: sudo prlimit --pid $$ --nofile={needed}:{needed}"
+            )
+        })
     }
 }
 

@@ -9,10 +9,8 @@
 
 pub mod cli;
 mod client;
-pub mod cpu_list;
 mod handshake;
 mod latency;
-mod limits;
 pub mod payload;
 pub mod plan;
 mod process_usage;

@@ -12,7 +12,6 @@ use std::{fmt, time::Duration};
 use serde::Serialize;
 
 use crate::{
-    cpu_list,
     latency::Latencies,
     payload::PayloadKind,
     plan::Plan,
@@ -308,7 +307,7 @@ impl Report {
             self.driver,
         )?;
         if let Some(cpus) = &self.cpus {
-            write!(f, ", CPUs {}", cpu_list::format(cpus))?;
+            write!(f, ", CPUs {}", ringecho::cpu_list::format(cpus))?;
         }
         writeln!(f)?;
         if self.interrupted {

@@ -6,9 +6,10 @@
 
 use std::io;
 
-use memmap2::{MmapMut, MmapOptions};
+use memmap2::{Advice, MmapMut, MmapOptions};
 
 use super::kernel::Kernel;
+use crate::config::HugePages;
 
 /// A part of a buffer that was received into. It is its holder's until the turn is over.
 #[derive(Debug)]
@@ -32,14 +33,9 @@ pub(super) struct Buffers {
 
 impl Buffers {
     /// `count` buffers of `buffer_len` bytes, none of which the kernel has yet.
-    pub(super) fn new(count: u16, buffer_len: u32) -> io::Result<Self> {
-        // Populated: memory must not grow with the first large messages.
-        let memory = MmapOptions::new()
-            .len(usize::from(count) * buffer_len as usize)
-            .populate()
-            .map_anon()?;
+    pub(super) fn new(count: u16, buffer_len: u32, huge_pages: HugePages) -> io::Result<Self> {
         Ok(Self {
-            memory,
+            memory: map(usize::from(count) * buffer_len as usize, huge_pages)?,
             buffer_len,
             consumed: vec![0; count.into()],
             used_up: (0..count).collect(),
@@ -88,5 +84,85 @@ impl Buffers {
         assert_eq!(chunk.turn, self.turn, "a chunk lives for a turn");
         let start = usize::from(chunk.buffer) * self.buffer_len as usize + chunk.at as usize;
         &mut self.memory[start..start + chunk.len as usize]
+    }
+}
+
+/// Memory of at least `len` bytes, all of it there: it must not grow with the first large messages.
+fn map(len: usize, huge_pages: HugePages) -> io::Result<MmapMut> {
+    match huge_pages {
+        HugePages::Off => MmapOptions::new().len(len).populate().map_anon(),
+        HugePages::Transparent => {
+            // Populated only after the advice, or else with small pages.
+            let memory = MmapOptions::new().len(len).map_anon()?;
+            memory.advise(Advice::HugePage).map_err(|error| {
+                let message = format!("--huge-pages transparent: this kernel has none ({error})");
+                io::Error::new(error.kind(), message)
+            })?;
+            memory.advise(Advice::PopulateWrite)?;
+            Ok(memory)
+        }
+        HugePages::Explicit => {
+            // Only whole pages can be unmapped.
+            let pages = len.div_ceil(1 << HUGE_PAGE_BITS);
+            let mut options = MmapOptions::new();
+            options.len(pages << HUGE_PAGE_BITS).huge(Some(HUGE_PAGE_BITS)).populate();
+            options.map_anon().map_err(|error| {
+                let message = format!(
+                    "--huge-pages explicit: {error}; each worker needs {pages} free huge pages of \
+                     2 MiB: raise vm.nr_hugepages, or use --huge-pages transparent"
+                );
+                io::Error::new(error.kind(), message)
+            })
+        }
+    }
+}
+
+/// Huge pages of 2 MiB, the smallest that x86-64 has, and 64-bit ARM with pages of 4 KiB.
+const HUGE_PAGE_BITS: u8 = 21;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const LEN: usize = 3 << 20;
+
+    /// Whether the mapping that this memory is in has this flag, as the kernel tells.
+    fn has_flag(memory: &MmapMut, flag: &str) -> bool {
+        let address = memory.as_ptr() as usize;
+        let hex = |text: &str| usize::from_str_radix(text, 16).ok();
+        let is_there = |line: &&str| {
+            let (start, rest) = line.split_once('-').unwrap_or_default();
+            let (end, _) = rest.split_once(' ').unwrap_or_default();
+            hex(start).zip(hex(end)).is_some_and(|(start, end)| (start..end).contains(&address))
+        };
+        let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut mapping = smaps.lines().skip_while(|line| !is_there(line));
+        let flags = mapping.find_map(|line| line.strip_prefix("VmFlags: ")).expect("it is mapped");
+        flags.split(' ').any(|there| there == flag)
+    }
+
+    #[test]
+    fn transparent_huge_pages_are_asked_for_only_if_wanted() {
+        for (huge_pages, wanted) in [(HugePages::Transparent, true), (HugePages::Off, false)] {
+            let memory = map(LEN, huge_pages).unwrap();
+            assert_eq!(memory.len(), LEN);
+            assert_eq!(has_flag(&memory, "hg"), wanted);
+        }
+    }
+
+    #[test]
+    fn explicit_huge_pages_are_there_or_their_lack_is_told() {
+        match map(LEN, HugePages::Explicit) {
+            Ok(memory) => {
+                assert_eq!(memory.len(), 4 << 20);
+                assert!(has_flag(&memory, "ht"));
+            }
+            Err(error) => {
+                let message = "each worker needs 2 free huge pages of 2 MiB: raise vm.nr_hugepages";
+                assert!(error.to_string().contains(message), "{error}");
+            }
+        }
     }
 }

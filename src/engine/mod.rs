@@ -47,6 +47,7 @@ use self::{
 };
 use crate::{
     clock::{Deadlines, Due, Tick, Timing},
+    config::HugePages,
     connection::{ConnectionEnd, GOODBYE, PING},
     metrics::Counters,
     protocol::{
@@ -101,6 +102,7 @@ pub fn probe() -> io::Result<Probe> {
     let dimensions = Dimensions {
         receive_buffers: 1,
         receive_buffer_len: 4096,
+        huge_pages: HugePages::Off,
         receive_share: 4096,
         connections_max: 1,
     };

@@ -14,6 +14,7 @@ use super::{
     kernel::{Completion, Kernel, Operation, SendMode},
     table::Key,
 };
+use crate::config::HugePages;
 
 pub(super) struct Ring<K> {
     // Dropped first: it must let go of all memory before that is freed.
@@ -44,6 +45,8 @@ pub struct Dimensions {
     pub receive_buffers: u16,
     /// Bytes of each of them.
     pub receive_buffer_len: u32,
+    /// What pages the receive buffers are in.
+    pub huge_pages: HugePages,
     /// How much a connection receives before others have their turn; 0 for no limit.
     pub receive_share: u32,
     /// Connections at a time.
@@ -177,7 +180,8 @@ impl Kind {
 
 impl<K: Kernel> Ring<K> {
     pub(super) fn new(mut kernel: K, dimensions: Dimensions) -> io::Result<Self> {
-        let mut buffers = Buffers::new(dimensions.receive_buffers, dimensions.receive_buffer_len)?;
+        let Dimensions { receive_buffers, receive_buffer_len, huge_pages, .. } = dimensions;
+        let mut buffers = Buffers::new(receive_buffers, receive_buffer_len, huge_pages)?;
         buffers.next_turn(&mut kernel);
         Ok(Self {
             kernel,

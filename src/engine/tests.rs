@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     clock::{Deadlines, Tick},
-    config::Limits,
+    config::{HugePages, Limits},
     connection::{ConnectionEnd, GOODBYE, PING},
     metrics::Counters,
     protocol::{
@@ -80,6 +80,7 @@ impl Run {
         let dimensions = Dimensions {
             receive_buffers: 1 << rng.random_range(0..4),
             receive_buffer_len: rng.random_range(16..2000),
+            huge_pages: HugePages::Off,
             receive_share: if rng.random() { 0 } else { rng.random_range(1..2000) },
             connections_max: CONNECTIONS_MAX,
         };

@@ -7,6 +7,7 @@ use proptest::{
     prelude::*,
     test_runner::{RngAlgorithm, TestRng},
 };
+use ringecho::config::Config;
 use socket2::SockRef;
 
 use crate::{
@@ -21,7 +22,8 @@ const OPEN_MAX: usize = 50;
 
 #[test]
 fn every_ending_is_accounted_for() {
-    with_server(&config(), |server| {
+    let config = Config { workers: Some(2), ..config() };
+    with_server(&config, |server| {
         let mut rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
         let mut open: Vec<Peer> = Vec::new();
         for _ in 0..CONNECTIONS {

@@ -3,6 +3,8 @@
 //! program itself.
 #![expect(unreachable_pub, reason = "the modules of a test binary are all private")]
 
+mod balance;
+mod check_host;
 mod clients;
 mod dialogue;
 mod endings;

@@ -1,6 +1,7 @@
 //! The program: its line when it is ready, its refusals, and its end by signals.
 
 use std::{
+    fs,
     io::{BufRead, BufReader, Read},
     net::{TcpListener, TcpStream},
     process::{Child, Command, Output, Stdio},
@@ -54,7 +55,9 @@ fn ready_line_names_the_real_port_and_signals_end_the_program() {
         assert_eq!(child.wait().unwrap().code(), Some(0));
         let mut log = String::new();
         child.stderr.unwrap().read_to_string(&mut log).unwrap();
-        assert!(log.contains("stopped connections=1"), "{log}");
+        let by_worker = ["[1, 0]", "[0, 1]"]
+            .map(|by_worker| log.contains(&format!("stopped connections=1 by_worker={by_worker}")));
+        assert!(by_worker.contains(&true), "{log}");
         assert!(TcpStream::connect(address).is_err());
     }
 }
@@ -128,12 +131,17 @@ fn bad_values_are_refused_with_flag_value_and_what_is_allowed() {
         (&["--keep-alive-interval", "2days"], "is 2days, but must be from 0s to 1day"),
         (&["--close-timeout", "5"], "'5' for '--close-timeout <TIME>': a time is a number with"),
         (&["--workers", "0"], "--workers is 0, but must be from 1 to 4096"),
-        (&["--cpus", "3-1"], "'3-1' for '--cpus <LIST>': CPUs are numbers and ranges"),
+        (&["--cpus", "3-1"], "'3-1' for '--cpus <LIST>': \"3-1\" is no CPU; expected numbers"),
+        (&["--cpus", "8191"], "CPU 8191 is not among the CPUs that this process may use: "),
         (&["--path", "ws"], "--path is \"ws\", but must be a path such as /ws"),
         (&["--path", "/"], "--path is \"/\", but must be a path such as /ws"),
         (&["--allowed-origin", "example.org"], "--allowed-origin is \"example.org\", but must"),
         (&["--subprotocol", "a b"], "--subprotocol is \"a b\", but must be one or more letters"),
         (&["--subprotocol=a", "--subprotocol=a"], "--subprotocol names \"a\" twice"),
+        (&["--backlog", "0"], "--backlog is 0, but must be from 1 to 1048576"),
+        (&["--incoming-cpu"], "--balance is on and would hand it to another; add --balance off"),
+        (&["--huge-pages", "many"], "[possible values: off, transparent, explicit]"),
+        (&["--balance", "maybe"], "[possible values: on, off]"),
         (&["--driver", "kqueue"], "[possible values: auto, io_uring, epoll]"),
         (&["--bogus"], "unexpected argument '--bogus' found"),
     ] {
@@ -142,10 +150,38 @@ fn bad_values_are_refused_with_flag_value_and_what_is_allowed() {
         assert!(message.contains(expected), "{arguments:?}: {message}");
         assert!(refused.stdout.is_empty());
     }
+    let (refused, message) = output(ringecho().args(["--tcp-congestion", "nonsense"]));
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(message.contains("--tcp-congestion nonsense: No such file"), "{message}");
     let (refused, message) = output(ringecho().args(["--driver=epoll", "--data-plane=engine"]));
     assert_eq!(refused.status.code(), Some(1));
     assert!(message.contains("--data-plane engine: it needs io_uring"), "{message}");
-    let (refused, message) = output(ringecho().args(["--cpus", "8191"]));
-    assert_eq!(refused.status.code(), Some(1));
-    assert!(message.contains("--cpus names CPU 8191, but this process may use only"), "{message}");
+}
+
+#[test]
+fn backlog_that_the_kernel_caps_is_announced() {
+    let somaxconn = fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+    let is_capped = somaxconn.trim().parse::<u32>().unwrap() < 1 << 20;
+    let (mut child, _) = start(ringecho().args(["--listen=127.0.0.1:0", "--backlog=1048576"]));
+    signal(&child, Signal::SIGTERM);
+    child.wait().unwrap();
+    let mut log = String::new();
+    child.stderr.unwrap().read_to_string(&mut log).unwrap();
+    assert_eq!(log.contains("--backlog 1048576: the kernel caps it at"), is_capped, "{log}");
+}
+
+#[test]
+fn echoes_come_out_of_huge_pages() {
+    let mut command = ringecho();
+    command.args(["--listen=127.0.0.1:0", "--data-plane=auto", "--huge-pages=transparent"]);
+    let (mut child, line) = start(&mut command);
+    let address = url(&line).strip_prefix("ws://").unwrap().strip_suffix("/ws").unwrap();
+    let stream = TcpStream::connect(address).unwrap();
+    let (mut socket, _) = tungstenite::client(url(&line), stream).unwrap();
+    let message = tungstenite::Message::Binary((0..=u8::MAX).cycle().take(1 << 20).collect());
+    socket.send(message.clone()).unwrap();
+    assert!(socket.read().unwrap() == message);
+    drop(socket);
+    signal(&child, Signal::SIGTERM);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }

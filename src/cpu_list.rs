@@ -1,4 +1,5 @@
-//! Lists of CPUs as people and the kernel write them: `1,3-5`.
+//! Lists of CPUs as people and the kernel write them: `1,3-5`. The load generator reads its own
+//! with this module too.
 
 use std::{ops::RangeInclusive, str::FromStr};
 
@@ -10,7 +11,7 @@ use thiserror::Error;
 
 /// CPUs in the order in which they were listed, each once, all of them usable by this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CpuList(pub Vec<usize>);
+pub struct CpuList(Vec<usize>);
 
 /// Why a list is none.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -31,6 +32,18 @@ pub enum CpuListError {
     Repeated(usize),
 }
 
+impl CpuList {
+    /// All that this process may run on.
+    pub fn usable() -> Self {
+        Self(usable_cpus())
+    }
+
+    /// The CPUs, in their order.
+    pub fn as_slice(&self) -> &[usize] {
+        &self.0
+    }
+}
+
 impl FromStr for CpuList {
     type Err = CpuListError;
 
@@ -39,8 +52,7 @@ impl FromStr for CpuList {
     }
 }
 
-/// The CPUs that this process may run on.
-pub(crate) fn usable_cpus() -> Vec<usize> {
+fn usable_cpus() -> Vec<usize> {
     let set = sched_getaffinity(Pid::from_raw(0)).unwrap_or_else(|_| CpuSet::new());
     (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).collect()
 }
@@ -70,7 +82,7 @@ fn parse_range(part: &str) -> Option<RangeInclusive<usize>> {
 }
 
 /// The list as it would be written: neighbours as a range.
-pub(crate) fn format(cpus: &[usize]) -> String {
+pub fn format(cpus: &[usize]) -> String {
     let mut parts: Vec<String> = Vec::new();
     let mut at = 0;
     while at < cpus.len() {

@@ -1,0 +1,388 @@
+//! Even cores: a connection goes to the worker that has the fewest.
+//!
+//! The kernel spreads connections over the listeners of a port by a hash, so some workers get
+//! twice the share of others. Here the worker that accepts a connection assigns it: to the worker
+//! with the fewest connections; among equals to itself, or else to the one with the lowest number.
+//! Another worker finds the descriptor in its inbox and admits it as if it had accepted it. All of
+//! this happens when connections begin and end; no message touches it.
+//!
+//! Its invariants: a worker's count is the number of its connections, those in its inbox included;
+//! and whatever is put into an inbox is taken out of it. An inbox is therefore closed before its
+//! worker looks into it for the last time, and that of a worker that died goes to its replacement.
+//!
+//! Assigning raises the count that was found lowest, provided that it has not changed since. As
+//! long as connections only begin, the other counts can only have grown meanwhile, so it still is
+//! the lowest: however many workers accept at once, n connections for each worker are exactly n.
+
+use std::{
+    io::{self, Write},
+    mem,
+    net::SocketAddr,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+};
+
+/// What the workers of a server know about each other.
+#[derive(Debug)]
+pub struct Balance(Box<[Share]>);
+
+/// A worker's connections.
+///
+/// Apart from the others' in memory by two cache lines, since processors fetch them in pairs.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Share {
+    /// How many there are, and whether more may be assigned: see [`CLOSED`].
+    count: AtomicU32,
+    inbox: Mutex<Inbox>,
+}
+
+/// Set in a [`Share::count`] while nobody reads the inbox. Descriptors are 31-bit numbers, so no
+/// count reaches it.
+const CLOSED: u32 = 1 << 31;
+
+#[derive(Debug, Default)]
+struct Inbox {
+    /// Bounded by the descriptors that the process may have.
+    waiting: Vec<Accepted>,
+    /// Gets a byte when connections wait, and ends when the inbox is closed.
+    wake: Option<UnixStream>,
+}
+
+/// An accepted connection on its way to another worker.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The connection.
+    pub descriptor: OwnedFd,
+    /// Its other end.
+    pub peer: SocketAddr,
+}
+
+/// A worker's place in the balance.
+#[derive(Debug)]
+pub struct Member {
+    balance: Arc<Balance>,
+    worker: usize,
+}
+
+impl Balance {
+    /// For this many workers, none of which takes part yet.
+    pub fn new(workers: usize) -> Self {
+        let share = || Share { count: AtomicU32::new(CLOSED), inbox: Mutex::default() };
+        Self((0..workers).map(|_| share()).collect())
+    }
+
+    /// How many workers may take part.
+    pub fn workers(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Has a worker take part, which has no connections but those that wait in its inbox. It finds
+    /// a byte in the stream when there are some, and the stream's end when there will be none.
+    pub fn join(self: &Arc<Self>, worker: usize) -> io::Result<(Member, UnixStream)> {
+        let (wake, woken) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        let share = &self.0[worker];
+        let mut inbox = share.inbox();
+        inbox.wake = Some(wake);
+        share.count.store(inbox.waiting.len() as u32, Relaxed);
+        Ok((Member { balance: self.clone(), worker }, woken))
+    }
+
+    /// Has nothing more assigned to a worker. To be called on its thread, or after its end.
+    pub fn leave(&self, worker: usize) {
+        let share = &self.0[worker];
+        let mut inbox = share.inbox();
+        share.count.fetch_or(CLOSED, Relaxed);
+        inbox.wake = None;
+    }
+
+    /// How many connections a worker has, those in its inbox included.
+    pub fn connection_count(&self, worker: usize) -> u32 {
+        self.0[worker].count.load(Relaxed) & !CLOSED
+    }
+
+    /// The worker to assign to and its count, for a connection that `acceptor` accepted.
+    fn lowest(&self, acceptor: usize) -> (usize, u32) {
+        let mut lowest = (acceptor, self.0[acceptor].count.load(Relaxed));
+        for (worker, share) in self.0.iter().enumerate() {
+            let count = share.count.load(Relaxed);
+            if count & CLOSED == 0 && count < lowest.1 {
+                lowest = (worker, count);
+            }
+        }
+        lowest
+    }
+}
+
+impl Share {
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts one more connection, unless the count is not `count` any more.
+    fn raise(&self, count: u32) -> bool {
+        self.count.compare_exchange(count, count + 1, Relaxed, Relaxed).is_ok()
+    }
+}
+
+impl Inbox {
+    fn put(&mut self, accepted: Accepted) {
+        self.waiting.push(accepted);
+        if let ([_], Some(wake)) = (&self.waiting[..], &mut self.wake) {
+            // It fails when the worker is dying, and then its replacement looks here first.
+            let _ = wake.write(&[1]);
+        }
+    }
+}
+
+impl Member {
+    /// Assigns a connection that this worker accepted, and returns it if it stays here; if not,
+    /// another worker gets what `release` makes of it.
+    pub fn assign<T>(&self, connection: T, release: impl FnOnce(T) -> Accepted) -> Option<T> {
+        loop {
+            let (worker, count) = self.balance.lowest(self.worker);
+            let share = &self.balance.0[worker];
+            if worker == self.worker {
+                if share.raise(count) {
+                    return Some(connection);
+                }
+            } else {
+                // While it is locked the inbox can neither be closed nor start over.
+                let mut inbox = share.inbox();
+                if share.raise(count) {
+                    inbox.put(release(connection));
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// The connections that other workers have assigned to this one since the last call.
+    pub fn take(&self) -> Vec<Accepted> {
+        mem::take(&mut self.share().inbox().waiting)
+    }
+
+    /// One of this worker's connections has ended.
+    pub fn connection_ended(&self) {
+        let before = self.share().count.fetch_sub(1, Relaxed);
+        debug_assert_ne!(before & !CLOSED, 0, "every connection was assigned");
+    }
+
+    /// Has nothing more assigned to this worker. What is in its inbox is still to be taken.
+    pub fn leave(&self) {
+        self.balance.leave(self.worker);
+    }
+
+    fn share(&self) -> &Share {
+        &self.balance.0[self.worker]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, io::Read, sync::Barrier, thread};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A connection that is known by its peer's port.
+    fn accepted(port: u16) -> Accepted {
+        let descriptor = File::open("/dev/null").unwrap().into();
+        Accepted { descriptor, peer: SocketAddr::from(([127, 0, 0, 1], port)) }
+    }
+
+    fn members(workers: usize) -> (Vec<Member>, Vec<UnixStream>) {
+        let balance = Arc::new(Balance::new(workers));
+        (0..workers).map(|worker| balance.join(worker).unwrap()).unzip()
+    }
+
+    fn count(member: &Member) -> u32 {
+        member.balance.connection_count(member.worker)
+    }
+
+    fn counts(members: &[Member]) -> Vec<u32> {
+        members.iter().map(count).collect()
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// This worker accepts a connection.
+        Assign(usize),
+        /// One of this worker's connections ends, if it has any.
+        End(usize),
+        /// This worker stops, or dies and is replaced.
+        Leave(usize),
+        Join(usize),
+    }
+
+    const WORKERS: usize = 5;
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            8 => (0..WORKERS).prop_map(Step::Assign),
+            6 => (0..WORKERS).prop_map(Step::End),
+            1 => (0..WORKERS).prop_map(Step::Leave),
+            1 => (0..WORKERS).prop_map(Step::Join),
+        ];
+        prop::collection::vec(step, 0..200)
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happened_before_a_connection_goes_to_a_lowest_worker(steps in steps()) {
+            let balance = Arc::new(Balance::new(WORKERS));
+            let (mut members, _woken): (Vec<_>, Vec<_>) =
+                (0..WORKERS).map(|worker| balance.join(worker).unwrap()).unzip();
+            // Each worker's connections, while it takes part.
+            let mut model = [Some(0); WORKERS];
+            for step in steps {
+                match step {
+                    Step::Assign(acceptor) if model[acceptor].is_some() => {
+                        let own = model[acceptor];
+                        let lowest = *model.iter().flatten().min().unwrap();
+                        let expected = if own == Some(lowest) {
+                            acceptor
+                        } else {
+                            model.iter().position(|count| *count == Some(lowest)).unwrap()
+                        };
+                        let stays = members[acceptor].assign((), |()| accepted(0)).is_some();
+                        prop_assert_eq!(stays, expected == acceptor);
+                        prop_assert_eq!(members[expected].take().len(), usize::from(!stays));
+                        model[expected] = Some(lowest + 1);
+                    }
+                    Step::End(worker) => {
+                        if let Some(count @ 1..) = &mut model[worker] {
+                            *count -= 1;
+                            members[worker].connection_ended();
+                        }
+                    }
+                    Step::Leave(worker) => {
+                        members[worker].leave();
+                        model[worker] = None;
+                    }
+                    Step::Join(worker) if model[worker].is_none() => {
+                        members[worker] = balance.join(worker).unwrap().0;
+                        model[worker] = Some(0);
+                    }
+                    Step::Assign(_) | Step::Join(_) => {}
+                }
+                for (member, expected) in members.iter().zip(model) {
+                    prop_assert!(expected.is_none_or(|expected| count(member) == expected));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn connections_accepted_at_once_are_spread_exactly() {
+        const EACH: u32 = 200;
+        let (members, _woken) = members(8);
+        let begin = Barrier::new(members.len());
+        thread::scope(|scope| {
+            for member in &members {
+                scope.spawn(|| {
+                    begin.wait();
+                    for _ in 0..EACH {
+                        member.assign((), |()| accepted(0));
+                        member.take();
+                    }
+                });
+            }
+        });
+        assert_eq!(counts(&members), [EACH; 8]);
+    }
+
+    #[test]
+    fn worker_that_accepts_everything_hands_over_all_but_its_share() {
+        let (members, _woken) = members(8);
+        let stayed = (0..64).filter(|port| members[3].assign(*port, accepted).is_some()).count();
+        assert_eq!(stayed, 8);
+        assert_eq!(counts(&members), [8; 8]);
+        let mut ports: Vec<u16> =
+            members.iter().flat_map(Member::take).map(|accepted| accepted.peer.port()).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        assert_eq!(ports.len(), 56, "each of the others once");
+    }
+
+    #[test]
+    fn one_byte_says_that_connections_wait_and_the_end_that_none_will() {
+        let (members, mut woken) = members(2);
+        for inbox_len in [3, 2] {
+            for port in 0..2 * inbox_len {
+                members[0].assign(port, accepted);
+            }
+            assert_eq!(members[1].take().len(), inbox_len.into());
+        }
+        members[1].leave();
+        let mut said = Vec::new();
+        woken[1].read_to_end(&mut said).unwrap();
+        assert_eq!(said, [1, 1]);
+    }
+
+    #[test]
+    fn workers_that_leave_swallow_nothing() {
+        const EACH: u16 = 2000;
+        const ACCEPTORS: u16 = 3;
+        let (members, _woken) = members(8);
+        let (acceptors, others) = members.split_at(ACCEPTORS.into());
+        let arrived = Mutex::new(Vec::new());
+        let arrive = |accepted: Vec<Accepted>| {
+            arrived.lock().unwrap().extend(accepted.iter().map(|accepted| accepted.peer.port()));
+        };
+        thread::scope(|scope| {
+            for (first, acceptor) in (0..).step_by(EACH.into()).zip(acceptors) {
+                scope.spawn(move || {
+                    for port in first..first + EACH {
+                        if acceptor.assign(port, accepted).is_some() {
+                            arrive(vec![accepted(port)]);
+                        }
+                        arrive(acceptor.take());
+                    }
+                });
+            }
+            for (wait_for, other) in (100..).step_by(100).zip(others) {
+                scope.spawn(move || {
+                    let mut count = 0;
+                    while count < wait_for {
+                        let accepted = other.take();
+                        count += accepted.len();
+                        arrive(accepted);
+                    }
+                    other.leave();
+                    arrive(other.take());
+                });
+            }
+        });
+        for acceptor in acceptors {
+            arrive(acceptor.take());
+        }
+        let mut arrived = arrived.into_inner().unwrap();
+        arrived.sort_unstable();
+        assert!(arrived.into_iter().eq(0..ACCEPTORS * EACH), "each of them once");
+        assert!(others.iter().all(|other| other.take().is_empty()));
+    }
+
+    #[test]
+    fn replacement_begins_with_what_waits_in_the_inbox() {
+        let (members, _woken) = members(2);
+        for port in 0..4 {
+            members[0].assign(port, accepted);
+        }
+        members[1].take();
+        members[0].assign(4, accepted);
+        members[0].assign(5, accepted);
+        assert_eq!(counts(&members), [3, 3]);
+        members[1].leave();
+        assert!(members[0].assign(6, accepted).is_some(), "nobody else is there");
+        let (replacement, _woken) = members[1].balance.join(1).unwrap();
+        assert_eq!(count(&replacement), 1);
+        assert_eq!(replacement.take()[0].peer.port(), 5);
+        assert!(members[0].assign(7, accepted).is_none());
+    }
+}

@@ -1,0 +1,219 @@
+//! Listening sockets: a port that is free, and what accepted connections inherit.
+//!
+//! Each worker listens on a socket of its own; the kernel spreads connections over them.
+
+use std::{
+    fs, io,
+    net::{SocketAddr, TcpListener},
+};
+
+use nix::errno::Errno;
+use socket2::{Domain, Protocol, Socket, Type};
+use thiserror::Error;
+use tracing::warn;
+
+use crate::config::Config;
+
+/// How the workers of a server listen.
+#[derive(Clone, Debug)]
+pub struct Listening {
+    address: SocketAddr,
+    backlog: u32,
+    tcp_congestion: Option<String>,
+    incoming_cpu: bool,
+}
+
+/// Why a server cannot listen.
+#[derive(Debug, Error)]
+pub enum ListenError {
+    /// Another program listens on the address.
+    #[error(
+        "--listen {0}: another program listens there; choose another port, or share this one \
+         with --reuse-port"
+    )]
+    AddressInUse(SocketAddr),
+    /// The address cannot be listened on.
+    #[error(
+        "--listen {address}: {source}; it must be an address of this machine, with a port \
+         that this user may listen on"
+    )]
+    Address {
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The congestion control does not exist or is not for this user.
+    #[error(
+        "--tcp-congestion {name}: {source}; this kernel has {available}, and without \
+         CAP_NET_ADMIN {allowed} may be used (net.ipv4.tcp_allowed_congestion_control)"
+    )]
+    TcpCongestion {
+        /// Its name.
+        name: String,
+        /// What the kernel said.
+        source: io::Error,
+        /// Those that the kernel has loaded.
+        available: String,
+        /// Those that everybody may use.
+        allowed: String,
+    },
+    /// The system refused something else.
+    #[error("{0}")]
+    System(#[from] io::Error),
+}
+
+impl Listening {
+    /// As the configuration wants it.
+    pub fn new(config: &Config) -> Self {
+        let listening = Self {
+            address: config.listen,
+            backlog: config.backlog,
+            tcp_congestion: config.tcp_congestion.clone(),
+            incoming_cpu: config.incoming_cpu,
+        };
+        listening.warn_of_capped_backlog();
+        listening
+    }
+
+    /// Finds out whether another program listens on the address.
+    ///
+    /// Sockets that share a port join it silently. One that does not share can only be bound where
+    /// nobody listens.
+    pub fn probe(&self) -> Result<(), ListenError> {
+        self.bind(false).map(drop)
+    }
+
+    /// The address, which has a real port once a socket has been opened.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The listening socket of a worker that is pinned to `cpu`, together with the others'.
+    pub fn open(&mut self, cpu: usize) -> Result<TcpListener, ListenError> {
+        let socket = self.bind(true)?;
+        // Accepted connections inherit these two.
+        socket.set_tcp_nodelay(true)?;
+        if let Some(name) = &self.tcp_congestion {
+            socket.set_tcp_congestion(name.as_bytes()).map_err(|source| {
+                let name = name.clone();
+                let [available, allowed] = ["available", "allowed"].map(|which| {
+                    setting(&format!("net/ipv4/tcp_{which}_congestion_control"))
+                        .unwrap_or_else(|| "none that it tells of".to_owned())
+                });
+                ListenError::TcpCongestion { name, source, available, allowed }
+            })?;
+        }
+        if self.incoming_cpu {
+            socket.set_cpu_affinity(cpu)?;
+        }
+        socket.listen(self.backlog.cast_signed()).map_err(|source| self.error(source))?;
+        let listener: TcpListener = socket.into();
+        self.address = listener.local_addr()?;
+        Ok(listener)
+    }
+
+    fn bind(&self, reuse_port: bool) -> Result<Socket, ListenError> {
+        let domain = Domain::for_address(self.address);
+        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(reuse_port)?;
+        socket.bind(&self.address.into()).map_err(|source| self.error(source))?;
+        Ok(socket)
+    }
+
+    fn error(&self, source: io::Error) -> ListenError {
+        let address = self.address;
+        match source.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EADDRINUSE) => ListenError::AddressInUse(address),
+            _ => ListenError::Address { address, source },
+        }
+    }
+
+    fn warn_of_capped_backlog(&self) {
+        let backlog = self.backlog;
+        let cap = setting("net/core/somaxconn").and_then(|cap| cap.parse().ok());
+        if let Some(cap) = cap.filter(|cap: &u32| *cap < backlog) {
+            warn!(
+                "--backlog {backlog}: the kernel caps it at {cap}; to raise that: \
+                 sysctl -w net.core.somaxconn={backlog}"
+            );
+        }
+    }
+}
+
+/// A setting of the kernel, where it shows it.
+fn setting(path: &str) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/sys/{path}")).ok()?;
+    Some(text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpStream, time::Duration};
+
+    use socket2::SockRef;
+
+    use super::*;
+    use crate::cpu_list::CpuList;
+
+    fn open(config: Config) -> Result<TcpListener, ListenError> {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        Listening::new(&Config { listen, ..config }).open(CpuList::usable().as_slice()[0])
+    }
+
+    /// Both ends of a connection.
+    fn connect(listener: &TcpListener) -> (TcpStream, TcpStream) {
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (client, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn accepted_connections_do_not_delay_small_segments() {
+        let (_client, accepted) = connect(&open(Config::default()).unwrap());
+        assert!(accepted.nodelay().unwrap());
+    }
+
+    #[test]
+    fn accepted_connections_have_the_congestion_control_that_was_asked_for() {
+        for name in setting("net/ipv4/tcp_allowed_congestion_control").unwrap().split(' ') {
+            let config = Config { tcp_congestion: Some(name.to_owned()), ..Config::default() };
+            let (_client, accepted) = connect(&open(config).unwrap());
+            let inherited = SockRef::from(&accepted).tcp_congestion().unwrap();
+            let inherited = String::from_utf8(inherited).unwrap();
+            assert_eq!(inherited.trim_end_matches('\0'), name);
+        }
+    }
+
+    #[test]
+    fn unknown_congestion_control_is_refused_with_the_known_ones() {
+        for name in ["nonsense", ""] {
+            let config = Config { tcp_congestion: Some(name.to_owned()), ..Config::default() };
+            let refusal = open(config).unwrap_err();
+            assert!(matches!(refusal, ListenError::TcpCongestion { .. }), "{refusal}");
+            assert!(refusal.to_string().contains("this kernel has reno"), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn listener_asks_for_connections_of_its_cpu_only_if_told_to() {
+        let cpu = CpuList::usable().as_slice()[0];
+        for (incoming_cpu, expected) in [(true, cpu), (false, usize::MAX)] {
+            let listener = open(Config { incoming_cpu, ..Config::default() }).unwrap();
+            // Without one the kernel says -1.
+            assert_eq!(SockRef::from(&listener).cpu_affinity().unwrap(), expected);
+        }
+    }
+
+    /// A queue of one takes a second connection before the kernel ignores the next, which tries
+    /// again after a second and would have got through at once.
+    #[test]
+    fn no_more_connections_wait_than_the_backlog_says() {
+        const AT_ONCE: Duration = Duration::from_millis(200);
+        let listener = open(Config { backlog: 1, ..Config::default() }).unwrap();
+        let address = listener.local_addr().unwrap();
+        let _waiting = [(); 2].map(|()| TcpStream::connect(address).unwrap());
+        let ignored = TcpStream::connect_timeout(&address, AT_ONCE).unwrap_err();
+        assert_eq!(ignored.kind(), io::ErrorKind::TimedOut);
+    }
+}
