@@ -31,18 +31,20 @@ pub enum CpuListError {
     Repeated(usize),
 }
 
+impl CpuList {
+    /// The CPUs that this process may run on.
+    pub fn usable() -> Vec<usize> {
+        let set = sched_getaffinity(Pid::from_raw(0)).unwrap_or_else(|_| CpuSet::new());
+        (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).collect()
+    }
+}
+
 impl FromStr for CpuList {
     type Err = CpuListError;
 
     fn from_str(text: &str) -> Result<Self, CpuListError> {
-        parse(text, &usable_cpus())
+        parse(text, &Self::usable())
     }
-}
-
-/// The CPUs that this process may run on.
-pub(crate) fn usable_cpus() -> Vec<usize> {
-    let set = sched_getaffinity(Pid::from_raw(0)).unwrap_or_else(|_| CpuSet::new());
-    (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).collect()
 }
 
 fn parse(text: &str, usable: &[usize]) -> Result<CpuList, CpuListError> {

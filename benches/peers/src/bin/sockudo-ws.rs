@@ -1,6 +1,6 @@
-//! sockudo-ws on tokio: the echo server that its documentation shows.
+//! sockudo-ws on tokio: the echo loop that its documentation shows for batches.
 //!
-//! Each message is sent, and flushed, before the next one is taken.
+//! Replies are queued, and written when the messages of one read are used up.
 
 use futures_util::{SinkExt, StreamExt};
 use ringecho_peers::on_tokio;
@@ -22,7 +22,7 @@ async fn echo(mut stream: TcpStream) -> sockudo_ws::Result<()> {
     );
     while let Some(message) = websocket.next().await {
         match message? {
-            message @ (Message::Text(_) | Message::Binary(_)) => websocket.send(message).await?,
+            message @ (Message::Text(_) | Message::Binary(_)) => websocket.feed(message).await?,
             Message::Close(_) => break,
             Message::Ping(_) | Message::Pong(_) => {}
         }
