@@ -13,10 +13,7 @@ step 'clippy, warnings denied'
 cargo clippy --workspace --all-targets --locked -- --deny warnings
 
 step 'tests'
-cargo test --locked
-
-step 'tests of the comparison and its peers'
-cargo test --locked --package ringecho-compare --package ringecho-peers
+cargo test --workspace --locked
 
 step 'documentation, warnings denied'
 RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps --locked

@@ -125,10 +125,7 @@ impl Plan {
             shared.extend(server.cpus.iter().filter(|cpu| server.generator_cpus.contains(cpu)));
         }
         let warning = |cpu: &usize| {
-            format!(
-                "CPU {cpu} is shared by generator and server (in a sweep of workers, where no CPU \
-                 is left): such numbers mean little"
-            )
+            format!("generator and server share CPU {cpu}; the numbers of such runs mean little")
         };
         shared.iter().map(warning).collect()
     }

@@ -67,10 +67,13 @@ fn run_case(
                 generator::drive(programs, plan, case, server, running, interrupt)
                     .map_err(|error| describe(&error, running.end()))
             });
+            if interrupt.is_requested() {
+                // It was cut short.
+                runs.rounds.push(None);
+                continue;
+            }
             runs.rounds.push(outcome.as_ref().ok().copied());
-            if let Err(failure) = outcome
-                && !interrupt.is_requested()
-            {
+            if let Err(failure) = outcome {
                 eprintln!("error: {} in {case}: {failure}", server.name);
                 if servers[at].as_mut().is_ok_and(|running| running.end().is_some()) {
                     servers[at] = Err(failure.clone());

@@ -10,7 +10,8 @@ const PROGRAMS: [&str; 3] = ["ringecho-loadtest", "tcp-epoll", "tokio-tungstenit
 /// Builds the programs that a comparison runs, and returns where they are.
 fn programs() -> PathBuf {
     let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "--locked", "--package=ringecho-loadtest", "--package=ringecho-peers"]);
+    // Of the workspace, since `cargo test --workspace` has built most of it.
+    build.args(["build", "--locked", "--workspace"]);
     build.args(PROGRAMS.map(|program| format!("--bin={program}")));
     assert!(build.status().unwrap().success(), "cannot build {PROGRAMS:?}");
     let comparison = PathBuf::from(env!("CARGO_BIN_EXE_ringecho-compare"));

@@ -205,7 +205,7 @@ impl Scale {
         if self.is_logarithmic {
             let decades = self.values.start.log10().floor() as i32..=self.values.end.log10() as i32;
             let ticks =
-                decades.flat_map(|decade| [1.0, 3.0].map(|tick| tick * 10_f64.powi(decade)));
+                decades.flat_map(|decade| [1.0, 2.0, 5.0].map(|tick| tick * 10_f64.powi(decade)));
             return ticks.filter(|tick| self.values.contains(tick)).collect();
         }
         let decade = 10_f64.powi((self.values.end / 5.0).log10().floor() as i32);
@@ -244,7 +244,7 @@ mod tests {
     fn scales_map_values_to_pixels() {
         let mut scale = Scale { values: 1.0..100.0, pixels: (300, 100), is_logarithmic: true };
         assert_eq!([1.0, 10.0, 100.0].map(|value| scale.at(value)), [300, 200, 100]);
-        assert_eq!(scale.ticks(), [1.0, 3.0, 10.0, 30.0]);
+        assert_eq!(scale.ticks(), [1.0, 2.0, 5.0, 10.0, 20.0, 50.0]);
         scale.is_logarithmic = false;
         scale.values = 0.0..12.0;
         assert_eq!([0.0, 6.0].map(|value| scale.at(value)), [300, 200]);
