@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
     process::{Child, Command, Stdio},
-    thread,
+    thread::{self, JoinHandle},
 };
 
 use tungstenite::{Message, WebSocket};
@@ -71,6 +71,12 @@ fn pattern(len: usize) -> Vec<u8> {
     (0..len as u64).map(|at| (at.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect()
 }
 
+/// Writes in a thread of its own, since a peer that is not read from stops reading.
+fn write_beside(stream: &TcpStream, bytes: Vec<u8>) -> JoinHandle<()> {
+    let mut stream = stream.try_clone().unwrap();
+    thread::spawn(move || stream.write_all(&bytes).unwrap())
+}
+
 #[test]
 fn messages_come_back_from_every_websocket_peer() {
     for program in WEBSOCKET_PEERS {
@@ -99,9 +105,7 @@ fn bytes_come_back_from_every_raw_tcp_peer() {
         for len in [1, 64, 70_000, 1 << 20] {
             let sent = pattern(len);
             for stream in &mut streams {
-                let mut writer = stream.try_clone().unwrap();
-                let to_send = sent.clone();
-                let writing = thread::spawn(move || writer.write_all(&to_send).unwrap());
+                let writing = write_beside(stream, sent.clone());
                 let mut received = vec![0; len];
                 stream.read_exact(&mut received).unwrap();
                 writing.join().unwrap();
@@ -117,9 +121,7 @@ fn raw_tcp_peers_keep_every_byte_for_a_client_that_reads_late() {
         let peer = Peer::start(program);
         let mut late = peer.connect_raw();
         let sent = pattern(FLOOD_LEN);
-        let mut writer = late.try_clone().unwrap();
-        let to_send = sent.clone();
-        let writing = thread::spawn(move || writer.write_all(&to_send).unwrap());
+        let writing = write_beside(&late, sent.clone());
         // Another client is served all the while, until the flood has stopped moving.
         let mut other = peer.connect_raw();
         for _ in 0..2000 {
@@ -141,15 +143,15 @@ fn raw_tcp_peers_answer_a_client_that_has_ended_its_side() {
         for len in [1, 5_000_000] {
             let mut stream = peer.connect_raw();
             let sent = pattern(len);
-            let mut writer = stream.try_clone().unwrap();
-            let to_send = sent.clone();
-            let writing = thread::spawn(move || {
-                writer.write_all(&to_send).unwrap();
-                writer.shutdown(Shutdown::Write).unwrap();
+            let writing = write_beside(&stream, sent.clone());
+            let ending = stream.try_clone().unwrap();
+            let ending = thread::spawn(move || {
+                writing.join().unwrap();
+                ending.shutdown(Shutdown::Write).unwrap();
             });
             let mut received = Vec::new();
             stream.read_to_end(&mut received).unwrap();
-            writing.join().unwrap();
+            ending.join().unwrap();
             assert!(received == sent, "{program} changed {len} bytes");
         }
     }
