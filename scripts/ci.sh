@@ -14,6 +14,7 @@ cargo clippy --workspace --all-targets --locked -- --deny warnings
 
 step 'tests'
 cargo test --locked
+cargo test --locked --package ringecho-compare --package ringecho-peers
 
 step 'documentation, warnings denied'
 RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps --locked
@@ -32,3 +33,6 @@ scripts/clients.sh
 
 step 'load test, a short one'
 DURATION=1s WARMUP=200ms scripts/loadtest.sh
+
+step 'comparison, a short one'
+scripts/compare.sh --payloads 64 --connections 8 --depths 4 --rounds 1 --duration 300ms --warmup 50ms

@@ -193,7 +193,7 @@ pub struct Arguments {
     /// What carries connections after their handshake; auto is the engine where the kernel has it
     #[arg(
         long, env = "RINGECHO_DATA_PLANE", value_name = "NAME", value_enum,
-        default_value = "portable", hide_env = true, help_heading = CORES
+        default_value = "auto", hide_env = true, help_heading = CORES
     )]
     data_plane: DataPlaneName,
 

@@ -1,10 +1,5 @@
-//! A raw TCP echo on monoio: what the bytes cost when nobody looks at them.
-//!
-//! It is the physical limit that WebSocket echo servers are compared with, so a WebSocket load
-//! generator must be able to drive it: the opening handshake is answered as RFC 6455 §4.2.2 says.
-//! Every byte behind the request head then comes back **untouched**. A client that expects an
-//! echo in the sense of the RFC finds its own frames instead: with the MASK bit set, four bytes
-//! longer, and the payload still masked. It must have been told to accept that.
+//! A raw TCP echo on monoio: what the bytes cost when nobody looks at them, see
+//! [`ringecho_peers::raw_tcp`].
 //!
 //! It reads and writes as ringecho's portable path does: one buffer for each connection, which
 //! starts at 4 KiB and doubles, up to 256 KiB, whenever a read has filled it. It runs on
@@ -20,8 +15,10 @@ use monoio::{
     io::{AsyncReadRent, AsyncWriteRentExt},
     net::{TcpListener, TcpStream},
 };
-use ringecho_peers::listen;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use ringecho_peers::{
+    listen,
+    raw_tcp::{REQUEST_HEAD_LEN_MAX, opening_reply},
+};
 
 const BUFFER_LEN_MIN: usize = 4 << 10;
 const BUFFER_LEN_MAX: usize = 256 << 10;
@@ -47,42 +44,19 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn serve(mut stream: TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let (request_head, behind) = read_request_head(&mut stream).await?;
-    let key = websocket_key(&request_head)
-        .ok_or_else(|| io::Error::other("the request head has no Sec-WebSocket-Key"))?;
-    let mut reply = format!(
-        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Accept: {}\r\n\r\n",
-        derive_accept_key(key.as_bytes())
-    )
-    .into_bytes();
-    reply.extend_from_slice(&behind);
-    stream.write_all(reply).await.0?;
-    echo(stream).await
-}
-
-/// The request head up to its empty line, and the bytes that came behind it.
-async fn read_request_head(stream: &mut TcpStream) -> io::Result<(String, Vec<u8>)> {
     let mut received = Vec::new();
-    while received.len() < BUFFER_LEN_MIN {
-        let (read, piece) = stream.read(Vec::with_capacity(BUFFER_LEN_MIN)).await;
+    let reply = loop {
+        let (read, piece) = stream.read(Vec::with_capacity(REQUEST_HEAD_LEN_MAX)).await;
         if read? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         received.extend_from_slice(&piece);
-        if let Some(end) = received.windows(4).position(|window| window == b"\r\n\r\n") {
-            let behind = received.split_off(end + 4);
-            return Ok((String::from_utf8_lossy(&received).into_owned(), behind));
+        if let Some(reply) = opening_reply(&received)? {
+            break reply;
         }
-    }
-    Err(io::Error::other("the request head is longer than 4 KiB"))
-}
-
-fn websocket_key(request_head: &str) -> Option<&str> {
-    let mut fields = request_head.lines().filter_map(|line| line.split_once(':'));
-    let (_, key) = fields.find(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-key"))?;
-    Some(key.trim())
+    };
+    stream.write_all(reply).await.0?;
+    echo(stream).await
 }
 
 async fn echo(mut stream: TcpStream) -> io::Result<()> {

@@ -1,0 +1,271 @@
+//! The command line: flags in, a [`Plan`] out. Every value is checked here, before anything starts.
+
+use std::{env, path::PathBuf, time::Duration};
+
+use anyhow::{Context, bail, ensure};
+use bytesize::ByteSize;
+use clap::Parser;
+use ringecho::cpu_list::CpuList;
+
+use crate::{
+    plan::{Axis, Case, Mode, Plan, cases},
+    server::{self, Programs, Server},
+};
+
+/// Compares echo servers on one machine, in turns: server CPU for each message beside what a raw
+/// TCP echo costs
+///
+/// Without --sweep, every server runs every case: each payload with each number of connections and
+/// each depth. The servers take turns, in rounds of alternating order, on one CPU; the load
+/// generator has another one, and compares every byte of every echo. The results go to standard
+/// output, progress and warnings to standard error. The exit code is 0 if every server echoed
+/// every message, 1 if not, and 2 if a flag is wrong.
+#[derive(Debug, Parser)]
+#[command(name = "ringecho-compare", version, max_term_width = 100)]
+pub(crate) struct Args {
+    /// A further server, as [tcp:]NAME[/PATH]=COMMAND
+    ///
+    /// COMMAND is run without a shell, on the server's CPU, with {port} in it replaced by the port
+    /// of 127.0.0.1 to listen on. It must be the process itself that echoes. PATH is that of its
+    /// URL (default: /). With "tcp:" it answers 101 and then echoes TCP as it is.
+    /// Example: uws='./uws-echo {port}'
+    #[arg(value_name = "NAME=COMMAND", value_parser = server::parse)]
+    further: Vec<Server>,
+
+    /// Compare only these, by name and with commas between [default: all; with --sweep a choice]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    servers: Vec<String>,
+
+    /// Vary one thing over its range instead, and plot the cost against it
+    #[arg(long, value_name = "WHAT", value_enum)]
+    sweep: Option<Axis>,
+
+    /// Payloads of the messages [default: 64,1KiB,16KiB,256KiB; swept: 16 to 1MiB]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    payloads: Vec<ByteSize>,
+
+    /// Numbers of connections [default: 1,64,512; swept: 1 to 10000]
+    #[arg(
+        long, value_name = "LIST", value_delimiter = ',',
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000)
+    )]
+    connections: Vec<u32>,
+
+    /// Messages in flight on each connection [default: 1,16; with --sweep 1, for buffers 16]
+    #[arg(
+        long, value_name = "LIST", value_delimiter = ',',
+        value_parser = clap::value_parser!(u32).range(1..=65_536)
+    )]
+    depths: Vec<u32>,
+
+    /// How often each server runs each case [default: 5, with --sweep 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: Option<u32>,
+
+    /// How long to measure in each run
+    #[arg(
+        long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration
+    )]
+    duration: Duration,
+
+    /// How long to run the load before measuring
+    #[arg(
+        long, value_name = "TIME", default_value = "200ms",
+        value_parser = humantime::parse_duration
+    )]
+    warmup: Duration,
+
+    /// CPU that the servers run on, one at a time [default: the first that may be used]
+    #[arg(long, value_name = "N")]
+    server_cpu: Option<CpuList>,
+
+    /// CPU that the generator runs on [default: the last that may be used]
+    #[arg(long, value_name = "N")]
+    generator_cpu: Option<CpuList>,
+
+    /// Write everything, each round's values included, as JSON to FILE
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+
+    /// Write the tables as Markdown to FILE
+    #[arg(long, value_name = "FILE")]
+    pub(crate) markdown: Option<PathBuf>,
+
+    /// Write a picture to FILE: the ratios of all cases, or the plot of a sweep
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+
+    /// Where ringecho, ringecho-loadtest and the peers are [default: where this program is]
+    #[arg(long, value_name = "DIR")]
+    programs: Option<PathBuf>,
+
+    /// The echo server on node's ws (benches/peers/node-ws/echo.mjs, beside its dependencies)
+    #[arg(long, value_name = "FILE")]
+    node_ws: Option<PathBuf>,
+}
+
+impl Args {
+    /// Where the programs are that this one runs.
+    pub(crate) fn programs(&self) -> anyhow::Result<Programs> {
+        let directory = if let Some(directory) = &self.programs {
+            directory.clone()
+        } else {
+            let program = env::current_exe().context("cannot find this program's own file")?;
+            program.parent().context("this program is in no directory")?.to_owned()
+        };
+        Ok(Programs { directory, node_ws: self.node_ws.clone() })
+    }
+
+    /// Completes what the command line says.
+    pub(crate) fn plan(&self) -> anyhow::Result<Plan> {
+        let usable = CpuList::usable();
+        let usable = usable.as_slice();
+        let mode = self.sweep.map_or(Mode::Cases, Mode::Sweep);
+        let server_cpu = single(self.server_cpu.as_ref(), "--server-cpu")?.unwrap_or(usable[0]);
+        let generator_cpu = single(self.generator_cpu.as_ref(), "--generator-cpu")?
+            .unwrap_or(usable[usable.len() - 1]);
+        let plan = Plan {
+            mode,
+            servers: self.servers(mode, server_cpu, generator_cpu, usable)?,
+            cases: self.cases(mode)?,
+            rounds: self.rounds.unwrap_or(if mode == Mode::Cases { 5 } else { 3 }),
+            duration: self.duration,
+            warmup: self.warmup,
+        };
+        Ok(plan)
+    }
+
+    /// The servers that were chosen, in the order in which they are shown.
+    fn servers(
+        &self,
+        mode: Mode,
+        server_cpu: usize,
+        generator_cpu: usize,
+        usable: &[usize],
+    ) -> anyhow::Result<Vec<Server>> {
+        let programs = self.programs()?;
+        if let Mode::Sweep(axis @ (Axis::Workers | Axis::Buffers)) = mode {
+            ensure!(
+                self.servers.is_empty() && self.further.is_empty(),
+                "--sweep {axis} is about ringecho alone; leave out --servers and NAME=COMMAND"
+            );
+            return Ok(match axis {
+                Axis::Workers => server::with_workers(&programs, usable, generator_cpu),
+                _ => server::with_buffers(&programs, server_cpu, generator_cpu),
+            });
+        }
+        let mut all = server::built_in(&programs);
+        all.extend(self.further.iter().cloned());
+        for (at, server) in all.iter().enumerate() {
+            let is_repeated = all[..at].iter().any(|other| other.name == server.name);
+            ensure!(!is_repeated, "there are two servers with the name {}", server.name);
+        }
+        let names: Vec<&str> = match (&self.servers[..], mode) {
+            ([], Mode::Cases) => all.iter().map(|server| &*server.name).collect(),
+            ([], Mode::Sweep(_)) => {
+                let further = self.further.iter().map(|server| &*server.name);
+                server::SWEPT.into_iter().chain(further).collect()
+            }
+            (names, _) => names.iter().map(|name| name.trim()).collect(),
+        };
+        let mut chosen = Vec::new();
+        for name in names {
+            let Some(server) = all.iter().find(|server| server.name == name) else {
+                let known: Vec<&str> = all.iter().map(|server| &*server.name).collect();
+                bail!("--servers: there is no {name:?}; expected some of {}", known.join(","));
+            };
+            let mut server = server.clone();
+            server.cpus = vec![server_cpu];
+            server.generator_cpus = vec![generator_cpu];
+            chosen.push(server);
+        }
+        Ok(chosen)
+    }
+
+    fn cases(&self, mode: Mode) -> anyhow::Result<Vec<Case>> {
+        let (payloads, connections, depths): (&[u64], &[u32], &[u32]) = match mode {
+            Mode::Cases => (&[64, 1 << 10, 16 << 10, 256 << 10], &[1, 64, 512], &[1, 16]),
+            Mode::Sweep(Axis::Connections) => {
+                (&[64], &[1, 4, 16, 64, 256, 1024, 4096, 10_000], &[1])
+            }
+            Mode::Sweep(Axis::Payload) => {
+                let payloads =
+                    &[16, 64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
+                (payloads, &[64], &[1])
+            }
+            Mode::Sweep(Axis::Workers) => (&[64], &[64], &[1]),
+            Mode::Sweep(Axis::Buffers) => (&[16 << 10], &[64], &[16]),
+        };
+        let bytes: Vec<u64> = self.payloads.iter().map(ByteSize::as_u64).collect();
+        let payloads = if bytes.is_empty() { payloads } else { &bytes };
+        let connections = if self.connections.is_empty() { connections } else { &self.connections };
+        let depths = if self.depths.is_empty() { depths } else { &self.depths };
+        if let Mode::Sweep(axis) = mode {
+            for (flag, count, is_swept) in [
+                ("--payloads", payloads.len(), axis == Axis::Payload),
+                ("--connections", connections.len(), axis == Axis::Connections),
+                ("--depths", depths.len(), false),
+            ] {
+                ensure!(
+                    is_swept || count == 1,
+                    "{flag} has {count} values; with --sweep {axis} there can be only one"
+                );
+            }
+        }
+        Ok(cases(payloads, connections, depths))
+    }
+}
+
+/// The one CPU of a flag.
+fn single(cpus: Option<&CpuList>, flag: &str) -> anyhow::Result<Option<usize>> {
+    let Some(cpus) = cpus.map(CpuList::as_slice) else { return Ok(None) };
+    ensure!(cpus.len() == 1, "{flag} is one CPU, not {}", cpus.len());
+    Ok(Some(cpus[0]))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn plan(arguments: &str) -> anyhow::Result<Plan> {
+        let arguments = arguments.split_whitespace();
+        Args::try_parse_from(["ringecho-compare"].into_iter().chain(arguments))?.plan()
+    }
+
+    #[test]
+    fn command_is_well_formed() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn without_flags_every_server_runs_every_case() {
+        let plan = plan("").unwrap();
+        assert_eq!(plan.cases.len(), 4 * 3 * 2);
+        assert_eq!(plan.servers.len(), server::built_in(&Programs::default()).len());
+    }
+
+    #[test]
+    fn servers_are_chosen_by_name_and_in_that_order() {
+        let plan = plan("--servers mine,tcp-epoll mine/ws={port}").unwrap();
+        let names: Vec<&str> = plan.servers.iter().map(|server| &*server.name).collect();
+        assert_eq!(names, ["mine", "tcp-epoll"]);
+    }
+
+    #[test]
+    fn wrong_values_are_refused_with_what_is_allowed() {
+        for (arguments, expected) in [
+            ("--servers nobody", "there is no \"nobody\"; expected some of ringecho-engine,"),
+            ("tcp-epoll={port}", "two servers with the name tcp-epoll"),
+            ("mine=sleep", "has no {port}"),
+            ("--sweep payload --connections 1,2", "--connections has 2 values; with --sweep"),
+            ("--sweep workers --servers tcp-epoll", "is about ringecho alone"),
+            ("--connections 0", "0 is not in 1..=1000000"),
+            ("--payloads much", "invalid value 'much' for '--payloads <LIST>'"),
+        ] {
+            let error = plan(arguments).unwrap_err().to_string();
+            assert!(error.contains(expected), "{arguments}: {error}");
+        }
+    }
+}

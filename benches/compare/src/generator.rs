@@ -1,0 +1,183 @@
+//! One run of the load generator against one server.
+
+use std::{
+    os::unix::process::CommandExt,
+    process::{Command, Output, Stdio},
+};
+
+use anyhow::{Context, bail, ensure};
+use serde::Deserialize;
+
+use crate::{
+    plan::{Case, Plan},
+    process::{Interrupt, RunningServer},
+    results::Measurement,
+    server::{Echo, Programs, Server},
+};
+
+/// What is needed of the generator's result (loadtest/report.schema.json).
+#[derive(Debug, Deserialize)]
+struct Report {
+    messages_per_second: f64,
+    latency_us: Option<Latency>,
+    errors: Errors,
+    causes: Vec<Cause>,
+    generator: Option<Usage>,
+    server: Option<Usage>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Latency {
+    p50: f64,
+    p99: f64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Errors {
+    total: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Cause {
+    kind: String,
+    cause: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Usage {
+    cpu_us_per_message: Option<Cpu>,
+    cpus_busy: f64,
+    resident_bytes: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Cpu {
+    user: f64,
+    total: f64,
+}
+
+/// Runs a case against a server. A single message that did not come back as it was sent is an
+/// error.
+pub(crate) fn drive(
+    programs: &Programs,
+    plan: &Plan,
+    case: &Case,
+    server: &Server,
+    running: &RunningServer,
+    interrupt: &Interrupt,
+) -> anyhow::Result<Measurement> {
+    let mut command = Command::new(programs.path("ringecho-loadtest"));
+    command.args(arguments(plan, case, server, running));
+    // A Ctrl-C at the terminal reaches it through `interrupt` alone.
+    command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let generator = command.spawn().context("cannot run the load generator")?;
+    let output = interrupt.wait(generator.id(), || generator.wait_with_output())?;
+    measurement(&output)
+}
+
+fn arguments(plan: &Plan, case: &Case, server: &Server, running: &RunningServer) -> Vec<String> {
+    let cpus: Vec<String> = server.generator_cpus.iter().map(ToString::to_string).collect();
+    let mut arguments = vec![server.url(running.port())];
+    for (flag, value) in [
+        ("connections", case.connections.to_string()),
+        ("depth", case.depth.to_string()),
+        ("payload", case.payload_bytes.to_string()),
+        ("duration", humantime::format_duration(plan.duration(case)).to_string()),
+        ("warmup", humantime::format_duration(plan.warmup(case)).to_string()),
+        ("threads", cpus.len().to_string()),
+        ("cpus", cpus.join(",")),
+        ("server-pid", running.pid().to_string()),
+        ("json", "-".to_owned()),
+    ] {
+        arguments.push(format!("--{flag}={value}"));
+    }
+    if server.echo == Echo::Bytes {
+        arguments.push("--raw-tcp".to_owned());
+    }
+    arguments
+}
+
+fn measurement(output: &Output) -> anyhow::Result<Measurement> {
+    let Ok(report) = serde_json::from_slice::<Report>(&output.stdout) else {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("the generator has no result: {}", said.trim());
+    };
+    if report.errors.total > 0 {
+        let cause = report.causes.first().map(|cause| format!("{}: {}", cause.kind, cause.cause));
+        bail!("{} errors: {}", report.errors.total, cause.as_deref().unwrap_or("missing echoes"));
+    }
+    let nothing = "no message came back while it was measured";
+    let latency = report.latency_us.context(nothing)?;
+    let server = report.server.context("the server's process has ended")?;
+    let generator = report.generator.context("the generator did not measure itself")?;
+    let cpu = server.cpu_us_per_message.context(nothing)?;
+    ensure!(output.status.success(), "the generator failed: {}", output.status);
+    Ok(Measurement {
+        server_cpu_us_per_message: cpu.total,
+        server_user_us_per_message: cpu.user,
+        server_cpus_busy: server.cpus_busy,
+        server_resident_bytes: server.resident_bytes,
+        generator_cpus_busy: generator.cpus_busy,
+        messages_per_second: report.messages_per_second,
+        p50_us: latency.p50,
+        p99_us: latency.p99,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::process::ExitStatusExt, process::ExitStatus};
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn report() -> Value {
+        let usage = json!({
+            "cpu_us_per_message": { "user": 0.1, "system": 0.4, "total": 0.5 },
+            "cpus_busy": 0.9,
+            "resident_bytes": 4096,
+        });
+        json!({
+            "messages_per_second": 2e6,
+            "latency_us": { "p50": 10.0, "p99": 20.0 },
+            "errors": { "total": 0 },
+            "causes": [],
+            "generator": usage,
+            "server": usage,
+        })
+    }
+
+    fn outcome(report: &Value) -> anyhow::Result<Measurement> {
+        let stdout = report.to_string().into_bytes();
+        measurement(&Output { status: ExitStatus::from_raw(0), stdout, stderr: b"oh\n".into() })
+    }
+
+    #[test]
+    fn a_report_is_read() {
+        let expected = Measurement {
+            server_cpu_us_per_message: 0.5,
+            server_user_us_per_message: 0.1,
+            server_cpus_busy: 0.9,
+            server_resident_bytes: 4096,
+            generator_cpus_busy: 0.9,
+            messages_per_second: 2e6,
+            p50_us: 10.0,
+            p99_us: 20.0,
+        };
+        assert_eq!(outcome(&report()).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_run_with_errors_is_none_and_says_why() {
+        let mut wrong = report();
+        wrong["errors"]["total"] = 3.into();
+        assert_eq!(outcome(&wrong).unwrap_err().to_string(), "3 errors: missing echoes");
+        wrong["causes"] = json!([{ "kind": "wrong", "cause": "changed at byte 7", "count": 3 }]);
+        assert_eq!(outcome(&wrong).unwrap_err().to_string(), "3 errors: wrong: changed at byte 7");
+        let mut silent = report();
+        silent["latency_us"] = Value::Null;
+        assert!(outcome(&silent).unwrap_err().to_string().starts_with("no message came back"));
+        assert_eq!(outcome(&json!({})).unwrap_err().to_string(), "the generator has no result: oh");
+    }
+}

@@ -1,0 +1,226 @@
+//! What is run, and in which order.
+
+use std::{collections::BTreeSet, fmt, time::Duration};
+
+use bytesize::ByteSize;
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::server::Server;
+
+/// What a run takes beside warm-up and measuring: starting and ending the generator, and opening a
+/// connection.
+const RUN_OVERHEAD: Duration = Duration::from_millis(200);
+const CONNECTION_OVERHEAD: Duration = Duration::from_micros(150);
+
+/// At least what a server is expected to echo. Warm-up and measuring are longer by the time in
+/// which all that is in flight passes once at this rate, so that the longest queues move as well.
+const PAYLOAD_BYTES_PER_MS: u64 = 1_000_000;
+
+/// All that is run.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Plan {
+    pub(crate) mode: Mode,
+    pub(crate) servers: Vec<Server>,
+    pub(crate) cases: Vec<Case>,
+    pub(crate) rounds: u32,
+    pub(crate) duration: Duration,
+    pub(crate) warmup: Duration,
+}
+
+/// What a plan is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Mode {
+    /// A table of cases.
+    Cases,
+    /// A plot of the cost against one thing.
+    Sweep(Axis),
+}
+
+/// What a sweep varies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Axis {
+    /// The number of connections
+    Connections,
+    /// The payload of a message
+    Payload,
+    /// ringecho's workers, from 1 to the number of CPUs
+    Workers,
+    /// The size and the number of the receive buffers that ringecho's connections share
+    Buffers,
+}
+
+/// The load of one run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Case {
+    pub(crate) payload_bytes: u64,
+    pub(crate) connections: u32,
+    pub(crate) depth: u32,
+}
+
+/// Each payload with each number of connections and each depth.
+pub(crate) fn cases(payloads: &[u64], connections: &[u32], depths: &[u32]) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for &payload_bytes in payloads {
+        for &connections in connections {
+            for &depth in depths {
+                cases.push(Case { payload_bytes, connections, depth });
+            }
+        }
+    }
+    cases
+}
+
+/// The order in which `servers` of them take their turns in a round: from the first to the last,
+/// and in the next round back, so that a drift of the machine favours none.
+pub(crate) fn turns(round: u32, servers: usize) -> Vec<usize> {
+    let forth = 0..servers;
+    if round.is_multiple_of(2) { forth.collect() } else { forth.rev().collect() }
+}
+
+impl Plan {
+    /// How long it will take, if every server works.
+    pub(crate) fn estimate(&self) -> Duration {
+        let turns = self.rounds * self.servers.len() as u32;
+        let run = |case: &Case| {
+            let opening = RUN_OVERHEAD + CONNECTION_OVERHEAD * case.connections;
+            // At the end of a run, what is in flight passes once more.
+            opening + self.warmup(case) + self.duration(case) + case.passage()
+        };
+        self.cases.iter().map(run).sum::<Duration>() * turns
+    }
+
+    /// How long a case is run before it is measured.
+    pub(crate) fn warmup(&self, case: &Case) -> Duration {
+        self.warmup + case.passage()
+    }
+
+    /// How long a case is measured.
+    pub(crate) fn duration(&self, case: &Case) -> Duration {
+        self.duration + case.passage()
+    }
+
+    /// What is about to happen, for a person.
+    pub(crate) fn announcement(&self) -> String {
+        let names: Vec<&str> = self.servers.iter().map(|server| &*server.name).collect();
+        let minutes = self.estimate().as_secs_f64() / 60.0;
+        format!(
+            "{} servers: {}\n{} cases x {} rounds, {} each after {}: this takes about {minutes:.1} \
+             minutes",
+            names.len(),
+            names.join("; "),
+            self.cases.len(),
+            self.rounds,
+            humantime::format_duration(self.duration),
+            humantime::format_duration(self.warmup),
+        )
+    }
+
+    /// Why the numbers may mean little.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let mut shared = BTreeSet::new();
+        for server in &self.servers {
+            shared.extend(server.cpus.iter().filter(|cpu| server.generator_cpus.contains(cpu)));
+        }
+        let warning = |cpu: &usize| {
+            format!("generator and server share CPU {cpu}; the numbers of such runs mean little")
+        };
+        shared.iter().map(warning).collect()
+    }
+}
+
+impl Case {
+    fn passage(&self) -> Duration {
+        let in_flight = self.payload_bytes * u64::from(self.connections) * u64::from(self.depth);
+        Duration::from_millis(in_flight / PAYLOAD_BYTES_PER_MS)
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = if self.connections == 1 { "" } else { "s" };
+        write!(
+            f,
+            "{} x {} connection{plural} x depth {}",
+            payload(self.payload_bytes),
+            self.connections,
+            self.depth
+        )
+    }
+}
+
+impl fmt::Display for Axis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connections => "connections",
+            Self::Payload => "payload",
+            Self::Workers => "workers",
+            Self::Buffers => "buffers",
+        })
+    }
+}
+
+/// A number of bytes as people write it: `64 B`, `16 KiB`.
+pub(crate) fn payload(bytes: u64) -> String {
+    match bytes {
+        kibibytes if kibibytes >= 1 << 10 && kibibytes.is_multiple_of(1 << 10) => {
+            ByteSize(bytes).display().iec().to_string().replace(".0 ", " ")
+        }
+        _ => format!("{bytes} B"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_go_forth_and_back() {
+        assert_eq!(turns(0, 3), [0, 1, 2]);
+        assert_eq!(turns(1, 3), [2, 1, 0]);
+        assert_eq!(turns(2, 3), [0, 1, 2]);
+    }
+
+    #[test]
+    fn payloads_are_written_as_people_do() {
+        for (bytes, text) in
+            [(64, "64 B"), (1000, "1000 B"), (1024, "1 KiB"), (1536, "1536 B"), (1 << 20, "1 MiB")]
+        {
+            assert_eq!(payload(bytes), text);
+        }
+    }
+
+    #[test]
+    fn cases_are_all_combinations() {
+        let cases = cases(&[64, 1024], &[1, 64, 512], &[1, 16]);
+        assert_eq!(cases.len(), 12);
+        assert_eq!(cases[0].to_string(), "64 B x 1 connection x depth 1");
+        assert_eq!(cases[11].to_string(), "1 KiB x 512 connections x depth 16");
+    }
+
+    #[test]
+    fn much_in_flight_is_given_time() {
+        let passage = |payload_bytes, connections, depth| {
+            Case { payload_bytes, connections, depth }.passage().as_millis()
+        };
+        assert_eq!(passage(64, 512, 16), 0);
+        assert_eq!(passage(256 << 10, 64, 16), 268);
+        assert_eq!(passage(256 << 10, 512, 16), 2147);
+    }
+
+    #[test]
+    fn the_estimate_counts_every_run() {
+        let server = crate::server::parse("x={port}").unwrap();
+        let plan = Plan {
+            mode: Mode::Cases,
+            servers: vec![server.clone(), server],
+            cases: cases(&[16], &[1000], &[1, 16]),
+            rounds: 3,
+            duration: Duration::from_secs(1),
+            warmup: Duration::from_millis(650),
+        };
+        assert_eq!(plan.estimate(), Duration::from_secs(2) * 2 * 2 * 3);
+    }
+}

@@ -1,0 +1,163 @@
+//! Servers as processes: started on their CPUs, ended by their pids whatever happens.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::unix::process::CommandExt,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI32, Ordering::SeqCst},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM},
+    iterator::Signals,
+};
+
+use crate::server::Server;
+
+/// How long a server may take until it accepts connections.
+const READY_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a server may take to end before it is killed.
+const END_WITHIN: Duration = Duration::from_secs(2);
+
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// A server that runs. It ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct RunningServer {
+    child: Child,
+    port: u16,
+}
+
+impl RunningServer {
+    /// Starts a server, and waits until it accepts connections.
+    pub(crate) fn start(server: &Server) -> anyhow::Result<Self> {
+        let port = free_port().context("there is no free port")?;
+        let words = server.command_for(port);
+        let [program, arguments @ ..] = &words[..] else { bail!("its command is empty") };
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
+        // Of a group of its own, a Ctrl-C at the terminal does not reach it.
+        command.process_group(0);
+        let child = on_cpus(&server.cpus, || command.spawn())?
+            .with_context(|| format!("cannot run {program}"))?;
+        let mut running = Self { child, port };
+        running.wait_until_ready()?;
+        Ok(running)
+    }
+
+    fn wait_until_ready(&mut self) -> anyhow::Result<()> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
+        let deadline = Instant::now() + READY_WITHIN;
+        while TcpStream::connect(address).is_err() {
+            if let Some(end) = self.end() {
+                bail!("it ended before it listened on port {}: {end}", self.port);
+            }
+            if Instant::now() > deadline {
+                bail!("nobody listened on port {} within {READY_WITHIN:?}", self.port);
+            }
+            thread::sleep(POLL_INTERVAL);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn end(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+}
+
+impl Drop for RunningServer {
+    fn drop(&mut self) {
+        // Until it has been waited for, its pid is nobody else's.
+        if self.end().is_some() {
+            return;
+        }
+        let _ = kill(Pid::from_raw(self.pid().cast_signed()), Signal::SIGTERM);
+        let deadline = Instant::now() + END_WITHIN;
+        while self.end().is_none() && Instant::now() < deadline {
+            thread::sleep(POLL_INTERVAL);
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A port of 127.0.0.1 on which nobody listens.
+fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+/// Does something on these CPUs, such as starting a process, which inherits them.
+fn on_cpus<T>(cpus: &[usize], action: impl FnOnce() -> T) -> anyhow::Result<T> {
+    let this_thread = Pid::from_raw(0);
+    let before = sched_getaffinity(this_thread)?;
+    let mut wanted = CpuSet::new();
+    for cpu in cpus {
+        wanted.set(*cpu)?;
+    }
+    sched_setaffinity(this_thread, &wanted).context("cannot choose the server's CPUs")?;
+    let outcome = action();
+    sched_setaffinity(this_thread, &before)?;
+    Ok(outcome)
+}
+
+/// Whether somebody wants the comparison to end, and which process is to be told first.
+#[derive(Clone, Debug)]
+pub(crate) struct Interrupt {
+    is_requested: Arc<AtomicBool>,
+    /// The generator that runs, or 0.
+    generator: Arc<AtomicI32>,
+}
+
+impl Interrupt {
+    /// From here on Ctrl-C, SIGTERM and SIGHUP end the running generator early, which then ends the
+    /// comparison in order.
+    pub(crate) fn catch() -> io::Result<Self> {
+        let interrupt = Self { is_requested: Arc::default(), generator: Arc::default() };
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+        let Self { is_requested, generator } = interrupt.clone();
+        thread::spawn(move || {
+            for _ in signals.forever() {
+                is_requested.store(true, SeqCst);
+                let generator = generator.load(SeqCst);
+                if generator != 0 {
+                    let _ = kill(Pid::from_raw(generator), Signal::SIGINT);
+                }
+            }
+        });
+        Ok(interrupt)
+    }
+
+    pub(crate) fn is_requested(&self) -> bool {
+        self.is_requested.load(SeqCst)
+    }
+
+    /// Waits for a generator, which a signal ends early.
+    pub(crate) fn wait<T>(&self, generator: u32, wait: impl FnOnce() -> T) -> T {
+        self.generator.store(generator.cast_signed(), SeqCst);
+        let outcome = wait();
+        self.generator.store(0, SeqCst);
+        outcome
+    }
+}

@@ -1,0 +1,212 @@
+//! The results as tables: text for a terminal, case by case, and Markdown for the documentation.
+
+#![expect(clippy::cast_sign_loss, reason = "rates are not negative")]
+
+use std::fmt::Write;
+
+use ringecho_loadtest::report::grouped;
+
+use crate::{plan::Mode, results::Results, statistics::Summary};
+
+const HEAD: [&str; 6] =
+    ["server", "server CPU, us/message", "messages/s", "p50 us", "p99 us", "ratio"];
+
+/// The table of one case: medians, and in parentheses the least and the most of all rounds.
+pub(crate) fn text(results: &Results, case: usize) -> String {
+    let mut rows = vec![HEAD.map(str::to_owned)];
+    let mut failures = String::new();
+    for (server, runs) in results.plan.servers.iter().zip(&results.cases[case]) {
+        if let Some(failure) = &runs.failure {
+            let _ = writeln!(failures, "  {}: FAILED: {failure}", server.name);
+        }
+    }
+    rows.extend((0..results.plan.servers.len()).filter_map(|server| row(results, case, server)));
+    let mut text = match results.baseline(case) {
+        Some(server) => format!(
+            "{}; ratio to {}, the cheaper raw TCP echo\n",
+            results.plan.cases[case], results.plan.servers[server].name
+        ),
+        None => format!("{}\n", results.plan.cases[case]),
+    };
+    let widths: [usize; HEAD.len()] = std::array::from_fn(|column| {
+        rows.iter().map(|row| row[column].len()).max().unwrap_or_default()
+    });
+    for row in rows {
+        let _ = write!(text, "  {:<1$}", row[0], widths[0]);
+        for (cell, width) in row.iter().zip(widths).skip(1) {
+            let _ = write!(text, "  {cell:>width$}");
+        }
+        text.push('\n');
+    }
+    text + &failures
+}
+
+/// A server's row; `None` if it failed, or has not run.
+fn row(results: &Results, case: usize, server: usize) -> Option<[String; HEAD.len()]> {
+    let runs = &results.cases[case][server];
+    let rate = runs.summary(|run| run.messages_per_second)?.median;
+    let latency =
+        |latency: Option<Summary>| latency.map_or_else(String::new, |s| figures(s.median));
+    Some([
+        results.plan.servers[server].name.clone(),
+        spread(runs.cpu()?, figures),
+        grouped(rate.round() as u64),
+        latency(runs.summary(|run| run.p50_us)),
+        latency(runs.summary(|run| run.p99_us)),
+        results.ratio(case, server).map_or("-".into(), |ratio| spread(ratio, hundredths)),
+    ])
+}
+
+/// All tables: for cases first the ratios of all of them, then each in full.
+pub(crate) fn markdown(results: &Results) -> String {
+    let mut text = format!(
+        "{}. {} rounds of {} each after {}.\n",
+        results.host,
+        results.plan.rounds,
+        humantime::format_duration(results.plan.duration),
+        humantime::format_duration(results.plan.warmup)
+    );
+    if results.plan.mode == Mode::Cases {
+        text.push('\n');
+        text += &ratios(results);
+    }
+    for (server, case, failure) in results.failures() {
+        let _ = write!(text, "\n{server} failed in {case}: {failure}.\n");
+    }
+    for case in 0..results.cases.len() {
+        let _ = write!(
+            text,
+            "\n<details><summary>{}</summary>\n\n| {} |\n| --- |{}\n",
+            results.plan.cases[case],
+            HEAD.join(" | "),
+            " --: |".repeat(HEAD.len() - 1)
+        );
+        for server in 0..results.plan.servers.len() {
+            if let Some(row) = row(results, case, server) {
+                let _ = writeln!(text, "| {} |", row.join(" | "));
+            }
+        }
+        text.push_str("\n</details>\n");
+    }
+    text
+}
+
+/// A row for each case and a column for each server, with the ratios' medians.
+fn ratios(results: &Results) -> String {
+    let names: Vec<&str> = results.plan.servers.iter().map(|server| &*server.name).collect();
+    let mut text = format!(
+        "| payload x connections x depth | 1.00 is | {} |\n| --- | --- |{}\n",
+        names.join(" | "),
+        " --: |".repeat(names.len())
+    );
+    for (case, load) in results.plan.cases.iter().enumerate() {
+        let _ = write!(
+            text,
+            "| {} x {} x {} | {} |",
+            crate::plan::payload(load.payload_bytes),
+            load.connections,
+            load.depth,
+            unit(results, case)
+        );
+        for server in 0..names.len() {
+            let _ = write!(text, " {} |", ratio(results, case, server));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// What a ratio of 1 is in a case: `0.55 us (tcp-uring)`.
+pub(crate) fn unit(results: &Results, case: usize) -> String {
+    let unit = results.baseline(case).and_then(|server| {
+        let cpu = results.cases[case][server].cpu()?;
+        Some(format!("{} us ({})", figures(cpu.median), results.plan.servers[server].name))
+    });
+    unit.unwrap_or_default()
+}
+
+/// A server's ratio in a case, or why there is none.
+pub(crate) fn ratio(results: &Results, case: usize, server: usize) -> String {
+    match results.ratio(case, server) {
+        Some(ratio) => hundredths(ratio.median),
+        None if results.cases[case][server].failure.is_some() => "failed".into(),
+        None => "-".into(),
+    }
+}
+
+fn spread(summary: Summary, format: fn(f64) -> String) -> String {
+    let Summary { median, min, max } = summary;
+    format!("{} ({}-{})", format(median), format(min), format(max))
+}
+
+fn hundredths(number: f64) -> String {
+    format!("{number:.2}")
+}
+
+/// A number with three figures, or all of those before its point.
+fn figures(number: f64) -> String {
+    let decimals = match number {
+        0.0..1.0 => 3,
+        1.0..10.0 => 2,
+        10.0..100.0 => 1,
+        _ => 0,
+    };
+    format!("{number:.decimals$}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::examples;
+
+    #[test]
+    fn a_case_is_a_table_with_medians_and_spreads() {
+        let expected = "\
+64 B x 64 connections x depth 16; ratio to uring, the cheaper raw TCP echo
+  server  server CPU, us/message  messages/s  p50 us  p99 us             ratio
+  epoll      0.600 (0.540-0.900)   1,666,667    38.4     120  1.20 (1.20-1.20)
+  uring      0.500 (0.450-0.750)   2,000,000    32.0     100  1.00 (1.00-1.00)
+  twice      1.00 (0.900-1.50)   1,000,000    64.0     200  2.00 (2.00-2.00)
+";
+        let text = text(&examples::results(), 0);
+        let (lines, expected): (Vec<_>, Vec<_>) =
+            (text.lines().collect(), expected.lines().collect());
+        assert_eq!(lines[0], expected[0]);
+        for (line, expected) in lines.iter().zip(&expected).skip(1) {
+            let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+            assert_eq!(words(line), words(expected));
+        }
+        let widths: Vec<usize> = lines[1..].iter().map(|line| line.len()).collect();
+        assert!(widths.iter().all(|width| *width == widths[0]), "{text}");
+    }
+
+    #[test]
+    fn a_failed_server_is_named_with_its_reason() {
+        let text = text(&examples::results(), 1);
+        assert!(text.ends_with("  shaky: FAILED: 3 errors: an echo was changed\n"), "{text}");
+    }
+
+    #[test]
+    fn markdown_has_a_row_of_ratios_for_each_case() {
+        let markdown = markdown(&examples::results());
+        for line in [
+            "Example CPU, 2 CPUs, Linux 6.18, ringecho 0123abc, 2026-01-02. 3 rounds of 1s each \
+             after 200ms.",
+            "| payload x connections x depth | 1.00 is | epoll | uring | twice | shaky |",
+            "| 64 B x 64 x 16 | 0.500 us (uring) | 1.20 | 1.00 | 2.00 | 8.00 |",
+            "| 16 KiB x 64 x 16 | 7.00 us (epoll) | 1.00 | 1.14 | 2.00 | failed |",
+            "shaky failed in 16 KiB x 64 connections x depth 16: 3 errors: an echo was changed.",
+        ] {
+            assert!(markdown.lines().any(|other| other == line), "{line}\n{markdown}");
+        }
+    }
+
+    #[test]
+    fn numbers_have_three_figures() {
+        for (number, text) in
+            [(0.0, "0.000"), (0.5812, "0.581"), (7.906, "7.91"), (12.49, "12.5"), (1763.4, "1763")]
+        {
+            assert_eq!(figures(number), text);
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The program as its users see it: real servers, the real generator, runs as short as they can
+//! be. Nothing here depends on how long anything takes.
+
+use std::{env, fs, path::PathBuf, process::Command};
+
+use serde_json::Value;
+
+const PROGRAMS: [&str; 3] = ["ringecho-loadtest", "tcp-epoll", "tokio-tungstenite"];
+
+/// Builds the programs that a comparison runs, and returns where they are.
+fn programs() -> PathBuf {
+    let mut build = Command::new(env!("CARGO"));
+    // Of the workspace, since `cargo test --workspace` has built most of it.
+    build.args(["build", "--locked", "--workspace"]);
+    build.args(PROGRAMS.map(|program| format!("--bin={program}")));
+    assert!(build.status().unwrap().success(), "cannot build {PROGRAMS:?}");
+    let comparison = PathBuf::from(env!("CARGO_BIN_EXE_ringecho-compare"));
+    comparison.parent().unwrap().to_owned()
+}
+
+#[test]
+fn servers_are_compared_and_a_broken_one_does_not_keep_the_others_from_it() {
+    let programs = programs();
+    let directory = env::temp_dir().join(format!("ringecho-compare-{}", std::process::id()));
+    fs::create_dir_all(&directory).unwrap();
+    let file = |name: &str| directory.join(name);
+    let mine = format!("mine={}/tokio-tungstenite {{port}}", programs.display());
+    let output = Command::new(env!("CARGO_BIN_EXE_ringecho-compare"))
+        .args(["--servers=broken,mine,tcp-epoll", "broken=false {port}", &mine])
+        .args(["--payloads=64", "--connections=2", "--depths=1", "--rounds=2"])
+        .args(["--duration=300ms", "--warmup=10ms"])
+        .args([format!("--json={}", file("json").display())])
+        .args([format!("--svg={}", file("svg").display())])
+        .args([format!("--markdown={}", file("md").display())])
+        .output()
+        .unwrap();
+    let (stdout, stderr) =
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    // One server has failed, so not everything is well.
+    assert_eq!(output.status.code(), Some(1), "{stdout}{stderr}");
+    assert!(stderr.contains("this takes about"), "{stderr}");
+    assert!(
+        stdout.contains("64 B x 2 connections x depth 1; ratio to tcp-epoll"),
+        "{stdout}{stderr}"
+    );
+    assert!(stdout.contains("broken: FAILED: it cannot be started: it ended"), "{stdout}");
+
+    let json: Value = serde_json::from_slice(&fs::read(file("json")).unwrap()).unwrap();
+    let servers = json["cases"][0]["servers"].as_array().unwrap();
+    let names: Vec<&str> = servers.iter().map(|server| server["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["broken", "mine", "tcp-epoll"]);
+    for server in &servers[1..] {
+        let rounds = server["rounds"].as_array().unwrap();
+        assert!(rounds.iter().all(|round| round["messages_per_second"].as_f64() > Some(0.0)));
+        assert_eq!(server["failure"], Value::Null);
+    }
+    assert!(fs::read_to_string(file("svg")).unwrap().contains("<svg"));
+    assert!(fs::read_to_string(file("md")).unwrap().contains("| 64 B x 2 x 1 |"));
+    fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn a_wrong_flag_is_refused_before_anything_starts() {
+    let output = Command::new(env!("CARGO_BIN_EXE_ringecho-compare"))
+        .arg("--servers=nobody")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.starts_with("error: --servers: there is no \"nobody\""), "{stderr}");
+}
