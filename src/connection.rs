@@ -1,8 +1,8 @@
 //! The portable path: one client's life after its opening handshake, as RFC 6455 tells it.
 //!
-//! [`run`] works over the two halves of any stream that monoio can read and write. Bytes go through [`Echo`] in the buffer
-//! that they were received into; this module reads, writes, and ends connections such that
-//! nothing is lost. Its invariant: a pending read is dropped only when the connection is over.
+//! [`run`] works over the two halves of any stream that monoio can read and write. Bytes go
+//! through [`Echo`] in the buffer that they were received into; this module reads, writes, and
+//! ends connections such that nothing is lost. Its invariant: a pending read is dropped only when the connection is over.
 
 use std::{
     cell::{Cell, RefCell},
@@ -238,6 +238,7 @@ pub async fn run(
         control,
         shared,
         echo: Echo::new(),
+        share: RECEIVE_SHARE,
         draining: false,
         close_sent: false,
     };
@@ -257,6 +258,8 @@ struct Connection<'a, R, W> {
     control: &'a Control,
     shared: &'a Shared,
     echo: Echo,
+    /// What may still be received before others have their turn.
+    share: usize,
     /// The server is stopping, and a Close frame is to be sent between two messages.
     draining: bool,
     /// A Close frame has been sent, so nothing else may be.
@@ -287,7 +290,18 @@ impl<R: AsyncReadRent, W: AsyncWriteRent> Connection<'_, R, W> {
                 Next::Abort(error) => return Ok(ConnectionEnd::Failed(error)),
             }
             let buffer = self.next_buffer(chunk);
-            chunk = self.receive(buffer).await?;
+            let (received, has_waited) = noting_waits(self.receive(buffer)).await;
+            chunk = received?;
+            self.share = if has_waited {
+                RECEIVE_SHARE
+            } else {
+                // Even the smallest piece has cost the others the time of a page.
+                self.share.saturating_sub(chunk.len().max(RECEIVE_BUFFER_START.in_memory()))
+            };
+            if self.share == 0 {
+                self.share = RECEIVE_SHARE;
+                let_others_go_on().await;
+            }
         }
     }
 
@@ -355,6 +369,32 @@ impl<R: AsyncReadRent, W: AsyncWriteRent> Connection<'_, R, W> {
         }
         write_all(writer, chunk, reply.range, control).await
     }
+}
+
+/// How much a connection receives without waiting before others have their turn, in bytes.
+///
+/// On epoll what is at hand is read and written at once, so a peer that streams would never let
+/// the others go on.
+const RECEIVE_SHARE: usize = 256 << 10;
+
+/// What a future comes to, and whether others had their turn meanwhile.
+async fn noting_waits<T>(future: impl Future<Output = T>) -> (T, bool) {
+    let mut future = pin!(future);
+    let mut has_waited = false;
+    let output = poll_fn(|context| {
+        let poll = future.as_mut().poll(context);
+        has_waited |= poll.is_pending();
+        poll
+    });
+    (output.await, has_waited)
+}
+
+/// Lets every other task have its turn first.
+///
+/// monoio runs a task that wakes itself before all others; one that waits for a new task to end
+/// comes behind them.
+async fn let_others_go_on() {
+    monoio::spawn(async {}).await;
 }
 
 /// A Ping without payload.

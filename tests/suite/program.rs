@@ -49,7 +49,10 @@ fn ready_line_names_the_real_port_and_signals_end_the_program() {
     for stop in [Signal::SIGINT, Signal::SIGTERM] {
         let (mut child, line) = start(ringecho().args(["--listen", "127.0.0.1:0", "--workers=2"]));
         let address = url(&line).strip_prefix("ws://").unwrap().strip_suffix("/ws").unwrap();
-        assert_eq!(line, format!("listening on ws://{address}/ws (2 workers, io_uring)\n"));
+        assert!(
+            line.starts_with(&format!("listening on ws://{address}/ws (2 workers, ")),
+            "{line}"
+        );
         assert!(TcpStream::connect(address).is_ok());
         signal(&child, stop);
         assert_eq!(child.wait().unwrap().code(), Some(0));
