@@ -7,6 +7,7 @@
 //! on AMD's Zen 3 takes 20 times as long for some distances between source and target. It made
 //! 40 us of 2 us where the allocator happened to put the buffers like that.
 
+mod measure;
 mod sizes;
 
 use std::{
@@ -18,6 +19,7 @@ use std::{
 
 use criterion::{Bencher, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use fastwebsockets::{Frame, Payload, Role, WebSocket};
+use measure::measure;
 use ringecho::{
     config::RECEIVE_BUFFER,
     protocol::{
@@ -75,7 +77,7 @@ fn measure_ringecho(bencher: &mut Bencher, batch: &Batch) {
     let mut echo = Echo::new();
     // As in the server, a chunk is no longer than the receive buffer.
     let mut chunk = Vec::with_capacity(RECEIVE_BUFFER.default.in_memory());
-    measure(bencher, batch, |sent| {
+    measure_echo(bencher, batch, |sent| {
         for received in batch.received.chunks(RECEIVE_BUFFER.default.in_memory()) {
             chunk.clear();
             append(&mut chunk, received);
@@ -90,7 +92,7 @@ fn measure_ringecho(bencher: &mut Bencher, batch: &Batch) {
 fn measure_fastwebsockets(bencher: &mut Bencher, batch: &Batch) {
     let wire = RefCell::new(Wire { received: &batch.received, read: 0, sent: Vec::new() });
     let mut websocket = WebSocket::after_handshake(WireStream(&wire), Role::Server);
-    measure(bencher, batch, |sent| {
+    measure_echo(bencher, batch, |sent| {
         wire.borrow_mut().read = 0;
         std::mem::swap(sent, &mut wire.borrow_mut().sent);
         complete(async {
@@ -106,12 +108,12 @@ fn measure_fastwebsockets(bencher: &mut Bencher, batch: &Batch) {
 }
 
 /// Times `echo`, which appends the replies to one batch to what is sent.
-fn measure(bencher: &mut Bencher, batch: &Batch, mut echo: impl FnMut(&mut Vec<u8>)) {
+fn measure_echo(bencher: &mut Bencher, batch: &Batch, mut echo: impl FnMut(&mut Vec<u8>)) {
     let mut sent = Vec::with_capacity(batch.replies.len());
     echo(&mut sent);
     assert!(sent == batch.replies, "the replies are not the echo of what was received");
 
-    bencher.iter(|| {
+    measure(bencher, || {
         sent.clear();
         echo(&mut sent);
         assert_eq!(sent.len(), batch.replies.len());

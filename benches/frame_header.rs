@@ -3,12 +3,14 @@
 //!
 //! The size is the payload's that the header announces; the throughput counts the header alone.
 
+mod measure;
 mod sizes;
 
 use std::hint::black_box;
 
 use criterion::{Bencher, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use fastwebsockets::{Frame, Payload};
+use measure::measure;
 use ringecho::protocol::{
     OpCode,
     frame_header::{FRAME_HEADER_LEN_MAX, FrameHeader},
@@ -43,7 +45,7 @@ fn measure_decode(bencher: &mut Bencher, received: &[u8]) {
     header.encode(&mut encoded);
     assert_eq!(encoded[..header_len], received[..]);
 
-    bencher.iter(|| {
+    measure(bencher, || {
         let decoded = FrameHeader::decode(black_box(received));
         let (header, header_len) = decoded.expect("valid").expect("complete");
         assert_eq!(header_len, received.len());
@@ -64,7 +66,7 @@ fn measure_encode(bencher: &mut Bencher, payload: &[u8]) {
     let len = header.encode(&mut encoded);
     assert_eq!(encoded[..len], expected);
 
-    bencher.iter(|| {
+    measure(bencher, || {
         let len = black_box(&header).encode(&mut encoded);
         assert_eq!(len, expected.len());
         encoded
@@ -75,7 +77,7 @@ fn measure_encode_by_fastwebsockets(bencher: &mut Bencher, payload: &[u8]) {
     let expected = encode_by_fastwebsockets(None, payload);
     let mut frame = Frame::binary(Payload::Borrowed(payload));
     let mut encoded = [0; FRAME_HEADER_LEN_MAX];
-    bencher.iter(|| {
+    measure(bencher, || {
         let len = black_box(&mut frame).fmt_head(&mut encoded);
         assert_eq!(len, expected.len());
         encoded

@@ -1,11 +1,13 @@
 //! Unmasking (RFC 6455 §5.3): where the payload stands, and four bytes further to the front, as
 //! the echo needs it; beside `fastwebsockets::unmask` and the definition, byte by byte.
 
+mod measure;
 mod sizes;
 
 use std::hint::black_box;
 
 use criterion::{Bencher, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use measure::measure;
 use ringecho::protocol::masking::{unmask, unmask_to};
 use sizes::SIZES;
 
@@ -49,7 +51,7 @@ fn measure_in_place(bencher: &mut Bencher, size: usize, unmask: fn(&mut [u8], [u
 
     // Each turn undoes the one before, so the last byte changes by the same bits every time.
     let last_key_byte = KEY[(size - 1) % 4];
-    bencher.iter(|| {
+    measure(bencher, || {
         let before = payload[size - 1];
         unmask(black_box(&mut payload), black_box(KEY));
         assert_eq!(payload[size - 1], before ^ last_key_byte);
@@ -66,7 +68,7 @@ fn measure_moved(bencher: &mut Bencher, size: usize) {
 
     // No turn writes the last four bytes, so the last one of the result stays the same.
     let last = expected[size - 1];
-    bencher.iter(|| {
+    measure(bencher, || {
         unmask_to(black_box(&mut buffer), DISTANCE, 0, size, black_box(KEY));
         assert_eq!(buffer[size - 1], last);
     });

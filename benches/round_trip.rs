@@ -4,6 +4,7 @@
 //! With one message under way at a time most of it is the kernel's: two wake-ups, and TCP. What
 //! many connections cost under load is for the load test to say.
 
+mod measure;
 mod sizes;
 
 use std::{
@@ -14,6 +15,7 @@ use std::{
 
 use criterion::{Bencher, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use fastwebsockets::{Frame, Payload, Role, WebSocket};
+use measure::measure;
 use ringecho::{config::Config, protocol::OpCode, server::Server};
 use sizes::SIZES;
 
@@ -44,13 +46,13 @@ fn bench_round_trip(criterion: &mut Criterion) {
         let reply = frame(None).write(&mut Vec::new()).to_vec();
 
         group.bench_function(BenchmarkId::new("binary", size), |bencher| {
-            measure(bencher, &mut ringecho, &request, &reply);
+            measure_round_trip(bencher, &mut ringecho, &request, &reply);
         });
         group.bench_function(BenchmarkId::new("binary-by-fastwebsockets", size), |bencher| {
-            measure(bencher, &mut fastwebsockets, &request, &reply);
+            measure_round_trip(bencher, &mut fastwebsockets, &request, &reply);
         });
         group.bench_function(BenchmarkId::new("bytes-by-tcp", size), |bencher| {
-            measure(bencher, &mut tcp, &request, &request);
+            measure_round_trip(bencher, &mut tcp, &request, &request);
         });
     }
     group.finish();
@@ -60,9 +62,9 @@ fn bench_round_trip(criterion: &mut Criterion) {
     running.join().expect("no panic").expect("the server stops");
 }
 
-fn measure(bencher: &mut Bencher, stream: &mut TcpStream, request: &[u8], reply: &[u8]) {
+fn measure_round_trip(bencher: &mut Bencher, stream: &mut TcpStream, request: &[u8], reply: &[u8]) {
     let mut received = vec![0; reply.len()];
-    bencher.iter(|| {
+    measure(bencher, || {
         stream.write_all(request).expect("the server reads");
         stream.read_exact(&mut received).expect("the server answers");
         assert_eq!(received.last(), reply.last());

@@ -2,11 +2,13 @@
 //! pieces, cut inside of a character where there is one; beside the validators of std and
 //! simdutf8, which want the whole text at once.
 
+mod measure;
 mod sizes;
 
 use std::hint::black_box;
 
 use criterion::{Bencher, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use measure::measure;
 use ringecho::protocol::utf8::Utf8Validator;
 use sizes::SIZES;
 
@@ -32,7 +34,7 @@ fn bench_utf8(criterion: &mut Criterion) {
 }
 
 fn measure_whole(bencher: &mut Bencher, text: &[u8]) {
-    bencher.iter(|| {
+    measure(bencher, || {
         let mut validator = Utf8Validator::START;
         assert!(validator.push(black_box(text)).is_ok());
         assert!(validator.is_complete());
@@ -46,7 +48,7 @@ fn measure_cut(bencher: &mut Bencher, text: &[u8]) {
     let (head, tail) = text.split_at(cut);
     assert_eq!(std::str::from_utf8(head).is_ok(), text.is_ascii());
 
-    bencher.iter(|| {
+    measure(bencher, || {
         let mut validator = Utf8Validator::START;
         assert!(validator.push(black_box(head)).is_ok());
         assert!(validator.push(black_box(tail)).is_ok());
@@ -55,11 +57,11 @@ fn measure_cut(bencher: &mut Bencher, text: &[u8]) {
 }
 
 fn measure_std(bencher: &mut Bencher, text: &[u8]) {
-    bencher.iter(|| assert!(std::str::from_utf8(black_box(text)).is_ok()));
+    measure(bencher, || assert!(std::str::from_utf8(black_box(text)).is_ok()));
 }
 
 fn measure_simdutf8(bencher: &mut Bencher, text: &[u8]) {
-    bencher.iter(|| assert!(simdutf8::basic::from_utf8(black_box(text)).is_ok()));
+    measure(bencher, || assert!(simdutf8::basic::from_utf8(black_box(text)).is_ok()));
 }
 
 /// As a program would send it: one byte a character.

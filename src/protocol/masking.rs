@@ -1,11 +1,20 @@
 //! Masking (RFC 6455 §5.3): byte `i` of a payload is combined by XOR with byte `i % 4` of the key.
 //!
 //! Masking and unmasking are the same operation. It goes block by block, each read whole before it
-//! is written: blocks of 64 bytes, of which the compiler makes vector instructions, then of 16 and
-//! of 4, then single bytes. Where the payload moves, source and target overlap; as slices of
-//! [`Cell`]s they may, without a check for each block.
+//! is written, and the compiler makes vector instructions of a block: of 64 bytes, then of 16, and
+//! then the last 16 once more, of which a part is done already. These are read before anything is
+//! written. Where the payload moves, source and target overlap; as slices of [`Cell`]s they may,
+//! without a check for each block.
+//!
+//! A long payload is done in blocks of 128 bytes first where the CPU has AVX2.
 
 use std::{array, cell::Cell};
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+
+/// From this length on, 256-bit vectors save more than the look for them takes.
+const LONG_LEN_MIN: usize = 256;
 
 /// Unmasks (or masks) `payload` in place.
 #[inline]
@@ -31,18 +40,46 @@ pub fn unmask_to(buffer: &mut [u8], from: usize, to: usize, len: usize, key: [u8
 /// Unmasks `source` to the start of `target`, which is at the same byte or before it.
 #[inline]
 fn unmask_cells(source: &[Cell<u8>], target: &[Cell<u8>], key: [u8; 4]) {
+    if source.len() < LONG_LEN_MIN {
+        unmask_short(source, target, key);
+    } else {
+        unmask_long(source, target, key);
+    }
+}
+
+/// Unmasks with the longest vectors that this CPU has.
+#[inline(never)]
+fn unmask_long(source: &[Cell<u8>], target: &[Cell<u8>], key: [u8; 4]) {
+    #[cfg(target_arch = "x86_64")]
+    let (source, target) = avx2::unmask_blocks(source, target, key);
+    unmask_short(source, target, key);
+}
+
+/// Unmasks with what every CPU has.
+fn unmask_short(source: &[Cell<u8>], target: &[Cell<u8>], key: [u8; 4]) {
     let target = &target[..source.len()];
+    let (Some(last_source), Some(last_target)) =
+        (source.last_chunk::<16>(), target.last_chunk::<16>())
+    else {
+        return unmask_less_than_a_block(source, target, key);
+    };
+    let last = unmask_block(last_source, rotate(key, source.len()));
     let (source, target) = unmask_blocks::<64>(source, target, key);
-    let (source, target) = unmask_blocks::<16>(source, target, key);
+    unmask_blocks::<16>(source, target, key);
+    write(last_target, last);
+}
+
+fn unmask_less_than_a_block(source: &[Cell<u8>], target: &[Cell<u8>], key: [u8; 4]) {
     let (source, target) = unmask_blocks::<4>(source, target, key);
     for ((from, to), key_byte) in source.iter().zip(target).zip(key) {
         to.set(from.get() ^ key_byte);
     }
 }
 
-/// Unmasks as many blocks of `LEN` bytes, a multiple of the key's four, as there are, and returns
-/// what is left of source and target.
-#[inline]
+/// Unmasks as many blocks of `LEN` bytes as there are, and returns what is left of source and
+/// target.
+#[expect(clippy::inline_always, reason = "it is compiled for the caller's vector instructions")]
+#[inline(always)]
 fn unmask_blocks<'a, const LEN: usize>(
     source: &'a [Cell<u8>],
     target: &'a [Cell<u8>],
@@ -51,16 +88,27 @@ fn unmask_blocks<'a, const LEN: usize>(
     let (source_blocks, source_rest) = source.as_chunks::<LEN>();
     let (target_blocks, target_rest) = target.as_chunks::<LEN>();
     for (from, to) in source_blocks.iter().zip(target_blocks) {
-        let mut block: [u8; LEN] = array::from_fn(|i| from[i].get());
-        let (words, _) = block.as_chunks_mut::<4>();
-        for word in words {
-            *word = (u32::from_ne_bytes(*word) ^ u32::from_ne_bytes(key)).to_ne_bytes();
-        }
-        for (to, byte) in to.iter().zip(block) {
-            to.set(byte);
-        }
+        write(to, unmask_block(from, key));
     }
     (source_rest, target_rest)
+}
+
+/// The unmasked bytes of a block; `LEN` is a multiple of the key's four.
+#[inline]
+fn unmask_block<const LEN: usize>(block: &[Cell<u8>; LEN], key: [u8; 4]) -> [u8; LEN] {
+    let mut bytes = array::from_fn(|i| block[i].get());
+    let (words, _) = bytes.as_chunks_mut::<4>();
+    for word in words {
+        *word = (u32::from_ne_bytes(*word) ^ u32::from_ne_bytes(key)).to_ne_bytes();
+    }
+    bytes
+}
+
+#[inline]
+fn write<const LEN: usize>(block: &[Cell<u8>; LEN], bytes: [u8; LEN]) {
+    for (to, byte) in block.iter().zip(bytes) {
+        to.set(byte);
+    }
 }
 
 /// The key as it applies `by` bytes further into the payload.
@@ -75,22 +123,36 @@ mod tests {
 
     use super::*;
 
+    /// The oracle.
+    fn unmask_by_definition(payload: &[u8], key: [u8; 4]) -> Vec<u8> {
+        payload.iter().enumerate().map(|(i, byte)| byte ^ key[i % 4]).collect()
+    }
+
+    /// Short, or long with any rest.
+    fn payload() -> impl Strategy<Value = Vec<u8>> {
+        proptest::collection::vec(any::<u8>(), 0..3 * LONG_LEN_MIN)
+    }
+
     proptest! {
         #[test]
         fn unmask_equals_the_definition(
-            payload in proptest::collection::vec(any::<u8>(), 0..600),
+            payload in payload(),
             key: [u8; 4],
         ) {
-            let expected: Vec<u8> =
-                payload.iter().enumerate().map(|(i, byte)| byte ^ key[i % 4]).collect();
-            let mut actual = payload;
+            let expected = unmask_by_definition(&payload, key);
+            let mut actual = payload.clone();
             unmask(&mut actual, key);
-            prop_assert_eq!(actual, expected);
+            prop_assert_eq!(&actual, &expected);
+
+            let mut without_avx2 = payload;
+            let cells = Cell::from_mut(&mut without_avx2[..]).as_slice_of_cells();
+            unmask_short(cells, cells, key);
+            prop_assert_eq!(&without_avx2, &expected);
         }
 
         #[test]
         fn unmask_to_moves_and_leaves_the_rest_alone(
-            buffer in proptest::collection::vec(any::<u8>(), 0..600),
+            buffer in payload(),
             cuts: [prop::sample::Index; 3],
             key: [u8; 4],
         ) {
@@ -99,9 +161,7 @@ mod tests {
             let [to, from, end] = cuts;
             let len = end - from;
 
-            let mut expected = buffer.clone();
-            unmask(&mut expected[from..end], key);
-            let payload = expected[from..end].to_vec();
+            let payload = unmask_by_definition(&buffer[from..end], key);
             let mut actual = buffer.clone();
             unmask_to(&mut actual, from, to, len, key);
 
@@ -112,13 +172,12 @@ mod tests {
 
         #[test]
         fn a_payload_may_be_cut_anywhere(
-            payload in proptest::collection::vec(any::<u8>(), 0..200),
+            payload in payload(),
             cut: prop::sample::Index,
             key: [u8; 4],
         ) {
             let cut = cut.index(payload.len() + 1);
-            let mut whole = payload.clone();
-            unmask(&mut whole, key);
+            let whole = unmask_by_definition(&payload, key);
             let mut pieces = payload;
             let (head, tail) = pieces.split_at_mut(cut);
             unmask(head, key);

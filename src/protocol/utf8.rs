@@ -18,6 +18,10 @@ pub struct Utf8Validator {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotUtf8;
 
+/// Up to this length simdutf8's preparations take longer than a look whether all is ASCII, which
+/// most short texts are.
+const SHORT_LEN_MAX: usize = 256;
+
 const CONTINUATION_MIN: u8 = 0x80;
 const CONTINUATION_MAX: u8 = 0xbf;
 
@@ -29,6 +33,9 @@ impl Utf8Validator {
     #[inline]
     pub fn push(&mut self, piece: &[u8]) -> Result<(), NotUtf8> {
         let run = if self.is_complete() { piece } else { self.push_split_character(piece)? };
+        if run.len() <= SHORT_LEN_MAX && is_ascii(run) {
+            return Ok(());
+        }
         let Err(error) = simdutf8::compat::from_utf8(run) else {
             return Ok(());
         };
@@ -84,6 +91,25 @@ impl Utf8Validator {
     }
 }
 
+/// Whether all bytes are ASCII: the first block, in which most other texts show, then all together
+/// without a branch for each. The last block overlaps the one before where they do not come out
+/// even. (std's goes byte by byte there.)
+#[inline]
+fn is_ascii(bytes: &[u8]) -> bool {
+    const NOT_ASCII: u128 = u128::from_ne_bytes([0x80; 16]);
+    let (Some(first), Some(last)) = (bytes.first_chunk::<16>(), bytes.last_chunk::<16>()) else {
+        return bytes.is_ascii();
+    };
+    if u128::from_ne_bytes(*first) & NOT_ASCII != 0 {
+        return false;
+    }
+    let (blocks, _) = bytes.as_chunks::<16>();
+    let union = blocks
+        .iter()
+        .fold(u128::from_ne_bytes(*last), |union, block| union | u128::from_ne_bytes(*block));
+    union & NOT_ASCII == 0
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -127,6 +153,20 @@ mod tests {
                         "bytes {bytes:02x?}"
                     );
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn one_byte_that_is_not_ascii_is_found_wherever_it_stands() {
+        for len in (1..50).chain(SHORT_LEN_MAX - 1..SHORT_LEN_MAX + 2) {
+            let mut validator = Utf8Validator::START;
+            let mut text = vec![b'a'; len];
+            assert_eq!(validator.push(&text), Ok(()));
+            for at in 0..len {
+                text[at] = 0x80;
+                assert_eq!(validator.push(&text), Err(NotUtf8), "{at} of {len}");
+                text[at] = b'a';
             }
         }
     }

@@ -1,0 +1,105 @@
+//! What the echo of a message allocates: nothing, but for a frame that is held until it is whole.
+//!
+//! A test binary of its own, since `allocation_counter` replaces its allocator. It counts each
+//! thread by itself.
+
+#[path = "suite/frames.rs"]
+#[expect(dead_code, unreachable_pub, reason = "the module is the suite's")]
+mod frames;
+
+use allocation_counter::{AllocationInfo, measure};
+use frames::{ClientFrame, binary, ping, pong, text};
+use ringecho::protocol::{
+    OpCode,
+    echo::{Echo, Next, Rules},
+};
+
+const RULES: Rules = Rules { hold: 4096, message_size_max: u64::MAX };
+
+const PAYLOAD_LENS: [usize; 7] = [16, 125, 126, 4096, 16_384, 65_536, 1 << 20];
+
+/// Has `echo` answer `input`, which arrives in pieces of `chunk_len` bytes and counts so many
+/// messages; the replies are dropped at once.
+fn count(echo: &mut Echo, input: &[u8], chunk_len: usize, messages: u32) -> AllocationInfo {
+    let mut input = input.to_vec();
+    let mut answered = 0;
+    let allocations = measure(|| {
+        for chunk in input.chunks_mut(chunk_len) {
+            let reply = echo.transform(chunk, &RULES);
+            assert_eq!(reply.next, Next::Continue);
+            answered += reply.messages;
+        }
+    });
+    assert_eq!(answered, messages);
+    allocations
+}
+
+fn encode(frames: &[ClientFrame]) -> Vec<u8> {
+    frames.iter().flat_map(ClientFrame::encode).collect()
+}
+
+/// A text of `len` bytes, characters of several bytes among them.
+fn characters(len: usize) -> String {
+    let mut text = "žluťoučký kůň 🐎 ".repeat(len / 24 + 1);
+    text.truncate(text.floor_char_boundary(len));
+    text
+}
+
+#[test]
+fn whole_frames_allocate_nothing() {
+    for len in PAYLOAD_LENS {
+        for frame in [binary(vec![7; len]), text(&"a".repeat(len)), text(&characters(len))] {
+            // As many as a receive buffer of the server takes, but 16 at most.
+            let frames = ((256 << 10) / len).clamp(1, 16);
+            let input = encode(&vec![frame; frames]);
+            let allocations = count(&mut Echo::new(), &input, input.len(), frames as u32);
+            assert_eq!(allocations.count_total, 0, "{frames} frames of {len} bytes");
+        }
+    }
+}
+
+#[test]
+fn fragments_and_control_frames_between_them_allocate_nothing() {
+    for len in PAYLOAD_LENS {
+        let part = characters(len);
+        let input = encode(&[
+            ClientFrame::new(false, OpCode::Text, &*part),
+            ping("is somebody there?"),
+            ClientFrame::new(false, OpCode::Continuation, ""),
+            pong(""),
+            ClientFrame::new(true, OpCode::Continuation, &*part),
+        ]);
+        let allocations = count(&mut Echo::new(), &input, input.len(), 1);
+        assert_eq!(allocations.count_total, 0, "2 fragments of {len} bytes");
+    }
+}
+
+#[test]
+fn frames_that_are_cut_through_allocate_nothing() {
+    for frame in [binary(vec![7; 1 << 20]), text(&characters(1 << 20))] {
+        for chunk_len in [14, 1000, 65_536] {
+            let allocations = count(&mut Echo::new(), &frame.encode(), chunk_len, 1);
+            assert_eq!(allocations.count_total, 0, "1 MiB in pieces of {chunk_len} bytes");
+        }
+    }
+}
+
+#[test]
+fn header_that_is_cut_allocates_once_for_a_frame_that_is_cut_through() {
+    let allocations = count(&mut Echo::new(), &binary(vec![7; 1 << 20]).encode(), 13, 1);
+    assert_eq!(allocations.count_total, 1);
+    assert_eq!(allocations.bytes_current, 0);
+}
+
+#[test]
+fn frame_that_is_held_allocates_at_most_twice_and_leaves_nothing_behind() {
+    for frame in [binary(vec![7; 4096]), text(&characters(200)), ping("is somebody there?")] {
+        for chunk_len in [1, 7, 20] {
+            let messages = u32::from(frame.opcode != OpCode::Ping);
+            let allocations = count(&mut Echo::new(), &frame.encode(), chunk_len, messages);
+            assert!((1..=2).contains(&allocations.count_total), "{allocations:?}");
+            assert_eq!(allocations.bytes_current, 0);
+            assert!(allocations.bytes_max <= 2 * 4096);
+        }
+    }
+}
