@@ -26,6 +26,9 @@ step 'scripts'
 .tools/python/bin/pip install --quiet --disable-pip-version-check --requirement tests/clients/requirements.txt
 .tools/python/bin/shellcheck .ci/run scripts/*.sh
 
+step 'conformance'
+scripts/conformance.sh
+
 step 'foreign clients and the page in a browser'
 scripts/clients.sh
 

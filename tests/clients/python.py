@@ -10,7 +10,7 @@ MESSAGES = [
     "",
     "héllo wörld ✓ " * 10_000,
     b"",
-    bytes(range(256)) * 4096,
+    bytes(range(256)) * 65_536,
 ]
 
 
