@@ -6,7 +6,7 @@ use std::{net::SocketAddr, str::FromStr, time::Duration};
 use clap::{Parser, ValueEnum};
 
 use crate::config::{
-    CLOSE_TIMEOUT, Config, DRAIN_TIMEOUT, DataPlane, Driver, HANDSHAKE_TIMEOUT, HOLD,
+    CLOSE_TIMEOUT, Compression, Config, DRAIN_TIMEOUT, DataPlane, Driver, HANDSHAKE_TIMEOUT, HOLD,
     KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, Knob, Limits, MESSAGE_SIZE_MAX, RECEIVE_BUFFER,
     RECEIVE_BUFFERS, Size, UNSENT_MAX, format_duration,
 };
@@ -57,6 +57,13 @@ pub struct Arguments {
         value_delimiter = ',', hide_env = true, help_heading = HANDSHAKE
     )]
     subprotocols: Vec<String>,
+
+    /// permessage-deflate; pass-through agrees on it where messages can be echoed still compressed
+    #[arg(
+        long, env = "RINGECHO_COMPRESSION", value_name = "NAME", value_enum,
+        default_value = "off", hide_env = true, help_heading = HANDSHAKE
+    )]
+    compression: CompressionName,
 
     /// How long a client may take for its request head
     #[arg(
@@ -184,6 +191,12 @@ pub struct Arguments {
 struct CpuList(Vec<usize>);
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
+enum CompressionName {
+    Off,
+    PassThrough,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum DriverName {
     Auto,
     #[value(name = "io_uring")]
@@ -232,6 +245,10 @@ impl From<Arguments> for Config {
             path: arguments.path,
             allowed_origins: arguments.allowed_origins,
             subprotocols: arguments.subprotocols,
+            compression: match arguments.compression {
+                CompressionName::Off => Compression::Off,
+                CompressionName::PassThrough => Compression::PassThrough,
+            },
             workers: arguments.workers,
             cpus: arguments.cpus.map(|list| list.0).unwrap_or_default(),
             driver: match arguments.driver {

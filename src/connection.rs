@@ -30,7 +30,7 @@ use crate::{
     protocol::{
         ProtocolError,
         close_code::encode_close_frame,
-        echo::{Echo, Next, Reply, Rules},
+        echo::{Compression, Echo, Next, Reply, Rules},
     },
 };
 
@@ -224,11 +224,12 @@ impl Control {
 }
 
 /// Echoes over the two halves of a stream until the connection is over. `early` is what came
-/// together with the request head: the first frames.
+/// together with the request head: the first frames; `compression` is what the handshake agreed on.
 pub async fn run(
     mut reader: impl AsyncReadRent,
     mut writer: impl AsyncWriteRent,
     early: Vec<u8>,
+    compression: Compression,
     control: &Control,
     shared: &Shared,
 ) -> ConnectionEnd {
@@ -237,7 +238,7 @@ pub async fn run(
         writer: &mut writer,
         control,
         shared,
-        echo: Echo::new(),
+        echo: Echo::with_compression(compression),
         draining: false,
         close_sent: false,
     };

@@ -9,11 +9,17 @@ use fastwebsockets::upgrade::{is_upgrade_request, upgrade};
 use http::{
     HeaderMap, Request, StatusCode,
     header::{
-        CONTENT_LENGTH, HeaderName, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
-        SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING,
+        CONTENT_LENGTH, HeaderName, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
+        SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING,
     },
 };
 use thiserror::Error;
+
+use crate::{
+    extensions::{Malformed, Offer, parse_offers},
+    permessage_deflate,
+    protocol::echo::Compression,
+};
 
 /// Who may connect, and what may be agreed on.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +28,8 @@ pub struct Policy {
     pub allowed_origins: Vec<String>,
     /// Subprotocols that may be agreed on, best first.
     pub subprotocols: Vec<String>,
+    /// Whether permessage-deflate is agreed on where compressed messages can be echoed as they are.
+    pub passes_compression: bool,
 }
 
 /// An accepted handshake.
@@ -38,6 +46,8 @@ pub struct Acceptance {
 pub struct Negotiated {
     /// The subprotocol, if the client offered one that the server has (RFC 6455 §1.9).
     pub subprotocol: Option<String>,
+    /// Whether messages may be compressed (RFC 7692).
+    pub compression: Compression,
 }
 
 /// Why a request to the echo path is not upgraded.
@@ -55,6 +65,9 @@ pub enum HandshakeRefusal {
     /// `Sec-WebSocket-Key` is missing, repeated, or not 16 bytes of base64.
     #[error("Sec-WebSocket-Key must be there once, with 16 bytes in base64")]
     KeyInvalid,
+    /// `Sec-WebSocket-Extensions` does not have the form of a list of extensions.
+    #[error("Sec-WebSocket-Extensions is not a list of extensions")]
+    ExtensionsMalformed,
     /// The origin is not among the allowed ones.
     #[error("this origin is not allowed")]
     OriginForbidden,
@@ -64,7 +77,10 @@ impl HandshakeRefusal {
     /// The status that answers the request.
     pub fn status(self) -> StatusCode {
         match self {
-            Self::NotAnUpgrade | Self::BodyAnnounced | Self::KeyInvalid => StatusCode::BAD_REQUEST,
+            Self::NotAnUpgrade
+            | Self::BodyAnnounced
+            | Self::KeyInvalid
+            | Self::ExtensionsMalformed => StatusCode::BAD_REQUEST,
             Self::VersionUnsupported => StatusCode::UPGRADE_REQUIRED,
             Self::OriginForbidden => StatusCode::FORBIDDEN,
         }
@@ -99,12 +115,25 @@ pub fn answer(request: &mut Request<()>, policy: &Policy) -> Result<Acceptance, 
     if !origin_is_allowed(headers, &policy.allowed_origins) {
         return Err(HandshakeRefusal::OriginForbidden);
     }
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-9.1
+    //# If a value is received by either the
+    //# client or the server during negotiation that does not conform to the
+    //# ABNF below, the recipient of such malformed data MUST immediately
+    //# _Fail the WebSocket Connection_.
+    let offers =
+        offered_extensions(headers).map_err(|Malformed| HandshakeRefusal::ExtensionsMalformed)?;
+    let deflate =
+        if policy.passes_compression { permessage_deflate::negotiate(&offers) } else { None };
     let subprotocol = select_subprotocol(headers, &policy.subprotocols);
     let (response, _) = upgrade(request).map_err(|_| HandshakeRefusal::NotAnUpgrade)?;
     let accept = response.headers()[SEC_WEBSOCKET_ACCEPT].as_bytes();
+    let compression = match deflate {
+        Some(_) => Compression::PermessageDeflate,
+        None => Compression::None,
+    };
     Ok(Acceptance {
-        response_head: encode_response_head(accept, subprotocol.as_deref()),
-        negotiated: Negotiated { subprotocol },
+        response_head: encode_response_head(accept, subprotocol.as_deref(), deflate),
+        negotiated: Negotiated { subprotocol, compression },
     })
 }
 
@@ -144,7 +173,20 @@ fn select_subprotocol(headers: &HeaderMap, subprotocols: &[String]) -> Option<St
     subprotocols.iter().find(|subprotocol| offered.contains(&subprotocol.as_str())).cloned()
 }
 
-fn encode_response_head(accept: &[u8], subprotocol: Option<&str>) -> Vec<u8> {
+/// What the client offers. The header may be repeated, which makes one list (RFC 6455 §11.3.2).
+fn offered_extensions(headers: &HeaderMap) -> Result<Vec<Offer<'_>>, Malformed> {
+    let mut offers = Vec::new();
+    for header in headers.get_all(SEC_WEBSOCKET_EXTENSIONS) {
+        offers.extend(parse_offers(header.to_str().map_err(|_| Malformed)?)?);
+    }
+    Ok(offers)
+}
+
+fn encode_response_head(
+    accept: &[u8],
+    subprotocol: Option<&str>,
+    deflate: Option<permessage_deflate::Agreement>,
+) -> Vec<u8> {
     let mut head = b"HTTP/1.1 101 Switching Protocols\r\n\
         Upgrade: websocket\r\n\
         Connection: Upgrade\r\n\
@@ -154,6 +196,9 @@ fn encode_response_head(accept: &[u8], subprotocol: Option<&str>) -> Vec<u8> {
     if let Some(subprotocol) = subprotocol {
         head.extend_from_slice(b"\r\nSec-WebSocket-Protocol: ");
         head.extend_from_slice(subprotocol.as_bytes());
+    }
+    if let Some(agreement) = deflate {
+        head.extend_from_slice(format!("\r\nSec-WebSocket-Extensions: {agreement}").as_bytes());
     }
     head.extend_from_slice(b"\r\n\r\n");
     head
@@ -179,7 +224,11 @@ mod tests {
 
     fn policy(allowed_origins: &[&str], subprotocols: &[&str]) -> Policy {
         let owned = |list: &[&str]| list.iter().map(ToString::to_string).collect();
-        Policy { allowed_origins: owned(allowed_origins), subprotocols: owned(subprotocols) }
+        Policy {
+            allowed_origins: owned(allowed_origins),
+            subprotocols: owned(subprotocols),
+            passes_compression: false,
+        }
     }
 
     #[test]
@@ -210,6 +259,32 @@ mod tests {
     }
 
     #[test]
+    fn permessage_deflate_is_agreed_on_if_the_policy_passes_it() {
+        let policy = Policy { passes_compression: true, ..Policy::default() };
+        let offers = [
+            "permessage-deflate; server_max_window_bits=10",
+            "x-other, permessage-deflate; client_max_window_bits",
+        ];
+        let mut offering = request();
+        for offer in offers {
+            offering.headers_mut().append("Sec-WebSocket-Extensions", offer.parse().unwrap());
+        }
+        let acceptance = answer(&mut offering, &policy).unwrap();
+        let head = String::from_utf8(acceptance.response_head).unwrap();
+        assert!(
+            head.ends_with("\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n"),
+            "{head}"
+        );
+        assert_eq!(acceptance.negotiated.compression, Compression::PermessageDeflate);
+
+        let acceptance = answer(&mut offering, &Policy::default()).unwrap();
+        assert!(!String::from_utf8(acceptance.response_head).unwrap().contains("Extensions"));
+        assert_eq!(acceptance.negotiated.compression, Compression::None);
+        let acceptance = answer(&mut request(), &policy).unwrap();
+        assert_eq!(acceptance.negotiated.compression, Compression::None);
+    }
+
+    #[test]
     fn origin_is_checked_when_it_is_sent_and_a_list_is_set() {
         let allowed = policy(&["http://example.com"], &[]);
         let other = policy(&["http://example.com:80", "https://example.com"], &[]);
@@ -227,7 +302,9 @@ mod tests {
 
     #[test]
     fn each_missing_or_wrong_header_has_its_refusal() {
-        use HandshakeRefusal::{BodyAnnounced, KeyInvalid, NotAnUpgrade, VersionUnsupported};
+        use HandshakeRefusal::{
+            BodyAnnounced, ExtensionsMalformed, KeyInvalid, NotAnUpgrade, VersionUnsupported,
+        };
         for (name, value, refusal) in [
             ("Upgrade", None, NotAnUpgrade),
             ("Upgrade", Some("h2c"), NotAnUpgrade),
@@ -235,6 +312,7 @@ mod tests {
             ("Connection", Some("keep-alive"), NotAnUpgrade),
             ("Content-Length", Some("5"), BodyAnnounced),
             ("Transfer-Encoding", Some("chunked"), BodyAnnounced),
+            ("Sec-WebSocket-Extensions", Some("foo;"), ExtensionsMalformed),
             ("Sec-WebSocket-Version", None, VersionUnsupported),
             ("Sec-WebSocket-Version", Some("8"), VersionUnsupported),
             ("Sec-WebSocket-Key", None, KeyInvalid),

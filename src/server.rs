@@ -32,7 +32,7 @@ use thiserror::Error;
 use tracing::{error, info, warn};
 
 use crate::{
-    config::{self, Config, ConfigError, DataPlane, Limits},
+    config::{self, Compression, Config, ConfigError, DataPlane, Limits},
     connection::ConnectionEnd,
     engine,
     handshake::Policy,
@@ -332,6 +332,7 @@ fn site(config: &Config) -> Site {
         policy: Policy {
             allowed_origins: config.allowed_origins.clone(),
             subprotocols: config.subprotocols.clone(),
+            passes_compression: config.compression == Compression::PassThrough,
         },
         page: encode_page(&page::render(&config.path)).into(),
         limits: config.limits.clone(),

@@ -37,6 +37,17 @@ pub struct Rules {
     pub message_size_max: u64,
 }
 
+/// What the opening handshake agreed on about compression (RFC 7692).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// Nothing: RSV1 has no meaning.
+    #[default]
+    None,
+    /// A message whose first frame has RSV1 is compressed. Its bytes are echoed as they are; what
+    /// they decompress to is the client's business.
+    PermessageDeflate,
+}
+
 /// What one chunk is answered with: first `prefix`, then `range` of the chunk, then what `next`
 /// says.
 #[derive(Debug, PartialEq, Eq)]
@@ -74,6 +85,7 @@ pub enum Next {
 pub struct Echo {
     phase: Phase,
     message: Message,
+    compression: Compression,
     /// The reply to a held frame, as far as it has arrived.
     held: Vec<u8>,
 }
@@ -113,7 +125,8 @@ struct Message {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum MessageKind {
     Text,
-    Binary,
+    /// Binary, or compressed.
+    Opaque,
 }
 
 /// What is known of the reply while a chunk is worked through.
@@ -129,7 +142,12 @@ const NO_MESSAGE: Message = Message { kind: None, len: 0, utf8: Utf8Validator::S
 
 impl Default for Echo {
     fn default() -> Self {
-        Self { phase: BETWEEN_FRAMES, message: NO_MESSAGE, held: Vec::new() }
+        Self {
+            phase: BETWEEN_FRAMES,
+            message: NO_MESSAGE,
+            compression: Compression::None,
+            held: Vec::new(),
+        }
     }
 }
 
@@ -137,6 +155,11 @@ impl Echo {
     /// The state of a connection right after its opening handshake.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same, where the handshake agreed on `compression`.
+    pub fn with_compression(compression: Compression) -> Self {
+        Self { compression, ..Self::default() }
     }
 
     /// Whether the replies so far end with a whole frame, so that another may follow.
@@ -217,7 +240,7 @@ impl Echo {
     /// and returns the masking key.
     #[inline]
     fn admit(&mut self, header: &FrameHeader, rules: &Rules) -> Result<[u8; 4], ProtocolError> {
-        if header.rsv1 {
+        if header.rsv1 && !self.may_be_compressed(header) {
             return Err(ProtocolError::ReservedBitSet);
         }
         //= https://www.rfc-editor.org/rfc/rfc6455#section-5.1
@@ -235,14 +258,26 @@ impl Echo {
             (OpCode::Text | OpCode::Binary, Some(_)) => {
                 return Err(ProtocolError::ContinuationMissing);
             }
-            (OpCode::Text, None) => self.message.kind = Some(MessageKind::Text),
-            (OpCode::Binary, None) => self.message.kind = Some(MessageKind::Binary),
+            (OpCode::Text, None) if !header.rsv1 => self.message.kind = Some(MessageKind::Text),
+            (OpCode::Text | OpCode::Binary, None) => {
+                self.message.kind = Some(MessageKind::Opaque);
+            }
         }
         self.message.len = self.message.len.saturating_add(header.payload_len);
         if self.message.len > rules.message_size_max {
             return Err(ProtocolError::MessageTooBig);
         }
         Ok(key)
+    }
+
+    /// Whether a frame may have RSV1, "Per-Message Compressed".
+    fn may_be_compressed(&self, header: &FrameHeader) -> bool {
+        //= https://www.rfc-editor.org/rfc/rfc7692#section-6.1
+        //# An endpoint MUST NOT set the "Per-Message Compressed" bit of control
+        //# frames and non-first fragments of a data message.  An endpoint
+        //# receiving such a frame MUST _Fail the WebSocket Connection_.
+        self.compression == Compression::PermessageDeflate
+            && matches!(header.opcode, OpCode::Text | OpCode::Binary)
     }
 
     /// Validates unmasked payload where it belongs to a text message.

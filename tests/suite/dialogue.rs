@@ -3,7 +3,7 @@
 use std::{io::Read, net::SocketAddr, thread};
 
 use ringecho::{
-    config::{Config, Limits, Size},
+    config::{self, Config, Limits, Size},
     protocol::OpCode,
 };
 use socket2::SockRef;
@@ -145,6 +145,44 @@ fn violations_are_answered_with_their_close_code() {
             peer.expect(server_close(code, reason));
             peer.expect_end();
         }
+    });
+}
+
+#[test]
+fn fault_in_a_text_is_answered_before_its_frame_is_whole() {
+    with_server(&config(), |server| {
+        let mut peer = server.open();
+        let frame = ClientFrame::new(true, OpCode::Text, &b"caf\xc3\xff, and much more"[..]);
+        let request = frame.encode();
+        peer.send(&request[..6 + 4]);
+        peer.send(&request[6 + 4..6 + 5]);
+        peer.expect(server_close(1007, "a text message is not UTF-8"));
+        peer.expect_end();
+    });
+}
+
+#[test]
+fn compressed_messages_come_back_as_they_are() {
+    let config = Config { compression: config::Compression::PassThrough, ..config() };
+    with_server(&config, |server| {
+        let mut peer = server.connect();
+        let offer = "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
+        peer.send(UPGRADE.replace("\r\n\r\n", offer));
+        assert!(peer.read_head().ends_with(offer));
+        // RFC 7692 §7.2.3.1 and §7.2.3.2: "Hello" compressed, then once more out of the context.
+        for payload in [
+            vec![0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00],
+            vec![0xf2, 0x00, 0x11, 0x00, 0x00],
+            vec![0xff; 70_000],
+        ] {
+            let frame = ClientFrame { rsv1: true, ..ClientFrame::new(true, OpCode::Text, payload) };
+            peer.send(frame.encode());
+            peer.expect(frame.encode_echo());
+        }
+        let mut plain = server.open();
+        plain.send([0xc1, 0x80, 0, 0, 0, 0]);
+        plain.expect(server_close(1002, "a reserved bit is set"));
+        plain.expect_end();
     });
 }
 

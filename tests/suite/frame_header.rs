@@ -2,6 +2,7 @@
 
 use ringecho::protocol::{
     OpCode, ProtocolError,
+    echo::Compression,
     frame_header::{FRAME_HEADER_LEN_MAX, FrameHeader},
 };
 
@@ -21,7 +22,10 @@ fn every_first_two_bytes_are_judged_as_by_the_oracle() {
             }
             bytes.extend_from_slice(&[1, 2, 3, 4]);
             match FrameHeader::decode(&bytes) {
-                Err(error) => assert_eq!(judge(&bytes, u64::MAX).outcome, Outcome::Failed(error)),
+                Err(error) => {
+                    let verdict = judge(&bytes, u64::MAX, Compression::None);
+                    assert_eq!(verdict.outcome, Outcome::Failed(error));
+                }
                 Ok(header) => {
                     let (header, len) = header.expect("the header is whole");
                     let mut encoded = [0; FRAME_HEADER_LEN_MAX];

@@ -134,6 +134,7 @@ fn bad_values_are_refused_with_flag_value_and_what_is_allowed() {
         (&["--allowed-origin", "example.org"], "--allowed-origin is \"example.org\", but must"),
         (&["--subprotocol", "a b"], "--subprotocol is \"a b\", but must be one or more letters"),
         (&["--subprotocol=a", "--subprotocol=a"], "--subprotocol names \"a\" twice"),
+        (&["--compression", "on"], "[possible values: off, pass-through]"),
         (&["--driver", "kqueue"], "[possible values: auto, io_uring, epoll]"),
         (&["--bogus"], "unexpected argument '--bogus' found"),
     ] {

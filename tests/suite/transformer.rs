@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use ringecho::protocol::{
     OpCode, ProtocolError,
-    echo::{Echo, Next, Rules},
+    echo::{Compression, Echo, Next, Rules},
 };
 
 use crate::{
@@ -15,7 +15,14 @@ const RULES: Rules = Rules { hold: 4096, message_size_max: u64::MAX };
 
 /// Runs the transformer over chunks; returns all replies and the last word.
 fn transform<'a>(chunks: impl IntoIterator<Item = &'a [u8]>, rules: &Rules) -> (Vec<u8>, Next) {
-    let mut echo = Echo::new();
+    transform_with(Echo::new(), chunks, rules)
+}
+
+fn transform_with<'a>(
+    mut echo: Echo,
+    chunks: impl IntoIterator<Item = &'a [u8]>,
+    rules: &Rules,
+) -> (Vec<u8>, Next) {
     let mut replies = Vec::new();
     for chunk in chunks {
         let mut chunk = chunk.to_vec();
@@ -58,6 +65,11 @@ fn cut<'a>(input: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
     cuts.extend([0, input.len()]);
     cuts.sort_unstable();
     cuts.windows(2).map(|piece| &input[piece[0]..piece[1]]).collect()
+}
+
+/// What a handshake may have agreed on.
+fn compression() -> impl Strategy<Value = Compression> {
+    prop::sample::select(vec![Compression::None, Compression::PermessageDeflate])
 }
 
 fn encode(frames: &[ClientFrame]) -> Vec<u8> {
@@ -109,7 +121,7 @@ fn conversation_is_answered_the_same_at_every_split() {
     let input = encode(&frames);
     for hold in [0, 5, 4096] {
         let rules = Rules { hold, ..RULES };
-        let verdict = judge(&input, u64::MAX);
+        let verdict = judge(&input, u64::MAX, Compression::None);
         assert_eq!(verdict.outcome, Outcome::Closed);
         for first in 0..=input.len() {
             for second in first..=input.len() {
@@ -184,6 +196,68 @@ fn message_is_too_big_as_soon_as_a_header_says_so() {
     assert_eq!(next, Next::Fail(ProtocolError::MessageTooBig));
 }
 
+//= https://www.rfc-editor.org/rfc/rfc7692#section-6.1
+//= type=test
+//# An endpoint MUST NOT set the "Per-Message Compressed" bit of control
+//# frames and non-first fragments of a data message.  An endpoint
+//# receiving such a frame MUST _Fail the WebSocket Connection_.
+#[test]
+fn rsv1_is_for_first_frames_where_compression_is_agreed_on() {
+    let marked =
+        |fin, opcode, payload| ClientFrame { rsv1: true, ..ClientFrame::new(fin, opcode, payload) };
+    let not_text = [0xff, 0xfe];
+    for (frames, is_valid) in [
+        (vec![marked(true, OpCode::Text, not_text)], true),
+        (vec![marked(true, OpCode::Binary, not_text)], true),
+        (
+            vec![
+                marked(false, OpCode::Text, not_text),
+                ping("in between"),
+                ClientFrame::new(true, OpCode::Continuation, not_text),
+                text("not compressed"),
+            ],
+            true,
+        ),
+        (
+            vec![
+                marked(false, OpCode::Text, not_text),
+                marked(true, OpCode::Continuation, not_text),
+            ],
+            false,
+        ),
+        (vec![marked(true, OpCode::Ping, not_text)], false),
+        (vec![marked(true, OpCode::Pong, not_text)], false),
+        (vec![marked(true, OpCode::Close, [3, 232])], false),
+    ] {
+        let input = encode(&frames);
+        let echo = Echo::with_compression(Compression::PermessageDeflate);
+        let (replies, next) = transform_with(echo, [&input[..]], &RULES);
+        if is_valid {
+            assert_eq!(next, Next::Continue, "{frames:?}");
+            assert_eq!(
+                replies,
+                frames.iter().flat_map(ClientFrame::encode_echo).collect::<Vec<_>>()
+            );
+        } else {
+            assert_eq!(next, Next::Fail(ProtocolError::ReservedBitSet), "{frames:?}");
+        }
+        let (replies, next) = transform([&input[..]], &RULES);
+        assert_eq!(next, Next::Fail(ProtocolError::ReservedBitSet), "{frames:?}");
+        assert!(replies.is_empty());
+    }
+}
+
+#[test]
+fn text_behind_a_compressed_message_is_validated() {
+    let compressed =
+        ClientFrame { rsv1: true, ..ClientFrame::new(true, OpCode::Text, [0xe2, 0x82]) };
+    let input = encode(&[compressed.clone(), ClientFrame::new(true, OpCode::Text, [0xff])]);
+    let echo = Echo::with_compression(Compression::PermessageDeflate);
+    let (replies, next) = transform_with(echo, input.chunks(1), &RULES);
+    assert_eq!(next, Next::Fail(ProtocolError::TextNotUtf8));
+    assert_eq!(replies, compressed.encode_echo());
+}
+
 #[test]
 fn nothing_is_answered_after_a_close_or_a_fault() {
     for ending in [close(1000, "").encode(), vec![0x83, 0x80, 0, 0, 0, 0]] {
@@ -208,21 +282,23 @@ proptest! {
 
     #[test]
     fn valid_conversations_are_echoed_wherever_they_are_cut(
-        frames in conversation(),
+        (compression, frames) in compression().prop_flat_map(|it| (Just(it), conversation(it))),
         cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..12),
         hold in prop::sample::select(vec![0, 1, 125, 4096, 1 << 20]),
     ) {
         let input = encode(&frames);
         let rules = Rules { hold, ..RULES };
         let expected: Vec<u8> = frames.iter().flat_map(ClientFrame::encode_echo).collect();
-        let (replies, next) = transform(cut(&input, &cuts), &rules);
+        let echo = Echo::with_compression(compression);
+        let (replies, next) = transform_with(echo, cut(&input, &cuts), &rules);
         prop_assert_eq!(next, Next::Continue);
         prop_assert!(replies == expected, "the replies differ");
     }
 
     #[test]
     fn damaged_conversations_end_as_the_oracle_says(
-        frames in conversation(),
+        frames in conversation(Compression::PermessageDeflate),
+        compression in compression(),
         damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         truncated_at: prop::sample::Index,
         cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..12),
@@ -237,21 +313,27 @@ proptest! {
         }
         input.truncate(input.len() - truncated_at.index(input.len()) / 4);
         let rules = Rules { hold, message_size_max };
-        let verdict = judge(&input, message_size_max);
-        let (replies, next) = transform(cut(&input, &cuts), &rules);
+        let verdict = judge(&input, message_size_max, compression);
+        let echo = Echo::with_compression(compression);
+        let (replies, next) = transform_with(echo, cut(&input, &cuts), &rules);
         assert_agrees(&replies, next, &verdict, &rules);
     }
 
     #[test]
     fn any_bytes_are_judged_as_the_oracle_does(
         input in proptest::collection::vec(
-            prop_oneof![any::<u8>(), prop::sample::select(vec![0x81, 0x82, 0x80, 0x88, 0x89, 0])],
+            prop_oneof![
+                any::<u8>(),
+                prop::sample::select(vec![0x81, 0x82, 0xc1, 0xc2, 0x80, 0x88, 0x89, 0]),
+            ],
             0..200,
         ),
+        compression in compression(),
         cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..6),
     ) {
-        let verdict = judge(&input, u64::MAX);
-        let (replies, next) = transform(cut(&input, &cuts), &RULES);
+        let verdict = judge(&input, u64::MAX, compression);
+        let echo = Echo::with_compression(compression);
+        let (replies, next) = transform_with(echo, cut(&input, &cuts), &RULES);
         assert_agrees(&replies, next, &verdict, &RULES);
     }
 }
