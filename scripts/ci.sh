@@ -18,6 +18,9 @@ cargo test --locked
 step 'documentation, warnings denied'
 RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps --locked
 
+step 'RFC 6455, demand by demand'
+scripts/rfc6455.py --check
+
 step 'benchmarks, once each'
 cargo test --benches --locked
 

@@ -407,7 +407,7 @@ fn is_origin(origin: &str) -> bool {
 }
 
 /// Whether `text` is a token (RFC 9110 §5.6.2).
-fn is_token(text: &str) -> bool {
+pub(crate) fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(is_token_byte)
 }
 

@@ -278,6 +278,9 @@ impl<R: AsyncReadRent, W: AsyncWriteRent> Connection<'_, R, W> {
                 Next::Continue => {}
                 Next::Close if self.close_sent => return Ok(ConnectionEnd::ClosedByServer),
                 Next::Close => return Ok(ConnectionEnd::ClosedByPeer),
+                //= https://www.rfc-editor.org/rfc/rfc6455#section-7.1.7
+                //# Similarly, to do so, the server MUST _Close the WebSocket Connection_, and
+                //# SHOULD log the problem.
                 Next::Fail(error) => {
                     if !self.close_sent {
                         let reason = error.to_string();
@@ -343,6 +346,8 @@ impl<R: AsyncReadRent, W: AsyncWriteRent> Connection<'_, R, W> {
 
     /// Sends a reply, and returns the chunk that it stands in.
     async fn send(&mut self, reply: Reply, chunk: Vec<u8>) -> Result<Vec<u8>, ConnectionEnd> {
+        //= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
+        //# The application MUST NOT send any more data frames after sending a Close frame.
         if self.close_sent {
             return Ok(chunk);
         }
@@ -384,6 +389,9 @@ pub async fn write_all<T: IoBuf>(
     range: Range<usize>,
     control: &Control,
 ) -> Result<T, ConnectionEnd> {
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-6.1
+    //# The frame(s) that have been formed MUST be transmitted over the underlying network
+    //# connection.
     let end = range.end;
     let mut unsent = buffer.slice(range);
     loop {
@@ -416,7 +424,12 @@ pub async fn linger(
     writer: &mut impl AsyncWriteRent,
     control: &Control,
 ) {
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
+    //# After both sending and receiving a Close message, an endpoint considers the WebSocket
+    //# connection closed and MUST close the underlying TCP connection.
     control.closing();
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
+    //# The server MUST close the underlying TCP connection immediately
     if writer.shutdown().await.is_err() {
         return;
     }

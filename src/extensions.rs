@@ -165,6 +165,10 @@ mod tests {
     //# client or the server during negotiation that does not conform to the
     //# ABNF below, the recipient of such malformed data MUST immediately
     //# _Fail the WebSocket Connection_.
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-9.1
+    //= type=test
+    //# When using the quoted-string syntax variant, the value after quoted-string unescaping MUST
+    //# conform to the 'token' ABNF.
     #[test]
     fn what_the_grammar_does_not_have_is_malformed() {
         for header in [

@@ -44,11 +44,21 @@ const WINDOW_BITS_MIN: u8 = 9;
 
 /// Accepts the first offer that can be accepted.
 pub fn negotiate(offers: &[Offer<'_>]) -> Option<Agreement> {
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2
+    //# If the server supports multiple extensions, then the value MUST be derived from the client's
+    //# handshake, specifically by selecting one or more of the values from the
+    //# |Sec-WebSocket-Extensions| field.
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-9
+    //# A server MUST NOT respond with any extension not requested by the client.
     offers.iter().filter(|offer| offer.name == NAME).find_map(|offer| agree(&Wishes::read(offer)?))
 }
 
 /// The agreement under which an echo can be inflated, if there is one.
 fn agree(wishes: &Wishes) -> Option<Agreement> {
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-9
+    //# If extension parameters are included in negotiations between the client and the server,
+    //# those parameters MUST be chosen in accordance with the specification of the extension to
+    //# which the parameters apply.
     let client_max_window_bits = match wishes.server_max_window_bits {
         None | Some(WINDOW_BITS_MAX) => None,
         Some(bits) => {
@@ -228,6 +238,11 @@ mod tests {
         offers
     }
 
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-9
+    //= type=test
+    //# If extension parameters are included in negotiations between the client and the server,
+    //# those parameters MUST be chosen in accordance with the specification of the extension to
+    //# which the parameters apply.
     #[test]
     fn every_offer_is_accepted_if_and_only_if_some_response_lets_the_client_inflate_its_own() {
         let offers = all_offers();
@@ -312,6 +327,14 @@ mod tests {
         }
     }
 
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2
+    //= type=test
+    //# If the server supports multiple extensions, then the value MUST be derived from the client's
+    //# handshake, specifically by selecting one or more of the values from the
+    //# |Sec-WebSocket-Extensions| field.
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-9
+    //= type=test
+    //# A server MUST NOT respond with any extension not requested by the client.
     #[test]
     fn the_first_acceptable_offer_is_accepted() {
         for (header, expected) in [

@@ -76,6 +76,12 @@ fn encode(frames: &[ClientFrame]) -> Vec<u8> {
     frames.iter().flat_map(ClientFrame::encode).collect()
 }
 
+//= https://www.rfc-editor.org/rfc/rfc6455#section-5.1
+//= type=test
+//# A server MUST NOT mask any frames that it sends to the client.
+//= https://www.rfc-editor.org/rfc/rfc6455#section-6.2
+//= type=test
+//# A server MUST remove masking for data frames received from a client as described in Section 5.3.
 #[test]
 fn example_of_the_rfc_is_echoed() {
     // §5.7: a single-frame masked text message, "Hello", and the same unmasked.
@@ -106,6 +112,10 @@ fn payload_lengths_at_the_borders_of_their_encodings_are_echoed() {
     }
 }
 
+//= https://www.rfc-editor.org/rfc/rfc6455#section-6.2
+//= type=test
+//# If a control frame (Section 5.5) is received, the frame MUST be handled as defined by Section
+//# 5.5.
 #[test]
 fn conversation_is_answered_the_same_at_every_split() {
     let frames = [
@@ -180,6 +190,11 @@ fn fault_in_a_frame_that_is_half_sent_aborts() {
     assert!(replies.is_empty());
 }
 
+//= https://www.rfc-editor.org/rfc/rfc6455#section-10.4
+//= type=test
+//# Implementations that have implementation- and/or platform-specific limitations regarding the
+//# frame size or total message size after reassembly from multiple frames MUST protect themselves
+//# against exceeding those limits.
 #[test]
 fn message_is_too_big_as_soon_as_a_header_says_so() {
     let rules = Rules { message_size_max: 10, ..RULES };
@@ -247,6 +262,13 @@ fn rsv1_is_for_first_frames_where_compression_is_agreed_on() {
     }
 }
 
+//= https://www.rfc-editor.org/rfc/rfc6455#section-6.2
+//= type=test
+//# Upon receiving a data frame (Section 5.6), the endpoint MUST note the /type/ of the data as
+//# defined by the opcode (frame-opcode) from Section 5.2.
+//= https://www.rfc-editor.org/rfc/rfc6455#section-6.2
+//= type=test
+//# Subsequent data frames MUST be interpreted as belonging to a new WebSocket message.
 #[test]
 fn text_behind_a_compressed_message_is_validated() {
     let compressed =
@@ -258,6 +280,37 @@ fn text_behind_a_compressed_message_is_validated() {
     assert_eq!(replies, compressed.encode_echo());
 }
 
+#[test]
+fn close_is_echoed_at_every_point_between_frames() {
+    let frames = [
+        ClientFrame::new(false, OpCode::Text, "half of "),
+        ping("in between"),
+        ClientFrame::new(false, OpCode::Continuation, "a mess"),
+        ClientFrame::new(true, OpCode::Continuation, "age"),
+        binary(vec![1; 5000]),
+    ];
+    for before in 0..=frames.len() {
+        let closing = [&frames[..before], &[close(1000, "enough"), text("too late")]].concat();
+        let expected: Vec<u8> =
+            closing[..=before].iter().flat_map(ClientFrame::encode_echo).collect();
+        let input = encode(&closing);
+        for chunk_len in [1, 7, input.len()] {
+            let (replies, next) = transform(input.chunks(chunk_len), &RULES);
+            assert_eq!(next, Next::Close);
+            assert_eq!(replies, expected);
+        }
+    }
+}
+
+//= https://www.rfc-editor.org/rfc/rfc6455#section-6.1
+//= type=test
+//# The endpoint MUST ensure the WebSocket connection is in the OPEN state (cf. Sections 4.1 and
+//# 4.2.2.) If at any point the state of the WebSocket connection changes, the endpoint MUST abort
+//# the following steps.
+//= https://www.rfc-editor.org/rfc/rfc6455#section-7.1.7
+//= type=test
+//# An endpoint MUST NOT continue to attempt to process data (including a responding Close frame)
+//# from the remote endpoint after being instructed to _Fail the WebSocket Connection_.
 #[test]
 fn nothing_is_answered_after_a_close_or_a_fault() {
     for ending in [close(1000, "").encode(), vec![0x83, 0x80, 0, 0, 0, 0]] {
@@ -280,6 +333,12 @@ fn state_of_a_connection_is_small() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-5.4
+    //= type=test
+    //# Message fragments MUST be delivered to the recipient in the order sent by the sender.
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-6.1
+    //= type=test
+    //# An endpoint MUST encapsulate the /data/ in a WebSocket frame as defined in Section 5.2.
     #[test]
     fn valid_conversations_are_echoed_wherever_they_are_cut(
         (compression, frames) in compression().prop_flat_map(|it| (Just(it), conversation(it))),
@@ -295,6 +354,9 @@ proptest! {
         prop_assert!(replies == expected, "the replies differ");
     }
 
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-10.7
+    //= type=test
+    //# Incoming data MUST always be validated by both clients and servers.
     #[test]
     fn damaged_conversations_end_as_the_oracle_says(
         frames in conversation(Compression::PermessageDeflate),
@@ -319,6 +381,9 @@ proptest! {
         assert_agrees(&replies, next, &verdict, &rules);
     }
 
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-6.2
+    //= type=test
+    //# Incoming data MUST be parsed as WebSocket frames as defined in Section 5.2.
     #[test]
     fn any_bytes_are_judged_as_the_oracle_does(
         input in proptest::collection::vec(
