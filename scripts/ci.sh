@@ -21,6 +21,9 @@ RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps --locked
 step 'RFC 6455, demand by demand'
 scripts/rfc6455.py --check
 
+step 'fuzz targets'
+cargo check --manifest-path fuzz/Cargo.toml --target-dir target --locked
+
 step 'benchmarks, once each'
 cargo test --benches --locked
 

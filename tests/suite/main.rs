@@ -9,6 +9,7 @@ mod endings;
 mod faults;
 mod frame_header;
 mod frames;
+mod fuzzed;
 mod http;
 mod oracle;
 mod peer;

@@ -1,7 +1,12 @@
 //! The naive echo server: it has the whole input before it, takes it frame by frame, collects
-//! messages, and knows nothing of chunks, holding or cutting through.
+//! messages, and knows nothing of chunks, holding or cutting through. And the transformer held
+//! against it.
 
-use ringecho::protocol::{OpCode, ProtocolError, close_code::may_be_sent, echo::Compression};
+use ringecho::protocol::{
+    OpCode, ProtocolError,
+    close_code::may_be_sent,
+    echo::{Compression, Echo, Next, Rules},
+};
 
 /// What the naive server makes of an input.
 #[derive(Debug, PartialEq, Eq)]
@@ -181,5 +186,48 @@ fn check_close(payload: &[u8]) -> Result<(), ProtocolError> {
         _ => std::str::from_utf8(&payload[2..])
             .map(drop)
             .map_err(|_| ProtocolError::CloseReasonNotUtf8),
+    }
+}
+
+/// Runs the transformer over chunks; returns all replies and the last word.
+pub fn transform_with<'a>(
+    mut echo: Echo,
+    chunks: impl IntoIterator<Item = &'a [u8]>,
+    rules: &Rules,
+) -> (Vec<u8>, Next) {
+    let mut replies = Vec::new();
+    for chunk in chunks {
+        let mut chunk = chunk.to_vec();
+        let reply = echo.transform(&mut chunk, rules);
+        replies.extend_from_slice(&reply.prefix);
+        replies.extend_from_slice(&chunk[reply.range]);
+        if reply.next != Next::Continue {
+            return (replies, reply.next);
+        }
+    }
+    (replies, Next::Continue)
+}
+
+/// Holds the transformer's replies against the verdict of the oracle.
+pub fn assert_agrees(replies: &[u8], next: Next, verdict: &Verdict, rules: &Rules) {
+    match (next, verdict.outcome) {
+        (Next::Close, Outcome::Closed) => assert_eq!(replies, verdict.replies),
+        (Next::Fail(error), Outcome::Failed(expected)) => {
+            assert_eq!(error, expected);
+            assert_eq!(replies, verdict.replies);
+        }
+        // Only in a frame that is too long to be held may a reply have begun.
+        (Next::Abort(error), Outcome::Failed(expected)) => {
+            assert_eq!((error, expected), (ProtocolError::TextNotUtf8, ProtocolError::TextNotUtf8));
+            assert!(verdict.last_payload_len > rules.hold as u64);
+            assert!(replies.starts_with(&verdict.replies));
+        }
+        (Next::Continue, Outcome::Open) => {
+            assert!(replies.starts_with(&verdict.replies));
+            if verdict.last_payload_len <= rules.hold as u64 {
+                assert_eq!(replies, verdict.replies);
+            }
+        }
+        (next, outcome) => panic!("{next:?}, but the oracle says {outcome:?}"),
     }
 }

@@ -8,7 +8,7 @@ use ringecho::protocol::{
 
 use crate::{
     frames::{ClientFrame, binary, close, conversation, ping, pong, text},
-    oracle::{Outcome, Verdict, judge},
+    oracle::{Outcome, assert_agrees, judge, transform_with},
 };
 
 const RULES: Rules = Rules { hold: 4096, message_size_max: u64::MAX };
@@ -18,53 +18,22 @@ fn transform<'a>(chunks: impl IntoIterator<Item = &'a [u8]>, rules: &Rules) -> (
     transform_with(Echo::new(), chunks, rules)
 }
 
-fn transform_with<'a>(
-    mut echo: Echo,
-    chunks: impl IntoIterator<Item = &'a [u8]>,
-    rules: &Rules,
-) -> (Vec<u8>, Next) {
-    let mut replies = Vec::new();
-    for chunk in chunks {
-        let mut chunk = chunk.to_vec();
-        let reply = echo.transform(&mut chunk, rules);
-        replies.extend_from_slice(&reply.prefix);
-        replies.extend_from_slice(&chunk[reply.range]);
-        if reply.next != Next::Continue {
-            return (replies, reply.next);
-        }
-    }
-    (replies, Next::Continue)
-}
-
-/// Holds the transformer's replies against the verdict of the oracle.
-fn assert_agrees(replies: &[u8], next: Next, verdict: &Verdict, rules: &Rules) {
-    match (next, verdict.outcome) {
-        (Next::Close, Outcome::Closed) => assert_eq!(replies, verdict.replies),
-        (Next::Fail(error), Outcome::Failed(expected)) => {
-            assert_eq!(error, expected);
-            assert_eq!(replies, verdict.replies);
-        }
-        // Only in a frame that is too long to be held may a reply have begun.
-        (Next::Abort(error), Outcome::Failed(expected)) => {
-            assert_eq!((error, expected), (ProtocolError::TextNotUtf8, ProtocolError::TextNotUtf8));
-            assert!(verdict.last_payload_len > rules.hold as u64);
-            assert!(replies.starts_with(&verdict.replies));
-        }
-        (Next::Continue, Outcome::Open) => {
-            assert!(replies.starts_with(&verdict.replies));
-            if verdict.last_payload_len <= rules.hold as u64 {
-                assert_eq!(replies, verdict.replies);
-            }
-        }
-        (next, outcome) => panic!("{next:?}, but the oracle says {outcome:?}"),
-    }
-}
-
-fn cut<'a>(input: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
+/// What is received of `input` where it arrives in pieces and a buffer takes so much of one.
+fn receive<'a>(
+    input: &'a [u8],
+    cuts: &[prop::sample::Index],
+    buffer_len: usize,
+) -> impl Iterator<Item = &'a [u8]> {
     let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(input.len() + 1)).collect();
     cuts.extend([0, input.len()]);
     cuts.sort_unstable();
-    cuts.windows(2).map(|piece| &input[piece[0]..piece[1]]).collect()
+    let pieces: Vec<&[u8]> = cuts.windows(2).map(|piece| &input[piece[0]..piece[1]]).collect();
+    pieces.into_iter().flat_map(move |piece| piece.chunks(buffer_len))
+}
+
+/// Buffers from the smallest, and the server's own.
+fn buffer_len() -> impl Strategy<Value = usize> {
+    prop_oneof![1 => 1..20_usize, 3 => prop::sample::select(vec![64, 4096, 1 << 18])]
 }
 
 /// What a handshake may have agreed on.
@@ -340,16 +309,17 @@ proptest! {
     //= type=test
     //# An endpoint MUST encapsulate the /data/ in a WebSocket frame as defined in Section 5.2.
     #[test]
-    fn valid_conversations_are_echoed_wherever_they_are_cut(
+    fn valid_conversations_are_echoed_whatever_the_cuts_and_the_buffer(
         (compression, frames) in compression().prop_flat_map(|it| (Just(it), conversation(it))),
         cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..12),
+        buffer_len in buffer_len(),
         hold in prop::sample::select(vec![0, 1, 125, 4096, 1 << 20]),
     ) {
         let input = encode(&frames);
         let rules = Rules { hold, ..RULES };
         let expected: Vec<u8> = frames.iter().flat_map(ClientFrame::encode_echo).collect();
         let echo = Echo::with_compression(compression);
-        let (replies, next) = transform_with(echo, cut(&input, &cuts), &rules);
+        let (replies, next) = transform_with(echo, receive(&input, &cuts, buffer_len), &rules);
         prop_assert_eq!(next, Next::Continue);
         prop_assert!(replies == expected, "the replies differ");
     }
@@ -364,6 +334,7 @@ proptest! {
         damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         truncated_at: prop::sample::Index,
         cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..12),
+        buffer_len in buffer_len(),
         hold in prop::sample::select(vec![0, 1, 125, 4096, 1 << 20]),
         message_size_max in prop::sample::select(vec![u64::MAX, 5000, 100]),
     ) {
@@ -377,7 +348,7 @@ proptest! {
         let rules = Rules { hold, message_size_max };
         let verdict = judge(&input, message_size_max, compression);
         let echo = Echo::with_compression(compression);
-        let (replies, next) = transform_with(echo, cut(&input, &cuts), &rules);
+        let (replies, next) = transform_with(echo, receive(&input, &cuts, buffer_len), &rules);
         assert_agrees(&replies, next, &verdict, &rules);
     }
 
@@ -395,10 +366,11 @@ proptest! {
         ),
         compression in compression(),
         cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..6),
+        buffer_len in buffer_len(),
     ) {
         let verdict = judge(&input, u64::MAX, compression);
         let echo = Echo::with_compression(compression);
-        let (replies, next) = transform_with(echo, cut(&input, &cuts), &RULES);
+        let (replies, next) = transform_with(echo, receive(&input, &cuts, buffer_len), &RULES);
         assert_agrees(&replies, next, &verdict, &RULES);
     }
 }
