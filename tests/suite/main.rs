@@ -10,6 +10,7 @@ mod faults;
 mod frame_header;
 mod frames;
 mod fuzzed;
+mod hostile;
 mod http;
 mod oracle;
 mod peer;
