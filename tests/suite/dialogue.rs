@@ -352,9 +352,10 @@ fn endless_frame(masked: bool) -> Vec<u8> {
 fn stopping_server_says_goodbye_between_messages() {
     with_server(&config(), |server| {
         let mut idle = server.open();
-        let mut busy = server.open();
         let mut requesting = server.connect();
         requesting.send("GET / HTTP/1.1\r\n");
+        // Connections are accepted in turn: once this one is open, the one before is accepted.
+        let mut busy = server.open();
         let halves = [
             ClientFrame::new(false, OpCode::Text, "half a message"),
             ClientFrame::new(true, OpCode::Continuation, " and its end"),
