@@ -19,6 +19,12 @@ cargo test --locked --package ringecho-compare --package ringecho-peers
 step 'documentation, warnings denied'
 RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps --locked
 
+step 'RFC 6455, demand by demand'
+scripts/rfc6455.py --check
+
+step 'fuzz targets'
+cargo check --manifest-path fuzz/Cargo.toml --target-dir target --locked
+
 step 'benchmarks, once each'
 cargo test --benches --locked
 
@@ -27,6 +33,9 @@ step 'scripts'
 .tools/python/bin/pip install --quiet --disable-pip-version-check --requirement tests/clients/requirements.txt
 .tools/python/bin/shellcheck .ci/run scripts/*.sh
 scripts/check-host.sh
+
+step 'conformance'
+scripts/conformance.sh
 
 step 'foreign clients and the page in a browser'
 scripts/clients.sh

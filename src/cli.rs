@@ -10,9 +10,9 @@ use clap::{
 
 use crate::{
     config::{
-        BACKLOG, CLOSE_TIMEOUT, Config, DRAIN_TIMEOUT, DataPlane, Driver, HANDSHAKE_TIMEOUT, HOLD,
-        HugePages, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, Knob, Limits, MESSAGE_SIZE_MAX,
-        RECEIVE_BUFFER, RECEIVE_BUFFERS, Size, UNSENT_MAX, format_duration,
+        BACKLOG, CLOSE_TIMEOUT, Compression, Config, DRAIN_TIMEOUT, DataPlane, Driver,
+        HANDSHAKE_TIMEOUT, HOLD, HugePages, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, Knob, Limits,
+        MESSAGE_SIZE_MAX, RECEIVE_BUFFER, RECEIVE_BUFFERS, Size, UNSENT_MAX, format_duration,
     },
     cpu_list::CpuList,
 };
@@ -77,6 +77,13 @@ pub struct Arguments {
         value_delimiter = ',', hide_env = true, help_heading = HANDSHAKE
     )]
     subprotocols: Vec<String>,
+
+    /// permessage-deflate; pass-through agrees on it where messages can be echoed still compressed
+    #[arg(
+        long, env = "RINGECHO_COMPRESSION", value_name = "NAME", value_enum,
+        default_value = "off", hide_env = true, help_heading = HANDSHAKE
+    )]
+    compression: CompressionName,
 
     /// How long a client may take for its request head
     #[arg(
@@ -220,6 +227,12 @@ pub struct Arguments {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
+enum CompressionName {
+    Off,
+    PassThrough,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum DriverName {
     Auto,
     #[value(name = "io_uring")]
@@ -278,6 +291,10 @@ impl From<Arguments> for Config {
             path: arguments.path,
             allowed_origins: arguments.allowed_origins,
             subprotocols: arguments.subprotocols,
+            compression: match arguments.compression {
+                CompressionName::Off => Compression::Off,
+                CompressionName::PassThrough => Compression::PassThrough,
+            },
             workers: arguments.workers,
             cpus: arguments.cpus,
             balance: arguments.balance,

@@ -28,6 +28,8 @@ pub struct Config {
     pub allowed_origins: Vec<String>,
     /// Subprotocols that may be agreed on, best first.
     pub subprotocols: Vec<String>,
+    /// What is done about compression.
+    pub compression: Compression,
     /// Number of workers; `None` for one on each of `cpus`.
     pub workers: Option<usize>,
     /// CPUs that workers are pinned to, in turn; `None` for all that the process may use.
@@ -42,6 +44,16 @@ pub struct Config {
     pub huge_pages: HugePages,
     /// Sizes and times.
     pub limits: Limits,
+}
+
+/// What is done about compression.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// It is not agreed on.
+    #[default]
+    Off,
+    /// permessage-deflate is agreed on where compressed messages can be echoed as they are.
+    PassThrough,
 }
 
 /// The kernel interface that workers wait on.
@@ -286,6 +298,7 @@ impl Default for Config {
             path: "/ws".to_owned(),
             allowed_origins: Vec::new(),
             subprotocols: Vec::new(),
+            compression: Compression::Off,
             workers: None,
             cpus: None,
             balance: true,
@@ -444,9 +457,13 @@ fn is_origin(origin: &str) -> bool {
 }
 
 /// Whether `text` is a token (RFC 9110 §5.6.2).
-fn is_token(text: &str) -> bool {
-    !text.is_empty()
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+pub(crate) fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(is_token_byte)
+}
+
+/// Whether a token may have this byte (RFC 9110 §5.6.2).
+pub(crate) fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ use crate::{
     protocol::{
         ProtocolError,
         close_code::encode_close_frame,
-        echo::{Echo, Next, Reply, Rules},
+        echo::{Compression, Echo, Next, Reply, Rules},
     },
 };
 
@@ -224,11 +224,12 @@ impl Control {
 }
 
 /// Echoes over the two halves of a stream until the connection is over. `early` is what came
-/// together with the request head: the first frames.
+/// together with the request head: the first frames; `compression` is what the handshake agreed on.
 pub async fn run(
     mut reader: impl AsyncReadRent,
     mut writer: impl AsyncWriteRent,
     early: Vec<u8>,
+    compression: Compression,
     control: &Control,
     shared: &Shared,
 ) -> ConnectionEnd {
@@ -237,7 +238,7 @@ pub async fn run(
         writer: &mut writer,
         control,
         shared,
-        echo: Echo::new(),
+        echo: Echo::with_compression(compression),
         share: RECEIVE_SHARE,
         draining: false,
         close_sent: false,
@@ -280,6 +281,9 @@ impl<R: AsyncReadRent, W: AsyncWriteRent> Connection<'_, R, W> {
                 Next::Continue => {}
                 Next::Close if self.close_sent => return Ok(ConnectionEnd::ClosedByServer),
                 Next::Close => return Ok(ConnectionEnd::ClosedByPeer),
+                //= https://www.rfc-editor.org/rfc/rfc6455#section-7.1.7
+                //# Similarly, to do so, the server MUST _Close the WebSocket Connection_, and
+                //# SHOULD log the problem.
                 Next::Fail(error) => {
                     if !self.close_sent {
                         let reason = error.to_string();
@@ -356,6 +360,8 @@ impl<R: AsyncReadRent, W: AsyncWriteRent> Connection<'_, R, W> {
 
     /// Sends a reply, and returns the chunk that it stands in.
     async fn send(&mut self, reply: Reply, chunk: Vec<u8>) -> Result<Vec<u8>, ConnectionEnd> {
+        //= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
+        //# The application MUST NOT send any more data frames after sending a Close frame.
         if self.close_sent {
             return Ok(chunk);
         }
@@ -423,6 +429,9 @@ pub async fn write_all<T: IoBuf>(
     range: Range<usize>,
     control: &Control,
 ) -> Result<T, ConnectionEnd> {
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-6.1
+    //# The frame(s) that have been formed MUST be transmitted over the underlying network
+    //# connection.
     let end = range.end;
     let mut unsent = buffer.slice(range);
     loop {
@@ -455,7 +464,12 @@ pub async fn linger(
     writer: &mut impl AsyncWriteRent,
     control: &Control,
 ) {
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
+    //# After both sending and receiving a Close message, an endpoint considers the WebSocket
+    //# connection closed and MUST close the underlying TCP connection.
     control.closing();
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
+    //# The server MUST close the underlying TCP connection immediately
     if writer.shutdown().await.is_err() {
         return;
     }

@@ -9,11 +9,18 @@ use fastwebsockets::upgrade::{is_upgrade_request, upgrade};
 use http::{
     HeaderMap, Request, StatusCode,
     header::{
-        CONTENT_LENGTH, HeaderName, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
-        SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING,
+        CONTENT_LENGTH, HeaderName, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
+        SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING,
     },
 };
 use thiserror::Error;
+
+use crate::{
+    config::is_token,
+    extensions::{Malformed, Offer, parse_offers},
+    permessage_deflate,
+    protocol::echo::Compression,
+};
 
 /// Who may connect, and what may be agreed on.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +29,8 @@ pub struct Policy {
     pub allowed_origins: Vec<String>,
     /// Subprotocols that may be agreed on, best first.
     pub subprotocols: Vec<String>,
+    /// Whether permessage-deflate is agreed on where compressed messages can be echoed as they are.
+    pub passes_compression: bool,
 }
 
 /// An accepted handshake.
@@ -38,6 +47,8 @@ pub struct Acceptance {
 pub struct Negotiated {
     /// The subprotocol, if the client offered one that the server has (RFC 6455 §1.9).
     pub subprotocol: Option<String>,
+    /// Whether messages may be compressed (RFC 7692).
+    pub compression: Compression,
 }
 
 /// Why a request to the echo path is not upgraded.
@@ -55,6 +66,12 @@ pub enum HandshakeRefusal {
     /// `Sec-WebSocket-Key` is missing, repeated, or not 16 bytes of base64.
     #[error("Sec-WebSocket-Key must be there once, with 16 bytes in base64")]
     KeyInvalid,
+    /// `Sec-WebSocket-Protocol` does not have the form of a list of subprotocols.
+    #[error("Sec-WebSocket-Protocol is not a list of subprotocols")]
+    SubprotocolsMalformed,
+    /// `Sec-WebSocket-Extensions` does not have the form of a list of extensions.
+    #[error("Sec-WebSocket-Extensions is not a list of extensions")]
+    ExtensionsMalformed,
     /// The origin is not among the allowed ones.
     #[error("this origin is not allowed")]
     OriginForbidden,
@@ -64,7 +81,11 @@ impl HandshakeRefusal {
     /// The status that answers the request.
     pub fn status(self) -> StatusCode {
         match self {
-            Self::NotAnUpgrade | Self::BodyAnnounced | Self::KeyInvalid => StatusCode::BAD_REQUEST,
+            Self::NotAnUpgrade
+            | Self::BodyAnnounced
+            | Self::KeyInvalid
+            | Self::SubprotocolsMalformed
+            | Self::ExtensionsMalformed => StatusCode::BAD_REQUEST,
             Self::VersionUnsupported => StatusCode::UPGRADE_REQUIRED,
             Self::OriginForbidden => StatusCode::FORBIDDEN,
         }
@@ -73,6 +94,13 @@ impl HandshakeRefusal {
 
 /// Accepts or refuses a GET request to the echo path.
 pub fn answer(request: &mut Request<()>, policy: &Policy) -> Result<Acceptance, HandshakeRefusal> {
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-4.2.1
+    //# If the server, while reading the handshake, finds that the client did not send a handshake
+    //# that matches the description below (note that as per [RFC2616], the order of the header
+    //# fields is not important), including but not limited to any violations of the ABNF grammar
+    //# specified for the components of the handshake, the server MUST stop processing the client's
+    //# handshake and return an HTTP response with an appropriate error code (such as 400 Bad
+    //# Request).
     if !is_upgrade_request(request) {
         return Err(HandshakeRefusal::NotAnUpgrade);
     }
@@ -85,6 +113,8 @@ pub fn answer(request: &mut Request<()>, policy: &Policy) -> Result<Acceptance, 
     //# with a |Sec-WebSocket-Version| header field (or multiple
     //# |Sec-WebSocket-Version| header fields) containing all versions it is
     //# willing to use.
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-11.3.5
+    //# The |Sec-WebSocket-Version| header field MUST NOT appear more than once in an HTTP request.
     if only(headers, &SEC_WEBSOCKET_VERSION) != Some("13") {
         return Err(HandshakeRefusal::VersionUnsupported);
     }
@@ -92,19 +122,44 @@ pub fn answer(request: &mut Request<()>, policy: &Policy) -> Result<Acceptance, 
     //# A |Sec-WebSocket-Key| header field with a base64-encoded (see
     //# Section 4 of [RFC4648]) value that, when decoded, is 16 bytes in
     //# length.
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-11.3.1
+    //# The |Sec-WebSocket-Key| header field MUST NOT appear more than once in an HTTP request.
     let key = only(headers, &SEC_WEBSOCKET_KEY).ok_or(HandshakeRefusal::KeyInvalid)?;
     if !BASE64_STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16) {
         return Err(HandshakeRefusal::KeyInvalid);
     }
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2
+    //# If the server does not wish to accept this connection, it MUST return an appropriate HTTP
+    //# error code (e.g., 403 Forbidden) and abort the WebSocket handshake described in this
+    //# section.
     if !origin_is_allowed(headers, &policy.allowed_origins) {
         return Err(HandshakeRefusal::OriginForbidden);
     }
-    let subprotocol = select_subprotocol(headers, &policy.subprotocols);
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-9.1
+    //# If a value is received by either the
+    //# client or the server during negotiation that does not conform to the
+    //# ABNF below, the recipient of such malformed data MUST immediately
+    //# _Fail the WebSocket Connection_.
+    let offers =
+        offered_extensions(headers).map_err(|Malformed| HandshakeRefusal::ExtensionsMalformed)?;
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-5.8
+    //# The endpoints of a connection MUST negotiate the use of any extensions during the opening
+    //# handshake.
+    let deflate =
+        if policy.passes_compression { permessage_deflate::negotiate(&offers) } else { None };
+    let subprotocol = select_subprotocol(headers, &policy.subprotocols)?;
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2
+    //# When a client establishes a WebSocket connection to a server, the server MUST complete the
+    //# following steps to accept the connection and send the server's opening handshake.
     let (response, _) = upgrade(request).map_err(|_| HandshakeRefusal::NotAnUpgrade)?;
     let accept = response.headers()[SEC_WEBSOCKET_ACCEPT].as_bytes();
+    let compression = match deflate {
+        Some(_) => Compression::PermessageDeflate,
+        None => Compression::None,
+    };
     Ok(Acceptance {
-        response_head: encode_response_head(accept, subprotocol.as_deref()),
-        negotiated: Negotiated { subprotocol },
+        response_head: encode_response_head(accept, subprotocol.as_deref(), deflate),
+        negotiated: Negotiated { subprotocol, compression },
     })
 }
 
@@ -132,28 +187,70 @@ fn origin_is_allowed(headers: &HeaderMap, allowed_origins: &[String]) -> bool {
             .all(|origin| allowed_origins.iter().any(|allowed| origin == allowed))
 }
 
-/// The first of the server's subprotocols that the client offers.
-fn select_subprotocol(headers: &HeaderMap, subprotocols: &[String]) -> Option<String> {
-    let offered: Vec<&str> = headers
-        .get_all(SEC_WEBSOCKET_PROTOCOL)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|list| list.split(','))
-        .map(str::trim)
-        .collect();
-    subprotocols.iter().find(|subprotocol| offered.contains(&subprotocol.as_str())).cloned()
+/// The first of the server's subprotocols that the client offers. Elements of the client's list may
+/// be empty (RFC 9110 §5.6.1.2).
+fn select_subprotocol(
+    headers: &HeaderMap,
+    subprotocols: &[String],
+) -> Result<Option<String>, HandshakeRefusal> {
+    let mut offered = Vec::new();
+    for header in headers.get_all(SEC_WEBSOCKET_PROTOCOL) {
+        let list = header.to_str().map_err(|_| HandshakeRefusal::SubprotocolsMalformed)?;
+        let elements = list.split(',').map(|element| element.trim_matches([' ', '\t']));
+        offered.extend(elements.filter(|element| !element.is_empty()));
+    }
+    if !offered.iter().all(|subprotocol| is_token(subprotocol)) {
+        return Err(HandshakeRefusal::SubprotocolsMalformed);
+    }
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2
+    //# The value chosen MUST be derived from the client's handshake, specifically by selecting one
+    //# of the values from the |Sec-WebSocket-Protocol| field that the server is willing to use for
+    //# this connection (if any).
+    Ok(subprotocols.iter().find(|subprotocol| offered.contains(&subprotocol.as_str())).cloned())
 }
 
-fn encode_response_head(accept: &[u8], subprotocol: Option<&str>) -> Vec<u8> {
+/// What the client offers. The header may be repeated, which makes one list (RFC 6455 §11.3.2).
+fn offered_extensions(headers: &HeaderMap) -> Result<Vec<Offer<'_>>, Malformed> {
+    let mut offers = Vec::new();
+    for header in headers.get_all(SEC_WEBSOCKET_EXTENSIONS) {
+        offers.extend(parse_offers(header.to_str().map_err(|_| Malformed)?)?);
+    }
+    Ok(offers)
+}
+
+fn encode_response_head(
+    accept: &[u8],
+    subprotocol: Option<&str>,
+    deflate: Option<permessage_deflate::Agreement>,
+) -> Vec<u8> {
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2
+    //# If the server chooses to accept the incoming connection, it MUST reply with a valid HTTP
+    //# response indicating the following.
     let mut head = b"HTTP/1.1 101 Switching Protocols\r\n\
         Upgrade: websocket\r\n\
         Connection: Upgrade\r\n\
         Sec-WebSocket-Accept: "
         .to_vec();
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-11.3.3
+    //# The |Sec-WebSocket-Accept| header MUST NOT appear more than once in an HTTP response.
     head.extend_from_slice(accept);
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2
+    //# if the server does not wish to agree to one of the suggested subprotocols, it MUST NOT send
+    //# back a |Sec-WebSocket-Protocol| header field in its response
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-11.3.4
+    //# However, the |Sec-WebSocket-Protocol| header field MUST NOT appear more than once in an HTTP
+    //# response.
     if let Some(subprotocol) = subprotocol {
         head.extend_from_slice(b"\r\nSec-WebSocket-Protocol: ");
         head.extend_from_slice(subprotocol.as_bytes());
+    }
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2
+    //# Extensions not listed by the client MUST NOT be listed.
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-11.3.2
+    //# However, the |Sec-WebSocket-Extensions| header field MUST NOT appear more than once in an
+    //# HTTP response.
+    if let Some(agreement) = deflate {
+        head.extend_from_slice(format!("\r\nSec-WebSocket-Extensions: {agreement}").as_bytes());
     }
     head.extend_from_slice(b"\r\n\r\n");
     head
@@ -179,9 +276,28 @@ mod tests {
 
     fn policy(allowed_origins: &[&str], subprotocols: &[&str]) -> Policy {
         let owned = |list: &[&str]| list.iter().map(ToString::to_string).collect();
-        Policy { allowed_origins: owned(allowed_origins), subprotocols: owned(subprotocols) }
+        Policy {
+            allowed_origins: owned(allowed_origins),
+            subprotocols: owned(subprotocols),
+            passes_compression: false,
+        }
     }
 
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2
+    //= type=test
+    //# When a client establishes a WebSocket connection to a server, the server MUST complete the
+    //# following steps to accept the connection and send the server's opening handshake.
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2
+    //= type=test
+    //# If the server chooses to accept the incoming connection, it MUST reply with a valid HTTP
+    //# response indicating the following.
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-11.3.3
+    //= type=test
+    //# The |Sec-WebSocket-Accept| header MUST NOT appear more than once in an HTTP response.
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-11.3.4
+    //= type=test
+    //# However, the |Sec-WebSocket-Protocol| header field MUST NOT appear more than once in an HTTP
+    //# response.
     #[test]
     fn example_of_the_rfc_is_answered_as_in_the_rfc() {
         let acceptance = answer(&mut request(), &policy(&[], &["chat"])).unwrap();
@@ -196,6 +312,15 @@ mod tests {
         assert_eq!(acceptance.negotiated.subprotocol.as_deref(), Some("chat"));
     }
 
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2
+    //= type=test
+    //# The value chosen MUST be derived from the client's handshake, specifically by selecting one
+    //# of the values from the |Sec-WebSocket-Protocol| field that the server is willing to use for
+    //# this connection (if any).
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2
+    //= type=test
+    //# if the server does not wish to agree to one of the suggested subprotocols, it MUST NOT send
+    //# back a |Sec-WebSocket-Protocol| header field in its response
     #[test]
     fn subprotocol_is_the_servers_preference_among_the_offered() {
         for (subprotocols, expected) in [
@@ -206,7 +331,46 @@ mod tests {
         ] {
             let acceptance = answer(&mut request(), &policy(&[], subprotocols)).unwrap();
             assert_eq!(acceptance.negotiated.subprotocol.as_deref(), expected, "{subprotocols:?}");
+            let head = String::from_utf8(acceptance.response_head).unwrap();
+            assert_eq!(head.contains("Sec-WebSocket-Protocol"), expected.is_some(), "{head}");
         }
+    }
+
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2
+    //= type=test
+    //# Extensions not listed by the client MUST NOT be listed.
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-5.8
+    //= type=test
+    //# The endpoints of a connection MUST negotiate the use of any extensions during the opening
+    //# handshake.
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-11.3.2
+    //= type=test
+    //# However, the |Sec-WebSocket-Extensions| header field MUST NOT appear more than once in an
+    //# HTTP response.
+    #[test]
+    fn permessage_deflate_is_agreed_on_if_the_policy_passes_it() {
+        let policy = Policy { passes_compression: true, ..Policy::default() };
+        let offers = [
+            "permessage-deflate; server_max_window_bits=10",
+            "x-other, permessage-deflate; client_max_window_bits",
+        ];
+        let mut offering = request();
+        for offer in offers {
+            offering.headers_mut().append("Sec-WebSocket-Extensions", offer.parse().unwrap());
+        }
+        let acceptance = answer(&mut offering, &policy).unwrap();
+        let head = String::from_utf8(acceptance.response_head).unwrap();
+        assert!(
+            head.ends_with("\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n"),
+            "{head}"
+        );
+        assert_eq!(acceptance.negotiated.compression, Compression::PermessageDeflate);
+
+        let acceptance = answer(&mut offering, &Policy::default()).unwrap();
+        assert!(!String::from_utf8(acceptance.response_head).unwrap().contains("Extensions"));
+        assert_eq!(acceptance.negotiated.compression, Compression::None);
+        let acceptance = answer(&mut request(), &policy).unwrap();
+        assert_eq!(acceptance.negotiated.compression, Compression::None);
     }
 
     #[test]
@@ -225,9 +389,20 @@ mod tests {
         assert_eq!(answer(&mut two, &allowed), Err(HandshakeRefusal::OriginForbidden));
     }
 
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-4.2.1
+    //= type=test
+    //# If the server, while reading the handshake, finds that the client did not send a handshake
+    //# that matches the description below (note that as per [RFC2616], the order of the header
+    //# fields is not important), including but not limited to any violations of the ABNF grammar
+    //# specified for the components of the handshake, the server MUST stop processing the client's
+    //# handshake and return an HTTP response with an appropriate error code (such as 400 Bad
+    //# Request).
     #[test]
     fn each_missing_or_wrong_header_has_its_refusal() {
-        use HandshakeRefusal::{BodyAnnounced, KeyInvalid, NotAnUpgrade, VersionUnsupported};
+        use HandshakeRefusal::{
+            BodyAnnounced, ExtensionsMalformed, KeyInvalid, NotAnUpgrade, SubprotocolsMalformed,
+            VersionUnsupported,
+        };
         for (name, value, refusal) in [
             ("Upgrade", None, NotAnUpgrade),
             ("Upgrade", Some("h2c"), NotAnUpgrade),
@@ -235,6 +410,9 @@ mod tests {
             ("Connection", Some("keep-alive"), NotAnUpgrade),
             ("Content-Length", Some("5"), BodyAnnounced),
             ("Transfer-Encoding", Some("chunked"), BodyAnnounced),
+            ("Sec-WebSocket-Protocol", Some("a b"), SubprotocolsMalformed),
+            ("Sec-WebSocket-Protocol", Some("a, \"b\""), SubprotocolsMalformed),
+            ("Sec-WebSocket-Extensions", Some("foo;"), ExtensionsMalformed),
             ("Sec-WebSocket-Version", None, VersionUnsupported),
             ("Sec-WebSocket-Version", Some("8"), VersionUnsupported),
             ("Sec-WebSocket-Key", None, KeyInvalid),
@@ -253,6 +431,12 @@ mod tests {
         }
     }
 
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-11.3.1
+    //= type=test
+    //# The |Sec-WebSocket-Key| header field MUST NOT appear more than once in an HTTP request.
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-11.3.5
+    //= type=test
+    //# The |Sec-WebSocket-Version| header field MUST NOT appear more than once in an HTTP request.
     #[test]
     fn repeated_key_or_version_is_refused() {
         for (name, value, refusal) in [

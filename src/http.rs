@@ -135,6 +135,9 @@ pub fn route(request: &Request<()>, echo_path: &str) -> Result<Route, RequestRef
     let route = match request.uri().path() {
         "/" => Route::Page,
         path if path == echo_path => Route::Echo,
+        //= https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2
+        //# If the requested service is not available, the server MUST send an appropriate HTTP
+        //# error code (such as 404 Not Found) and abort the WebSocket handshake.
         _ => return Err(RequestRefusal::PathUnknown),
     };
     //= https://www.rfc-editor.org/rfc/rfc6455#section-4.2.1
@@ -164,10 +167,19 @@ fn check_host(request: &Request<()>) -> Result<(), RequestRefusal> {
 /// A response that refuses a request and ends its connection, with the reason as its body.
 pub fn encode_refusal(status: StatusCode, reason: &str) -> Vec<u8> {
     let extra = match status {
+        //= https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2
+        //# If this version does not match a version understood by the server, the server MUST abort
+        //# the WebSocket handshake described in this section and instead send an appropriate HTTP
+        //# error code (such as 426 Upgrade Required) and a |Sec-WebSocket-Version| header field
+        //# indicating the version(s) the server is capable of understanding.
         StatusCode::UPGRADE_REQUIRED => "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
         StatusCode::METHOD_NOT_ALLOWED => "Allow: GET\r\n",
         _ => "",
     };
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-7.2.2
+    //# Certain algorithms require or recommend that the server _Abort the WebSocket Connection_
+    //# during the opening handshake. To do so, the server MUST simply _Close the WebSocket
+    //# Connection_ (Section 7.1.1).
     let body = format!("{reason}\n");
     encode_response(status, "text/plain; charset=utf-8", extra, body.as_bytes())
 }

@@ -28,7 +28,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     balance::Balance,
-    config::{self, Config, ConfigError, DataPlane},
+    config::{self, Compression, Config, ConfigError, DataPlane},
     connection::ConnectionEnd,
     cpu_list::CpuList,
     descriptors::raise_limit,
@@ -374,6 +374,7 @@ fn site(config: &Config) -> Site {
         policy: Policy {
             allowed_origins: config.allowed_origins.clone(),
             subprotocols: config.subprotocols.clone(),
+            passes_compression: config.compression == Compression::PassThrough,
         },
         page: encode_page(&page::render(&config.path)).into(),
         limits: config.limits.clone(),

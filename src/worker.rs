@@ -362,9 +362,11 @@ impl Worker {
     /// there is no engine or it is full.
     async fn hand_over(&self, upgraded: Upgraded, control: &Control) -> Option<ConnectionEnd> {
         let Upgraded { mut stream, mut early, negotiated } = upgraded;
-        debug!(subprotocol = negotiated.subprotocol, "connection upgraded");
+        let Negotiated { subprotocol, compression } = negotiated;
+        debug!(subprotocol, ?compression, "connection upgraded");
         if let Some(plane) = &self.engine {
-            let adopted = plane.engine.borrow_mut().adopt(into_descriptor(stream), early);
+            let descriptor = into_descriptor(stream);
+            let adopted = plane.engine.borrow_mut().adopt(descriptor, compression, early);
             plane.wake();
             let Err((descriptor, given_back)) = adopted else { return None };
             stream = match TcpStream::from_std(descriptor.into()) {
@@ -374,7 +376,7 @@ impl Worker {
             early = given_back;
         }
         let (reader, writer) = stream.into_split();
-        Some(connection::run(reader, writer, early, control, &self.shared).await)
+        Some(connection::run(reader, writer, early, compression, control, &self.shared).await)
     }
 
     /// Runs the engine whenever it is woken. Its event counter is read first; the engine then
@@ -551,7 +553,11 @@ mod tests {
     use crate::{balance::Balance, cpu_list::CpuList};
 
     fn site() -> Site {
-        let policy = Policy { allowed_origins: Vec::new(), subprotocols: Vec::new() };
+        let policy = Policy {
+            allowed_origins: Vec::new(),
+            subprotocols: Vec::new(),
+            passes_compression: false,
+        };
         let limits = Limits::default();
         Site { echo_path: "/ws".to_owned(), policy, page: bytes::Bytes::new(), limits }
     }

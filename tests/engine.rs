@@ -17,7 +17,11 @@ use ringecho::{
     connection::ConnectionEnd,
     engine::{self, Dimensions, Engine},
     metrics::{Counters, Totals},
-    protocol::{OpCode, echo::Rules, frame_header::FrameHeader},
+    protocol::{
+        OpCode,
+        echo::{Compression, Rules},
+        frame_header::FrameHeader,
+    },
 };
 
 const CONNECTIONS: u64 = 100_000;
@@ -60,7 +64,10 @@ impl Stage {
         let said = self.words();
         let early_len = if self.rng.random() { 0 } else { self.rng.random_range(0..=said.len()) };
         let (early, rest) = said.split_at(early_len);
-        assert!(self.engine.adopt(connection.into(), early.to_vec()).is_ok(), "there is room");
+        assert!(
+            self.engine.adopt(connection.into(), Compression::None, early.to_vec()).is_ok(),
+            "there is room"
+        );
         self.counters.accepted.add(1);
         send(&peer, rest);
         peer

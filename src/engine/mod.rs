@@ -52,7 +52,7 @@ use crate::{
     metrics::Counters,
     protocol::{
         close_code::encode_close_frame,
-        echo::{Next, Reply, Rules},
+        echo::{Compression, Next, Reply, Rules},
     },
 };
 
@@ -111,7 +111,8 @@ pub fn probe() -> io::Result<Probe> {
     let (mut peer, connection) = UnixStream::pair()?;
     peer.write_all(b"?")?;
     let mut table = Table::new(1);
-    let Ok(key) = table.insert(connection.into(), Timing::accepted(Tick::default())) else {
+    let timing = Timing::accepted(Tick::default());
+    let Ok(key) = table.insert(connection.into(), timing, Compression::None) else {
         unreachable!("the table has room for one");
     };
     ring.adopt(key, table.present_mut(key).descriptor.as_fd())?;
@@ -181,16 +182,18 @@ impl<K: Kernel> Engine<K> {
         mem::take(&mut self.departures)
     }
 
-    /// Takes over a connection, with the bytes that came together with its request head; what
-    /// they lead to happens in the next turn. Gives both back when there is no room.
+    /// Takes over a connection, with what its handshake agreed on and the bytes that came together
+    /// with its request head; what they lead to happens in the next turn. Gives descriptor and
+    /// bytes back when there is no room.
     pub fn adopt(
         &mut self,
         descriptor: OwnedFd,
+        compression: Compression,
         mut early: Vec<u8>,
     ) -> Result<(), (OwnedFd, Vec<u8>)> {
         let mut timing = Timing::accepted(self.now);
         timing.traffic(self.now);
-        let key = match self.table.insert(descriptor, timing) {
+        let key = match self.table.insert(descriptor, timing, compression) {
             Ok(key) => key,
             Err(descriptor) => return Err((descriptor, early)),
         };

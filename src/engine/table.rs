@@ -4,7 +4,11 @@ use std::os::fd::OwnedFd;
 
 use slab::Slab;
 
-use crate::{clock::Timing, connection::ConnectionEnd, protocol::echo::Echo};
+use crate::{
+    clock::Timing,
+    connection::ConnectionEnd,
+    protocol::echo::{Compression, Echo},
+};
 
 /// A connection's slot, and which of the slot's successive connections it is. A late completion
 /// can therefore never reach a successor.
@@ -102,13 +106,18 @@ impl Table {
     }
 
     /// Puts a connection in, or gives its descriptor back when there is no slot.
-    pub(super) fn insert(&mut self, descriptor: OwnedFd, timing: Timing) -> Result<Key, OwnedFd> {
+    pub(super) fn insert(
+        &mut self,
+        descriptor: OwnedFd,
+        timing: Timing,
+        compression: Compression,
+    ) -> Result<Key, OwnedFd> {
         if self.connections.len() == self.capacity {
             return Err(descriptor);
         }
         self.generation = self.generation.wrapping_add(1) & Key::GENERATION_MASK;
         let slot = self.connections.insert(Connection {
-            echo: Echo::new(),
+            echo: Echo::with_compression(compression),
             timing,
             descriptor,
             generation: self.generation,

@@ -30,7 +30,7 @@ use crate::{
     protocol::{
         OpCode,
         close_code::encode_close_frame,
-        echo::{Echo, Next, Rules},
+        echo::{Compression, Echo, Next, Rules},
         frame_header::FrameHeader,
         masking::unmask,
     },
@@ -96,7 +96,9 @@ impl Run {
         let peer = random_peer(&mut self.rng);
         let early = peer.input[..peer.taken].to_vec();
         self.world.borrow_mut().peers.insert(raw, peer);
-        if let Err((descriptor, given_back)) = self.engine.adopt(descriptor, early) {
+        if let Err((descriptor, given_back)) =
+            self.engine.adopt(descriptor, Compression::None, early)
+        {
             assert_eq!(descriptor.as_raw_fd(), raw);
             let peer = self.world.borrow_mut().peers.remove(&raw).expect("it was just inserted");
             assert_eq!(given_back, peer.input[..peer.taken], "early bytes are given back");

@@ -7,6 +7,15 @@ use fastwebsockets::CloseCode;
 /// These are the codes that RFC 6455 §7.4.1 and the IANA registry define for the wire (1000-1003
 /// and 1007-1014), and the ranges for libraries, frameworks and applications (3000-4999, §7.4.2).
 pub fn may_be_sent(code: u16) -> bool {
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1
+    //# 1005 is a reserved value and MUST NOT be set as a status code in a Close control frame by an
+    //# endpoint.
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1
+    //# 1006 is a reserved value and MUST NOT be set as a status code in a Close control frame by an
+    //# endpoint.
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1
+    //# 1015 is a reserved value and MUST NOT be set as a status code in a Close control frame by an
+    //# endpoint.
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
@@ -17,6 +26,11 @@ pub fn may_be_sent(code: u16) -> bool {
 /// When `reason` is longer than the 123 bytes that fit into a control frame: reasons are the
 /// program's own sentences, never a peer's.
 pub fn encode_close_frame(code: CloseCode, reason: &str) -> Vec<u8> {
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-7.1.2
+    //# To _Start the WebSocket Closing Handshake_ with a status code (Section 7.4) /code/ and an
+    //# optional close reason (Section 7.1.6) /reason/, an endpoint MUST send a Close control frame,
+    //# as described in Section 5.5.1, whose status code is set to /code/ and whose close reason is
+    //# set to /reason/.
     let payload_len = 2 + reason.len();
     assert!(payload_len <= 125, "a Close frame's reason has at most 123 bytes");
     let mut frame = Vec::with_capacity(2 + payload_len);
@@ -30,6 +44,18 @@ pub fn encode_close_frame(code: CloseCode, reason: &str) -> Vec<u8> {
 mod tests {
     use super::*;
 
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1
+    //= type=test
+    //# 1005 is a reserved value and MUST NOT be set as a status code in a Close control frame by an
+    //# endpoint.
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1
+    //= type=test
+    //# 1006 is a reserved value and MUST NOT be set as a status code in a Close control frame by an
+    //# endpoint.
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1
+    //= type=test
+    //# 1015 is a reserved value and MUST NOT be set as a status code in a Close control frame by an
+    //# endpoint.
     #[test]
     fn every_code_is_judged_as_the_registry_says() {
         // fastwebsockets judges alike, but for 1014 (Bad Gateway), registered after RFC 6455.
@@ -39,6 +65,12 @@ mod tests {
         }
     }
 
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-7.1.2
+    //= type=test
+    //# To _Start the WebSocket Closing Handshake_ with a status code (Section 7.4) /code/ and an
+    //# optional close reason (Section 7.1.6) /reason/, an endpoint MUST send a Close control frame,
+    //# as described in Section 5.5.1, whose status code is set to /code/ and whose close reason is
+    //# set to /reason/.
     #[test]
     fn close_frame_carries_code_and_reason() {
         let frame = encode_close_frame(CloseCode::Away, "bye");

@@ -37,6 +37,17 @@ pub struct Rules {
     pub message_size_max: u64,
 }
 
+/// What the opening handshake agreed on about compression (RFC 7692).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// Nothing: RSV1 has no meaning.
+    #[default]
+    None,
+    /// A message whose first frame has RSV1 is compressed. Its bytes are echoed as they are; what
+    /// they decompress to is the client's business.
+    PermessageDeflate,
+}
+
 /// What one chunk is answered with: first `prefix`, then `range` of the chunk, then what `next`
 /// says.
 #[derive(Debug, PartialEq, Eq)]
@@ -74,6 +85,7 @@ pub enum Next {
 pub struct Echo {
     phase: Phase,
     message: Message,
+    compression: Compression,
     /// The reply to a held frame, as far as it has arrived.
     held: Vec<u8>,
 }
@@ -113,7 +125,8 @@ struct Message {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum MessageKind {
     Text,
-    Binary,
+    /// Binary, or compressed.
+    Opaque,
 }
 
 /// What is known of the reply while a chunk is worked through.
@@ -129,7 +142,12 @@ const NO_MESSAGE: Message = Message { kind: None, len: 0, utf8: Utf8Validator::S
 
 impl Default for Echo {
     fn default() -> Self {
-        Self { phase: BETWEEN_FRAMES, message: NO_MESSAGE, held: Vec::new() }
+        Self {
+            phase: BETWEEN_FRAMES,
+            message: NO_MESSAGE,
+            compression: Compression::None,
+            held: Vec::new(),
+        }
     }
 }
 
@@ -137,6 +155,11 @@ impl Echo {
     /// The state of a connection right after its opening handshake.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same, where the handshake agreed on `compression`.
+    pub fn with_compression(compression: Compression) -> Self {
+        Self { compression, ..Self::default() }
     }
 
     /// Whether the replies so far end with a whole frame, so that another may follow.
@@ -176,10 +199,14 @@ impl Echo {
             }
         }
         while read < chunk.len() {
+            //= https://www.rfc-editor.org/rfc/rfc6455#section-6.2
+            //# Incoming data MUST be parsed as WebSocket frames as defined in Section 5.2.
             let Some((header, header_len)) = FrameHeader::decode(&chunk[read..])? else {
                 self.keep_header(&chunk[read..]);
                 break;
             };
+            //= https://www.rfc-editor.org/rfc/rfc6455#section-10.7
+            //# Incoming data MUST always be validated by both clients and servers.
             let key = self.admit(&header, rules)?;
             let payload_at = read + header_len;
             if header.payload_len > (chunk.len() - payload_at) as u64 {
@@ -188,6 +215,9 @@ impl Echo {
             }
             let payload = payload_at..payload_at + header.payload_len as usize;
             read = payload.end;
+            //= https://www.rfc-editor.org/rfc/rfc6455#section-6.2
+            //# If a control frame (Section 5.5) is received, the frame MUST be handled as defined
+            //# by Section 5.5.
             if is_control(header.opcode) {
                 let next = self.answer_control_frame(chunk, payload, header, key, progress)?;
                 if next != Next::Continue {
@@ -207,7 +237,7 @@ impl Echo {
     /// and returns the masking key.
     #[inline]
     fn admit(&mut self, header: &FrameHeader, rules: &Rules) -> Result<[u8; 4], ProtocolError> {
-        if header.rsv1 {
+        if header.rsv1 && !self.may_be_compressed(header) {
             return Err(ProtocolError::ReservedBitSet);
         }
         //= https://www.rfc-editor.org/rfc/rfc6455#section-5.1
@@ -219,20 +249,45 @@ impl Echo {
         //# fragments of another message unless an extension has been
         //# negotiated that can interpret the interleaving.
         match (header.opcode, self.message.kind) {
+            //= https://www.rfc-editor.org/rfc/rfc6455#section-5.4
+            //# An endpoint MUST be capable of handling control frames in the middle of a fragmented
+            //# message.
             (OpCode::Close | OpCode::Ping | OpCode::Pong, _) => return Ok(key),
             (OpCode::Continuation, Some(_)) => {}
+            //= https://www.rfc-editor.org/rfc/rfc6455#section-5.4
+            //# Since control frames cannot be fragmented, the type for all fragments in a message
+            //# MUST be either text, binary, or one of the reserved opcodes.
             (OpCode::Continuation, None) => return Err(ProtocolError::ContinuationUnexpected),
             (OpCode::Text | OpCode::Binary, Some(_)) => {
                 return Err(ProtocolError::ContinuationMissing);
             }
-            (OpCode::Text, None) => self.message.kind = Some(MessageKind::Text),
-            (OpCode::Binary, None) => self.message.kind = Some(MessageKind::Binary),
+            //= https://www.rfc-editor.org/rfc/rfc6455#section-6.2
+            //# Upon receiving a data frame (Section 5.6), the endpoint MUST note the /type/ of the
+            //# data as defined by the opcode (frame-opcode) from Section 5.2.
+            (OpCode::Text, None) if !header.rsv1 => self.message.kind = Some(MessageKind::Text),
+            (OpCode::Text | OpCode::Binary, None) => {
+                self.message.kind = Some(MessageKind::Opaque);
+            }
         }
         self.message.len = self.message.len.saturating_add(header.payload_len);
+        //= https://www.rfc-editor.org/rfc/rfc6455#section-10.4
+        //# Implementations that have implementation- and/or platform-specific limitations regarding
+        //# the frame size or total message size after reassembly from multiple frames MUST protect
+        //# themselves against exceeding those limits.
         if self.message.len > rules.message_size_max {
             return Err(ProtocolError::MessageTooBig);
         }
         Ok(key)
+    }
+
+    /// Whether a frame may have RSV1, "Per-Message Compressed".
+    fn may_be_compressed(&self, header: &FrameHeader) -> bool {
+        //= https://www.rfc-editor.org/rfc/rfc7692#section-6.1
+        //# An endpoint MUST NOT set the "Per-Message Compressed" bit of control
+        //# frames and non-first fragments of a data message.  An endpoint
+        //# receiving such a frame MUST _Fail the WebSocket Connection_.
+        self.compression == Compression::PermessageDeflate
+            && matches!(header.opcode, OpCode::Text | OpCode::Binary)
     }
 
     /// Validates unmasked payload where it belongs to a text message.
@@ -248,12 +303,19 @@ impl Echo {
         Ok(())
     }
 
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-5.4
+    //# Clients and servers MUST support receiving both fragmented and unfragmented messages.
     #[inline]
     fn end_data_frame(&mut self, fin: bool, progress: &mut Progress) -> Result<(), ProtocolError> {
         if fin {
+            //= https://www.rfc-editor.org/rfc/rfc6455#section-5.6
+            //# Note that a particular text frame might include a partial UTF-8 sequence; however,
+            //# the whole message MUST contain valid UTF-8.
             if !self.message.utf8.is_complete() {
                 return Err(ProtocolError::TextNotUtf8);
             }
+            //= https://www.rfc-editor.org/rfc/rfc6455#section-6.2
+            //# Subsequent data frames MUST be interpreted as belonging to a new WebSocket message.
             self.message = NO_MESSAGE;
             progress.messages += 1;
         }
@@ -273,8 +335,15 @@ impl Echo {
         if header.opcode == OpCode::Pong {
             return Ok(Next::Continue);
         }
+        //= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.3
+        //# A Pong frame sent in response to a Ping frame must have identical
+        //# "Application data" as found in the message body of the Ping frame being
+        //# replied to.
         let reply = FrameHeader { opcode: reply_opcode(header.opcode), ..header };
         let payload = progress.append(chunk, reply, payload, key);
+        //= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
+        //# If an endpoint receives a Close frame and did not previously send a Close frame,
+        //# the endpoint MUST send a Close frame in response.
         let next = if header.opcode == OpCode::Close {
             check_close_payload(&chunk[payload.clone()])?;
             self.phase = Phase::Ended;
@@ -341,6 +410,10 @@ impl Echo {
                 let consumed = self.resume_cut_through(payload, chunk, 0, progress)?;
                 Ok((consumed, Next::Continue))
             }
+            //= https://www.rfc-editor.org/rfc/rfc6455#section-6.1
+            //# The endpoint MUST ensure the WebSocket connection is in the OPEN state (cf. Sections
+            //# 4.1 and 4.2.2.) If at any point the state of the WebSocket connection changes, the
+            //# endpoint MUST abort the following steps.
             Phase::Ended => Ok((chunk.len(), Next::Continue)),
         }
     }
@@ -461,6 +534,10 @@ impl Echo {
         // A cut-through frame that was resumed and has not been finished in this chunk is half
         // sent. One that began in this chunk is not: its reply was not counted into the range.
         let half_sent = matches!(self.phase, Phase::CutThrough(_)) && progress.range.is_empty();
+        //= https://www.rfc-editor.org/rfc/rfc6455#section-7.1.7
+        //# An endpoint MUST NOT continue to attempt to process data (including a responding Close
+        //# frame) from the remote endpoint after being instructed to _Fail the WebSocket
+        //# Connection_.
         self.phase = Phase::Ended;
         self.held = Vec::new();
         if half_sent { Next::Abort(error) } else { Next::Fail(error) }
@@ -481,20 +558,39 @@ impl Progress {
         payload: Range<usize>,
         key: [u8; 4],
     ) -> Range<usize> {
+        //= https://www.rfc-editor.org/rfc/rfc6455#section-5.1
+        //# A server MUST NOT mask any frames that it sends to the client.
         let header = FrameHeader { masking_key: None, ..header };
         let header_len = header.encoded_len();
         if self.range.is_empty() {
             // The first reply starts where its payload can stay.
             self.range = payload.start - header_len..payload.start - header_len;
         }
+        //= https://www.rfc-editor.org/rfc/rfc6455#section-5.4
+        //# Message fragments MUST be delivered to the recipient in the order sent by the sender.
         let to = self.range.end + header_len;
+        //= https://www.rfc-editor.org/rfc/rfc6455#section-6.1
+        //# An endpoint MUST encapsulate the /data/ in a WebSocket frame as defined in Section 5.2.
+        //= https://www.rfc-editor.org/rfc/rfc6455#section-6.1
+        //# The opcode (frame-opcode) of the first frame containing the data MUST be set to the
+        //# appropriate value from Section 5.2 for data that is to be interpreted by the recipient
+        //# as text or binary data.
+        //= https://www.rfc-editor.org/rfc/rfc6455#section-6.1
+        //# The FIN bit (frame-fin) of the last frame containing the data MUST be set to 1 as
+        //# defined in Section 5.2.
         header.encode(&mut chunk[self.range.end..to]);
+        //= https://www.rfc-editor.org/rfc/rfc6455#section-6.2
+        //# A server MUST remove masking for data frames received from a client as described in
+        //# Section 5.3.
         unmask_to(chunk, payload.start, to, payload.len(), key);
         to..to + payload.len()
     }
 }
 
 /// The opcode that a frame is answered with.
+//= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.2
+//# Upon receipt of a Ping frame, an endpoint MUST send a Pong frame in response,
+//# unless it already received a Close frame.
 fn reply_opcode(opcode: OpCode) -> OpCode {
     if opcode == OpCode::Ping { OpCode::Pong } else { opcode }
 }
@@ -507,6 +603,9 @@ fn is_held(header: &FrameHeader, rules: &Rules) -> bool {
 /// Checks the unmasked payload of a Close frame (RFC 6455 §5.5.1).
 #[cold]
 fn check_close_payload(payload: &[u8]) -> Result<(), ProtocolError> {
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
+    //# If there is a body, the first two bytes of the body MUST be a 2-byte unsigned integer (in
+    //# network byte order) representing a status code with value /code/ defined in Section 7.4.
     match payload {
         [] => Ok(()),
         [_] => Err(ProtocolError::CloseCodeTruncated),

@@ -47,11 +47,15 @@ impl FrameHeader {
             return Ok(None);
         };
         //= https://www.rfc-editor.org/rfc/rfc6455#section-5.2
-        //# MUST be 0 unless an extension is negotiated that defines meanings
-        //# for non-zero values.
+        //# MUST be 0 unless an extension is negotiated that defines meanings for non-zero values.
+        //# If a nonzero value is received and none of the negotiated extensions defines the meaning
+        //# of such a nonzero value, the receiving endpoint MUST _Fail the WebSocket Connection_.
         if first & RSV2_RSV3 != 0 {
             return Err(ProtocolError::ReservedBitSet);
         }
+        //= https://www.rfc-editor.org/rfc/rfc6455#section-5.2
+        //# If an unknown opcode is received, the receiving endpoint MUST _Fail the WebSocket
+        //# Connection_.
         let opcode = OpCode::try_from(first & 0x0f).map_err(|_| ProtocolError::OpcodeReserved)?;
         let fin = first & FIN != 0;
         let length_code = second & !MASK;
@@ -59,6 +63,8 @@ impl FrameHeader {
             //= https://www.rfc-editor.org/rfc/rfc6455#section-5.5
             //# All control frames MUST have a payload length of 125 bytes or less
             //# and MUST NOT be fragmented.
+            //= https://www.rfc-editor.org/rfc/rfc6455#section-5.4
+            //# Control frames themselves MUST NOT be fragmented.
             if !fin {
                 return Err(ProtocolError::ControlFrameFragmented);
             }

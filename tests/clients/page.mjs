@@ -2,6 +2,7 @@
 //
 //   RINGECHO_URL  the page (http://127.0.0.1:9001/)
 //   CHROMIUM      the browser (/usr/bin/chromium)
+//   COMPRESSION   what the server does about it: off or pass-through (off)
 //   SCREENSHOT    where to save a picture of the page, if anywhere
 //
 // What an echo server never does (a wrong echo, a close of its own) is played by a scripted peer on a page of its own.
@@ -13,6 +14,7 @@ import { join } from 'node:path';
 import { chromium } from 'playwright-core';
 
 const PAGE_URL = process.env.RINGECHO_URL ?? 'http://127.0.0.1:9001/';
+const COMPRESSION = process.env.COMPRESSION ?? 'off';
 const EXECUTABLE = process.env.CHROMIUM ?? '/usr/bin/chromium';
 const ARGUMENTS = [
   '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
@@ -59,6 +61,16 @@ async function run() {
     await stateIs('Open');
     await lastRowSays(/Opened ws:/);
     await buttonsAre({ Connect: false, 'Close Socket': true, Send: true });
+  });
+
+  await check('compression is agreed on if the server passes it through', async () => {
+    const agreed = await page.evaluate(async (url) => {
+      const socket = new WebSocket(url);
+      await new Promise((resolve) => socket.addEventListener('open', resolve));
+      socket.close();
+      return socket.extensions;
+    }, await page.inputValue('#url'));
+    assert.equal(agreed, COMPRESSION === 'off' ? '' : 'permessage-deflate');
   });
 
   await check('a text message comes back, with its round trip', async () => {

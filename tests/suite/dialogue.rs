@@ -3,7 +3,7 @@
 use std::{io::Read, net::SocketAddr, thread};
 
 use ringecho::{
-    config::{Config, Limits, Size},
+    config::{self, Config, Limits, Size},
     protocol::OpCode,
 };
 use socket2::SockRef;
@@ -13,6 +13,11 @@ use crate::{
     peer::{Peer, UPGRADE, config, with_server},
 };
 
+//= https://www.rfc-editor.org/rfc/rfc6455#section-6.1
+//= type=test
+//# The opcode (frame-opcode) of the first frame containing the data MUST be set to the appropriate
+//# value from Section 5.2 for data that is to be interpreted by the recipient as text or binary
+//# data.
 #[test]
 fn text_and_binary_are_echoed() {
     with_server(&config(), |server| {
@@ -24,6 +29,14 @@ fn text_and_binary_are_echoed() {
     });
 }
 
+//= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.2
+//= type=test
+//# Upon receipt of a Ping frame, an endpoint MUST send a Pong frame in response, unless it already
+//# received a Close frame.
+//= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.3
+//= type=test
+//# A Pong frame sent in response to a Ping frame must have identical "Application data" as found in
+//# the message body of the Ping frame being replied to.
 #[test]
 fn ping_is_answered_with_the_same_payload() {
     with_server(&config(), |server| {
@@ -52,6 +65,17 @@ fn frames_that_come_with_the_request_are_echoed() {
     });
 }
 
+//= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
+//= type=test
+//# If an endpoint receives a Close frame and did not previously send a Close frame, the endpoint
+//# MUST send a Close frame in response.
+//= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
+//= type=test
+//# After both sending and receiving a Close message, an endpoint considers the WebSocket connection
+//# closed and MUST close the underlying TCP connection.
+//= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
+//= type=test
+//# The server MUST close the underlying TCP connection immediately
 #[test]
 fn close_is_echoed_with_code_and_reason_and_then_the_connection_ends() {
     with_server(&config(), |server| {
@@ -90,6 +114,35 @@ fn everything_before_a_close_is_echoed_although_more_follows_it() {
     });
 }
 
+//= https://www.rfc-editor.org/rfc/rfc6455#section-5.1
+//= type=test
+//# The server MUST close the connection upon receiving a frame that is not masked.
+//= https://www.rfc-editor.org/rfc/rfc6455#section-5.4
+//= type=test
+//# Control frames themselves MUST NOT be fragmented.
+//= https://www.rfc-editor.org/rfc/rfc6455#section-5.4
+//= type=test
+//# The fragments of one message MUST NOT be interleaved between the fragments of another message
+//# unless an extension has been negotiated that can interpret the interleaving.
+//= https://www.rfc-editor.org/rfc/rfc6455#section-5.4
+//= type=test
+//# Since control frames cannot be fragmented, the type for all fragments in a message MUST be
+//# either text, binary, or one of the reserved opcodes.
+//= https://www.rfc-editor.org/rfc/rfc6455#section-5.5
+//= type=test
+//# All control frames MUST have a payload length of 125 bytes or less and MUST NOT be fragmented.
+//= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
+//= type=test
+//# If there is a body, the first two bytes of the body MUST be a 2-byte unsigned integer (in
+//# network byte order) representing a status code with value /code/ defined in Section 7.4.
+//= https://www.rfc-editor.org/rfc/rfc6455#section-5.6
+//= type=test
+//# Note that a particular text frame might include a partial UTF-8 sequence; however, the whole
+//# message MUST contain valid UTF-8.
+//= https://www.rfc-editor.org/rfc/rfc6455#section-7.1.7
+//= type=test
+//# Similarly, to do so, the server MUST _Close the WebSocket Connection_, and SHOULD log the
+//# problem.
 #[test]
 fn violations_are_answered_with_their_close_code() {
     let limits = Limits { message_size_max: Size(1000), ..Limits::default() };
@@ -148,6 +201,58 @@ fn violations_are_answered_with_their_close_code() {
     });
 }
 
+//= https://www.rfc-editor.org/rfc/rfc6455#section-8.1
+//= type=test
+//# When an endpoint is to interpret a byte stream as UTF-8 but finds that the byte stream is not,
+//# in fact, a valid UTF-8 stream, that endpoint MUST _Fail the WebSocket Connection_.
+#[test]
+fn fault_in_a_text_is_answered_before_its_frame_is_whole() {
+    with_server(&config(), |server| {
+        let mut peer = server.open();
+        let frame = ClientFrame::new(true, OpCode::Text, &b"caf\xc3\xff, and much more"[..]);
+        let request = frame.encode();
+        peer.send(&request[..6 + 4]);
+        peer.send(&request[6 + 4..6 + 5]);
+        peer.expect(server_close(1007, "a text message is not UTF-8"));
+        peer.expect_end();
+    });
+}
+
+#[test]
+fn compressed_messages_come_back_as_they_are() {
+    let config = Config { compression: config::Compression::PassThrough, ..config() };
+    with_server(&config, |server| {
+        let mut peer = server.connect();
+        let offer = "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
+        peer.send(UPGRADE.replace("\r\n\r\n", offer));
+        assert!(peer.read_head().ends_with(offer));
+        // RFC 7692 §7.2.3.1 and §7.2.3.2: "Hello" compressed, then once more out of the context.
+        for payload in [
+            vec![0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00],
+            vec![0xf2, 0x00, 0x11, 0x00, 0x00],
+            vec![0xff; 70_000],
+        ] {
+            let frame = ClientFrame { rsv1: true, ..ClientFrame::new(true, OpCode::Text, payload) };
+            peer.send(frame.encode());
+            peer.expect(frame.encode_echo());
+        }
+        let mut plain = server.open();
+        plain.send([0xc1, 0x80, 0, 0, 0, 0]);
+        plain.expect(server_close(1002, "a reserved bit is set"));
+        plain.expect_end();
+    });
+}
+
+//= https://www.rfc-editor.org/rfc/rfc6455#section-5.4
+//= type=test
+//# An endpoint MUST be capable of handling control frames in the middle of a fragmented message.
+//= https://www.rfc-editor.org/rfc/rfc6455#section-5.4
+//= type=test
+//# Clients and servers MUST support receiving both fragmented and unfragmented messages.
+//= https://www.rfc-editor.org/rfc/rfc6455#section-6.1
+//= type=test
+//# The FIN bit (frame-fin) of the last frame containing the data MUST be set to 1 as defined in
+//# Section 5.2.
 #[test]
 fn fragments_come_back_as_they_were_sent() {
     with_server(&config(), |server| {
@@ -177,17 +282,21 @@ fn peer_that_ends_its_side_still_gets_its_echoes() {
     });
 }
 
+//= https://www.rfc-editor.org/rfc/rfc6455#section-6.1
+//= type=test
+//# The frame(s) that have been formed MUST be transmitted over the underlying network connection.
 #[test]
-fn slow_reader_gets_everything() {
+fn slow_reader_gets_everything_and_the_pong_behind_it() {
     with_server(&config(), |server| {
         let mut peer = server.open();
         let message = binary((0..=u8::MAX).cycle().take(8 << 20).collect::<Vec<u8>>());
+        let ping = ping("while the echo is blocked");
         let mut writer = peer.stream.try_clone().unwrap();
-        let request = message.encode();
+        let request = [message.encode(), ping.encode()].concat();
         let sending = thread::spawn(move || {
             std::io::Write::write_all(&mut writer, &request).expect("the server reads");
         });
-        let expected = message.encode_echo();
+        let expected = [message.encode_echo(), ping.encode_echo()].concat();
         let mut received = vec![0; expected.len()];
         for piece in received.chunks_mut(100_001) {
             thread::yield_now();
@@ -236,13 +345,17 @@ fn endless_frame(masked: bool) -> Vec<u8> {
     frame
 }
 
+//= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
+//= type=test
+//# The application MUST NOT send any more data frames after sending a Close frame.
 #[test]
 fn stopping_server_says_goodbye_between_messages() {
     with_server(&config(), |server| {
         let mut idle = server.open();
-        let mut busy = server.open();
         let mut requesting = server.connect();
         requesting.send("GET / HTTP/1.1\r\n");
+        // Connections are accepted in turn: once this one is open, the one before is accepted.
+        let mut busy = server.open();
         let halves = [
             ClientFrame::new(false, OpCode::Text, "half a message"),
             ClientFrame::new(true, OpCode::Continuation, " and its end"),

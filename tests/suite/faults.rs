@@ -17,6 +17,7 @@ use ringecho::{
     config::{Limits, Size},
     connection::{ConnectionEnd, Control, Shared, run},
     metrics::Counters,
+    protocol::echo::Compression,
 };
 
 use crate::frames::{ClientFrame, close, conversation};
@@ -131,7 +132,7 @@ proptest! {
 
     #[test]
     fn echo_is_exact_or_the_end_has_a_name(
-        frames in conversation(),
+        frames in conversation(Compression::None),
         ends_with_close: bool,
         seed: u64,
         receive_buffer in prop::sample::select(vec![4096, 8192, 262_144]),
@@ -152,7 +153,7 @@ proptest! {
         let limits = Limits { receive_buffer: Size(receive_buffer), ..Limits::default() };
         let shared = Shared::new(&limits, Arc::new(Counters::new(&ConnectionEnd::KINDS)));
         let control = Control::new(Rc::default());
-        let end = futures_executor::block_on(run(reader, writer, input, &control, &shared));
+        let end = futures_executor::block_on(run(reader, writer, input, Compression::None, &control, &shared));
 
         let output = output.borrow();
         match end {

@@ -2,11 +2,20 @@
 
 use ringecho::protocol::{
     OpCode, ProtocolError,
+    echo::Compression,
     frame_header::{FRAME_HEADER_LEN_MAX, FrameHeader},
 };
 
 use crate::oracle::{Outcome, judge};
 
+//= https://www.rfc-editor.org/rfc/rfc6455#section-5.2
+//= type=test
+//# MUST be 0 unless an extension is negotiated that defines meanings for non-zero values. If a
+//# nonzero value is received and none of the negotiated extensions defines the meaning of such a
+//# nonzero value, the receiving endpoint MUST _Fail the WebSocket Connection_.
+//= https://www.rfc-editor.org/rfc/rfc6455#section-5.2
+//= type=test
+//# If an unknown opcode is received, the receiving endpoint MUST _Fail the WebSocket Connection_.
 /// All 65,536 first two bytes, each with a payload length that fits them.
 #[test]
 fn every_first_two_bytes_are_judged_as_by_the_oracle() {
@@ -21,7 +30,10 @@ fn every_first_two_bytes_are_judged_as_by_the_oracle() {
             }
             bytes.extend_from_slice(&[1, 2, 3, 4]);
             match FrameHeader::decode(&bytes) {
-                Err(error) => assert_eq!(judge(&bytes, u64::MAX).outcome, Outcome::Failed(error)),
+                Err(error) => {
+                    let verdict = judge(&bytes, u64::MAX, Compression::None);
+                    assert_eq!(verdict.outcome, Outcome::Failed(error));
+                }
                 Ok(header) => {
                     let (header, len) = header.expect("the header is whole");
                     let mut encoded = [0; FRAME_HEADER_LEN_MAX];
@@ -57,6 +69,14 @@ fn header_that_is_not_whole_asks_for_more() {
     }
 }
 
+//= https://www.rfc-editor.org/rfc/rfc6455#section-5.2
+//= type=test
+//# If 127, the following 8 bytes interpreted as a 64-bit unsigned integer (the most significant bit
+//# MUST be 0) are the payload length.
+//= https://www.rfc-editor.org/rfc/rfc6455#section-5.2
+//= type=test
+//# Note that in all cases, the minimal number of bytes MUST be used to encode the length, for
+//# example, the length of a 124-byte-long string can't be encoded as the sequence 126, 0, 124.
 #[test]
 fn payload_lengths_are_minimal_and_below_2_to_the_63() {
     use ProtocolError::{PayloadLengthNotMinimal, PayloadLengthTooLarge};

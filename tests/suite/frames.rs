@@ -1,12 +1,14 @@
 //! Clients' frames, byte by byte, valid or not.
 
 use proptest::prelude::*;
-use ringecho::protocol::{OpCode, frame_header::FrameHeader, masking::unmask};
+use ringecho::protocol::{OpCode, echo::Compression, frame_header::FrameHeader, masking::unmask};
 
 /// A frame as a client would send it.
 #[derive(Clone, Debug)]
 pub struct ClientFrame {
     pub fin: bool,
+    /// "Per-message compressed" (RFC 7692 §6).
+    pub rsv1: bool,
     pub opcode: OpCode,
     pub key: [u8; 4],
     pub payload: Vec<u8>,
@@ -14,7 +16,8 @@ pub struct ClientFrame {
 
 impl ClientFrame {
     pub fn new(fin: bool, opcode: OpCode, payload: impl Into<Vec<u8>>) -> Self {
-        Self { fin, opcode, key: [0x37, 0xfa, 0x21, 0x3d], payload: payload.into() }
+        let key = [0x37, 0xfa, 0x21, 0x3d];
+        Self { fin, rsv1: false, opcode, key, payload: payload.into() }
     }
 
     /// The frame on the wire.
@@ -36,7 +39,8 @@ impl ClientFrame {
 
     fn encode_header(&self, masking_key: Option<[u8; 4]>, opcode: OpCode) -> Vec<u8> {
         let payload_len = self.payload.len() as u64;
-        let header = FrameHeader { fin: self.fin, rsv1: false, opcode, masking_key, payload_len };
+        let Self { fin, rsv1, .. } = *self;
+        let header = FrameHeader { fin, rsv1, opcode, masking_key, payload_len };
         let mut bytes = vec![0; header.encoded_len()];
         header.encode(&mut bytes);
         bytes
@@ -69,20 +73,31 @@ pub fn server_close(code: u16, reason: &str) -> Vec<u8> {
     close(code, reason).encode_echo()
 }
 
-/// Any sequence of valid messages, fragmented or not, with control frames in between.
-pub fn conversation() -> impl Strategy<Value = Vec<ClientFrame>> {
-    proptest::collection::vec((message(), proptest::collection::vec(control(), 0..2)), 0..6)
-        .prop_map(|messages| {
-            messages
-                .into_iter()
-                .flat_map(|(mut frames, controls)| {
-                    // Control frames may stand between the fragments of a message (§5.4).
-                    let middle = frames.len() / 2;
-                    frames.splice(middle..middle, controls);
-                    frames
-                })
-                .collect()
-        })
+/// Any sequence of valid messages, fragmented or not, with control frames in between. With
+/// permessage-deflate some of them are marked as compressed; their bytes may be anything.
+pub fn conversation(compression: Compression) -> impl Strategy<Value = Vec<ClientFrame>> {
+    let is_compressed = match compression {
+        Compression::None => Just(false).boxed(),
+        Compression::PermessageDeflate => any::<bool>().boxed(),
+    };
+    let message = (message(), is_compressed, proptest::collection::vec(control(), 0..2));
+    proptest::collection::vec(message, 0..6).prop_map(|messages| {
+        messages
+            .into_iter()
+            .flat_map(|(mut frames, is_compressed, controls)| {
+                if is_compressed {
+                    frames[0].rsv1 = true;
+                    for frame in &mut frames {
+                        frame.payload.reverse();
+                    }
+                }
+                // Control frames may stand between the fragments of a message (§5.4).
+                let middle = frames.len() / 2;
+                frames.splice(middle..middle, controls);
+                frames
+            })
+            .collect()
+    })
 }
 
 fn message() -> impl Strategy<Value = Vec<ClientFrame>> {
@@ -111,6 +126,7 @@ fn message() -> impl Strategy<Value = Vec<ClientFrame>> {
                 .enumerate()
                 .map(|(at, piece)| ClientFrame {
                     fin: at == last,
+                    rsv1: false,
                     opcode: if at == 0 { opcode } else { OpCode::Continuation },
                     key,
                     payload: payload[piece[0]..piece[1]].to_vec(),
@@ -121,6 +137,7 @@ fn message() -> impl Strategy<Value = Vec<ClientFrame>> {
 
 fn control() -> impl Strategy<Value = ClientFrame> {
     let opcode = prop::sample::select(vec![OpCode::Ping, OpCode::Pong]);
-    (opcode, proptest::collection::vec(any::<u8>(), 0..126), any::<[u8; 4]>())
-        .prop_map(|(opcode, payload, key)| ClientFrame { fin: true, opcode, key, payload })
+    (opcode, proptest::collection::vec(any::<u8>(), 0..126), any::<[u8; 4]>()).prop_map(
+        |(opcode, payload, key)| ClientFrame { fin: true, rsv1: false, opcode, key, payload },
+    )
 }

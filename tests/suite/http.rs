@@ -21,6 +21,30 @@ fn page_is_served_at_the_root() {
     });
 }
 
+//= https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2
+//= type=test
+//# If the server does not wish to accept this connection, it MUST return an appropriate HTTP error
+//# code (e.g., 403 Forbidden) and abort the WebSocket handshake described in this section.
+//= https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2
+//= type=test
+//# If this version does not match a version understood by the server, the server MUST abort the
+//# WebSocket handshake described in this section and instead send an appropriate HTTP error code
+//# (such as 426 Upgrade Required) and a |Sec-WebSocket-Version| header field indicating the
+//# version(s) the server is capable of understanding.
+//= https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2
+//= type=test
+//# If the requested service is not available, the server MUST send an appropriate HTTP error code
+//# (such as 404 Not Found) and abort the WebSocket handshake.
+//= https://www.rfc-editor.org/rfc/rfc6455#section-4.4
+//= type=test
+//# If the server doesn't support the requested version, it MUST respond with a
+//# |Sec-WebSocket-Version| header field (or multiple |Sec-WebSocket-Version| header fields)
+//# containing all versions it is willing to use.
+//= https://www.rfc-editor.org/rfc/rfc6455#section-7.2.2
+//= type=test
+//# Certain algorithms require or recommend that the server _Abort the WebSocket Connection_ during
+//# the opening handshake. To do so, the server MUST simply _Close the WebSocket Connection_
+//# (Section 7.1.1).
 #[test]
 fn requests_are_refused_with_status_and_reason() {
     let config = Config { allowed_origins: vec!["https://good.example".to_owned()], ..config() };

@@ -12,6 +12,8 @@ mod fairness;
 mod faults;
 mod frame_header;
 mod frames;
+mod fuzzed;
+mod hostile;
 mod http;
 mod oracle;
 mod peer;

@@ -1,7 +1,12 @@
 //! The naive echo server: it has the whole input before it, takes it frame by frame, collects
-//! messages, and knows nothing of chunks, holding or cutting through.
+//! messages, and knows nothing of chunks, holding or cutting through. And the transformer held
+//! against it.
 
-use ringecho::protocol::{OpCode, ProtocolError, close_code::may_be_sent};
+use ringecho::protocol::{
+    OpCode, ProtocolError,
+    close_code::may_be_sent,
+    echo::{Compression, Echo, Next, Rules},
+};
 
 /// What the naive server makes of an input.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,12 +26,12 @@ pub enum Outcome {
     Failed(ProtocolError),
 }
 
-pub fn judge(input: &[u8], message_size_max: u64) -> Verdict {
+pub fn judge(input: &[u8], message_size_max: u64, compression: Compression) -> Verdict {
     let mut verdict = Verdict { replies: Vec::new(), outcome: Outcome::Open, last_payload_len: 0 };
-    let mut message: Option<(OpCode, Vec<u8>, u64)> = None;
+    let mut message = None;
     let mut rest = input;
     while verdict.outcome == Outcome::Open && rest.len() >= 2 {
-        match frame(&mut rest, &mut message, message_size_max, &mut verdict) {
+        match frame(&mut rest, &mut message, message_size_max, compression, &mut verdict) {
             Ok(Step::Next) => {}
             Ok(Step::NeedMore) => break,
             Ok(Step::Closed) => verdict.outcome = Outcome::Closed,
@@ -34,6 +39,12 @@ pub fn judge(input: &[u8], message_size_max: u64) -> Verdict {
         }
     }
     verdict
+}
+
+struct Message {
+    is_text: bool,
+    payload: Vec<u8>,
+    len: u64,
 }
 
 enum Step {
@@ -45,8 +56,9 @@ enum Step {
 /// Takes one frame from the front of `rest`, as RFC 6455 §5.2 draws it.
 fn frame(
     rest: &mut &[u8],
-    message: &mut Option<(OpCode, Vec<u8>, u64)>,
+    message: &mut Option<Message>,
     message_size_max: u64,
+    compression: Compression,
     verdict: &mut Verdict,
 ) -> Result<Step, ProtocolError> {
     verdict.last_payload_len = 0;
@@ -87,7 +99,9 @@ fn frame(
     if bytes.len() < payload_at {
         return Ok(Step::NeedMore);
     }
-    if first & 0b0100_0000 != 0 {
+    let is_compressed = first & 0b0100_0000 != 0;
+    let may_be_compressed = compression == Compression::PermessageDeflate && first & 15 < 8;
+    if is_compressed && (!may_be_compressed || opcode == OpCode::Continuation) {
         return Err(ProtocolError::ReservedBitSet);
     }
     if !is_masked {
@@ -99,12 +113,15 @@ fn frame(
             (OpCode::Text | OpCode::Binary, Some(_)) => {
                 return Err(ProtocolError::ContinuationMissing);
             }
-            (OpCode::Text | OpCode::Binary, None) => *message = Some((opcode, Vec::new(), 0)),
+            (OpCode::Text | OpCode::Binary, None) => {
+                let is_text = opcode == OpCode::Text && !is_compressed;
+                *message = Some(Message { is_text, payload: Vec::new(), len: 0 });
+            }
             _ => {}
         }
-        let (_, _, message_len) = message.as_mut().unwrap();
-        *message_len = message_len.saturating_add(payload_len);
-        if *message_len > message_size_max {
+        let message = message.as_mut().unwrap();
+        message.len = message.len.saturating_add(payload_len);
+        if message.len > message_size_max {
             return Err(ProtocolError::MessageTooBig);
         }
     }
@@ -118,7 +135,8 @@ fn frame(
         .map(|(i, byte)| byte ^ key[i % 4])
         .collect();
 
-    if let (false, Some((OpCode::Text, text, _))) = (is_control, &mut *message) {
+    if let (false, Some(Message { is_text: true, payload: text, .. })) = (is_control, &mut *message)
+    {
         text.extend_from_slice(&payload);
         match std::str::from_utf8(text) {
             Err(error) if error.error_len().is_some() || is_whole && fin => {
@@ -168,5 +186,48 @@ fn check_close(payload: &[u8]) -> Result<(), ProtocolError> {
         _ => std::str::from_utf8(&payload[2..])
             .map(drop)
             .map_err(|_| ProtocolError::CloseReasonNotUtf8),
+    }
+}
+
+/// Runs the transformer over chunks; returns all replies and the last word.
+pub fn transform_with<'a>(
+    mut echo: Echo,
+    chunks: impl IntoIterator<Item = &'a [u8]>,
+    rules: &Rules,
+) -> (Vec<u8>, Next) {
+    let mut replies = Vec::new();
+    for chunk in chunks {
+        let mut chunk = chunk.to_vec();
+        let reply = echo.transform(&mut chunk, rules);
+        replies.extend_from_slice(&reply.prefix);
+        replies.extend_from_slice(&chunk[reply.range]);
+        if reply.next != Next::Continue {
+            return (replies, reply.next);
+        }
+    }
+    (replies, Next::Continue)
+}
+
+/// Holds the transformer's replies against the verdict of the oracle.
+pub fn assert_agrees(replies: &[u8], next: Next, verdict: &Verdict, rules: &Rules) {
+    match (next, verdict.outcome) {
+        (Next::Close, Outcome::Closed) => assert_eq!(replies, verdict.replies),
+        (Next::Fail(error), Outcome::Failed(expected)) => {
+            assert_eq!(error, expected);
+            assert_eq!(replies, verdict.replies);
+        }
+        // Only in a frame that is too long to be held may a reply have begun.
+        (Next::Abort(error), Outcome::Failed(expected)) => {
+            assert_eq!((error, expected), (ProtocolError::TextNotUtf8, ProtocolError::TextNotUtf8));
+            assert!(verdict.last_payload_len > rules.hold as u64);
+            assert!(replies.starts_with(&verdict.replies));
+        }
+        (Next::Continue, Outcome::Open) => {
+            assert!(replies.starts_with(&verdict.replies));
+            if verdict.last_payload_len <= rules.hold as u64 {
+                assert_eq!(replies, verdict.replies);
+            }
+        }
+        (next, outcome) => panic!("{next:?}, but the oracle says {outcome:?}"),
     }
 }

@@ -71,18 +71,12 @@ impl TestServer {
 
     /// A connection without a request.
     pub fn connect(&self) -> Peer {
-        let stream = TcpStream::connect(self.address).expect("the server accepts");
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        Peer { stream }
+        Peer::connect(self.address)
     }
 
     /// A connection after its opening handshake.
     pub fn open(&self) -> Peer {
-        let mut peer = self.connect();
-        peer.send(UPGRADE.as_bytes());
-        assert!(peer.read_head().starts_with("HTTP/1.1 101 "));
-        peer
+        Peer::open(self.address)
     }
 }
 
@@ -100,6 +94,22 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// A connection without a request.
+    pub fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).expect("the server accepts");
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream }
+    }
+
+    /// A connection after its opening handshake.
+    pub fn open(address: SocketAddr) -> Self {
+        let mut peer = Self::connect(address);
+        peer.send(UPGRADE.as_bytes());
+        assert!(peer.read_head().starts_with("HTTP/1.1 101 "));
+        peer
+    }
+
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).expect("the server reads");
     }

@@ -12,7 +12,7 @@ use nix::{
     unistd::Pid,
 };
 
-fn ringecho() -> Command {
+pub fn ringecho() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringecho"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("RINGECHO_")) {
         command.env_remove(name);
@@ -28,7 +28,7 @@ fn output(command: &mut Command) -> (Output, String) {
 }
 
 /// A started program, and the line that it says when it is ready.
-fn start(command: &mut Command) -> (Child, String) {
+pub fn start(command: &mut Command) -> (Child, String) {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
@@ -40,7 +40,7 @@ fn signal(child: &Child, signal: Signal) {
 }
 
 /// The URL in the ready line.
-fn url(line: &str) -> &str {
+pub fn url(line: &str) -> &str {
     line.strip_prefix("listening on ").unwrap().split(' ').next().unwrap()
 }
 
@@ -145,6 +145,7 @@ fn bad_values_are_refused_with_flag_value_and_what_is_allowed() {
         (&["--incoming-cpu"], "--balance is on and would hand it to another; add --balance off"),
         (&["--huge-pages", "many"], "[possible values: off, transparent, explicit]"),
         (&["--balance", "maybe"], "[possible values: on, off]"),
+        (&["--compression", "on"], "[possible values: off, pass-through]"),
         (&["--driver", "kqueue"], "[possible values: auto, io_uring, epoll]"),
         (&["--bogus"], "unexpected argument '--bogus' found"),
     ] {

@@ -3,67 +3,54 @@
 use proptest::prelude::*;
 use ringecho::protocol::{
     OpCode, ProtocolError,
-    echo::{Echo, Next, Rules},
+    echo::{Compression, Echo, Next, Rules},
 };
 
 use crate::{
     frames::{ClientFrame, binary, close, conversation, ping, pong, text},
-    oracle::{Outcome, Verdict, judge},
+    oracle::{Outcome, assert_agrees, judge, transform_with},
 };
 
 const RULES: Rules = Rules { hold: 4096, message_size_max: u64::MAX };
 
 /// Runs the transformer over chunks; returns all replies and the last word.
 fn transform<'a>(chunks: impl IntoIterator<Item = &'a [u8]>, rules: &Rules) -> (Vec<u8>, Next) {
-    let mut echo = Echo::new();
-    let mut replies = Vec::new();
-    for chunk in chunks {
-        let mut chunk = chunk.to_vec();
-        let reply = echo.transform(&mut chunk, rules);
-        replies.extend_from_slice(&reply.prefix);
-        replies.extend_from_slice(&chunk[reply.range]);
-        if reply.next != Next::Continue {
-            return (replies, reply.next);
-        }
-    }
-    (replies, Next::Continue)
+    transform_with(Echo::new(), chunks, rules)
 }
 
-/// Holds the transformer's replies against the verdict of the oracle.
-fn assert_agrees(replies: &[u8], next: Next, verdict: &Verdict, rules: &Rules) {
-    match (next, verdict.outcome) {
-        (Next::Close, Outcome::Closed) => assert_eq!(replies, verdict.replies),
-        (Next::Fail(error), Outcome::Failed(expected)) => {
-            assert_eq!(error, expected);
-            assert_eq!(replies, verdict.replies);
-        }
-        // Only in a frame that is too long to be held may a reply have begun.
-        (Next::Abort(error), Outcome::Failed(expected)) => {
-            assert_eq!((error, expected), (ProtocolError::TextNotUtf8, ProtocolError::TextNotUtf8));
-            assert!(verdict.last_payload_len > rules.hold as u64);
-            assert!(replies.starts_with(&verdict.replies));
-        }
-        (Next::Continue, Outcome::Open) => {
-            assert!(replies.starts_with(&verdict.replies));
-            if verdict.last_payload_len <= rules.hold as u64 {
-                assert_eq!(replies, verdict.replies);
-            }
-        }
-        (next, outcome) => panic!("{next:?}, but the oracle says {outcome:?}"),
-    }
-}
-
-fn cut<'a>(input: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
+/// What is received of `input` where it arrives in pieces and a buffer takes so much of one.
+fn receive<'a>(
+    input: &'a [u8],
+    cuts: &[prop::sample::Index],
+    buffer_len: usize,
+) -> impl Iterator<Item = &'a [u8]> {
     let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(input.len() + 1)).collect();
     cuts.extend([0, input.len()]);
     cuts.sort_unstable();
-    cuts.windows(2).map(|piece| &input[piece[0]..piece[1]]).collect()
+    let pieces: Vec<&[u8]> = cuts.windows(2).map(|piece| &input[piece[0]..piece[1]]).collect();
+    pieces.into_iter().flat_map(move |piece| piece.chunks(buffer_len))
+}
+
+/// Buffers from the smallest, and the server's own.
+fn buffer_len() -> impl Strategy<Value = usize> {
+    prop_oneof![1 => 1..20_usize, 3 => prop::sample::select(vec![64, 4096, 1 << 18])]
+}
+
+/// What a handshake may have agreed on.
+fn compression() -> impl Strategy<Value = Compression> {
+    prop::sample::select(vec![Compression::None, Compression::PermessageDeflate])
 }
 
 fn encode(frames: &[ClientFrame]) -> Vec<u8> {
     frames.iter().flat_map(ClientFrame::encode).collect()
 }
 
+//= https://www.rfc-editor.org/rfc/rfc6455#section-5.1
+//= type=test
+//# A server MUST NOT mask any frames that it sends to the client.
+//= https://www.rfc-editor.org/rfc/rfc6455#section-6.2
+//= type=test
+//# A server MUST remove masking for data frames received from a client as described in Section 5.3.
 #[test]
 fn example_of_the_rfc_is_echoed() {
     // §5.7: a single-frame masked text message, "Hello", and the same unmasked.
@@ -94,6 +81,10 @@ fn payload_lengths_at_the_borders_of_their_encodings_are_echoed() {
     }
 }
 
+//= https://www.rfc-editor.org/rfc/rfc6455#section-6.2
+//= type=test
+//# If a control frame (Section 5.5) is received, the frame MUST be handled as defined by Section
+//# 5.5.
 #[test]
 fn conversation_is_answered_the_same_at_every_split() {
     let frames = [
@@ -109,7 +100,7 @@ fn conversation_is_answered_the_same_at_every_split() {
     let input = encode(&frames);
     for hold in [0, 5, 4096] {
         let rules = Rules { hold, ..RULES };
-        let verdict = judge(&input, u64::MAX);
+        let verdict = judge(&input, u64::MAX, Compression::None);
         assert_eq!(verdict.outcome, Outcome::Closed);
         for first in 0..=input.len() {
             for second in first..=input.len() {
@@ -168,6 +159,11 @@ fn fault_in_a_frame_that_is_half_sent_aborts() {
     assert!(replies.is_empty());
 }
 
+//= https://www.rfc-editor.org/rfc/rfc6455#section-10.4
+//= type=test
+//# Implementations that have implementation- and/or platform-specific limitations regarding the
+//# frame size or total message size after reassembly from multiple frames MUST protect themselves
+//# against exceeding those limits.
 #[test]
 fn message_is_too_big_as_soon_as_a_header_says_so() {
     let rules = Rules { message_size_max: 10, ..RULES };
@@ -184,6 +180,106 @@ fn message_is_too_big_as_soon_as_a_header_says_so() {
     assert_eq!(next, Next::Fail(ProtocolError::MessageTooBig));
 }
 
+//= https://www.rfc-editor.org/rfc/rfc7692#section-6.1
+//= type=test
+//# An endpoint MUST NOT set the "Per-Message Compressed" bit of control
+//# frames and non-first fragments of a data message.  An endpoint
+//# receiving such a frame MUST _Fail the WebSocket Connection_.
+#[test]
+fn rsv1_is_for_first_frames_where_compression_is_agreed_on() {
+    let marked =
+        |fin, opcode, payload| ClientFrame { rsv1: true, ..ClientFrame::new(fin, opcode, payload) };
+    let not_text = [0xff, 0xfe];
+    for (frames, is_valid) in [
+        (vec![marked(true, OpCode::Text, not_text)], true),
+        (vec![marked(true, OpCode::Binary, not_text)], true),
+        (
+            vec![
+                marked(false, OpCode::Text, not_text),
+                ping("in between"),
+                ClientFrame::new(true, OpCode::Continuation, not_text),
+                text("not compressed"),
+            ],
+            true,
+        ),
+        (
+            vec![
+                marked(false, OpCode::Text, not_text),
+                marked(true, OpCode::Continuation, not_text),
+            ],
+            false,
+        ),
+        (vec![marked(true, OpCode::Ping, not_text)], false),
+        (vec![marked(true, OpCode::Pong, not_text)], false),
+        (vec![marked(true, OpCode::Close, [3, 232])], false),
+    ] {
+        let input = encode(&frames);
+        let echo = Echo::with_compression(Compression::PermessageDeflate);
+        let (replies, next) = transform_with(echo, [&input[..]], &RULES);
+        if is_valid {
+            assert_eq!(next, Next::Continue, "{frames:?}");
+            assert_eq!(
+                replies,
+                frames.iter().flat_map(ClientFrame::encode_echo).collect::<Vec<_>>()
+            );
+        } else {
+            assert_eq!(next, Next::Fail(ProtocolError::ReservedBitSet), "{frames:?}");
+        }
+        let (replies, next) = transform([&input[..]], &RULES);
+        assert_eq!(next, Next::Fail(ProtocolError::ReservedBitSet), "{frames:?}");
+        assert!(replies.is_empty());
+    }
+}
+
+//= https://www.rfc-editor.org/rfc/rfc6455#section-6.2
+//= type=test
+//# Upon receiving a data frame (Section 5.6), the endpoint MUST note the /type/ of the data as
+//# defined by the opcode (frame-opcode) from Section 5.2.
+//= https://www.rfc-editor.org/rfc/rfc6455#section-6.2
+//= type=test
+//# Subsequent data frames MUST be interpreted as belonging to a new WebSocket message.
+#[test]
+fn text_behind_a_compressed_message_is_validated() {
+    let compressed =
+        ClientFrame { rsv1: true, ..ClientFrame::new(true, OpCode::Text, [0xe2, 0x82]) };
+    let input = encode(&[compressed.clone(), ClientFrame::new(true, OpCode::Text, [0xff])]);
+    let echo = Echo::with_compression(Compression::PermessageDeflate);
+    let (replies, next) = transform_with(echo, input.chunks(1), &RULES);
+    assert_eq!(next, Next::Fail(ProtocolError::TextNotUtf8));
+    assert_eq!(replies, compressed.encode_echo());
+}
+
+#[test]
+fn close_is_echoed_at_every_point_between_frames() {
+    let frames = [
+        ClientFrame::new(false, OpCode::Text, "half of "),
+        ping("in between"),
+        ClientFrame::new(false, OpCode::Continuation, "a mess"),
+        ClientFrame::new(true, OpCode::Continuation, "age"),
+        binary(vec![1; 5000]),
+    ];
+    for before in 0..=frames.len() {
+        let closing = [&frames[..before], &[close(1000, "enough"), text("too late")]].concat();
+        let expected: Vec<u8> =
+            closing[..=before].iter().flat_map(ClientFrame::encode_echo).collect();
+        let input = encode(&closing);
+        for chunk_len in [1, 7, input.len()] {
+            let (replies, next) = transform(input.chunks(chunk_len), &RULES);
+            assert_eq!(next, Next::Close);
+            assert_eq!(replies, expected);
+        }
+    }
+}
+
+//= https://www.rfc-editor.org/rfc/rfc6455#section-6.1
+//= type=test
+//# The endpoint MUST ensure the WebSocket connection is in the OPEN state (cf. Sections 4.1 and
+//# 4.2.2.) If at any point the state of the WebSocket connection changes, the endpoint MUST abort
+//# the following steps.
+//= https://www.rfc-editor.org/rfc/rfc6455#section-7.1.7
+//= type=test
+//# An endpoint MUST NOT continue to attempt to process data (including a responding Close frame)
+//# from the remote endpoint after being instructed to _Fail the WebSocket Connection_.
 #[test]
 fn nothing_is_answered_after_a_close_or_a_fault() {
     for ending in [close(1000, "").encode(), vec![0x83, 0x80, 0, 0, 0, 0]] {
@@ -206,26 +302,39 @@ fn state_of_a_connection_is_small() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-5.4
+    //= type=test
+    //# Message fragments MUST be delivered to the recipient in the order sent by the sender.
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-6.1
+    //= type=test
+    //# An endpoint MUST encapsulate the /data/ in a WebSocket frame as defined in Section 5.2.
     #[test]
-    fn valid_conversations_are_echoed_wherever_they_are_cut(
-        frames in conversation(),
+    fn valid_conversations_are_echoed_whatever_the_cuts_and_the_buffer(
+        (compression, frames) in compression().prop_flat_map(|it| (Just(it), conversation(it))),
         cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..12),
+        buffer_len in buffer_len(),
         hold in prop::sample::select(vec![0, 1, 125, 4096, 1 << 20]),
     ) {
         let input = encode(&frames);
         let rules = Rules { hold, ..RULES };
         let expected: Vec<u8> = frames.iter().flat_map(ClientFrame::encode_echo).collect();
-        let (replies, next) = transform(cut(&input, &cuts), &rules);
+        let echo = Echo::with_compression(compression);
+        let (replies, next) = transform_with(echo, receive(&input, &cuts, buffer_len), &rules);
         prop_assert_eq!(next, Next::Continue);
         prop_assert!(replies == expected, "the replies differ");
     }
 
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-10.7
+    //= type=test
+    //# Incoming data MUST always be validated by both clients and servers.
     #[test]
     fn damaged_conversations_end_as_the_oracle_says(
-        frames in conversation(),
+        frames in conversation(Compression::PermessageDeflate),
+        compression in compression(),
         damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         truncated_at: prop::sample::Index,
         cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..12),
+        buffer_len in buffer_len(),
         hold in prop::sample::select(vec![0, 1, 125, 4096, 1 << 20]),
         message_size_max in prop::sample::select(vec![u64::MAX, 5000, 100]),
     ) {
@@ -237,21 +346,31 @@ proptest! {
         }
         input.truncate(input.len() - truncated_at.index(input.len()) / 4);
         let rules = Rules { hold, message_size_max };
-        let verdict = judge(&input, message_size_max);
-        let (replies, next) = transform(cut(&input, &cuts), &rules);
+        let verdict = judge(&input, message_size_max, compression);
+        let echo = Echo::with_compression(compression);
+        let (replies, next) = transform_with(echo, receive(&input, &cuts, buffer_len), &rules);
         assert_agrees(&replies, next, &verdict, &rules);
     }
 
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-6.2
+    //= type=test
+    //# Incoming data MUST be parsed as WebSocket frames as defined in Section 5.2.
     #[test]
     fn any_bytes_are_judged_as_the_oracle_does(
         input in proptest::collection::vec(
-            prop_oneof![any::<u8>(), prop::sample::select(vec![0x81, 0x82, 0x80, 0x88, 0x89, 0])],
+            prop_oneof![
+                any::<u8>(),
+                prop::sample::select(vec![0x81, 0x82, 0xc1, 0xc2, 0x80, 0x88, 0x89, 0]),
+            ],
             0..200,
         ),
+        compression in compression(),
         cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..6),
+        buffer_len in buffer_len(),
     ) {
-        let verdict = judge(&input, u64::MAX);
-        let (replies, next) = transform(cut(&input, &cuts), &RULES);
+        let verdict = judge(&input, u64::MAX, compression);
+        let echo = Echo::with_compression(compression);
+        let (replies, next) = transform_with(echo, receive(&input, &cuts, buffer_len), &RULES);
         assert_agrees(&replies, next, &verdict, &RULES);
     }
 }

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Fuzzes each target, or those named, for DURATION seconds (600), then keeps of its corpus a few inputs
+# that reach all the code that all of them reach. `cargo test` replays what is kept. Needs a nightly
+# compiler; installs cargo-fuzz below .tools/.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+duration=${DURATION:-600}
+[ $# -gt 0 ] || set -- frame_stream request_head extension_offer
+
+tools=$PWD/.tools/cargo-fuzz
+[ -x "$tools/bin/cargo-fuzz" ] || cargo install cargo-fuzz --locked --root "$tools"
+export PATH=$tools/bin:$PATH
+
+for target; do
+  corpus=fuzz/corpus/$target
+  cargo +nightly fuzz run "$target" "$corpus" -- \
+    -max_total_time="$duration" -max_len=512 -print_final_stats=1
+  mkdir "$corpus.kept"
+  cargo +nightly fuzz run "$target" "$corpus.kept" "$corpus" -- -set_cover_merge=1 -use_counters=0
+  rm -r "$corpus"
+  mv "$corpus.kept" "$corpus"
+done
