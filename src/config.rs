@@ -155,9 +155,10 @@ pub const RECEIVE_BUFFER: Knob<Size> = Knob {
 
 /// How many receive buffers the connections of a worker share, on the engine: a power of two.
 ///
-/// Few, so that they stay in the CPU's cache; they go back to the kernel every turn.
+/// Few, so that they stay in the CPU's cache; they go back to the kernel every turn. Fewer still
+/// are cheaper for large messages, but dearer when more than they hold arrives at once.
 pub const RECEIVE_BUFFERS: Knob<u16> =
-    Knob { flag: "--receive-buffers", default: 16, min: 2, max: 1 << 15 };
+    Knob { flag: "--receive-buffers", default: 8, min: 2, max: 1 << 15 };
 
 /// The most that is kept, on the engine, for a peer that does not read its echoes.
 ///

@@ -7,11 +7,25 @@
 #[expect(dead_code, unreachable_pub, reason = "the module is the suite's")]
 mod frames;
 
+use std::{
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    sync::Arc,
+    time::Duration,
+};
+
 use allocation_counter::{AllocationInfo, measure};
 use frames::{ClientFrame, binary, ping, pong, text};
-use ringecho::protocol::{
-    OpCode,
-    echo::{Echo, Next, Rules},
+use nix::sys::eventfd::EventFd;
+use ringecho::{
+    config::HugePages,
+    connection::ConnectionEnd,
+    engine::{self, Dimensions, Engine},
+    metrics::Counters,
+    protocol::{
+        OpCode,
+        echo::{Compression, Echo, Next, Rules},
+    },
 };
 
 const RULES: Rules = Rules { hold: 4096, message_size_max: u64::MAX };
@@ -102,4 +116,54 @@ fn frame_that_is_held_allocates_at_most_twice_and_leaves_nothing_behind() {
             assert!(allocations.bytes_max <= 2 * 4096);
         }
     }
+}
+
+#[test]
+fn turn_of_the_engine_allocates_nothing() {
+    const CONNECTIONS: usize = 8;
+    const ROUNDS: usize = 50;
+    if let Err(error) = engine::probe() {
+        return eprintln!("skipped, this kernel carries no engine: {error}");
+    }
+    let dimensions = Dimensions {
+        receive_buffers: 2,
+        receive_buffer_len: 16_384,
+        huge_pages: HugePages::Off,
+        receive_share: 0,
+        connections_max: CONNECTIONS as u32,
+    };
+    let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
+    let wake = EventFd::new().unwrap();
+    let mut engine = Engine::new(dimensions, RULES, counters.clone(), &wake).unwrap();
+    let mut peers: Vec<UnixStream> = (0..CONNECTIONS)
+        .map(|_| {
+            let (peer, connection) = UnixStream::pair().unwrap();
+            let adopted = engine.adopt(connection.into(), Compression::None, Vec::new());
+            assert!(adopted.is_ok(), "there is room");
+            peer
+        })
+        .collect();
+    // Whole frames, some of which reach from one shared buffer into the next.
+    let messages = vec![binary(vec![7; 100]); 10];
+    let request = encode(&messages);
+    let reply: Vec<u8> = messages.iter().flat_map(ClientFrame::encode_echo).collect();
+    let mut received = vec![0; reply.len()];
+    let mut round = || {
+        for peer in &mut peers {
+            peer.write_all(&request).unwrap();
+        }
+        engine.turn_until_idle(Duration::from_secs(1)).unwrap();
+        for peer in &mut peers {
+            peer.read_exact(&mut received).unwrap();
+            assert!(received == reply);
+        }
+    };
+    // What the engine keeps grows to its size in the first rounds.
+    (0..ROUNDS).for_each(|_| round());
+    let allocations = measure(|| (0..ROUNDS).for_each(|_| round()));
+    let count = ROUNDS * CONNECTIONS * messages.len();
+    assert_eq!(counters.messages.get(), 2 * count as u64);
+    // A frame that the end of a buffer cuts is held: at most two allocations for each cut.
+    let cuts = ROUNDS * CONNECTIONS * request.len() / 16_384 + 1;
+    assert!(allocations.count_total <= 2 * cuts as u64, "{allocations:?} for {count} messages");
 }
