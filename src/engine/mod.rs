@@ -79,6 +79,8 @@ pub struct Engine<K = Uring> {
     starved: Vec<Key>,
     /// Connections that leave as soon as nothing is under way on them.
     leaving: Vec<Key>,
+    /// The server is stopping, and closes connections between two messages.
+    draining: bool,
     departures: Vec<Departure>,
     /// Empty between turns.
     events: Events,
@@ -162,6 +164,7 @@ impl<K: Kernel> Engine<K> {
             replies: Replies::default(),
             starved: Vec::new(),
             leaving: Vec::new(),
+            draining: false,
             departures: Vec::new(),
             events: Events::default(),
         })
@@ -212,6 +215,7 @@ impl<K: Kernel> Engine<K> {
             early.drain(..range.start);
             self.answer(key, reply, Part::Owned(early));
         }
+        self.close_if_draining(key);
         Ok(())
     }
 
@@ -237,11 +241,10 @@ impl<K: Kernel> Engine<K> {
     /// One turn: sends the replies of the one before, takes what has arrived, and queues the
     /// replies to it. Says whether anything happened.
     fn turn(&mut self) -> io::Result<bool> {
-        let starved = mem::take(&mut self.starved);
+        let starved = self.starved.len();
         let mut events = mem::take(&mut self.events);
         self.ring.turn(&mut events)?;
-        let happened =
-            !(starved.is_empty() && events.unsent.is_empty() && events.others.is_empty());
+        let happened = !(starved == 0 && events.unsent.is_empty() && events.others.is_empty());
         for (key, unsent) in events.unsent.drain(..) {
             match unsent {
                 Unsent::Rest(rest) => self.block(key, rest),
@@ -252,9 +255,10 @@ impl<K: Kernel> Engine<K> {
             self.handle(key, event);
         }
         self.events = events;
-        for key in starved {
-            self.arm(key);
+        for at in 0..starved {
+            self.arm(self.starved[at]);
         }
+        self.starved.drain(..starved);
         self.depart();
         self.send_replies();
         if cfg!(debug_assertions) {
@@ -283,11 +287,9 @@ impl<K: Kernel> Engine<K> {
 
     /// Closes every connection as soon as no message is under way on it.
     pub fn drain(&mut self) {
+        self.draining = true;
         for key in self.table.keys() {
-            if let Some(connection) = self.table.get_mut(key) {
-                connection.draining = true;
-                self.close_if_draining(key);
-            }
+            self.close_if_draining(key);
         }
     }
 
@@ -540,7 +542,7 @@ impl<K: Kernel> Engine<K> {
     /// Says goodbye on a connection of a stopping server, when no message is under way.
     fn close_if_draining(&mut self, key: Key) {
         let Some(connection) = self.table.get_mut(key) else { return };
-        if connection.draining
+        if self.draining
             && !connection.close_sent
             && connection.leaving.is_none()
             && connection.echo.between_messages()

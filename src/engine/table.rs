@@ -27,13 +27,14 @@ pub(super) struct Connection {
     generation: u32,
     pub(super) receive: Receive,
     pub(super) send: Send,
-    /// The stopping server wants to close it between two messages.
-    pub(super) draining: bool,
     /// A Close frame has been sent, so nothing else may be.
     pub(super) close_sent: bool,
     /// How it ended; it leaves the engine once nothing is under way on it.
     pub(super) leaving: Option<ConnectionEnd>,
 }
+
+const _: () = assert!(size_of::<Echo>() <= 72, "most of an entry");
+const _: () = assert!(size_of::<Connection>() <= 120, "an idle connection weighs no more");
 
 /// What the kernel is doing about received bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +64,13 @@ pub(super) struct Table {
     generation: u32,
     capacity: usize,
 }
+
+/// A full table grows by an eighth, rather than to twice its size: entries that are not used weigh
+/// as much as the others.
+const GROWTH_SHARE: usize = 8;
+
+/// Entries that a table grows by, at least.
+const GROWTH_MIN: usize = 64;
 
 impl Queue {
     pub(super) fn is_empty(self) -> bool {
@@ -115,6 +123,10 @@ impl Table {
         if self.connections.len() == self.capacity {
             return Err(descriptor);
         }
+        if self.connections.len() == self.connections.capacity() {
+            let growth = (self.connections.len() / GROWTH_SHARE).max(GROWTH_MIN);
+            self.connections.reserve_exact(growth);
+        }
         self.generation = self.generation.wrapping_add(1) & Key::GENERATION_MASK;
         let slot = self.connections.insert(Connection {
             echo: Echo::with_compression(compression),
@@ -123,7 +135,6 @@ impl Table {
             generation: self.generation,
             receive: Receive::Idle,
             send: Send::Ready(Queue::default()),
-            draining: false,
             close_sent: false,
             leaving: None,
         });
