@@ -10,9 +10,9 @@
 //! holds none of the shared buffers: what is left of its reply is copied, its receive cancelled,
 //! and both go on when its socket has taken the rest.
 //!
-//! From the bottom up: [`kernel`] is what is asked of the kernel, [`uring`] the real one,
-//! [`buffers`] what it receives into, [`ring`] how parts are sent and chunks received, [`table`]
-//! the connections, and here is the turn.
+//! From the bottom up: `kernel` is what is asked of the kernel, `uring` the real one, `buffers` what
+//! it receives into, `ring` how parts are sent and chunks received, `table` the connections, and
+//! here is the turn.
 
 mod buffers;
 mod kernel;
