@@ -23,7 +23,7 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(name = "ringecho-compare", version, max_term_width = 100)]
 pub(crate) struct Args {
-    /// A further server, as [tcp:]NAME[/PATH]=COMMAND
+    /// A further server, as NAME=COMMAND, NAME/PATH=COMMAND or tcp:NAME=COMMAND
     ///
     /// COMMAND is run without a shell, on the server's CPU, with {port} in it replaced by the port
     /// of 127.0.0.1 to listen on. It must be the process itself that echoes. PATH is that of its
