@@ -65,13 +65,6 @@ pub(super) struct Table {
     capacity: usize,
 }
 
-/// A full table grows by an eighth, rather than to twice its size: entries that are not used weigh
-/// as much as the others.
-const GROWTH_SHARE: usize = 8;
-
-/// Entries that a table grows by, at least.
-const GROWTH_MIN: usize = 64;
-
 impl Queue {
     pub(super) fn is_empty(self) -> bool {
         self.0.is_none()
@@ -122,10 +115,6 @@ impl Table {
     ) -> Result<Key, OwnedFd> {
         if self.connections.len() == self.capacity {
             return Err(descriptor);
-        }
-        if self.connections.len() == self.connections.capacity() {
-            let growth = (self.connections.len() / GROWTH_SHARE).max(GROWTH_MIN);
-            self.connections.reserve_exact(growth);
         }
         self.generation = self.generation.wrapping_add(1) & Key::GENERATION_MASK;
         let slot = self.connections.insert(Connection {
