@@ -10,7 +10,12 @@ use std::{
 
 use clap::Parser;
 use mimalloc::MiMalloc;
-use ringecho_loadtest::{cli::Args, progress::Progress, report::Report, run::run};
+use ringecho_loadtest::{
+    cli::{Cli, Command, RunArgs},
+    progress::Progress,
+    report::Report,
+    run::run,
+};
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     flag,
@@ -26,39 +31,52 @@ const EXIT_USAGE: u8 = 2;
 const EXIT_INTERRUPTED: i32 = 130;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    let plan = match args.plan() {
-        Ok(plan) => plan,
-        Err(error) => {
-            eprintln!("error: {error}");
-            return EXIT_USAGE.into();
-        }
+    let outcome = match Cli::parse().command() {
+        Command::Run(args) => run_load(&args),
     };
-    if let Some(warning) = args.prepare_process() {
-        eprintln!("warning: {warning}");
-    }
-    let outcome = interrupt_flag().map_err(|error| format!("cannot handle signals: {error}"));
-    let outcome = outcome.and_then(|interrupted| {
-        let report = run(plan, &interrupted, &mut Progress::default());
-        report.map_err(|error| error.to_string())
-    });
-    match outcome.and_then(|report| publish(&report, args.json.as_deref())) {
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
+        Err(Fault::Usage(error)) => {
+            eprintln!("error: {error}");
+            EXIT_USAGE.into()
+        }
+        Err(Fault::Failed(error)) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
         }
     }
 }
 
+/// Why the program came to no result.
+enum Fault {
+    /// A flag's value is wrong.
+    Usage(String),
+    /// Something else.
+    Failed(String),
+}
+
+/// Runs a load, and says whether every message was echoed correctly.
+fn run_load(args: &RunArgs) -> Result<bool, Fault> {
+    let plan = args.plan().map_err(|error| Fault::Usage(error.to_string()))?;
+    if let Some(warning) = args.connections.prepare_process() {
+        eprintln!("warning: {warning}");
+    }
+    let interrupted = interrupt_flag()?;
+    let report = run(plan, &interrupted, &mut Progress::default())
+        .map_err(|error| Fault::Failed(error.to_string()))?;
+    publish(&report, args.output.json.as_deref()).map_err(Fault::Failed)
+}
+
 /// A flag that the first Ctrl-C sets. The second one ends the program.
-fn interrupt_flag() -> io::Result<Arc<AtomicBool>> {
+fn interrupt_flag() -> Result<Arc<AtomicBool>, Fault> {
+    let cannot = |error| Fault::Failed(format!("cannot handle signals: {error}"));
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         // In this order: the first signal finds the flag unset and does nothing but set it.
-        flag::register_conditional_shutdown(signal, EXIT_INTERRUPTED, Arc::clone(&interrupted))?;
-        flag::register(signal, Arc::clone(&interrupted))?;
+        flag::register_conditional_shutdown(signal, EXIT_INTERRUPTED, Arc::clone(&interrupted))
+            .map_err(cannot)?;
+        flag::register(signal, Arc::clone(&interrupted)).map_err(cannot)?;
     }
     Ok(interrupted)
 }

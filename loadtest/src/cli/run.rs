@@ -1,0 +1,55 @@
+//! The flags of a run.
+
+use super::{ConnectionArgs, LoadArgs, OutputArgs, PlanError, values::process};
+use crate::{plan::Plan, target::Target};
+
+/// What a run is asked for.
+// A run is asked for if there is a URL: clap does not see by itself what a struct with flattened
+// ones consists of.
+#[derive(Clone, Debug, clap::Args)]
+#[group(args = ["url"])]
+pub struct RunArgs {
+    /// Where to: `ws://HOST[:PORT][/PATH]`
+    #[arg(value_name = "URL")]
+    pub url: Target,
+
+    /// How the connections are.
+    #[command(flatten)]
+    pub connections: ConnectionArgs,
+
+    /// What is sent.
+    #[command(flatten)]
+    pub load: LoadArgs,
+
+    /// Where the result goes.
+    #[command(flatten)]
+    pub output: OutputArgs,
+
+    /// Also report what the server's process PID uses: CPU time for each message, and memory
+    #[arg(long, value_name = "PID", value_parser = process)]
+    pub server_pid: Option<u32>,
+}
+
+impl RunArgs {
+    /// Resolves and completes what the command line says.
+    pub fn plan(&self) -> Result<Plan, PlanError> {
+        self.load.plan(&self.url, &self.connections, self.server_pid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use crate::cli::{Cli, Command};
+
+    #[test]
+    fn connections_are_spread_evenly() {
+        let cli = Cli::parse_from(["x", "ws://127.0.0.1", "--connections=7", "--threads=3"]);
+        let Command::Run(args) = cli.command();
+        let plan = args.plan().unwrap();
+        let spread: Vec<usize> =
+            (0..plan.threads).map(|thread| plan.connections_of(thread)).collect();
+        assert_eq!(spread, [3, 2, 2]);
+    }
+}
