@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Other people's clients against a real server, on each data plane, with and without compression:
-# Python's websockets, node's ws, and the page in headless Chromium. PLANES=portable leaves the engine
-# out, where the kernel has none. Installs them below .tools/ (Chromium from Debian's packages, if missing).
+# Python's websockets, node's ws, and the page in headless Chromium. PLANES: see each-server.sh.
+# Installs the clients below .tools/ (Chromium from Debian's packages, if missing).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,26 +21,12 @@ if [ -z "$chromium" ]; then
   chromium=$(command -v chromium)
 fi
 
-cargo build --release --locked --package ringecho
-server_pid=
-trap '[ -z "$server_pid" ] || kill "$server_pid"' EXIT
+run_clients() {
+  local url=$1 compression=$2 page=http://${1#ws://}
+  "$python/bin/python" tests/clients/python.py "$url" "$compression"
+  node "$node/node.mjs" "$url" "$compression"
+  RINGECHO_URL=${page%/ws}/ CHROMIUM=$chromium COMPRESSION=$compression node "$node/page.mjs"
+}
 
-for plane in ${PLANES:-engine portable}; do
-  for compression in off pass-through; do
-    printf -- '-- %s, compression %s\n' "$plane" "$compression"
-    coproc server { exec target/release/ringecho --listen 127.0.0.1:0 --data-plane "$plane" \
-      --compression "$compression" --log-level warn; }
-    server_pid=$!
-    read -r _ _ url _ <&"${server[0]}"
-    page=http://${url#ws://}
-    page=${page%/ws}/
-
-    "$python/bin/python" tests/clients/python.py "$url" "$compression"
-    node "$node/node.mjs" "$url" "$compression"
-    RINGECHO_URL=$page CHROMIUM=$chromium COMPRESSION=$compression node "$node/page.mjs"
-
-    kill "$server_pid"
-    wait "$server_pid"
-    server_pid=
-  done
-done
+. scripts/each-server.sh
+each_server run_clients
