@@ -108,7 +108,7 @@ pub struct Arguments {
     )]
     receive_buffers: u16,
 
-    /// Most that the engine keeps for a client that does not read
+    /// Most that is kept for a client that does not read its echoes
     #[arg(
         long, env = "RINGECHO_UNSENT_MAX", value_name = "SIZE",
         default_value = UNSENT_MAX.default.to_string(), value_parser = Size::from_str,

@@ -160,11 +160,12 @@ pub const RECEIVE_BUFFER: Knob<Size> = Knob {
 pub const RECEIVE_BUFFERS: Knob<u16> =
     Knob { flag: "--receive-buffers", default: 8, min: 2, max: 1 << 15 };
 
-/// The most that is kept, on the engine, for a peer that does not read its echoes.
+/// The most that is kept for a peer that does not read its echoes; then nothing more is received
+/// from it.
 ///
-/// A receive takes at most a quarter of it before it has to be armed again, and one more may be
-/// under way when a send turns out short. Before Linux 6.17 the shared buffers are the bound
-/// instead.
+/// A peer that sends everything before it reads anything can send this much, beside what fits the
+/// buffers of both sockets. Before Linux 6.17 the engine may keep as much more as fits its shared
+/// buffers.
 pub const UNSENT_MAX: Knob<Size> = Knob {
     flag: "--unsent-max",
     default: Size::kib(1 << 10),

@@ -7,9 +7,9 @@
 use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
-    io,
+    io, mem,
     ops::Range,
-    pin::pin,
+    pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
     task::{Poll, Waker},
@@ -19,8 +19,8 @@ use fastwebsockets::CloseCode;
 use futures_util::future::{Either, select};
 use http::StatusCode;
 use monoio::{
-    buf::{IoBuf, Slice},
-    io::{AsyncReadRent, AsyncWriteRent},
+    buf::{IoBuf, IoBufMut, Slice},
+    io::{AsyncReadRent, AsyncWriteRent, CancelableAsyncReadRent, Canceller},
 };
 
 use crate::{
@@ -40,6 +40,8 @@ pub struct Shared {
     pub rules: Rules,
     /// How large a receive buffer may become.
     pub receive_buffer_max: usize,
+    /// How much is received from a peer that does not read.
+    pub unsent_max: usize,
     /// What the worker counts.
     pub counters: Arc<Counters>,
 }
@@ -53,6 +55,7 @@ impl Shared {
                 message_size_max: limits.message_size_max.0,
             },
             receive_buffer_max: limits.receive_buffer.in_memory(),
+            unsent_max: limits.unsent_max.in_memory(),
             counters,
         }
     }
@@ -134,6 +137,8 @@ pub struct Control {
     now: Rc<Cell<Tick>>,
     timing: Cell<Timing>,
     demand: Cell<Option<Demand>>,
+    /// When the send that is under way began.
+    sending: Cell<Option<Tick>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -154,7 +159,13 @@ impl Control {
     /// For a connection accepted now, on the worker whose time is `now`.
     pub fn new(now: Rc<Cell<Tick>>) -> Self {
         let timing = Cell::new(Timing::accepted(now.get()));
-        Self { now, timing, demand: Cell::new(None), waker: RefCell::new(None) }
+        Self {
+            now,
+            timing,
+            demand: Cell::new(None),
+            sending: Cell::new(None),
+            waker: RefCell::new(None),
+        }
     }
 
     /// Asks for something. An end that was asked for before stands.
@@ -162,13 +173,20 @@ impl Control {
         if !matches!(self.demand.get(), Some(Demand::End(_))) {
             self.demand.set(Some(demand));
         }
+        self.wake();
+    }
+
+    fn wake(&self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
     }
 
-    /// Demands what is due.
+    /// Demands what is due, and lets a send see that it stalls.
     pub fn sweep(&self, deadlines: &Deadlines) {
+        if self.send_stalls() {
+            self.wake();
+        }
         let mut timing = self.timing.get();
         let Some(due) = timing.sweep(self.now.get(), deadlines) else {
             return;
@@ -194,6 +212,15 @@ impl Control {
             _ => None,
         })
         .await
+    }
+
+    /// Waits until the send that is under way takes longer than to the next sweep.
+    async fn send_stalled(&self) {
+        self.wait(|| self.send_stalls().then_some(())).await;
+    }
+
+    fn send_stalls(&self) -> bool {
+        self.sending.get().is_some_and(|since| since != self.now.get())
     }
 
     async fn wait<T>(&self, demand: impl Fn() -> Option<T>) -> T {
@@ -226,7 +253,7 @@ impl Control {
 /// Echoes over the two halves of a stream until the connection is over. `early` is what came
 /// together with the request head: the first frames; `compression` is what the handshake agreed on.
 pub async fn run(
-    mut reader: impl AsyncReadRent,
+    mut reader: impl CancelableAsyncReadRent,
     mut writer: impl AsyncWriteRent,
     early: Vec<u8>,
     compression: Compression,
@@ -240,6 +267,7 @@ pub async fn run(
         shared,
         echo: Echo::with_compression(compression),
         share: RECEIVE_SHARE,
+        ahead: Vec::new(),
         draining: false,
         close_sent: false,
     };
@@ -261,13 +289,15 @@ struct Connection<'a, R, W> {
     echo: Echo,
     /// What may still be received before others have their turn.
     share: usize,
+    /// What was received while a send stalled.
+    ahead: Vec<u8>,
     /// The server is stopping, and a Close frame is to be sent between two messages.
     draining: bool,
     /// A Close frame has been sent, so nothing else may be.
     close_sent: bool,
 }
 
-impl<R: AsyncReadRent, W: AsyncWriteRent> Connection<'_, R, W> {
+impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Connection<'_, R, W> {
     /// Echoes until there is nothing more to say (`Ok`) or nobody to say it to (`Err`).
     async fn echo_until_closed(&mut self, early: Vec<u8>) -> Result<ConnectionEnd, ConnectionEnd> {
         let mut chunk = early;
@@ -317,7 +347,7 @@ impl<R: AsyncReadRent, W: AsyncWriteRent> Connection<'_, R, W> {
         } else {
             used.capacity()
         };
-        let wanted = wanted.max(RECEIVE_BUFFER_START.in_memory());
+        let wanted = wanted.clamp(RECEIVE_BUFFER_START.in_memory(), capacity_max);
         if wanted != used.capacity() {
             return Vec::with_capacity(wanted);
         }
@@ -327,6 +357,9 @@ impl<R: AsyncReadRent, W: AsyncWriteRent> Connection<'_, R, W> {
 
     /// Waits for bytes from the peer, and does meanwhile what the worker demands.
     async fn receive(&mut self, buffer: Vec<u8>) -> Result<Vec<u8>, ConnectionEnd> {
+        if !self.ahead.is_empty() {
+            return Ok(mem::take(&mut self.ahead));
+        }
         // The writer and the state are needed while the reader is busy.
         let Self { reader, writer, control, echo, draining, close_sent, .. } = self;
         let mut read = pin!(reader.read(buffer));
@@ -365,7 +398,7 @@ impl<R: AsyncReadRent, W: AsyncWriteRent> Connection<'_, R, W> {
         if self.close_sent {
             return Ok(chunk);
         }
-        let Self { writer, control, .. } = self;
+        let Self { reader, writer, control, ahead, .. } = self;
         if !reply.prefix.is_empty() {
             let prefix_len = reply.prefix.len();
             write_all(writer, reply.prefix, 0..prefix_len, control).await?;
@@ -373,8 +406,55 @@ impl<R: AsyncReadRent, W: AsyncWriteRent> Connection<'_, R, W> {
         if reply.range.is_empty() {
             return Ok(chunk);
         }
-        write_all(writer, chunk, reply.range, control).await
+        control.sending.set(Some(control.now.get()));
+        let room = self.shared.unsent_max.saturating_sub(reply.range.len());
+        let mut write = pin!(write_all(writer, chunk, reply.range, control));
+        let written = match select(write.as_mut(), pin!(control.send_stalled())).await {
+            Either::Left((written, _)) => written,
+            Either::Right(_) => {
+                // All at once, or the allocator would keep what it outgrows.
+                ahead.reserve_exact(room);
+                receive_ahead(reader, ahead, room, control, write).await
+            }
+        };
+        control.sending.set(None);
+        written
     }
+}
+
+/// Waits for a write that stalls, and receives meanwhile until `ahead` holds `len_max` bytes, for
+/// which it has the memory: the peer may not begin to read before it has sent all that it wants to.
+#[cold]
+async fn receive_ahead<T>(
+    reader: &mut impl CancelableAsyncReadRent,
+    ahead: &mut Vec<u8>,
+    len_max: usize,
+    control: &Control,
+    mut write: Pin<&mut impl Future<Output = T>>,
+) -> T {
+    while ahead.len() < len_max {
+        let canceller = Canceller::new();
+        let filled_len = ahead.len();
+        let free = mem::take(ahead).slice_mut(filled_len..len_max);
+        let mut read = pin!(reader.cancelable_read(free, canceller.handle()));
+        let (written, (received, filled)) = match select(write.as_mut(), read.as_mut()).await {
+            Either::Left((written, _)) => {
+                canceller.cancel();
+                (Some(written), read.await)
+            }
+            Either::Right((received, _)) => (None, received),
+        };
+        *ahead = filled.into_inner();
+        if let Some(written) = written {
+            return written;
+        }
+        // The next read tells the end again.
+        if !matches!(received, Ok(1..)) {
+            break;
+        }
+        control.traffic();
+    }
+    write.await
 }
 
 /// How much a connection receives without waiting before others have their turn, in bytes.

@@ -429,16 +429,21 @@ fn resolve_data_plane(
 fn engine_dimensions(config: &Config, probe: engine::Probe) -> io::Result<engine::Dimensions> {
     let limits = &config.limits;
     let (descriptors_max, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let unsent_max = limits.unsent_max.in_memory();
     let receive_share =
-        if probe.limits_receives { limits.unsent_max.in_memory() as u32 / 4 } else { 0 };
+        if probe.limits_receives { RECEIVE_SHARE_MAX.min(unsent_max as u32 / 4) } else { 0 };
     Ok(engine::Dimensions {
         receive_buffers: limits.receive_buffers,
         receive_buffer_len: limits.receive_buffer.in_memory() as u32,
         huge_pages: config.huge_pages,
         receive_share,
+        unsent_max,
         connections_max: descriptors_max.min(ENGINE_CONNECTIONS_MAX) as u32,
     })
 }
+
+/// How much a connection of an engine receives before others have their turn, in bytes.
+const RECEIVE_SHARE_MAX: u32 = 256 << 10;
 
 /// Slots of an engine, at most: they take kernel memory, whether they are used or not.
 const ENGINE_CONNECTIONS_MAX: u64 = 1 << 20;

@@ -130,6 +130,7 @@ fn turn_of_the_engine_allocates_nothing() {
         receive_buffer_len: 16_384,
         huge_pages: HugePages::Off,
         receive_share: 0,
+        unsent_max: 1 << 20,
         connections_max: CONNECTIONS as u32,
     };
     let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));

@@ -48,6 +48,7 @@ impl Stage {
             receive_buffer_len: 4096,
             huge_pages: HugePages::Off,
             receive_share: if probe.limits_receives { 2048 } else { 0 },
+            unsent_max: 16 << 10,
             connections_max: 2 * OPEN_MAX as u32,
         };
         let rules = Rules { hold: 1000, message_size_max: u64::MAX };

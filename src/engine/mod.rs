@@ -7,8 +7,8 @@
 //!
 //! Rare things leave: a connection that ends, in whatever way, is given back with its descriptor
 //! once nothing is under way on it, and an ordinary task finishes it. A peer that does not read
-//! holds none of the shared buffers: what is left of its reply is copied, its receive cancelled,
-//! and both go on when its socket has taken the rest.
+//! holds none of the shared buffers: what is left of its reply is copied, further replies behind it,
+//! and when that has become too much, its receive ends until the socket has taken some.
 //!
 //! From the bottom up: `kernel` is what is asked of the kernel, `uring` the real one, `buffers` what
 //! it receives into, `ring` how parts are sent and chunks received, `table` the connections, and
@@ -71,6 +71,8 @@ pub struct Engine<K = Uring> {
     ring: Ring<K>,
     table: Table,
     rules: Rules,
+    receive_share: usize,
+    unsent_max: usize,
     counters: Arc<Counters>,
     /// The sweep's time.
     now: Tick,
@@ -106,6 +108,7 @@ pub fn probe() -> io::Result<Probe> {
         receive_buffer_len: 4096,
         huge_pages: HugePages::Off,
         receive_share: 4096,
+        unsent_max: 4096,
         connections_max: 1,
     };
     let kernel = Uring::new(dimensions.connections_max, dimensions.receive_buffers, &wake)?;
@@ -159,6 +162,8 @@ impl<K: Kernel> Engine<K> {
             ring: Ring::new(kernel, dimensions)?,
             table: Table::new(dimensions.connections_max),
             rules,
+            receive_share: dimensions.receive_share as usize,
+            unsent_max: dimensions.unsent_max,
             counters,
             now: Tick::default(),
             replies: Replies::default(),
@@ -343,6 +348,8 @@ impl<K: Kernel> Engine<K> {
         }
         if !goes_on {
             self.arm(key);
+        } else if !self.may_receive(key) {
+            self.disarm(key);
         }
     }
 
@@ -398,6 +405,8 @@ impl<K: Kernel> Engine<K> {
             Send::Blocked(waiting) => {
                 if waiting.capacity() == 0 {
                     **waiting = self.ring.spare_memory();
+                    // All at once, or the allocator would keep what it outgrows.
+                    waiting.reserve_exact(self.unsent_max);
                 }
                 match part {
                     Part::Owned(bytes) => waiting.extend_from_slice(&bytes),
@@ -435,7 +444,9 @@ impl<K: Kernel> Engine<K> {
         let Some(connection) = self.table.get_mut(key) else { return };
         connection.send = Send::Blocked(Box::default());
         self.ring.send_patiently(key, rest);
-        self.disarm(key);
+        if !self.may_receive(key) {
+            self.disarm(key);
+        }
     }
 
     /// A peer has taken what it was sent: the rest, or back to normal.
@@ -446,10 +457,10 @@ impl<K: Kernel> Engine<K> {
             && !waiting.is_empty()
         {
             self.ring.send_patiently(key, mem::take(waiting));
-            return;
+        } else {
+            connection.timing.traffic(self.now);
+            connection.send = Send::Ready(Queue::default());
         }
-        connection.timing.traffic(self.now);
-        connection.send = Send::Ready(Queue::default());
         self.arm(key);
     }
 
@@ -467,16 +478,30 @@ impl<K: Kernel> Engine<K> {
         }
     }
 
-    /// Receives, unless that is under way, or the connection is blocked or leaving.
+    /// Receives, unless that is under way, or not to be.
     fn arm(&mut self, key: Key) {
+        if !self.may_receive(key) {
+            return;
+        }
         let Some(connection) = self.table.get_mut(key) else { return };
-        if connection.receive == Receive::Idle
-            && matches!(connection.send, Send::Ready(_))
-            && connection.leaving.is_none()
-        {
+        if connection.receive == Receive::Idle {
             connection.receive = Receive::Armed;
             self.ring.receive(key);
         }
+    }
+
+    /// Whether there is room for what may be received next, and a use for it.
+    #[inline]
+    fn may_receive(&mut self, key: Key) -> bool {
+        let Some(connection) = self.table.get_mut(key) else { return false };
+        let has_room = match &connection.send {
+            Send::Ready(_) => true,
+            Send::Blocked(waiting) => {
+                let unsent = self.ring.unsent_len(key) + waiting.len();
+                unsent + self.receive_share <= self.unsent_max
+            }
+        };
+        has_room && connection.leaving.is_none()
     }
 
     #[cold]
@@ -572,7 +597,7 @@ impl<K: Kernel> Engine<K> {
                 "something is going to happen to every connection"
             );
             assert!(
-                connection.receive != Receive::Armed || !(is_blocked || is_leaving),
+                connection.receive != Receive::Armed || !is_leaving,
                 "nothing is received that could not be answered"
             );
             expected.receives += usize::from(is_receiving);

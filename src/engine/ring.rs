@@ -49,6 +49,8 @@ pub struct Dimensions {
     pub huge_pages: HugePages,
     /// How much a connection receives before others have their turn; 0 for no limit.
     pub receive_share: u32,
+    /// How much may wait for a peer that does not read; then nothing more is received from it.
+    pub unsent_max: usize,
     /// Connections at a time.
     pub connections_max: u32,
 }
@@ -144,8 +146,9 @@ enum Kind {
     CancelReceive,
 }
 
-/// How much memory of past patient sends is kept.
+/// How much memory of past patient sends is kept: so many pieces, each of so many bytes.
 const SPARE_MAX: usize = 4;
+const SPARE_LEN_MAX: usize = 1 << 20;
 
 /// The most pieces that a message may have (`UIO_MAXIOV`).
 const PIECES_MAX: usize = 1024;
@@ -255,6 +258,12 @@ impl<K: Kernel> Ring<K> {
     pub(super) fn send_patiently(&mut self, key: Key, bytes: Vec<u8>) {
         self.patient.insert(key.slot, PatientSend { bytes, sent: 0 });
         self.push_patient_send(key);
+    }
+
+    /// How many bytes of a patient send, if there is one, were still to be sent when it began or
+    /// was last short.
+    pub(super) fn unsent_len(&self, key: Key) -> usize {
+        self.patient.get(&key.slot).map_or(0, |send| send.bytes.len() - send.sent)
     }
 
     /// Memory for bytes that have to wait; [`send_patiently`](Self::send_patiently) takes it back.
@@ -391,7 +400,7 @@ impl<K: Kernel> Ring<K> {
             Err(errno) => Event::SendBroken(io::Error::from(errno).kind()),
         };
         let PatientSend { mut bytes, .. } = self.patient.remove(&key.slot)?;
-        if self.spare.len() < SPARE_MAX {
+        if self.spare.len() < SPARE_MAX && bytes.capacity() <= SPARE_LEN_MAX {
             bytes.clear();
             self.spare.push(bytes);
         }

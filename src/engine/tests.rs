@@ -82,6 +82,7 @@ impl Run {
             receive_buffer_len: rng.random_range(16..2000),
             huge_pages: HugePages::Off,
             receive_share: if rng.random() { 0 } else { rng.random_range(1..2000) },
+            unsent_max: rng.random_range(0..4000),
             connections_max: CONNECTIONS_MAX,
         };
         let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));

@@ -22,7 +22,7 @@ CASES_AT_A_TIME = 4
 
 def exclusions(compression):
     """The patterns of the cases that are not run."""
-    conditions = {"always", compression}
+    conditions = {compression}
     if os.environ.get("WHOLE") != "1":
         conditions.add("short")
     listed = tomllib.loads(EXCLUSIONS.read_text())["exclusion"]

@@ -50,6 +50,19 @@ fn ping_is_answered_with_the_same_payload() {
 }
 
 #[test]
+fn a_peer_may_send_much_before_it_reads() {
+    // More than the sockets' buffers take.
+    const LEN: usize = 24 << 20;
+    let limits = Limits { unsent_max: Size(LEN as u64 + 1024), ..Limits::default() };
+    with_server(&Config { limits, ..config() }, |server| {
+        let mut peer = server.open();
+        let message = binary(vec![5; LEN]);
+        peer.send(message.encode());
+        peer.expect(message.encode_echo());
+    });
+}
+
+#[test]
 fn frames_that_come_with_the_request_are_echoed() {
     with_server(&config(), |server| {
         let mut peer = server.connect();

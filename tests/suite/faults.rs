@@ -2,18 +2,25 @@
 //! break. The faults come from a seed; whatever they are, the client gets a prefix of the exact
 //! echo, and all of it unless the stream broke.
 
-use std::{cell::RefCell, collections::VecDeque, io, rc::Rc, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    io,
+    rc::Rc,
+    sync::Arc,
+};
 
 use monoio::{
     BufResult,
     buf::{IoBuf, IoBufMut, IoVecBuf, IoVecBufMut},
-    io::{AsyncReadRent, AsyncWriteRent},
+    io::{AsyncReadRent, AsyncWriteRent, CancelHandle, CancelableAsyncReadRent},
 };
 use proptest::{
     prelude::*,
     test_runner::{RngAlgorithm, TestRng},
 };
 use ringecho::{
+    clock::Tick,
     config::{Limits, Size},
     connection::{ConnectionEnd, Control, Shared, run},
     metrics::Counters,
@@ -26,9 +33,15 @@ use crate::frames::{ClientFrame, close, conversation};
 const STALL_ODDS: u32 = 4;
 const BREAK_ODDS: u32 = 400;
 
+/// One in this many stalls lasts longer than to the next sweep.
+const TICK_ODDS: u32 = 3;
+
 /// Where the faults come from, shared by both halves of a stream.
 #[derive(Clone)]
-struct Faults(Rc<RefCell<(TestRng, bool)>>);
+struct Faults {
+    rng_and_broken: Rc<RefCell<(TestRng, bool)>>,
+    now: Rc<Cell<Tick>>,
+}
 
 struct FaultyReader {
     faults: Faults,
@@ -45,15 +58,18 @@ impl Faults {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
         let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
-        Self(Rc::new(RefCell::new((rng, false))))
+        Self { rng_and_broken: Rc::new(RefCell::new((rng, false))), now: Rc::default() }
     }
 
     /// Stalls now and then; says how many of `len` bytes go through, or that the stream broke.
     async fn strike(&self, len: usize) -> io::Result<usize> {
         while self.one_in(STALL_ODDS) {
+            if self.one_in(TICK_ODDS) {
+                self.now.set(self.now.get().next());
+            }
             yield_now().await;
         }
-        let mut state = self.0.borrow_mut();
+        let mut state = self.rng_and_broken.borrow_mut();
         if state.1 || state.0.random_range(0..BREAK_ODDS) == 0 {
             state.1 = true;
             return Err(io::ErrorKind::ConnectionReset.into());
@@ -62,11 +78,11 @@ impl Faults {
     }
 
     fn one_in(&self, odds: u32) -> bool {
-        self.0.borrow_mut().0.random_range(0..odds) == 0
+        self.rng_and_broken.borrow_mut().0.random_range(0..odds) == 0
     }
 
     fn broken(&self) -> bool {
-        self.0.borrow().1
+        self.rng_and_broken.borrow().1
     }
 }
 
@@ -81,6 +97,25 @@ impl AsyncReadRent for FaultyReader {
     }
 
     async fn readv<T: IoVecBufMut>(&mut self, _: T) -> BufResult<usize, T> {
+        unreachable!("the portable path reads into one buffer")
+    }
+}
+
+impl CancelableAsyncReadRent for FaultyReader {
+    /// A read that somebody wants to cancel may as well complete.
+    async fn cancelable_read<T: IoBufMut>(
+        &mut self,
+        buffer: T,
+        _: CancelHandle,
+    ) -> BufResult<usize, T> {
+        self.read(buffer).await
+    }
+
+    async fn cancelable_readv<T: IoVecBufMut>(
+        &mut self,
+        _: T,
+        _: CancelHandle,
+    ) -> BufResult<usize, T> {
         unreachable!("the portable path reads into one buffer")
     }
 }
@@ -136,6 +171,7 @@ proptest! {
         ends_with_close: bool,
         seed: u64,
         receive_buffer in prop::sample::select(vec![4096, 8192, 262_144]),
+        unsent_max in prop::sample::select(vec![0, 100, 65_536]),
         early_len: prop::sample::Index,
     ) {
         let mut input: Vec<u8> = frames.iter().flat_map(ClientFrame::encode).collect();
@@ -150,9 +186,13 @@ proptest! {
         let output = Rc::new(RefCell::new(Vec::new()));
         let reader = FaultyReader { faults: faults.clone(), input: rest.into() };
         let writer = FaultyWriter { faults: faults.clone(), output: output.clone() };
-        let limits = Limits { receive_buffer: Size(receive_buffer), ..Limits::default() };
+        let limits = Limits {
+            receive_buffer: Size(receive_buffer),
+            unsent_max: Size(unsent_max),
+            ..Limits::default()
+        };
         let shared = Shared::new(&limits, Arc::new(Counters::new(&ConnectionEnd::KINDS)));
-        let control = Control::new(Rc::default());
+        let control = Control::new(faults.now.clone());
         let end = futures_executor::block_on(run(reader, writer, input, Compression::None, &control, &shared));
 
         let output = output.borrow();

@@ -1,7 +1,7 @@
 //! Hostile input against the program itself: whatever a peer sends, it costs no more memory than a
 //! bound, and the next peer is served. `scripts/hostile.sh` prints what it costs.
 
-use std::{fs, io::Write, net::SocketAddr, process::Child, thread};
+use std::{fs, io::Write, net::SocketAddr, process::Child, thread, time::Duration};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use ringecho::protocol::OpCode;
@@ -16,7 +16,7 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
 /// What an attack may take once, by however many peers: the receive buffers that it is the first to
-/// touch, 4 MiB of them on the engine, and as much again.
+/// touch, 2 MiB of them on the engine, and what the allocator keeps.
 const ONCE_MAX: u64 = 8 * MIB;
 
 /// In which the kernel tells user space of CPU time (`USER_HZ`).
@@ -111,8 +111,8 @@ fn assert_bounded<T>(
     }
 }
 
-/// Sends `request` so many times, and expects `reply` as often.
-fn flood(peer: &mut Peer, request: Vec<u8>, reply: &[u8], times: usize) {
+/// Sends `request` so many times, and expects `reply` as often, with a pause before each.
+fn flood(peer: &mut Peer, request: Vec<u8>, reply: &[u8], times: usize, pause: Duration) {
     let mut writer = peer.stream.try_clone().unwrap();
     let sending = thread::spawn(move || {
         for _ in 0..times {
@@ -120,6 +120,7 @@ fn flood(peer: &mut Peer, request: Vec<u8>, reply: &[u8], times: usize) {
         }
     });
     for _ in 0..times {
+        thread::sleep(pause);
         peer.expect(reply);
     }
     sending.join().unwrap();
@@ -134,7 +135,7 @@ fn a_million_fragments_of_one_byte_take_no_memory() {
         let mut peer = Peer::open(address);
         peer.send(first.encode());
         peer.expect(first.encode_echo());
-        flood(&mut peer, requests.clone(), &replies, 1000);
+        flood(&mut peer, requests.clone(), &replies, 1000, Duration::ZERO);
     });
 }
 
@@ -143,7 +144,21 @@ fn flood_of_pings_takes_no_memory() {
     let ping = ping(&"p".repeat(125));
     let (request, reply) = (ping.encode().repeat(1000), ping.encode_echo().repeat(1000));
     assert_bounded("100,000 Pings of 125 bytes", ONCE_MAX, &[], |address| {
-        flood(&mut Peer::open(address), request.clone(), &reply, 100);
+        flood(&mut Peer::open(address), request.clone(), &reply, 100, Duration::ZERO);
+    });
+}
+
+#[test]
+fn slow_reader_of_a_long_message_takes_what_may_be_unsent() {
+    let fragment = ClientFrame::new(false, OpCode::Continuation, vec![7; 128 << 10]);
+    let (request, reply) = (fragment.encode(), fragment.encode_echo());
+    let first = ClientFrame::new(false, OpCode::Binary, "");
+    let name = "128 MiB to a peer that reads 128 KiB a millisecond";
+    assert_bounded(name, ONCE_MAX + MIB, &[], |address| {
+        let mut peer = Peer::open(address);
+        peer.send(first.encode());
+        peer.expect(first.encode_echo());
+        flood(&mut peer, request.clone(), &reply, 1024, Duration::from_millis(1));
     });
 }
 
