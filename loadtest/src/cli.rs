@@ -16,9 +16,10 @@ use thiserror::Error;
 pub use self::{connection::ConnectionArgs, load::LoadArgs, output::OutputArgs, run::RunArgs};
 use crate::target::ResolveError;
 
-/// Drives a WebSocket echo server as fast as it answers, and verifies every byte of every echo
+/// Drives a WebSocket echo server, as fast as it answers or at a rate, and verifies every echo
 ///
 /// Each connection keeps --depth messages in flight: a new one is sent for each echo that arrives.
+/// With --rate messages are sent at planned instants instead, and latency counts from these.
 /// The result goes to standard output, progress and warnings go to standard error. The exit code is
 /// 0 if every message was echoed correctly, 1 if not, and 2 if a flag is wrong.
 #[derive(Debug, Parser)]

@@ -1,4 +1,4 @@
-//! One connection: it is opened, keeps its messages in flight, and is closed.
+//! One connection: it is opened, sends its messages and verifies their echoes, and is closed.
 //!
 //! Writing and reading go on concurrently, because a server that echoes while it reads would
 //! otherwise fill the buffers of both directions and wait for ever. Both are futures of the same
@@ -25,7 +25,7 @@ use ringecho::protocol::OpCode;
 
 use crate::{
     handshake::{Handshake, HandshakeError, RESPONSE_HEAD_LEN_MAX},
-    latency::InFlight,
+    latency::{InFlight, Instants},
     sender::{FrameSender, append_control_frame, frame_len},
     tally::{ConnectionError, ErrorKind},
     verifier::{Received, StreamEnd, Verifier},
@@ -85,12 +85,13 @@ async fn open_untimed(worker: &Worker) -> Result<OpenConnection, ConnectionError
     }
 }
 
-/// Drives an open connection to its end, and counts what happens.
-pub(crate) async fn drive(opened: OpenConnection, worker: &Worker) {
+/// Drives an open connection, which is the thread's connection `index`, to its end, and counts what
+/// happens.
+pub(crate) async fn drive(opened: OpenConnection, index: usize, worker: &Worker) {
     let OpenConnection { stream, early } = opened;
     let (read_half, write_half) = stream.into_split();
     let sequence = worker.rng.borrow_mut().next_u64();
-    let connection = Connection::new(worker);
+    let connection = Connection::new(worker, index);
     let verifier = Verifier::new(sequence, worker.plan.echo_kind, &worker.payloads);
     let end = {
         let mut receive = pin!(connection.receive(read_half, verifier, early));
@@ -99,23 +100,26 @@ pub(crate) async fn drive(opened: OpenConnection, worker: &Worker) {
         let mut received = None;
         let mut all_sent = false;
         worker
-            .until_over(poll_fn(|cx| {
-                connection.turn_instant.set(None);
-                if received.is_none()
-                    && let Poll::Ready(end) = receive.as_mut().poll(cx)
-                {
-                    received = Some(end);
-                }
-                // A broken write is no news: the read tells why.
-                all_sent = all_sent || send.as_mut().poll(cx).is_ready();
-                match received.take() {
-                    Some(end) if all_sent || !end.leaves_peer_listening() => Poll::Ready(end),
-                    waiting => {
-                        received = waiting;
-                        Poll::Pending
+            .until_over(
+                index,
+                poll_fn(|cx| {
+                    connection.turn_instant.set(None);
+                    if received.is_none()
+                        && let Poll::Ready(end) = receive.as_mut().poll(cx)
+                    {
+                        received = Some(end);
                     }
-                }
-            }))
+                    // A broken write is no news: the read tells why.
+                    all_sent = all_sent || send.as_mut().poll(cx).is_ready();
+                    match received.take() {
+                        Some(end) if all_sent || !end.leaves_peer_listening() => Poll::Ready(end),
+                        waiting => {
+                            received = waiting;
+                            Poll::Pending
+                        }
+                    }
+                }),
+            )
             .await
     };
     connection.settle(end);
@@ -145,6 +149,8 @@ impl End {
 struct Connection<'w> {
     worker: &'w Worker,
     in_flight: RefCell<InFlight>,
+    /// The number in the run of the next message, in an open loop.
+    next_planned: Cell<u64>,
     /// The payload of a Ping that has to be answered.
     ping: RefCell<Option<Vec<u8>>>,
     /// The Close frame that has to be sent, or was.
@@ -154,10 +160,11 @@ struct Connection<'w> {
 }
 
 impl<'w> Connection<'w> {
-    fn new(worker: &'w Worker) -> Self {
+    fn new(worker: &'w Worker, index: usize) -> Self {
         Self {
             worker,
             in_flight: RefCell::default(),
+            next_planned: Cell::new(worker.connection_number(index)),
             ping: RefCell::default(),
             close: Cell::new(None),
             turn_instant: Cell::new(None),
@@ -178,7 +185,8 @@ impl<'w> Connection<'w> {
         early: Vec<u8>,
     ) -> End {
         let plan = &self.worker.plan;
-        let echoes_len = frame_len(plan.payload_len).saturating_mul(plan.depth);
+        let echoes_at_once = if self.worker.is_open_loop() { 1 } else { plan.depth };
+        let echoes_len = frame_len(plan.payload_len).saturating_mul(echoes_at_once);
         let mut buffer = Vec::with_capacity(echoes_len.clamp(READ_LEN_MIN, READ_LEN_MAX));
         let mut end = self.verify(&mut verifier, &early);
         drop(early);
@@ -210,16 +218,15 @@ impl<'w> Connection<'w> {
         if ping.is_some() {
             *self.ping.borrow_mut() = ping;
         }
-        let nothing_in_flight = in_flight.len() == 0;
-        end.map(|end| self.end_of_stream(&end, nothing_in_flight))
+        end.map(|end| self.end_of_stream(&end, in_flight.len()))
     }
 
     /// What the end of the stream of frames means, and which Close frame answers it.
     #[cold]
-    fn end_of_stream(&self, end: &StreamEnd, nothing_in_flight: bool) -> End {
+    fn end_of_stream(&self, end: &StreamEnd, in_flight: usize) -> End {
         let closing = self.close.get().is_some();
         let (answer, end) = match *end {
-            StreamEnd::Close(_) if closing || (nothing_in_flight && self.worker.is_draining()) => {
+            StreamEnd::Close(_) if closing || self.has_nothing_left(in_flight) => {
                 (CLOSE_NORMAL, End::Closed)
             }
             StreamEnd::Close(code) => {
@@ -268,11 +275,36 @@ impl<'w> Connection<'w> {
             return true;
         }
         let in_flight = self.in_flight.borrow().len();
-        match self.worker.stage() {
-            Stage::Sending if in_flight < self.worker.plan.depth => true,
-            Stage::Draining | Stage::Over if in_flight == 0 => true,
-            _ => self.ping.borrow().is_some(),
+        self.due(in_flight).is_some()
+            || self.has_nothing_left(in_flight)
+            || self.ping.borrow().is_some()
+    }
+
+    /// The instants of the next message, if it is time to send one.
+    #[inline]
+    fn due(&self, in_flight: usize) -> Option<Instants> {
+        if in_flight >= self.worker.plan.depth {
+            return None;
         }
+        if self.worker.is_open_loop() {
+            let planned = self.worker.planned(self.next_planned.get())?;
+            let now = self.instant();
+            return self
+                .worker
+                .schedule
+                .admits(planned, now)
+                .then_some(Instants { planned, sent: now });
+        }
+        (self.worker.stage() == Stage::Sending).then(|| {
+            let now = self.instant();
+            Instants { planned: now, sent: now }
+        })
+    }
+
+    /// Whether the load has ended and the connection has done its part.
+    #[inline]
+    fn has_nothing_left(&self, in_flight: usize) -> bool {
+        in_flight == 0 && self.worker.is_draining() && self.due(in_flight).is_none()
     }
 
     /// Puts what there is to send into `buffer`, and says whether it ends with a Close frame.
@@ -286,18 +318,21 @@ impl<'w> Connection<'w> {
         {
             append_control_frame(OpCode::Pong, &payload, &mut rng, buffer);
         }
-        let messages_max = if self.close.get().is_none() && self.worker.stage() == Stage::Sending {
-            self.worker.plan.depth - in_flight.len()
-        } else {
-            0
-        };
-        let now = if messages_max > 0 { self.instant() } else { 0 };
-        let begun = sender.begin(buffer, messages_max, &self.worker.payloads, &mut rng);
-        in_flight.sent(now, begun);
+        while self.close.get().is_none()
+            && sender.may_begin(buffer)
+            && let Some(instants) = self.due(in_flight.len())
+        {
+            sender.begin(buffer, &self.worker.payloads, &mut rng);
+            in_flight.sent(instants);
+            if self.worker.is_open_loop() {
+                self.worker.count_planned(instants);
+                self.next_planned.update(|number| number + self.worker.plan.connections as u64);
+            }
+        }
         if !sender.between_frames() {
             return false;
         }
-        if in_flight.len() == 0 && self.worker.is_draining() && self.close.get().is_none() {
+        if self.close.get().is_none() && self.has_nothing_left(in_flight.len()) {
             self.close.set(Some(CLOSE_NORMAL));
         }
         let Some(code) = self.close.get() else {

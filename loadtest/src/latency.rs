@@ -1,12 +1,17 @@
-//! How long echoes take: the messages that are in flight, and the histogram of those that came
+//! How long echoes take: the messages that are in flight, and the histograms of those that came
 //! back.
 //!
-//! A message's latency runs from the instant at which its connection began to build the write that
-//! contains it, to the instant at which the read that completed its echo was looked at. The clock
-//! is read once for each turn of a connection, not once for each message: messages of one write
-//! share the first instant, echoes of one read the second, and a turn that answers echoes with new
-//! messages uses one instant for both. So the generator's own work on a turn counts as latency of
-//! the next, as it does for a program that uses the connection.
+//! A message is sent at the instant at which its connection began to build the write that contains
+//! it, and answered at the instant at which the read that completed its echo was looked at. The
+//! clock is read once for each turn of a connection, not once for each message: messages of one
+//! write share the first instant, echoes of one read the second, and a turn that answers echoes
+//! with new messages uses one instant for both. So the generator's own work on a turn counts as
+//! latency of the next, as it does for a program that uses the connection.
+//!
+//! In a closed loop latency runs from there. In an open loop it runs from the instant for which the
+//! message was planned, however late it was sent, because somebody who wanted to send it then would
+//! have waited for as long (no *coordinated omission*); what it is from the instant of sending, and
+//! how late the messages were sent, is kept beside it.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -21,15 +26,24 @@ const SIGNIFICANT_DIGITS: u8 = 3;
 /// The messages of one connection that are not answered, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct InFlight {
-    /// Runs of messages that were sent at the same instant. Never more than there are messages.
+    /// Never more than there are messages.
     runs: VecDeque<Run>,
     len: usize,
 }
 
+/// Messages that were planned for the same instant and sent at the same instant.
 #[derive(Clone, Copy, Debug)]
 struct Run {
-    sent_at: u64,
+    instants: Instants,
     messages: usize,
+}
+
+/// When a message was sent, in nanoseconds since the run began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Instants {
+    /// When it should have been; in a closed loop, when it was.
+    pub(crate) planned: u64,
+    pub(crate) sent: u64,
 }
 
 impl InFlight {
@@ -39,24 +53,25 @@ impl InFlight {
         self.len
     }
 
-    /// Notes `messages` sent at the instant `now`.
+    /// Notes that a message was sent.
     #[inline]
-    pub(crate) fn sent(&mut self, now: u64, messages: usize) {
-        if messages > 0 {
-            self.runs.push_back(Run { sent_at: now, messages });
-            self.len += messages;
+    pub(crate) fn sent(&mut self, instants: Instants) {
+        self.len += 1;
+        match self.runs.back_mut() {
+            Some(run) if run.instants == instants => run.messages += 1,
+            _ => self.runs.push_back(Run { instants, messages: 1 }),
         }
     }
 
-    /// Takes out the oldest `messages`, and calls `each` with every instant at which some of them
-    /// were sent, and how many.
+    /// Takes out the oldest `messages`, and calls `each` with the instants of some of them, and how
+    /// many have these.
     #[inline]
-    pub(crate) fn answered(&mut self, mut messages: usize, mut each: impl FnMut(u64, usize)) {
+    pub(crate) fn answered(&mut self, mut messages: usize, mut each: impl FnMut(Instants, usize)) {
         self.len -= messages;
         while messages > 0 {
             let oldest = self.runs.front_mut().expect("what is answered was sent");
             let here = messages.min(oldest.messages);
-            each(oldest.sent_at, here);
+            each(oldest.instants, here);
             messages -= here;
             oldest.messages -= here;
             if oldest.messages == 0 {
@@ -66,9 +81,31 @@ impl InFlight {
     }
 }
 
-/// A histogram of latencies, with a relative error below 0.1 %.
-#[derive(Debug)]
-pub(crate) struct Latencies {
+/// The histograms of a run.
+#[derive(Clone, Debug, Default)]
+pub struct Histograms {
+    /// Of the messages that were planned in the measured window and echoed correctly: from the
+    /// planned instant on, which in a closed loop is the instant of sending.
+    pub latency: Latencies,
+    /// Of the same messages, from the instant of sending on. Empty in a closed loop.
+    pub uncorrected: Latencies,
+    /// From the planned instant to that of sending, of all messages that were planned in the
+    /// measured window and sent at all. Empty in a closed loop.
+    pub send_lag: Latencies,
+}
+
+impl Histograms {
+    /// Adds another thread's.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.latency.merge(&other.latency);
+        self.uncorrected.merge(&other.uncorrected);
+        self.send_lag.merge(&other.send_lag);
+    }
+}
+
+/// A histogram of times, with a relative error below 0.1 %.
+#[derive(Clone, Debug)]
+pub struct Latencies {
     nanoseconds: Histogram<u64>,
 }
 
@@ -93,23 +130,33 @@ impl Latencies {
         self.nanoseconds.add(&other.nanoseconds).expect("both have the same bounds");
     }
 
+    /// The histogram, in nanoseconds.
+    pub fn nanoseconds(&self) -> &Histogram<u64> {
+        &self.nanoseconds
+    }
+
     /// How many were recorded.
-    pub(crate) fn samples(&self) -> u64 {
+    pub fn samples(&self) -> u64 {
         self.nanoseconds.len()
     }
 
     /// The latency, in microseconds, that a fraction `quantile` of the messages stayed within.
-    pub(crate) fn quantile_us(&self, quantile: f64) -> f64 {
+    pub fn quantile_us(&self, quantile: f64) -> f64 {
         microseconds(self.nanoseconds.value_at_quantile(quantile).min(self.nanoseconds.max()))
     }
 
+    /// The shortest, in microseconds.
+    pub fn min_us(&self) -> f64 {
+        microseconds(self.nanoseconds.min())
+    }
+
     /// The longest, in microseconds.
-    pub(crate) fn max_us(&self) -> f64 {
+    pub fn max_us(&self) -> f64 {
         microseconds(self.nanoseconds.max())
     }
 
     /// The mean, in microseconds.
-    pub(crate) fn mean_us(&self) -> f64 {
+    pub fn mean_us(&self) -> f64 {
         (self.nanoseconds.mean() / 10.0).round() / 100.0
     }
 }
@@ -126,14 +173,20 @@ mod tests {
 
     #[test]
     fn messages_come_back_oldest_first() {
+        let (first, second, third) = (
+            Instants { planned: 10, sent: 10 },
+            Instants { planned: 10, sent: 20 },
+            Instants { planned: 20, sent: 20 },
+        );
         let mut in_flight = InFlight::default();
-        in_flight.sent(10, 3);
-        in_flight.sent(20, 2);
+        for instants in [first, first, first, second, second] {
+            in_flight.sent(instants);
+        }
         let mut answered = Vec::new();
-        in_flight.answered(2, |sent_at, messages| answered.push((sent_at, messages)));
-        in_flight.sent(30, 1);
-        in_flight.answered(3, |sent_at, messages| answered.push((sent_at, messages)));
-        assert_eq!(answered, [(10, 2), (10, 1), (20, 2)]);
+        in_flight.answered(2, |instants, messages| answered.push((instants, messages)));
+        in_flight.sent(third);
+        in_flight.answered(3, |instants, messages| answered.push((instants, messages)));
+        assert_eq!(answered, [(first, 2), (first, 1), (second, 2)]);
         assert_eq!(in_flight.len(), 1);
     }
 

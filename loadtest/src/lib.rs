@@ -1,4 +1,5 @@
-//! A closed-loop load generator for WebSocket echo servers that verifies every byte of every echo.
+//! A load generator for WebSocket echo servers, closed-loop and open-loop, that verifies every byte
+//! of every echo.
 //!
 //! The command line ([`cli`]) becomes a [`plan::Plan`]; [`run::run`] carries it out, one thread per
 //! core, and returns a [`report::Report`], as text and as JSON. The rest is private:
@@ -9,12 +10,15 @@
 
 pub mod cli;
 mod client;
+mod fine_timer;
 mod handshake;
-mod latency;
+pub mod latency;
+mod pacer;
 pub mod payload;
 pub mod plan;
 mod process_usage;
 pub mod progress;
+pub mod rate;
 pub mod report;
 pub mod run;
 mod sender;

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{payload::PayloadKind, target::Target};
+use crate::{payload::PayloadKind, rate::Rate, target::Target};
 
 /// After the end of the measured window, a thread waits for outstanding echoes and closing
 /// handshakes until nothing at all has arrived for this long. What is outstanding then is missing.
@@ -14,6 +14,16 @@ pub const GRACE_QUIET: Duration = Duration::from_secs(2);
 
 /// The longest that a thread waits after the end of the measured window.
 pub const GRACE_MAX: Duration = Duration::from_secs(30);
+
+/// After the end of the measured window, planned messages that could not be sent in their time are
+/// still sent for this long. What is left then stays unsent.
+pub const BACKLOG_GRACE: Duration = Duration::from_secs(2);
+
+const BACKLOG_GRACE_NS: u64 = BACKLOG_GRACE.as_nanos() as u64;
+
+/// The first message of an open loop is planned this long after the schedule is known, so that each
+/// thread gets to know it before.
+const OPEN_LOOP_LEAD: Duration = Duration::from_millis(20);
 
 /// Everything that a run needs to know; validated by the command line.
 #[derive(Clone, Debug)]
@@ -26,7 +36,10 @@ pub struct Plan {
     pub connections: usize,
     /// How long opening one connection may take: TCP and the opening handshake.
     pub opening_timeout: Duration,
-    /// Messages in flight on each connection, at least 1.
+    /// When messages are sent.
+    pub load: Load,
+    /// Messages in flight on each connection, at least 1: in a closed loop as many all the time, in
+    /// an open loop at most.
     pub depth: usize,
     /// Bytes of payload of each message.
     pub payload_len: usize,
@@ -46,6 +59,15 @@ pub struct Plan {
     pub server_pid: Option<u32>,
 }
 
+/// When messages are sent.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Load {
+    /// A new message for each echo that arrives.
+    Closed,
+    /// At planned instants, whether the server keeps up or not.
+    Open(Rate),
+}
+
 /// What the server echoes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EchoKind {
@@ -63,6 +85,20 @@ impl Plan {
         self.connections / self.threads + extra
     }
 
+    /// How long after its window is known the load begins.
+    pub fn lead(&self) -> Duration {
+        match self.load {
+            Load::Closed => Duration::ZERO,
+            Load::Open(_) => OPEN_LOOP_LEAD,
+        }
+    }
+
+    /// The number of connection `index` of thread number `thread`, unique in the run. Planned
+    /// messages go to the connections in the order of their numbers, again and again.
+    pub fn connection_number(&self, thread: usize, index: usize) -> u64 {
+        (index * self.threads + thread) as u64
+    }
+
     /// The CPU of thread number `thread`, if threads are pinned.
     pub fn cpu_of(&self, thread: usize) -> Option<usize> {
         self.cpus.get(thread % self.cpus.len().max(1)).copied()
@@ -77,6 +113,7 @@ impl Plan {
 pub struct Schedule {
     epoch: Instant,
     load_started: AtomicBool,
+    origin: AtomicU64,
     begin: AtomicU64,
     end: AtomicU64,
 }
@@ -88,6 +125,7 @@ impl Default for Schedule {
         Self {
             epoch: Instant::now(),
             load_started: AtomicBool::new(false),
+            origin: AtomicU64::new(NOT_YET),
             begin: AtomicU64::new(NOT_YET),
             end: AtomicU64::new(NOT_YET),
         }
@@ -106,11 +144,14 @@ impl Schedule {
         self.load_started.store(true, Relaxed);
     }
 
-    /// Sets the measured window: after `warmup`, for `duration`. Then the load ends.
-    pub fn set_window(&self, warmup: Duration, duration: Duration) {
-        let begin = self.now() + warmup.as_nanos() as u64;
+    /// Sets the measured window: after `warmup`, for `duration`. Then the load ends. An open loop
+    /// begins after `lead`, and the warm-up with it.
+    pub fn set_window(&self, lead: Duration, warmup: Duration, duration: Duration) {
+        let origin = self.now() + lead.as_nanos() as u64;
+        let begin = origin + warmup.as_nanos() as u64;
         self.end.store(begin + duration.as_nanos() as u64, Relaxed);
         self.begin.store(begin, Relaxed);
+        self.origin.store(origin, Relaxed);
     }
 
     /// Ends the load now, unless it has ended before.
@@ -130,10 +171,23 @@ impl Schedule {
         now >= self.end.load(Relaxed)
     }
 
+    /// Whether a message that was planned for the instant `planned` may still be sent at `now`.
+    #[inline]
+    pub fn admits(&self, planned: u64, now: u64) -> bool {
+        let end = self.end.load(Relaxed);
+        planned <= now && planned < end && now < end.saturating_add(BACKLOG_GRACE_NS)
+    }
+
     /// Whether the instant `now` belongs to the measured window.
     #[inline]
     pub fn measures(&self, now: u64) -> bool {
         self.begin.load(Relaxed) <= now && now < self.end.load(Relaxed)
+    }
+
+    /// When an open loop's first message is planned, once that is known.
+    #[inline]
+    pub fn origin(&self) -> Option<u64> {
+        Some(self.origin.load(Relaxed)).filter(|origin| *origin != NOT_YET)
     }
 
     /// When the measured window begins.
@@ -164,12 +218,22 @@ mod tests {
         schedule.start_load();
         assert!(schedule.has_started());
         assert!(!schedule.measures(schedule.now()));
-        schedule.set_window(Duration::from_hours(1), Duration::from_hours(2));
-        assert_eq!(schedule.measured(), Duration::from_hours(2));
+        assert_eq!(schedule.origin(), None);
+        let hours = Duration::from_hours;
+        schedule.set_window(hours(3), hours(1), hours(2));
+        assert_eq!(schedule.measured(), hours(2));
+        let warmup = schedule.begin() - schedule.origin().unwrap();
+        assert_eq!(Duration::from_nanos(warmup), hours(1));
         assert!(!schedule.measures(schedule.begin() - 1));
         assert!(schedule.measures(schedule.begin()));
         assert!(!schedule.has_ended(schedule.end() - 1));
         assert!(!schedule.measures(schedule.end()));
+        let end = schedule.end();
+        assert!(!schedule.admits(1001, 1000));
+        assert!(schedule.admits(1000, 1000));
+        assert!(schedule.admits(end - 1, end + 1_000_000_000));
+        assert!(!schedule.admits(end - 1, end + 2_000_000_000));
+        assert!(!schedule.admits(end, end));
         assert!(schedule.has_ended(schedule.end()));
     }
 
@@ -177,7 +241,7 @@ mod tests {
     fn a_run_stopped_during_warmup_has_measured_nothing() {
         let schedule = Schedule::default();
         schedule.start_load();
-        schedule.set_window(Duration::from_hours(1), Duration::from_hours(2));
+        schedule.set_window(Duration::ZERO, Duration::from_hours(1), Duration::from_hours(2));
         schedule.stop();
         assert!(schedule.has_ended(schedule.now()));
         assert_eq!(schedule.measured(), Duration::ZERO);

@@ -12,10 +12,11 @@ use std::{fmt, time::Duration};
 use serde::Serialize;
 
 use crate::{
-    latency::Latencies,
+    latency::{Histograms, Latencies},
     payload::PayloadKind,
-    plan::Plan,
+    plan::{Load, Plan, Schedule},
     process_usage::ProcessUsage,
+    rate::Arrivals,
     run::WindowUsage,
     tally::{Cause, ErrorCounts, Tally},
 };
@@ -38,8 +39,10 @@ pub struct Report {
     pub cpus: Option<Vec<usize>>,
     /// How many.
     pub connections: Connections,
-    /// Messages in flight on each connection.
+    /// Messages in flight on each connection; in an open loop at most.
     pub depth: usize,
+    /// What was planned, and how well it was kept; `None` in a closed loop.
+    pub open_loop: Option<OpenLoopReport>,
     /// Bytes of payload of each message.
     pub payload_bytes: usize,
     /// Whether the messages were texts.
@@ -58,7 +61,8 @@ pub struct Report {
     pub messages_per_second: f64,
     /// Payload of these echoes, in 10^6 bytes for each second.
     pub payload_megabytes_per_second: f64,
-    /// Of the messages that were sent in the measured window; `None` if none was answered.
+    /// Of the messages that were planned in the measured window, from the planned instant on, which
+    /// in a closed loop is that of sending; `None` if none was answered.
     pub latency_us: Option<LatencyReport>,
     /// In the whole run, warm-up included.
     pub errors: ErrorCounts,
@@ -71,6 +75,25 @@ pub struct Report {
     /// The process that was named.
     #[serde(skip)]
     server_pid: Option<u32>,
+    /// What the latencies were taken from.
+    #[serde(skip)]
+    pub histograms: Histograms,
+}
+
+/// How well an open loop kept to its plan, in the measured window.
+#[derive(Clone, Debug, Serialize)]
+pub struct OpenLoopReport {
+    /// As it was asked for.
+    pub rate: String,
+    /// Messages planned.
+    pub planned: u64,
+    /// Of these, messages that never were sent: the connection was not there, or the server did not
+    /// let them through in time.
+    pub unsent: u64,
+    /// From the planned instant to that of sending; `None` if nothing was sent.
+    pub send_lag_us: Option<LatencyReport>,
+    /// From the instant of sending to the echo: what a generator says that waits for the server.
+    pub uncorrected_latency_us: Option<LatencyReport>,
 }
 
 /// How many connections there were.
@@ -87,6 +110,8 @@ pub struct Connections {
 /// Latencies, in microseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct LatencyReport {
+    /// The shortest.
+    pub min: f64,
     /// Half of the messages took at most this long, and so on.
     pub p50: f64,
     /// 90 %
@@ -134,11 +159,12 @@ pub struct CpuReport {
 impl Report {
     pub(crate) fn new(
         plan: &Plan,
-        tally: &Tally,
-        measured: Duration,
+        tally: Tally,
+        schedule: &Schedule,
         interrupted: bool,
         window: &WindowUsage,
     ) -> Self {
+        let measured = schedule.measured();
         let messages = tally.echoes_measured;
         let messages_per_second = per_second(messages as f64, measured);
         let usage = |pid, usage_at| UsageReport::new(pid, usage_at, measured, messages);
@@ -154,6 +180,7 @@ impl Report {
                 lost: tally.lost,
             },
             depth: plan.depth,
+            open_loop: OpenLoopReport::new(plan, schedule, &tally.histograms),
             payload_bytes: plan.payload_len,
             text: plan.payload_kind == PayloadKind::Text,
             warmup_seconds: plan.warmup.as_secs_f64(),
@@ -165,12 +192,13 @@ impl Report {
             payload_megabytes_per_second: rounded(
                 messages_per_second * plan.payload_len as f64 / 1e6,
             ),
-            latency_us: LatencyReport::new(&tally.latencies),
+            latency_us: LatencyReport::new(&tally.histograms.latency),
             errors: tally.errors,
             causes: tally.causes(),
             generator: window.generator.map(|usage_at| usage(std::process::id(), usage_at)),
             server_pid: plan.server_pid,
             server: plan.server_pid.zip(window.server).map(|(pid, usage_at)| usage(pid, usage_at)),
+            histograms: tally.histograms,
         }
     }
 
@@ -197,6 +225,14 @@ impl Report {
                 "--server-pid {pid}: the process had ended before the measured window did"
             ));
         }
+        if let Some(open_loop) = self.open_loop.as_ref().filter(|open_loop| open_loop.unsent > 0) {
+            warnings.push(format!(
+                "{} of {} planned messages were not sent: the rate was not kept up, and latency is \
+                 that of the others",
+                grouped(open_loop.unsent),
+                grouped(open_loop.planned),
+            ));
+        }
         let busy = self.generator.map_or(0.0, |generator| generator.cpus_busy);
         if busy > BUSY_MAX * self.threads as f64 {
             warnings.push(format!(
@@ -209,9 +245,32 @@ impl Report {
     }
 }
 
+impl OpenLoopReport {
+    fn new(plan: &Plan, schedule: &Schedule, histograms: &Histograms) -> Option<Self> {
+        let Load::Open(rate) = &plan.load else {
+            return None;
+        };
+        let arrivals = Arrivals::new(rate, plan.warmup, plan.duration);
+        let planned_before = |instant: u64| {
+            let origin = schedule.origin().unwrap_or(u64::MAX);
+            arrivals.planned_before(instant.saturating_sub(origin))
+        };
+        let planned =
+            planned_before(schedule.end()).saturating_sub(planned_before(schedule.begin()));
+        Some(Self {
+            rate: rate.to_string(),
+            planned,
+            unsent: planned.saturating_sub(histograms.send_lag.samples()),
+            send_lag_us: LatencyReport::new(&histograms.send_lag),
+            uncorrected_latency_us: LatencyReport::new(&histograms.uncorrected),
+        })
+    }
+}
+
 impl LatencyReport {
     fn new(latencies: &Latencies) -> Option<Self> {
         (latencies.samples() > 0).then(|| Self {
+            min: latencies.min_us(),
             p50: latencies.quantile_us(0.5),
             p90: latencies.quantile_us(0.9),
             p99: latencies.quantile_us(0.99),
@@ -273,6 +332,9 @@ impl fmt::Display for Report {
         if let Some(latency) = &self.latency_us {
             writeln!(f, "  latency     {latency}")?;
         }
+        if let Some(open_loop) = &self.open_loop {
+            write!(f, "{open_loop}")?;
+        }
         if let Some(server) = &self.server {
             writeln!(f, "  server      {server}")?;
         }
@@ -288,6 +350,13 @@ impl fmt::Display for Report {
 }
 
 impl Report {
+    fn load(&self) -> String {
+        match &self.open_loop {
+            Some(open_loop) => format!("{} messages/s", open_loop.rate),
+            None => format!("depth {}", grouped(self.depth as u64)),
+        }
+    }
+
     fn write_setting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Connections { requested, opened, lost } = self.connections;
         write!(f, "  {}", counted(opened, "connection"))?;
@@ -299,8 +368,8 @@ impl Report {
         }
         write!(
             f,
-            " x depth {} x {} {}, {} on {}",
-            grouped(self.depth as u64),
+            " x {} x {} {}, {} on {}",
+            self.load(),
             bytes(self.payload_bytes as u64),
             if self.text { "text" } else { "binary" },
             counted(self.threads as u64, "thread"),
@@ -314,6 +383,20 @@ impl Report {
             writeln!(f, "  interrupted: only what was measured until then")?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for OpenLoopReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(uncorrected) = &self.uncorrected_latency_us {
+            writeln!(f, "   from send  {uncorrected}")?;
+        }
+        if let Some(send_lag) = &self.send_lag_us {
+            writeln!(f, "  send lag    {send_lag}")?;
+        }
+        let unsent =
+            if self.unsent == 0 { "all".to_owned() } else { grouped(self.unsent) + " not" };
+        writeln!(f, "  planned     {} messages, {unsent} sent", grouped(self.planned))
     }
 }
 

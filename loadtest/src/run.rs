@@ -60,9 +60,8 @@ pub fn run(
     let window = run.wait_for_window();
     let tally = run.join()?;
     run.progress.clear();
-    let measured = run.schedule.measured();
     let interrupted = interrupted.load(Relaxed);
-    Ok(Report::new(&run.plan, &tally, measured, interrupted, &window))
+    Ok(Report::new(&run.plan, tally, &run.schedule, interrupted, &window))
 }
 
 /// What the processes have used, at the beginning and at the end of the measured window.
@@ -125,7 +124,7 @@ impl Run<'_> {
         let mut window = WindowUsage::default();
         if !self.ends_early() && self.sum(|gauges| &gauges.open) > 0 {
             self.start_load();
-            self.schedule.set_window(self.plan.warmup, self.plan.duration);
+            self.schedule.set_window(self.plan.lead(), self.plan.warmup, self.plan.duration);
             self.wait_until(self.schedule.begin(), "warm-up");
             let before = self.usage();
             self.wait_until(self.schedule.end(), "measuring");

@@ -56,29 +56,24 @@ impl FrameSender {
         }
     }
 
-    /// Between frames, appends new ones to `buffer` until it holds [`WRITE_LEN_MAX`] bytes or
-    /// `messages_max` have been begun, and returns how many have.
+    /// Whether `buffer` may take the beginning of another message.
     #[inline]
-    pub(crate) fn begin(
-        &mut self,
-        buffer: &mut Vec<u8>,
-        messages_max: usize,
-        payloads: &Payloads,
-        rng: &mut SmallRng,
-    ) -> usize {
-        let mut begun = 0;
-        while begun < messages_max && self.between_frames() && buffer.len() < WRITE_LEN_MAX {
-            let key = match self.echo_kind {
-                EchoKind::Messages => rng.next_u32().to_ne_bytes(),
-                EchoKind::Bytes => [0; 4],
-            };
-            append_header(payloads.kind().opcode(), payloads.len(), key, buffer);
-            let message = payloads.message(self.sequence);
-            self.sequence = self.sequence.wrapping_add(1);
-            begun += 1;
-            self.append(Unfinished { message, key, position: 0 }, buffer, payloads);
-        }
-        begun
+    pub(crate) fn may_begin(&self, buffer: &[u8]) -> bool {
+        self.between_frames() && buffer.len() < WRITE_LEN_MAX
+    }
+
+    /// Appends the next message to `buffer`, which [may](Self::may_begin) take it, or as much of it
+    /// as fits.
+    #[inline]
+    pub(crate) fn begin(&mut self, buffer: &mut Vec<u8>, payloads: &Payloads, rng: &mut SmallRng) {
+        let key = match self.echo_kind {
+            EchoKind::Messages => rng.next_u32().to_ne_bytes(),
+            EchoKind::Bytes => [0; 4],
+        };
+        append_header(payloads.kind().opcode(), payloads.len(), key, buffer);
+        let message = payloads.message(self.sequence);
+        self.sequence = self.sequence.wrapping_add(1);
+        self.append(Unfinished { message, key, position: 0 }, buffer, payloads);
     }
 
     /// Appends as much of a frame's payload as the buffer may take.
@@ -161,7 +156,10 @@ mod tests {
         let payloads = Payloads::new(PayloadKind::Text, 200, &mut rng);
         let mut buffer = Vec::new();
         let mut sender = FrameSender::new(7, EchoKind::Messages);
-        assert_eq!(sender.begin(&mut buffer, 16, &payloads, &mut rng), 16);
+        for _ in 0..16 {
+            assert!(sender.may_begin(&buffer));
+            sender.begin(&mut buffer, &payloads, &mut rng);
+        }
         assert!(sender.between_frames());
 
         let frames = decode(&buffer);
@@ -183,7 +181,10 @@ mod tests {
         while begun < 3 || !sender.between_frames() {
             let mut buffer = Vec::new();
             sender.finish(&mut buffer, &payloads);
-            begun += sender.begin(&mut buffer, 3 - begun, &payloads, &mut rng);
+            while begun < 3 && sender.may_begin(&buffer) {
+                sender.begin(&mut buffer, &payloads, &mut rng);
+                begun += 1;
+            }
             assert!(buffer.len() <= WRITE_LEN_MAX + FRAME_HEADER_LEN_MAX);
             stream.append(&mut buffer);
         }
@@ -201,8 +202,10 @@ mod tests {
         let payloads = Payloads::new(PayloadKind::Binary, 0, &mut rng);
         let mut buffer = Vec::new();
         let mut sender = FrameSender::new(0, EchoKind::Messages);
-        assert_eq!(sender.begin(&mut buffer, 2, &payloads, &mut rng), 2);
-        assert!(sender.between_frames());
+        for _ in 0..2 {
+            sender.begin(&mut buffer, &payloads, &mut rng);
+            assert!(sender.between_frames());
+        }
         assert_eq!(decode(&buffer).len(), 2);
     }
 }

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::{
     handshake::HandshakeError,
-    latency::Latencies,
+    latency::Histograms,
     verifier::{Violation, WrongEcho},
 };
 
@@ -150,8 +150,7 @@ pub(crate) struct Tally {
     pub(crate) echoes: u64,
     /// Correct echoes that arrived in the measured window.
     pub(crate) echoes_measured: u64,
-    /// Of the messages that were sent in the measured window.
-    pub(crate) latencies: Latencies,
+    pub(crate) histograms: Histograms,
     pub(crate) errors: ErrorCounts,
     causes: BTreeMap<(ErrorKind, String), u64>,
 }
@@ -187,7 +186,7 @@ impl Tally {
         self.lost += other.lost;
         self.echoes += other.echoes;
         self.echoes_measured += other.echoes_measured;
-        self.latencies.merge(&other.latencies);
+        self.histograms.merge(&other.histograms);
         let errors = other.errors;
         for (kind, count) in [
             (ErrorKind::Connect, errors.connect),

@@ -22,9 +22,12 @@ use rand::{SeedableRng, rngs::SmallRng};
 
 use crate::{
     client,
-    latency::InFlight,
+    fine_timer::FineTimer,
+    latency::{InFlight, Instants},
+    pacer::pace,
     payload::Payloads,
-    plan::{GRACE_MAX, GRACE_QUIET, Plan, Schedule},
+    plan::{GRACE_MAX, GRACE_QUIET, Load, Plan, Schedule},
+    rate::Arrivals,
     tally::Tally,
 };
 
@@ -40,9 +43,9 @@ const TICK: Duration = Duration::from_millis(5);
 pub(crate) enum Stage {
     /// Connections are opened; nothing is sent.
     Opening,
-    /// Each connection keeps its messages in flight.
+    /// Messages are sent.
     Sending,
-    /// Nothing new is sent. Connections wait for their echoes, and close.
+    /// Nothing new is sent, but what an open loop owes. Connections wait for their echoes, and close.
     Draining,
     /// Nobody waits any longer.
     Over,
@@ -71,6 +74,10 @@ pub(crate) struct Worker {
     pub(crate) payloads: Payloads,
     pub(crate) rng: RefCell<SmallRng>,
     pub(crate) tally: RefCell<Tally>,
+    /// Of the plan's messages, in an open loop.
+    arrivals: Option<Arrivals>,
+    /// Of this thread.
+    number: usize,
     gauges: Arc<Gauges>,
     stage: Cell<Stage>,
     /// Connections that have not been begun to open.
@@ -78,8 +85,8 @@ pub(crate) struct Worker {
     tried: Cell<u64>,
     open: Cell<u64>,
     last_received: Cell<u64>,
-    /// Of all connections' tasks, to be woken when the stage changes.
-    wakers: RefCell<Vec<Waker>>,
+    /// Of the connections' tasks, to be woken when the stage changes or a message is due.
+    wakers: RefCell<Vec<Option<Waker>>>,
     /// Write buffers that are not in use. As few as possible are, the last returned first, so that
     /// they stay in the cache.
     write_buffers: RefCell<Vec<Vec<u8>>>,
@@ -98,6 +105,10 @@ pub(crate) fn run(
     build_runtime()?.block_on(async move {
         let worker = Rc::new(Worker::new(plan, schedule, gauges, thread));
         worker.open_connections();
+        if worker.is_open_loop() {
+            let (worker, timer) = (Rc::clone(&worker), FineTimer::new()?);
+            monoio::spawn(async move { pace(&worker, &timer).await });
+        }
         worker.conduct().await;
         Ok(worker.tally.take())
     })
@@ -120,21 +131,28 @@ fn build_runtime() -> io::Result<Runtime> {
 }
 
 impl Worker {
-    fn new(plan: Arc<Plan>, schedule: Arc<Schedule>, gauges: Arc<Gauges>, thread: usize) -> Self {
+    fn new(plan: Arc<Plan>, schedule: Arc<Schedule>, gauges: Arc<Gauges>, number: usize) -> Self {
         let mut rng = SmallRng::from_rng(&mut rand::rng());
+        let connections = plan.connections_of(number);
+        let arrivals = match &plan.load {
+            Load::Closed => None,
+            Load::Open(rate) => Some(Arrivals::new(rate, plan.warmup, plan.duration)),
+        };
         Self {
             payloads: Payloads::new(plan.payload_kind, plan.payload_len, &mut rng),
-            unopened: Cell::new(plan.connections_of(thread)),
+            unopened: Cell::new(connections),
             plan,
             schedule,
             gauges,
             rng: RefCell::new(rng),
             tally: RefCell::default(),
+            arrivals,
+            number,
             stage: Cell::new(Stage::Opening),
             tried: Cell::new(0),
             open: Cell::new(0),
             last_received: Cell::new(0),
-            wakers: RefCell::default(),
+            wakers: RefCell::new(vec![None; connections]),
             write_buffers: RefCell::default(),
         }
     }
@@ -149,6 +167,7 @@ impl Worker {
 
     async fn open_one_after_another(self: Rc<Self>) {
         while self.stage() == Stage::Opening && self.unopened.get() > 0 {
+            let index = self.connections() - self.unopened.get();
             self.unopened.set(self.unopened.get() - 1);
             let opened = client::open(&self).await;
             self.tried.set(self.tried.get() + 1);
@@ -158,7 +177,7 @@ impl Worker {
                     self.open.set(self.open.get() + 1);
                     let worker = Rc::clone(&self);
                     monoio::spawn(async move {
-                        client::drive(connection, &worker).await;
+                        client::drive(connection, index, &worker).await;
                         worker.open.set(worker.open.get() - 1);
                     });
                 }
@@ -175,7 +194,7 @@ impl Worker {
             if stage != self.stage() {
                 self.stage.set(stage);
                 // A task that has ended takes no notice.
-                self.wakers.borrow().iter().for_each(Waker::wake_by_ref);
+                self.wakers.borrow().iter().flatten().for_each(Waker::wake_by_ref);
             }
             self.publish();
             if self.is_draining() && self.open.get() == 0 {
@@ -218,9 +237,39 @@ impl Worker {
         matches!(self.stage(), Stage::Draining | Stage::Over)
     }
 
-    /// The output of `future`, or `None` when the time is over before. To be used once in a task,
-    /// which is woken whenever the stage changes.
-    pub(crate) async fn until_over<F: Future>(&self, future: F) -> Option<F::Output> {
+    /// How many connections this thread has, open or not.
+    pub(crate) fn connections(&self) -> usize {
+        self.plan.connections_of(self.number)
+    }
+
+    /// The number in the run of this thread's connection `index`.
+    pub(crate) fn connection_number(&self, index: usize) -> u64 {
+        self.plan.connection_number(self.number, index)
+    }
+
+    #[inline]
+    pub(crate) fn is_open_loop(&self) -> bool {
+        self.arrivals.is_some()
+    }
+
+    /// The instant for which an open loop plans message `number` of the run, once that is known.
+    #[inline]
+    pub(crate) fn planned(&self, number: u64) -> Option<u64> {
+        let arrivals = self.arrivals.as_ref()?;
+        Some(self.schedule.origin()? + arrivals.planned(number))
+    }
+
+    /// Wakes the task of connection `index`, if it has one.
+    #[inline]
+    pub(crate) fn wake(&self, index: usize) {
+        if let Some(waker) = &self.wakers.borrow()[index] {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// The output of `future`, or `None` when the time is over before. To be used once in the task
+    /// of connection `index`, which is woken whenever the stage changes.
+    pub(crate) async fn until_over<F: Future>(&self, index: usize, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
         let mut registered = false;
         poll_fn(|cx| {
@@ -228,7 +277,7 @@ impl Worker {
                 return Poll::Ready(None);
             }
             if !registered {
-                self.wakers.borrow_mut().push(cx.waker().clone());
+                self.wakers.borrow_mut()[index] = Some(cx.waker().clone());
                 registered = true;
             }
             future.as_mut().poll(cx).map(Some)
@@ -245,11 +294,23 @@ impl Worker {
         if self.schedule.measures(now) {
             tally.echoes_measured += echoes as u64;
         }
-        in_flight.answered(echoes, |sent_at, messages| {
-            if self.schedule.measures(sent_at) {
-                tally.latencies.record(now.saturating_sub(sent_at), messages);
+        let histograms = &mut tally.histograms;
+        in_flight.answered(echoes, |Instants { planned, sent }, messages| {
+            if self.schedule.measures(planned) {
+                histograms.latency.record(now.saturating_sub(planned), messages);
+                if self.is_open_loop() {
+                    histograms.uncorrected.record(now.saturating_sub(sent), messages);
+                }
             }
         });
+    }
+
+    /// Counts a message that was sent as planned, or later.
+    #[inline]
+    pub(crate) fn count_planned(&self, Instants { planned, sent }: Instants) {
+        if self.schedule.measures(planned) {
+            self.tally.borrow_mut().histograms.send_lag.record(sent - planned, 1);
+        }
     }
 
     /// An empty buffer to build a write in.

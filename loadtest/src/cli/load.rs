@@ -10,11 +10,15 @@ use super::{
 };
 use crate::{
     payload::PayloadKind,
-    plan::{EchoKind, Plan},
+    plan::{EchoKind, Load, Plan},
+    rate::Rate,
     target::Target,
 };
 
 const DEPTH: RangeInclusive<usize> = 1..=65_536;
+/// Messages in flight at most over all connections in an open loop, unless --depth says otherwise:
+/// 32 MiB, at 32 bytes for what is kept of each.
+const OPEN_LOOP_IN_FLIGHT: usize = 1 << 20;
 const PAYLOAD: RangeInclusive<ByteSize> = ByteSize(0)..=ByteSize(1 << 30);
 const DURATION: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_hours(24);
 const WARMUP: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
@@ -23,9 +27,16 @@ const WARMUP: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub struct LoadArgs {
-    /// Messages in flight on each connection
-    #[arg(long, value_name = "N", default_value = "1", value_parser = number(DEPTH))]
-    pub depth: usize,
+    /// Messages in flight on each connection: always, or with --rate at most [default: 1; with
+    /// --rate 1,048,576 divided among the connections, but at most 65,536 each]
+    #[arg(long, value_name = "N", value_parser = number(DEPTH))]
+    pub depth: Option<usize>,
+
+    /// Send this many messages a second in all, at planned instants, whether the server keeps up or
+    /// not: 50k, a ramp "10k..100k over 60s", or steps "10k,20k,50k over 30s" (without "over", they
+    /// take --duration; the warm-up has the first rate)
+    #[arg(long, value_name = "RATE")]
+    pub rate: Option<Rate>,
 
     /// Payload of each message, such as 64, 16KiB or 1MB
     #[arg(short, long, value_name = "SIZE", default_value = "64", value_parser = size(PAYLOAD))]
@@ -64,7 +75,8 @@ impl LoadArgs {
             address,
             connections: connections.connections,
             opening_timeout: connections.opening_timeout,
-            depth: self.depth,
+            load: self.rate.clone().map_or(Load::Closed, Load::Open),
+            depth: self.depth(connections.connections),
             payload_len: self.payload.as_u64() as usize,
             payload_kind: if self.text { PayloadKind::Text } else { PayloadKind::Binary },
             echo_kind: if self.raw_tcp { EchoKind::Bytes } else { EchoKind::Messages },
@@ -74,5 +86,15 @@ impl LoadArgs {
             cpus: connections.cpus(),
             server_pid,
         })
+    }
+
+    fn depth(&self, connections: usize) -> usize {
+        match (self.depth, &self.rate) {
+            (Some(depth), _) => depth,
+            (None, None) => 1,
+            (None, Some(_)) => {
+                (OPEN_LOOP_IN_FLIGHT / connections).clamp(*DEPTH.start(), *DEPTH.end())
+            }
+        }
     }
 }

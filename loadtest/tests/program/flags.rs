@@ -46,6 +46,21 @@ fn values_out_of_range_are_refused_with_the_range() {
 }
 
 #[test]
+fn rates_that_cannot_be_planned_are_refused() {
+    let number = "is no rate: expected messages/s from 1 to 100M, such as 500, 50k or 1.5M";
+    for (rate, reason) in [
+        ("0", format!("\"0\" {number}")),
+        ("1k..fast", format!("\"fast\" {number}")),
+        ("1k,2k,", format!("\"\" {number}")),
+    ] {
+        assert_refused(
+            &format!("{URL} --rate={rate}"),
+            &format!("invalid value '{rate}' for '--rate <RATE>': {reason}"),
+        );
+    }
+}
+
+#[test]
 fn urls_that_cannot_be_driven_are_refused_with_the_reason() {
     for (url, reason) in [
         ("wss://localhost/", "wss:// is not supported yet; use ws://"),

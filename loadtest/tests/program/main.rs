@@ -8,4 +8,5 @@ mod flags;
 mod honest;
 mod invocation;
 mod lying;
+mod open_loop;
 mod servers;

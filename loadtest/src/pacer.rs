@@ -1,0 +1,66 @@
+//! Wakes the connections of one thread when they have a message to send, in an open loop.
+//!
+//! Planned messages go to the connections in turn. Each connection knows by itself which of them
+//! are due ([`Worker::planned`]), also those that it could not send in their time; so nothing is
+//! handed over here, and a wake-up too many does no harm.
+
+use std::time::Duration;
+
+use monoio::time::sleep;
+
+use crate::{fine_timer::FineTimer, worker::Worker};
+
+/// The shortest sleep. Messages that become due within it are sent together: up to 50,000 wake-ups
+/// a second are cheap beside their messages, and other tasks get their turn in between.
+const SLEEP_MIN: Duration = Duration::from_micros(20);
+
+/// How often is looked whether the schedule is known.
+const SCHEDULE_INTERVAL: Duration = Duration::from_millis(1);
+
+/// Wakes connections until the last planned message of the load.
+pub(crate) async fn pace(worker: &Worker, timer: &FineTimer) {
+    while worker.schedule.origin().is_none() {
+        sleep(SCHEDULE_INTERVAL).await;
+    }
+    let mut turn = Turn::default();
+    loop {
+        let now = worker.schedule.now();
+        let mut planned = turn.planned(worker);
+        while planned <= now {
+            worker.wake(turn.index);
+            turn = turn.next(worker);
+            planned = turn.planned(worker);
+        }
+        if planned >= worker.schedule.end() {
+            return;
+        }
+        let pause = Duration::from_nanos(planned - now).max(SLEEP_MIN);
+        timer.sleep(pause).await.expect("a timer that exists can be set and waited for");
+    }
+}
+
+/// Which connection has the next message.
+#[derive(Clone, Copy, Debug, Default)]
+struct Turn {
+    /// Messages that each connection before it has had, and one less than it will have had.
+    round: u64,
+    /// Of the connection, in this thread.
+    index: usize,
+}
+
+impl Turn {
+    fn planned(self, worker: &Worker) -> u64 {
+        let number = worker.connection_number(self.index);
+        let planned = worker.planned(number + self.round * worker.plan.connections as u64);
+        planned.expect("the schedule is known")
+    }
+
+    fn next(self, worker: &Worker) -> Self {
+        let index = self.index + 1;
+        if index < worker.connections() {
+            Self { index, ..self }
+        } else {
+            Self { index: 0, round: self.round + 1 }
+        }
+    }
+}
