@@ -28,7 +28,7 @@ use crate::{
     latency::{InFlight, Instants},
     sender::{FrameSender, append_control_frame, frame_len},
     tally::{ConnectionError, ErrorKind},
-    verifier::{Received, StreamEnd, Verifier},
+    verifier::{Irregularity, Received, StreamEnd, Verifier},
     worker::{Stage, Worker},
 };
 
@@ -151,6 +151,8 @@ struct Connection<'w> {
     in_flight: RefCell<InFlight>,
     /// The number in the run of the next message, in an open loop.
     next_planned: Cell<u64>,
+    /// Messages that were passed over by echoes of later ones.
+    passed_over: Cell<usize>,
     /// The payload of a Ping that has to be answered.
     ping: RefCell<Option<Vec<u8>>>,
     /// The Close frame that has to be sent, or was.
@@ -165,6 +167,7 @@ impl<'w> Connection<'w> {
             worker,
             in_flight: RefCell::default(),
             next_planned: Cell::new(worker.connection_number(index)),
+            passed_over: Cell::new(0),
             ping: RefCell::default(),
             close: Cell::new(None),
             turn_instant: Cell::new(None),
@@ -186,7 +189,7 @@ impl<'w> Connection<'w> {
     ) -> End {
         let plan = &self.worker.plan;
         let echoes_at_once = if self.worker.is_open_loop() { 1 } else { plan.depth };
-        let echoes_len = frame_len(plan.payload_len).saturating_mul(echoes_at_once);
+        let echoes_len = frame_len(plan.payload.source.len_mean()).saturating_mul(echoes_at_once);
         let mut buffer = Vec::with_capacity(echoes_len.clamp(READ_LEN_MIN, READ_LEN_MAX));
         let mut end = self.verify(&mut verifier, &early);
         drop(early);
@@ -207,18 +210,40 @@ impl<'w> Connection<'w> {
     /// Verifies one chunk, and says how the connection ends if it does.
     #[inline]
     fn verify(&self, verifier: &mut Verifier, chunk: &[u8]) -> Option<End> {
-        if chunk.is_empty() {
-            return None;
-        }
-        let now = self.instant();
         let mut in_flight = self.in_flight.borrow_mut();
-        let Received { echoes, ping, end } =
-            verifier.consume(chunk, in_flight.len(), &self.worker.payloads);
-        self.worker.count_echoes(&mut in_flight, echoes, now);
-        if ping.is_some() {
-            *self.ping.borrow_mut() = ping;
+        let mut rest = chunk;
+        while !rest.is_empty() {
+            let now = self.instant();
+            let received = verifier.consume(rest, in_flight.len(), &self.worker.payloads);
+            let Received { consumed, echoes, payload_len, irregularity, ping, end } = received;
+            self.worker.count_echoes(&mut in_flight, echoes, payload_len, now);
+            if ping.is_some() {
+                *self.ping.borrow_mut() = ping;
+            }
+            if let Some(end) = end {
+                return Some(self.end_of_stream(&end, in_flight.len()));
+            }
+            if let Some(irregularity) = irregularity {
+                self.account_for(&irregularity, &mut in_flight, now);
+                self.passed_over.set(verifier.passed_over());
+            }
+            rest = &rest[consumed..];
         }
-        end.map(|end| self.end_of_stream(&end, in_flight.len()))
+        None
+    }
+
+    /// Counts a message that is not the next echo, or not as it should be.
+    #[cold]
+    fn account_for(&self, irregularity: &Irregularity, in_flight: &mut InFlight, now: u64) {
+        let Irregularity { passed_over, answers, wrong } = *irregularity;
+        in_flight.answered(passed_over, |_, _| {});
+        match wrong {
+            None => self.worker.count_echoes(in_flight, 1, 0, now),
+            Some(wrong) => {
+                in_flight.answered(usize::from(answers), |_, _| {});
+                self.worker.tally.borrow_mut().count_wrong(wrong);
+            }
+        }
     }
 
     /// What the end of the stream of frames means, and which Close frame answers it.
@@ -232,7 +257,6 @@ impl<'w> Connection<'w> {
             StreamEnd::Close(code) => {
                 (CLOSE_NORMAL, End::Failed(ConnectionError::ClosedWith(code)))
             }
-            StreamEnd::Wrong(wrong) => (CLOSE_NORMAL, End::Failed(ConnectionError::Wrong(wrong))),
             StreamEnd::Violation(violation) => {
                 (CLOSE_PROTOCOL_ERROR, End::Failed(ConnectionError::Violation(violation)))
             }
@@ -345,7 +369,7 @@ impl<'w> Connection<'w> {
     /// Counts how the connection ended; `None` when the time was over.
     fn settle(&self, end: Option<End>) {
         let mut tally = self.worker.tally.borrow_mut();
-        let unanswered = self.in_flight.borrow().len();
+        let unanswered = self.in_flight.borrow().len() + self.passed_over.get();
         match end {
             Some(End::Failed(error)) => {
                 tally.lost += 1;

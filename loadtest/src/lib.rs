@@ -14,6 +14,7 @@ mod fine_timer;
 mod handshake;
 pub mod latency;
 mod pacer;
+mod passed_over;
 pub mod payload;
 pub mod plan;
 mod process_usage;

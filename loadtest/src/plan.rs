@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{payload::PayloadKind, rate::Rate, target::Target};
+use crate::{payload::PayloadPlan, rate::Rate, target::Target};
 
 /// After the end of the measured window, a thread waits for outstanding echoes and closing
 /// handshakes until nothing at all has arrived for this long. What is outstanding then is missing.
@@ -41,10 +41,8 @@ pub struct Plan {
     /// Messages in flight on each connection, at least 1: in a closed loop as many all the time, in
     /// an open loop at most.
     pub depth: usize,
-    /// Bytes of payload of each message.
-    pub payload_len: usize,
-    /// Binary messages or texts.
-    pub payload_kind: PayloadKind,
+    /// What is in the messages.
+    pub payload: PayloadPlan,
     /// What the server echoes.
     pub echo_kind: EchoKind,
     /// How long the load runs before the measured window.

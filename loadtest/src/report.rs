@@ -18,7 +18,7 @@ use crate::{
     process_usage::ProcessUsage,
     rate::Arrivals,
     run::WindowUsage,
-    tally::{Cause, ErrorCounts, Tally},
+    tally::{Cause, ErrorCounts, Tally, WrongEchoCounts},
 };
 
 /// A thread that is busy for this part of the window may have kept the server waiting.
@@ -66,6 +66,8 @@ pub struct Report {
     pub latency_us: Option<LatencyReport>,
     /// In the whole run, warm-up included.
     pub errors: ErrorCounts,
+    /// What was wrong with the messages that these count as wrong.
+    pub wrong_echoes: WrongEchoCounts,
     /// Why errors happened: the most frequent causes.
     pub causes: Vec<Cause>,
     /// What the generator used in the measured window.
@@ -181,8 +183,8 @@ impl Report {
             },
             depth: plan.depth,
             open_loop: OpenLoopReport::new(plan, schedule, &tally.histograms),
-            payload_bytes: plan.payload_len,
-            text: plan.payload_kind == PayloadKind::Text,
+            payload_bytes: plan.payload.source.len_mean(),
+            text: plan.payload.kind == PayloadKind::Text,
             warmup_seconds: plan.warmup.as_secs_f64(),
             duration_seconds: measured.as_secs_f64(),
             interrupted,
@@ -190,10 +192,11 @@ impl Report {
             messages_total: tally.echoes,
             messages_per_second: rounded(messages_per_second),
             payload_megabytes_per_second: rounded(
-                messages_per_second * plan.payload_len as f64 / 1e6,
+                per_second(tally.payload_measured as f64, measured) / 1e6,
             ),
             latency_us: LatencyReport::new(&tally.histograms.latency),
             errors: tally.errors,
+            wrong_echoes: tally.wrong_echoes,
             causes: tally.causes(),
             generator: window.generator.map(|usage_at| usage(std::process::id(), usage_at)),
             server_pid: plan.server_pid,
@@ -341,7 +344,11 @@ impl fmt::Display for Report {
         if let Some(generator) = &self.generator {
             writeln!(f, "  generator   {generator}")?;
         }
-        writeln!(f, "  errors      {}", self.errors)?;
+        write!(f, "  errors      {}", self.errors)?;
+        if self.errors.wrong > 0 {
+            write!(f, " ({})", self.wrong_echoes)?;
+        }
+        writeln!(f)?;
         for cause in &self.causes {
             writeln!(f, "              {cause}")?;
         }
@@ -432,23 +439,48 @@ impl fmt::Display for ErrorCounts {
         if total == 0 {
             return f.write_str("none");
         }
-        let mut separator = "";
-        for (count, kind) in [
-            (connect, "connect"),
-            (handshake, "handshake"),
-            (timeout, "timeout"),
-            (wrong, "wrong"),
-            (missing, "missing"),
-            (closed, "closed"),
-            (protocol, "protocol"),
-        ] {
-            if count > 0 {
-                write!(f, "{separator}{} {kind}", grouped(count))?;
-                separator = ", ";
-            }
-        }
-        Ok(())
+        write_counts(
+            f,
+            &[
+                (connect, "connect"),
+                (handshake, "handshake"),
+                (timeout, "timeout"),
+                (wrong, "wrong"),
+                (missing, "missing"),
+                (closed, "closed"),
+                (protocol, "protocol"),
+            ],
+        )
     }
+}
+
+impl fmt::Display for WrongEchoCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { corrupted, truncated, extended, retyped, reordered, duplicated, unasked } =
+            *self;
+        write_counts(
+            f,
+            &[
+                (corrupted, "corrupted"),
+                (truncated, "truncated"),
+                (extended, "extended"),
+                (retyped, "retyped"),
+                (reordered, "reordered"),
+                (duplicated, "duplicated"),
+                (unasked, "unasked"),
+            ],
+        )
+    }
+}
+
+/// Writes those counts that are not zero, with their kinds.
+fn write_counts(f: &mut fmt::Formatter<'_>, counts: &[(u64, &str)]) -> fmt::Result {
+    let mut separator = "";
+    for (count, kind) in counts.iter().filter(|(count, _)| *count > 0) {
+        write!(f, "{separator}{} {kind}", grouped(*count))?;
+        separator = ", ";
+    }
+    Ok(())
 }
 
 /// A number with commas between groups of three digits.

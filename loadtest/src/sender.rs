@@ -70,8 +70,8 @@ impl FrameSender {
             EchoKind::Messages => rng.next_u32().to_ne_bytes(),
             EchoKind::Bytes => [0; 4],
         };
-        append_header(payloads.kind().opcode(), payloads.len(), key, buffer);
         let message = payloads.message(self.sequence);
+        append_header(payloads.kind().opcode(), message.len(), key, buffer);
         self.sequence = self.sequence.wrapping_add(1);
         self.append(Unfinished { message, key, position: 0 }, buffer, payloads);
     }
@@ -81,10 +81,10 @@ impl FrameSender {
     fn append(&mut self, frame: Unfinished, buffer: &mut Vec<u8>, payloads: &Payloads) {
         let Unfinished { message, key, position } = frame;
         let start = buffer.len();
-        let len = (payloads.len() - position).min(WRITE_LEN_MAX.saturating_sub(start));
+        let len = (message.len() - position).min(WRITE_LEN_MAX.saturating_sub(start));
         payloads.append(&message, position, len, buffer);
         unmask(&mut buffer[start..], rotate(key, position));
-        if position + len < payloads.len() {
+        if position + len < message.len() {
             self.unfinished = Some(Unfinished { message, key, position: position + len });
         }
     }
@@ -132,7 +132,11 @@ mod tests {
     use rand::SeedableRng;
 
     use super::*;
-    use crate::payload::PayloadKind;
+    use crate::payload::{PayloadKind, PayloadPlan};
+
+    fn payloads(kind: PayloadKind, len: usize, rng: &mut SmallRng) -> Payloads {
+        Payloads::new(&PayloadPlan::generated(kind, len), rng)
+    }
 
     /// Decodes whole masked frames into opcode, key and unmasked payload.
     fn decode(mut bytes: &[u8]) -> Vec<(OpCode, [u8; 4], Vec<u8>)> {
@@ -153,7 +157,7 @@ mod tests {
     #[test]
     fn frames_of_one_turn_are_whole_and_masked_each_with_a_key_of_its_own() {
         let mut rng = SmallRng::seed_from_u64(1);
-        let payloads = Payloads::new(PayloadKind::Text, 200, &mut rng);
+        let payloads = payloads(PayloadKind::Text, 200, &mut rng);
         let mut buffer = Vec::new();
         let mut sender = FrameSender::new(7, EchoKind::Messages);
         for _ in 0..16 {
@@ -174,7 +178,7 @@ mod tests {
     #[test]
     fn a_long_frame_comes_in_pieces_of_bounded_length() {
         let mut rng = SmallRng::seed_from_u64(2);
-        let payloads = Payloads::new(PayloadKind::Binary, 1_000_001, &mut rng);
+        let payloads = payloads(PayloadKind::Binary, 1_000_001, &mut rng);
         let mut sender = FrameSender::new(0, EchoKind::Messages);
         let mut stream = Vec::new();
         let mut begun = 0;
@@ -191,7 +195,7 @@ mod tests {
         let frames = decode(&stream);
         assert_eq!(frames.len(), 3);
         for (sequence, (_, _, payload)) in (0..).zip(&frames) {
-            assert_eq!(payload.len(), payloads.len());
+            assert_eq!(payload.len(), 1_000_001);
             assert!(payloads.matches(&payloads.message(sequence), 0, payload));
         }
     }
@@ -199,7 +203,7 @@ mod tests {
     #[test]
     fn a_frame_without_payload_is_a_frame() {
         let mut rng = SmallRng::seed_from_u64(3);
-        let payloads = Payloads::new(PayloadKind::Binary, 0, &mut rng);
+        let payloads = payloads(PayloadKind::Binary, 0, &mut rng);
         let mut buffer = Vec::new();
         let mut sender = FrameSender::new(0, EchoKind::Messages);
         for _ in 0..2 {

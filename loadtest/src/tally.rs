@@ -26,8 +26,6 @@ pub(crate) enum ConnectionError {
     #[error("the connection was not open after {0:?}")]
     OpeningTimeout(Duration),
     #[error("{0}")]
-    Wrong(WrongEcho),
-    #[error("{0}")]
     Violation(Violation),
     #[error("the server sent a Close frame with {}", describe_code(*.0))]
     ClosedWith(Option<u16>),
@@ -65,9 +63,9 @@ pub enum ErrorKind {
     Handshake,
     /// Opening the connection took too long.
     Timeout,
-    /// An echo is not its message. The connection is given up.
+    /// A message is not the echo that it should be. [`WrongEchoCounts`] tells them apart.
     Wrong,
-    /// A message was sent and its echo never came.
+    /// A message was sent and no echo of it came.
     Missing,
     /// The server ended the connection before its time.
     Closed,
@@ -95,7 +93,6 @@ impl ConnectionError {
             Self::Connect(_) => ErrorKind::Connect,
             Self::Handshake(_) | Self::HandshakeCutOff => ErrorKind::Handshake,
             Self::OpeningTimeout(_) => ErrorKind::Timeout,
-            Self::Wrong(_) => ErrorKind::Wrong,
             Self::Violation(_) => ErrorKind::Protocol,
             Self::ClosedWith(_) | Self::EndOfStream | Self::Broken(_) => ErrorKind::Closed,
         }
@@ -139,6 +136,52 @@ impl ErrorCounts {
     }
 }
 
+/// How often a message was not the echo that it should be, by what was wrong.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct WrongEchoCounts {
+    /// Bytes were other ones.
+    pub corrupted: u64,
+    /// Bytes were missing at the end.
+    pub truncated: u64,
+    /// Bytes were added at the end.
+    pub extended: u64,
+    /// A text came back as binary, or the other way round.
+    pub retyped: u64,
+    /// The echo came after that of a later message.
+    pub reordered: u64,
+    /// The echo had come before.
+    pub duplicated: u64,
+    /// No message on its way was like it.
+    pub unasked: u64,
+}
+
+impl WrongEchoCounts {
+    fn of(&mut self, wrong: WrongEcho) -> &mut u64 {
+        match wrong {
+            WrongEcho::Differs { .. } => &mut self.corrupted,
+            WrongEcho::TooShort(_) => &mut self.truncated,
+            WrongEcho::TooLong(_) => &mut self.extended,
+            WrongEcho::TextAsBinary | WrongEcho::BinaryAsText => &mut self.retyped,
+            WrongEcho::Late => &mut self.reordered,
+            WrongEcho::Repeated => &mut self.duplicated,
+            WrongEcho::Unasked => &mut self.unasked,
+        }
+    }
+
+    /// Adds another thread's.
+    fn merge(&mut self, other: Self) {
+        let Self { corrupted, truncated, extended, retyped, reordered, duplicated, unasked } =
+            other;
+        self.corrupted += corrupted;
+        self.truncated += truncated;
+        self.extended += extended;
+        self.retyped += retyped;
+        self.reordered += reordered;
+        self.duplicated += duplicated;
+        self.unasked += unasked;
+    }
+}
+
 /// What a thread has counted.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
@@ -150,8 +193,11 @@ pub(crate) struct Tally {
     pub(crate) echoes: u64,
     /// Correct echoes that arrived in the measured window.
     pub(crate) echoes_measured: u64,
+    /// Bytes of payload of these.
+    pub(crate) payload_measured: u64,
     pub(crate) histograms: Histograms,
     pub(crate) errors: ErrorCounts,
+    pub(crate) wrong_echoes: WrongEchoCounts,
     causes: BTreeMap<(ErrorKind, String), u64>,
 }
 
@@ -160,6 +206,13 @@ impl Tally {
     #[cold]
     pub(crate) fn count_error(&mut self, error: &ConnectionError) {
         self.count(error.kind(), error.to_string(), 1);
+    }
+
+    /// Counts a message that is not the echo that it should be.
+    #[cold]
+    pub(crate) fn count_wrong(&mut self, wrong: WrongEcho) {
+        *self.wrong_echoes.of(wrong) += 1;
+        self.count(ErrorKind::Wrong, wrong.to_string(), 1);
     }
 
     /// Counts messages whose echo never came.
@@ -186,6 +239,8 @@ impl Tally {
         self.lost += other.lost;
         self.echoes += other.echoes;
         self.echoes_measured += other.echoes_measured;
+        self.payload_measured += other.payload_measured;
+        self.wrong_echoes.merge(other.wrong_echoes);
         self.histograms.merge(&other.histograms);
         let errors = other.errors;
         for (kind, count) in [
@@ -247,13 +302,13 @@ mod tests {
         for thread in 0..2 {
             let mut tally = Tally::default();
             for at in 0..100 {
-                let wrong = WrongEcho::TooShort(at + 50 * thread);
-                tally.count_error(&ConnectionError::Wrong(wrong));
+                tally.count_wrong(WrongEcho::TooShort(at + 50 * thread));
             }
             tally.count_missing(7);
             total.merge(tally);
         }
         assert_eq!(total.errors.wrong, 200);
+        assert_eq!(total.wrong_echoes.truncated, 200);
         assert_eq!(total.errors.missing, 14);
         assert_eq!(total.errors.total, 214);
         assert_eq!(total.causes().len(), CAUSES_MAX);

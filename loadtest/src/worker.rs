@@ -139,7 +139,7 @@ impl Worker {
             Load::Open(rate) => Some(Arrivals::new(rate, plan.warmup, plan.duration)),
         };
         Self {
-            payloads: Payloads::new(plan.payload_kind, plan.payload_len, &mut rng),
+            payloads: Payloads::new(&plan.payload, &mut rng),
             unopened: Cell::new(connections),
             plan,
             schedule,
@@ -285,14 +285,22 @@ impl Worker {
         .await
     }
 
-    /// Counts `echoes` that a connection received at the instant `now`.
+    /// Counts `echoes`, with `payload_len` bytes of payload, that a connection received at the
+    /// instant `now`.
     #[inline]
-    pub(crate) fn count_echoes(&self, in_flight: &mut InFlight, echoes: usize, now: u64) {
+    pub(crate) fn count_echoes(
+        &self,
+        in_flight: &mut InFlight,
+        echoes: usize,
+        payload_len: u64,
+        now: u64,
+    ) {
         let mut tally = self.tally.borrow_mut();
         self.last_received.set(now);
         tally.echoes += echoes as u64;
         if self.schedule.measures(now) {
             tally.echoes_measured += echoes as u64;
+            tally.payload_measured += payload_len;
         }
         let histograms = &mut tally.histograms;
         in_flight.answered(echoes, |Instants { planned, sent }, messages| {

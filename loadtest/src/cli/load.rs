@@ -9,7 +9,7 @@ use super::{
     values::{number, size, time},
 };
 use crate::{
-    payload::PayloadKind,
+    payload::{PayloadKind, PayloadPlan},
     plan::{EchoKind, Load, Plan},
     rate::Rate,
     target::Target,
@@ -77,8 +77,7 @@ impl LoadArgs {
             opening_timeout: connections.opening_timeout,
             load: self.rate.clone().map_or(Load::Closed, Load::Open),
             depth: self.depth(connections.connections),
-            payload_len: self.payload.as_u64() as usize,
-            payload_kind: if self.text { PayloadKind::Text } else { PayloadKind::Binary },
+            payload: PayloadPlan::generated(self.kind(), self.payload.as_u64() as usize),
             echo_kind: if self.raw_tcp { EchoKind::Bytes } else { EchoKind::Messages },
             warmup: self.warmup,
             duration: self.duration,
@@ -86,6 +85,10 @@ impl LoadArgs {
             cpus: connections.cpus(),
             server_pid,
         })
+    }
+
+    fn kind(&self) -> PayloadKind {
+        if self.text { PayloadKind::Text } else { PayloadKind::Binary }
     }
 
     fn depth(&self, connections: usize) -> usize {

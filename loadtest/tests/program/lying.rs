@@ -2,7 +2,11 @@
 
 use std::{
     io::{Read, Write},
-    sync::Mutex,
+    iter,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
 };
 
 use tungstenite::{
@@ -37,14 +41,13 @@ fn a_dropped_echo_is_missing() {
 }
 
 #[test]
-fn a_dropped_echo_among_others_makes_the_next_one_wrong() {
+fn a_dropped_echo_among_others_is_missing_and_no_other() {
     let server =
         Server::answering(|number, message| if is_second(number) { vec![] } else { vec![message] });
     let outcome = run_deep(&server);
-    outcome.assert_errors(&[("wrong", 1)]);
-    outcome.assert_cause("byte 0 of an echo is ");
-    assert_eq!(outcome.number("/connections/lost"), 1);
-    assert_eq!(outcome.number("/messages_total"), 1);
+    outcome.assert_errors(&[("missing", 1)]);
+    assert_eq!(outcome.number("/connections/lost"), 0);
+    assert_eq!(outcome.number("/messages_total"), server.received() - 1);
 }
 
 #[test]
@@ -52,8 +55,12 @@ fn a_repeated_echo_is_wrong() {
     let twice = |number, message: Message| {
         if is_second(number) { vec![message.clone(), message] } else { vec![message] }
     };
-    run_deep(&Server::answering(twice)).assert_errors(&[("wrong", 1)]);
-    run_shallow(&Server::answering(twice)).assert_errors(&[("wrong", 2)]);
+    for (outcome, count) in
+        [(run_deep(&Server::answering(twice)), 1), (run_shallow(&Server::answering(twice)), 2)]
+    {
+        outcome.assert_errors(&[("wrong", count)]);
+        assert_eq!(outcome.number("/wrong_echoes/duplicated"), count);
+    }
 }
 
 #[test]
@@ -67,7 +74,9 @@ fn echoes_out_of_order_are_wrong() {
         2 => vec![message, held.lock().unwrap().take().unwrap()],
         _ => vec![message],
     });
-    run_deep(&server).assert_errors(&[("wrong", 1)]);
+    let outcome = run_deep(&server);
+    outcome.assert_errors(&[("wrong", 1)]);
+    assert_eq!(outcome.number("/wrong_echoes/reordered"), 1);
 }
 
 #[test]
@@ -79,27 +88,80 @@ fn a_corrupted_byte_is_wrong_wherever_it_is() {
         let outcome = run_deep(&server);
         outcome.assert_errors(&[("wrong", 1)]);
         outcome.assert_cause(&format!("byte {at} of an echo is "));
+        assert_eq!(outcome.number("/wrong_echoes/corrupted"), 1);
     }
 }
 
 #[test]
 fn an_echo_of_another_length_or_type_is_wrong() {
-    let shorter = |_, message: Message| vec![Message::Binary(message.into_data().slice(..63))];
-    let outcome = run_deep(&Server::answering(shorter));
-    outcome.assert_errors(&[("wrong", 1)]);
-    outcome.assert_cause("63 bytes of payload, less than its message");
+    type Change = fn(Message) -> Message;
+    let shorter = |message: Message| Message::Binary(message.into_data().slice(..63));
+    let longer =
+        |message: Message| Message::Binary(Bytes::from([&message.into_data()[..], b"!"].concat()));
+    let text = |_| Message::Text(Utf8Bytes::from("x".repeat(64)));
+    let changes: [(Change, _, _); 3] = [
+        (shorter, "truncated", "63 bytes of payload, less than its message"),
+        (longer, "extended", "more bytes of payload than the 64 of its message"),
+        (text, "retyped", "a binary message came back as text"),
+    ];
+    for (change, kind, cause) in changes {
+        let server = Server::answering(move |number, message| {
+            vec![if is_second(number) { change(message) } else { message }]
+        });
+        let outcome = run_deep(&server);
+        outcome.assert_errors(&[("wrong", 1)]);
+        outcome.assert_cause(cause);
+        assert_eq!(outcome.number(&format!("/wrong_echoes/{kind}")), 1);
+    }
+}
 
-    let longer = |_, message: Message| {
-        vec![Message::Binary(Bytes::from([&message.into_data()[..], b"!"].concat()))]
-    };
-    let outcome = run_deep(&Server::answering(longer));
-    outcome.assert_errors(&[("wrong", 1)]);
-    outcome.assert_cause("65 bytes of payload or more");
+/// A server that lies in one echo of a thousand, and how often it has.
+fn lying_server(
+    lie: impl Fn(Message, &mut Option<Message>) -> Vec<Message> + Send + Sync + 'static,
+) -> (Server, Arc<AtomicU64>) {
+    let lies = Arc::new(AtomicU64::new(0));
+    let told = Arc::clone(&lies);
+    let held = Mutex::new(None);
+    let server = Server::answering(move |number, message| {
+        let mut held = held.lock().unwrap();
+        if number % 1000 == 499 {
+            told.fetch_add(1, SeqCst);
+            return lie(message, &mut held);
+        }
+        iter::once(message).chain(held.take()).collect()
+    });
+    (server, lies)
+}
 
-    let text = |_, _: Message| vec![Message::Text(Utf8Bytes::from("x".repeat(64)))];
-    let outcome = run_deep(&Server::answering(text));
-    outcome.assert_errors(&[("wrong", 1)]);
-    outcome.assert_cause("a binary message came back as text");
+#[test]
+fn one_lie_in_a_thousand_echoes_is_counted_exactly_by_kind() {
+    type Lie = fn(Message, &mut Option<Message>) -> Vec<Message>;
+    let lies: [(&str, Lie); 5] = [
+        ("/errors/missing", |_, _| vec![]),
+        ("/wrong_echoes/duplicated", |message, _| vec![message.clone(), message]),
+        ("/wrong_echoes/corrupted", |message, _| vec![corrupted(message, 3, 0x01)]),
+        ("/wrong_echoes/reordered", |message, held| {
+            *held = Some(message);
+            vec![]
+        }),
+        ("/wrong_echoes/truncated", |message, _| {
+            vec![Message::Binary(message.into_data().slice(..40))]
+        }),
+    ];
+    for (kind, lie) in lies {
+        for load in ["--rate 20k", "--depth 16"] {
+            let (server, lies) = lying_server(lie);
+            let arguments = "-c 1 --payload 64 --warmup 0s --duration 500ms";
+            let outcome = run(&format!("{} {load} {arguments}", server.url()));
+            let lies = lies.load(SeqCst);
+            assert!(lies > 0, "{load}: {} messages are too few", server.received());
+            assert_eq!(outcome.number(kind), lies, "{load}\n{:#}", outcome.report);
+            assert_eq!(outcome.number("/errors/total"), lies, "{load}\n{:#}", outcome.report);
+            assert_eq!(outcome.number("/connections/lost"), 0);
+            let right = server.received() - if kind.ends_with("duplicated") { 0 } else { lies };
+            assert_eq!(outcome.number("/messages_total"), right, "{kind}");
+        }
+    }
 }
 
 #[test]
