@@ -5,9 +5,9 @@
 #   scripts/bench-compare.sh        the working tree's counts
 #   scripts/bench-compare.sh REV    the counts of revision REV and of the working tree, side by side
 #
-# What is counted is criterion's benchmarks (benches/measure), all but the peers' (ids with -by-)
-# and the round trip, which is the kernel's and several threads' work. The first run installs
-# valgrind from Debian's packages, if it is missing.
+# What is counted is criterion's benchmarks that use benches/measure, all but the peers' (ids with
+# -by-) and the round trip; that, and the others, is the kernel's and several threads' work. The first run installs valgrind from
+# Debian's packages, if it is missing.
 #
 # Each tree is built as for a release, so the first run takes minutes.
 #
@@ -45,9 +45,9 @@ install_valgrind() {
 # is built in that directory. Two trees in one would take each other's benchmarks for their own.
 count() {
     local source bench benches=()
-    for source in "$1"/benches/*.rs; do
+    while read -r source; do
         [[ $source == */round_trip.rs ]] || benches+=("$(basename "$source" .rs)")
-    done
+    done < <(grep --files-with-matches '^mod measure;' "$1"/benches/*.rs)
     run_cargo_bench "$1" "$2" "${benches[@]/#/--bench=}" --no-run
     for bench in "${benches[@]}"; do
         count_bench "$1" "$2" "$bench"
