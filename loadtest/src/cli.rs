@@ -5,16 +5,22 @@
 //! flags that several share are structs that these flatten.
 
 mod connection;
+mod idle;
 mod load;
 mod output;
 mod run;
 mod values;
 
+use std::net::IpAddr;
+
 use clap::{Parser, Subcommand};
 use thiserror::Error;
 
-pub use self::{connection::ConnectionArgs, load::LoadArgs, output::OutputArgs, run::RunArgs};
-use crate::target::ResolveError;
+pub use self::{
+    connection::ConnectionArgs, idle::IdleArgs, load::LoadArgs, output::OutputArgs, run::RunArgs,
+    values::AddressList,
+};
+use crate::{target::ResolveError, tls::TlsError};
 
 /// Drives a WebSocket echo server, as fast as it answers or at a rate, and verifies every echo
 ///
@@ -42,7 +48,12 @@ pub struct Cli {
 pub enum Command {
     /// Nothing else: the flags of the program itself.
     #[command(skip)]
-    Run(RunArgs),
+    Run(Box<RunArgs>),
+    /// Opens and holds connections that send nothing, and asks at the end which are still there
+    ///
+    /// Reports how long opening took, why connections failed, and how much memory the server uses
+    /// for each. The exit code is 0 if all were opened and still there, 1 if not.
+    Idle(Box<IdleArgs>),
 }
 
 impl Cli {
@@ -50,7 +61,7 @@ impl Cli {
     pub fn command(self) -> Command {
         match self {
             Self { command: Some(command), .. } => command,
-            Self { run: Some(run), .. } => Command::Run(run),
+            Self { run: Some(run), .. } => Command::Run(Box::new(run)),
             Self { command: None, run: None } => unreachable!("clap demands one of them"),
         }
     }
@@ -66,6 +77,23 @@ pub enum PlanError {
         url: String,
         /// What is wrong with its host.
         cause: ResolveError,
+    },
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A flag about TLS, with a URL without.
+    #[error("{0} is for wss://, and the URL is one of ws://")]
+    WithoutTls(&'static str),
+    /// An address to connect from that leads nowhere.
+    #[error(
+        "invalid value '{source_address}' for '--source <LIST>': the server's address is {target}, \
+         of the other family"
+    )]
+    SourceFamily {
+        /// From where.
+        source_address: IpAddr,
+        /// Where to.
+        target: IpAddr,
     },
 }
 

@@ -1,4 +1,4 @@
-//! One connection: it is opened, sends its messages and verifies their echoes, and is closed.
+//! One open connection: it sends its messages and verifies their echoes, and is closed.
 //!
 //! Writing and reading go on concurrently, because a server that echoes while it reads would
 //! otherwise fill the buffers of both directions and wait for ever. Both are futures of the same
@@ -15,18 +15,14 @@ use std::{
     task::Poll,
 };
 
-use monoio::{
-    io::{AsyncReadRent, AsyncWriteRentExt, OwnedReadHalf, OwnedWriteHalf, Splitable},
-    net::TcpStream,
-    time::timeout,
-};
-use rand::{Rng, RngExt};
+use rand::Rng;
 use ringecho::protocol::OpCode;
 
 use crate::{
-    handshake::{Handshake, HandshakeError, RESPONSE_HEAD_LEN_MAX},
+    connector::OpenConnection,
     latency::{InFlight, Instants},
     sender::{FrameSender, append_control_frame, frame_len},
+    stream::{ReadHalf, Stream, WriteHalf},
     tally::{ConnectionError, ErrorKind},
     verifier::{Irregularity, Received, StreamEnd, Verifier},
     worker::{Stage, Worker},
@@ -40,56 +36,29 @@ const READ_LEN_MAX: usize = 64 * 1024;
 const CLOSE_NORMAL: u16 = 1000;
 const CLOSE_PROTOCOL_ERROR: u16 = 1002;
 
-/// A connection after its opening handshake.
-#[derive(Debug)]
-pub(crate) struct OpenConnection {
-    stream: TcpStream,
-    /// What arrived behind the response head.
-    early: Vec<u8>,
-}
-
-/// Opens a connection, within the plan's `opening_timeout`.
-pub(crate) async fn open(worker: &Worker) -> Result<OpenConnection, ConnectionError> {
-    let limit = worker.plan.opening_timeout;
-    match timeout(limit, open_untimed(worker)).await {
-        Ok(opened) => opened,
-        Err(_) => Err(ConnectionError::OpeningTimeout(limit)),
-    }
-}
-
-async fn open_untimed(worker: &Worker) -> Result<OpenConnection, ConnectionError> {
-    let plan = &worker.plan;
-    let mut stream =
-        TcpStream::connect_addr(plan.address).await.map_err(ConnectionError::Connect)?;
-    // Without it the kernel would hold back small writes while others are unacknowledged.
-    stream.set_nodelay(true).map_err(ConnectionError::Connect)?;
-
-    let handshake = Handshake::new(worker.rng.borrow_mut().random());
-    let (sent, _) = stream.write_all(handshake.request(&plan.target)).await;
-    sent.map_err(|_| ConnectionError::HandshakeCutOff)?;
-
-    let mut response = Vec::new();
-    loop {
-        let (read, chunk) = stream.read(Vec::with_capacity(READ_LEN_MIN)).await;
-        match read {
-            Ok(0) | Err(_) => return Err(ConnectionError::HandshakeCutOff),
-            Ok(_) => response.extend_from_slice(&chunk),
-        }
-        if let Some(head_len) = handshake.check(&response)? {
-            let early = response.split_off(head_len);
-            return Ok(OpenConnection { stream, early });
-        }
-        if response.len() > RESPONSE_HEAD_LEN_MAX {
-            return Err(HandshakeError::HeadTooLong.into());
-        }
-    }
-}
-
 /// Drives an open connection, which is the thread's connection `index`, to its end, and counts what
 /// happens.
 pub(crate) async fn drive(opened: OpenConnection, index: usize, worker: &Worker) {
     let OpenConnection { stream, early } = opened;
-    let (read_half, write_half) = stream.into_split();
+    match stream {
+        Stream::Plain(read_half, write_half) => {
+            drive_halves(read_half, write_half, early, index, worker).await;
+        }
+        Stream::Tls(halves) => {
+            let (read_half, write_half) = *halves;
+            // Boxed, so that it takes no room in the tasks of other connections.
+            Box::pin(drive_halves(read_half, write_half, early, index, worker)).await;
+        }
+    }
+}
+
+async fn drive_halves(
+    read_half: impl ReadHalf,
+    write_half: impl WriteHalf,
+    early: Vec<u8>,
+    index: usize,
+    worker: &Worker,
+) {
     let sequence = worker.rng.borrow_mut().next_u64();
     let connection = Connection::new(worker, index);
     let verifier = Verifier::new(sequence, worker.plan.echo_kind, &worker.payloads);
@@ -183,7 +152,7 @@ impl<'w> Connection<'w> {
     /// Verifies echoes until the stream of frames ends.
     async fn receive(
         &self,
-        mut half: OwnedReadHalf<TcpStream>,
+        mut half: impl ReadHalf,
         mut verifier: Verifier,
         early: Vec<u8>,
     ) -> End {
@@ -215,7 +184,7 @@ impl<'w> Connection<'w> {
         while !rest.is_empty() {
             let now = self.instant();
             let received = verifier.consume(rest, in_flight.len(), &self.worker.payloads);
-            let Received { consumed, echoes, payload_len, irregularity, ping, end } = received;
+            let Received { consumed, echoes, payload_len, irregularity, ping, end, .. } = received;
             self.worker.count_echoes(&mut in_flight, echoes, payload_len, now);
             if ping.is_some() {
                 *self.ping.borrow_mut() = ping;
@@ -274,11 +243,7 @@ impl<'w> Connection<'w> {
     }
 
     /// Sends messages, Pongs and at last a Close frame.
-    async fn send(
-        &self,
-        mut half: OwnedWriteHalf<TcpStream>,
-        mut sender: FrameSender,
-    ) -> io::Result<()> {
+    async fn send(&self, mut half: impl WriteHalf, mut sender: FrameSender) -> io::Result<()> {
         loop {
             poll_fn(|_| if self.may_send(&sender) { Poll::Ready(()) } else { Poll::Pending }).await;
             let mut buffer = self.worker.take_write_buffer();

@@ -1,6 +1,5 @@
-//! The client's side of the opening handshake (RFC 6455 §4.1), without I/O.
-
-use std::fmt::Write;
+//! The client's side of the opening handshake (RFC 6455 §4.1), without I/O: the key, and what the
+//! response has to be.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::header::{
@@ -10,7 +9,7 @@ use http::header::{
 use sha1::{Digest, Sha1};
 use thiserror::Error;
 
-use crate::target::Target;
+use crate::request::Request;
 
 /// The longest response head that is accepted, in bytes.
 pub(crate) const RESPONSE_HEAD_LEN_MAX: usize = 16 * 1024;
@@ -39,36 +38,22 @@ pub(crate) enum HandshakeError {
     Unasked,
 }
 
-/// The key of one opening handshake.
+/// One opening handshake.
 #[derive(Debug)]
-pub(crate) struct Handshake {
+pub(crate) struct Handshake<'r> {
+    request: &'r Request,
     key: String,
 }
 
-impl Handshake {
+impl<'r> Handshake<'r> {
     /// A handshake with `nonce` as its key.
-    pub(crate) fn new(nonce: [u8; 16]) -> Self {
-        Self { key: BASE64_STANDARD.encode(nonce) }
+    pub(crate) fn new(request: &'r Request, nonce: [u8; 16]) -> Self {
+        Self { request, key: BASE64_STANDARD.encode(nonce) }
     }
 
     /// The request.
-    pub(crate) fn request(&self, target: &Target) -> Vec<u8> {
-        let mut head = String::new();
-        write!(
-            head,
-            "GET {} HTTP/1.1\r\n\
-             Host: {}\r\n\
-             Upgrade: websocket\r\n\
-             Connection: Upgrade\r\n\
-             Sec-WebSocket-Key: {}\r\n\
-             Sec-WebSocket-Version: 13\r\n\
-             \r\n",
-            target.path_and_query(),
-            target.host_field(),
-            self.key,
-        )
-        .expect("a String takes everything");
-        head.into_bytes()
+    pub(crate) fn request(&self) -> Vec<u8> {
+        self.request.with_key(&self.key)
     }
 
     /// Checks the response, and says how many bytes its head takes; `None` while it is not whole.
@@ -106,10 +91,16 @@ impl Handshake {
         //# that was not present in the client's handshake (the server has
         //# indicated an extension not requested by the client), the client
         //# MUST _Fail the WebSocket Connection_.
-        let mut unasked = values(fields, &SEC_WEBSOCKET_EXTENSIONS)
-            .chain(values(fields, &SEC_WEBSOCKET_PROTOCOL))
-            .filter(|value| !value.is_empty());
-        if unasked.next().is_some() {
+        let extension = values(fields, &SEC_WEBSOCKET_EXTENSIONS).find(|value| !value.is_empty());
+        //= https://www.rfc-editor.org/rfc/rfc6455#section-4.1
+        //# If the response includes a |Sec-WebSocket-Protocol| header field
+        //# and this header field indicates the use of a subprotocol that was
+        //# not present in the client's handshake (the server has indicated a
+        //# subprotocol not requested by the client), the client MUST _Fail
+        //# the WebSocket Connection_.
+        let subprotocol = values(fields, &SEC_WEBSOCKET_PROTOCOL)
+            .find(|value| !value.is_empty() && !self.request.offers(value));
+        if extension.or(subprotocol).is_some() {
             return Err(HandshakeError::Unasked);
         }
         Ok(())
@@ -143,9 +134,14 @@ fn has_token(fields: &[httparse::Header<'_>], name: &HeaderName, token: &[u8]) -
 mod tests {
     use super::*;
 
+    fn request() -> Request {
+        let subprotocols = ["chat", "superchat"].map(|name| name.parse().unwrap());
+        Request::new(&"ws://localhost/".parse().unwrap(), &[], &subprotocols, None)
+    }
+
     /// RFC 6455 §1.3: the key is "dGhlIHNhbXBsZSBub25jZQ==".
-    fn sample() -> Handshake {
-        Handshake::new(*b"the sample nonce")
+    fn check(response: &[u8]) -> Result<Option<usize>, HandshakeError> {
+        Handshake::new(&request(), *b"the sample nonce").check(response)
     }
 
     const ACCEPTED: &str = "HTTP/1.1 101 Switching Protocols\r\n\
@@ -154,27 +150,25 @@ mod tests {
         sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
     #[test]
-    fn request_is_that_of_the_standard() {
-        let target: Target = "ws://[::1]:9000/chat?x=1".parse().unwrap();
-        let request = String::from_utf8(sample().request(&target)).unwrap();
-        assert_eq!(
-            request,
-            "GET /chat?x=1 HTTP/1.1\r\n\
-             Host: [::1]:9000\r\n\
-             Upgrade: websocket\r\n\
-             Connection: Upgrade\r\n\
-             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-             Sec-WebSocket-Version: 13\r\n\r\n"
-        );
+    fn response_is_accepted_once_it_is_whole() {
+        for len in 0..ACCEPTED.len() {
+            assert_eq!(check(&ACCEPTED.as_bytes()[..len]), Ok(None), "{len} bytes");
+        }
+        let with_frame = [ACCEPTED.as_bytes(), b"\x81\x00"].concat();
+        assert_eq!(check(&with_frame), Ok(Some(ACCEPTED.len())));
     }
 
     #[test]
-    fn response_is_accepted_once_it_is_whole() {
-        for len in 0..ACCEPTED.len() {
-            assert_eq!(sample().check(&ACCEPTED.as_bytes()[..len]), Ok(None), "{len} bytes");
+    fn a_subprotocol_is_accepted_if_it_was_offered() {
+        for (granted, accepted) in
+            [("superchat", true), ("super", false), ("chat, superchat", false)]
+        {
+            let field = format!("\r\nsec-websocket-protocol: {granted}\r\n\r\n");
+            let response = ACCEPTED.replace("\r\n\r\n", &field);
+            let expected =
+                if accepted { Ok(Some(response.len())) } else { Err(HandshakeError::Unasked) };
+            assert_eq!(check(response.as_bytes()), expected, "{granted}");
         }
-        let with_frame = [ACCEPTED.as_bytes(), b"\x81\x00"].concat();
-        assert_eq!(sample().check(&with_frame), Ok(Some(ACCEPTED.len())));
     }
 
     #[test]
@@ -190,7 +184,7 @@ mod tests {
             (&grants_extension, HandshakeError::Unasked),
             (&format!("HTTP/1.1 101 {}", "x".repeat(20_000)), HandshakeError::HeadTooLong),
         ] {
-            assert_eq!(sample().check(response.as_bytes()), Err(error), "{response}");
+            assert_eq!(check(response.as_bytes()), Err(error), "{response}");
         }
     }
 }

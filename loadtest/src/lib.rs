@@ -5,13 +5,16 @@
 //! core, and returns a [`report::Report`], as text and as JSON. The rest is private:
 //!
 //! ```text
-//! run -> worker (one thread) -> client (one connection) -> {handshake, sender, verifier} -> payload
+//! run -> worker (one thread) -> connector (opens a connection) -> {stream -> tls, handshake}
+//!                            -> client (drives it) -> {sender, verifier} -> payload
 //! ```
 
 pub mod cli;
 mod client;
+pub mod connector;
 mod fine_timer;
 mod handshake;
+pub mod idle;
 pub mod latency;
 mod pacer;
 mod passed_over;
@@ -21,9 +24,12 @@ mod process_usage;
 pub mod progress;
 pub mod rate;
 pub mod report;
+pub mod request;
 pub mod run;
 mod sender;
+pub mod stream;
 pub mod tally;
 pub mod target;
+pub mod tls;
 mod verifier;
 mod worker;

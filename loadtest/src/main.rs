@@ -11,11 +11,12 @@ use std::{
 use clap::Parser;
 use mimalloc::MiMalloc;
 use ringecho_loadtest::{
-    cli::{Cli, Command, RunArgs},
+    cli::{Cli, Command, IdleArgs, RunArgs},
+    idle,
     progress::Progress,
-    report::Report,
     run::run,
 };
+use serde::Serialize;
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     flag,
@@ -33,6 +34,7 @@ const EXIT_INTERRUPTED: i32 = 130;
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command() {
         Command::Run(args) => run_load(&args),
+        Command::Idle(args) => hold_idle(&args),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -59,13 +61,32 @@ enum Fault {
 /// Runs a load, and says whether every message was echoed correctly.
 fn run_load(args: &RunArgs) -> Result<bool, Fault> {
     let plan = args.plan().map_err(|error| Fault::Usage(error.to_string()))?;
-    if let Some(warning) = args.connections.prepare_process() {
-        eprintln!("warning: {warning}");
-    }
+    warn(args.connections.prepare_process().as_slice());
     let interrupted = interrupt_flag()?;
     let report = run(plan, &interrupted, &mut Progress::default())
         .map_err(|error| Fault::Failed(error.to_string()))?;
-    publish(&report, args.output.json.as_deref()).map_err(Fault::Failed)
+    let text = (report.connections.opened > 0).then(|| report.to_string());
+    publish(&report, text, args.output.json.as_deref())?;
+    warn(&report.warnings());
+    Ok(report.is_success())
+}
+
+/// Holds idle connections, and says whether all were there until the end.
+fn hold_idle(args: &IdleArgs) -> Result<bool, Fault> {
+    let plan = args.plan().map_err(|error| Fault::Usage(error.to_string()))?;
+    warn(args.connections.prepare_process().as_slice());
+    let interrupted = interrupt_flag()?;
+    let report = idle::run(plan, &interrupted, &mut Progress::default())
+        .map_err(|error| Fault::Failed(error.to_string()))?;
+    publish(&report, Some(report.to_string()), args.json.as_deref())?;
+    warn(&report.warnings());
+    Ok(report.is_success())
+}
+
+fn warn(warnings: &[String]) {
+    for warning in warnings {
+        eprintln!("warning: {warning}");
+    }
 }
 
 /// A flag that the first Ctrl-C sets. The second one ends the program.
@@ -81,30 +102,27 @@ fn interrupt_flag() -> Result<Arc<AtomicBool>, Fault> {
     Ok(interrupted)
 }
 
-/// Puts the report where it belongs, and says whether the run succeeded.
-fn publish(report: &Report, json_path: Option<&Path>) -> Result<bool, String> {
-    let json_on_stdout = json_path == Some(Path::new("-"));
+/// Puts a result where it belongs: as JSON, or as `text`, if there is anything to say.
+fn publish(
+    report: &impl Serialize,
+    text: Option<String>,
+    json_path: Option<&Path>,
+) -> Result<(), Fault> {
     if let Some(path) = json_path {
-        let mut json = serde_json::to_string_pretty(report).map_err(|error| error.to_string())?;
-        json.push('\n');
-        if json_on_stdout {
-            print(&json)?;
-        } else {
-            fs::write(path, json)
-                .map_err(|error| format!("cannot write --json {}: {error}", path.display()))?;
+        let json = serde_json::to_string_pretty(report);
+        let json = json.map_err(|error| Fault::Failed(error.to_string()))? + "\n";
+        if path == Path::new("-") {
+            return print(&json);
         }
+        fs::write(path, json).map_err(|error| {
+            Fault::Failed(format!("cannot write --json {}: {error}", path.display()))
+        })?;
     }
-    if !json_on_stdout && report.connections.opened > 0 {
-        print(&report.to_string())?;
-    }
-    for warning in report.warnings() {
-        eprintln!("warning: {warning}");
-    }
-    Ok(report.is_success())
+    text.map_or(Ok(()), |text| print(&text))
 }
 
-fn print(text: &str) -> Result<(), String> {
+fn print(text: &str) -> Result<(), Fault> {
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-    written.map_err(|error| format!("cannot write to standard output: {error}"))
+    written.map_err(|error| Fault::Failed(format!("cannot write to standard output: {error}")))
 }

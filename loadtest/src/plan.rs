@@ -1,12 +1,11 @@
 //! What is sent, and when: the [`Plan`] of a run, and the [`Schedule`] that all threads follow.
 
 use std::{
-    net::SocketAddr,
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
-use crate::{payload::PayloadPlan, rate::Rate, target::Target};
+use crate::{connector::Connector, payload::PayloadPlan, rate::Rate};
 
 /// After the end of the measured window, a thread waits for outstanding echoes and closing
 /// handshakes until nothing at all has arrived for this long. What is outstanding then is missing.
@@ -26,16 +25,12 @@ const BACKLOG_GRACE_NS: u64 = BACKLOG_GRACE.as_nanos() as u64;
 const OPEN_LOOP_LEAD: Duration = Duration::from_millis(20);
 
 /// Everything that a run needs to know; validated by the command line.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Plan {
-    /// Where to.
-    pub target: Target,
-    /// The address of the target.
-    pub address: SocketAddr,
+    /// Where to, and how.
+    pub connector: Connector,
     /// Connections over all threads, at least 1.
     pub connections: usize,
-    /// How long opening one connection may take: TCP and the opening handshake.
-    pub opening_timeout: Duration,
     /// When messages are sent.
     pub load: Load,
     /// Messages in flight on each connection, at least 1: in a closed loop as many all the time, in

@@ -172,7 +172,7 @@ impl Report {
         let usage = |pid, usage_at| UsageReport::new(pid, usage_at, measured, messages);
         Self {
             version: env!("CARGO_PKG_VERSION"),
-            url: plan.target.url().to_owned(),
+            url: plan.connector.url().to_owned(),
             driver: if monoio::utils::detect_uring() { "io_uring" } else { "epoll" },
             threads: plan.threads,
             cpus: (!plan.cpus.is_empty()).then(|| plan.cpus.clone()),
@@ -271,7 +271,7 @@ impl OpenLoopReport {
 }
 
 impl LatencyReport {
-    fn new(latencies: &Latencies) -> Option<Self> {
+    pub(crate) fn new(latencies: &Latencies) -> Option<Self> {
         (latencies.samples() > 0).then(|| Self {
             min: latencies.min_us(),
             p50: latencies.quantile_us(0.5),
@@ -315,7 +315,7 @@ fn per_second(amount: f64, time: Duration) -> f64 {
 }
 
 /// To three decimals.
-fn rounded(value: f64) -> f64 {
+pub(crate) fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }
 
@@ -496,11 +496,11 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
-fn bytes(number: u64) -> String {
+pub(crate) fn bytes(number: u64) -> String {
     bytesize::ByteSize(number).display().iec().to_string()
 }
 
-fn counted(number: u64, what: &str) -> String {
+pub(crate) fn counted(number: u64, what: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{} {what}{plural}", grouped(number))
 }

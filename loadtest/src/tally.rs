@@ -19,6 +19,10 @@ const CAUSES_MAX: usize = 16;
 pub(crate) enum ConnectionError {
     #[error("{}", explain_connect(.0))]
     Connect(io::Error),
+    #[error("TLS: {}", explain_tls(.0))]
+    Tls(io::Error),
+    #[error("not connected after {0:?}")]
+    ConnectTimeout(Duration),
     #[error("{0}")]
     Handshake(#[from] HandshakeError),
     #[error("the server closed the connection during the opening handshake")]
@@ -53,11 +57,22 @@ fn explain_connect(error: &io::Error) -> String {
     }
 }
 
+/// The cause, and the flags that mend it where there are some.
+fn explain_tls(error: &io::Error) -> String {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    match cause {
+        Some(rustls::Error::InvalidCertificate(_)) => {
+            format!("{error}; name whom to trust with --ca FILE, or use --insecure")
+        }
+        _ => error.to_string(),
+    }
+}
+
 /// The kinds that errors are counted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorKind {
-    /// TCP could not connect.
+    /// The socket could not connect, or TLS could not be spoken.
     Connect,
     /// The answer to the opening handshake does not open the connection.
     Handshake,
@@ -90,9 +105,9 @@ impl fmt::Display for ErrorKind {
 impl ConnectionError {
     pub(crate) fn kind(&self) -> ErrorKind {
         match self {
-            Self::Connect(_) => ErrorKind::Connect,
+            Self::Connect(_) | Self::Tls(_) => ErrorKind::Connect,
             Self::Handshake(_) | Self::HandshakeCutOff => ErrorKind::Handshake,
-            Self::OpeningTimeout(_) => ErrorKind::Timeout,
+            Self::ConnectTimeout(_) | Self::OpeningTimeout(_) => ErrorKind::Timeout,
             Self::Violation(_) => ErrorKind::Protocol,
             Self::ClosedWith(_) | Self::EndOfStream | Self::Broken(_) => ErrorKind::Closed,
         }

@@ -1,4 +1,4 @@
-//! Where a run's connections go: a `ws://` URL, resolved once before the threads start, because
+//! Where a run's connections go: a WebSocket URL, resolved once before the threads start, because
 //! monoio would block a whole thread on a name.
 
 use std::{
@@ -8,20 +8,27 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use http::Uri;
+use percent_encoding::percent_decode_str;
 use thiserror::Error;
 
+/// Ports of the schemes ws and wss (RFC 6455 §3).
 const PORT_DEFAULT: u16 = 80;
+const PORT_DEFAULT_TLS: u16 = 443;
 
 /// A WebSocket URL (RFC 6455 §3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
+    /// Without user name and password.
     url: String,
+    tls: bool,
     /// A name or an address; an IPv6 address without its brackets.
     host: String,
     port: u16,
     host_field: String,
     path_and_query: String,
+    authorization: Option<String>,
 }
 
 /// Why a URL is none that can be driven.
@@ -30,11 +37,8 @@ pub enum TargetError {
     /// Not a URL.
     #[error("not a URL: {0}; expected ws://HOST[:PORT][/PATH]")]
     Syntax(String),
-    /// A TLS URL.
-    #[error("wss:// is not supported yet; use ws://")]
-    Tls,
     /// Another or no scheme.
-    #[error("the scheme has to be ws://; expected ws://HOST[:PORT][/PATH]")]
+    #[error("the scheme has to be ws:// or wss://; expected ws://HOST[:PORT][/PATH]")]
     Scheme,
     /// No host.
     #[error("the host is missing; expected ws://HOST[:PORT][/PATH]")]
@@ -42,9 +46,6 @@ pub enum TargetError {
     /// A port outside of 1 to 65535.
     #[error("the port has to be 1 to 65535")]
     Port,
-    /// A user name or a password.
-    #[error("a user name or password is not supported")]
-    UserInfo,
     /// A fragment identifier.
     #[error("a WebSocket URL has no fragment (\"#\")")]
     Fragment,
@@ -83,23 +84,25 @@ impl FromStr for Target {
                 Some(at) if url.len() == at + 3 => TargetError::HostMissing,
                 Some(_) => TargetError::Syntax(error.to_string()),
             })?;
-        match uri.scheme_str() {
-            Some("ws") => {}
-            Some("wss") => return Err(TargetError::Tls),
+        let tls = match uri.scheme_str() {
+            Some("ws") => false,
+            Some("wss") => true,
             _ => return Err(TargetError::Scheme),
-        }
+        };
         let authority = uri.authority().ok_or(TargetError::HostMissing)?;
-        if authority.as_str().contains('@') {
-            return Err(TargetError::UserInfo);
-        }
+        let (userinfo, host_and_port) = match authority.as_str().rsplit_once('@') {
+            Some((userinfo, host_and_port)) => (Some(userinfo), host_and_port),
+            None => (None, authority.as_str()),
+        };
         let host = authority.host();
         if host.is_empty() {
             return Err(TargetError::HostMissing);
         }
-        let port = match (authority.port_u16(), authority.as_str().strip_prefix(host)) {
+        let port_default = if tls { PORT_DEFAULT_TLS } else { PORT_DEFAULT };
+        let port = match (authority.port_u16(), host_and_port.strip_prefix(host)) {
             (Some(0), _) => return Err(TargetError::Port),
             (Some(port), _) => port,
-            (None, Some("" | ":")) => PORT_DEFAULT,
+            (None, Some("" | ":")) => port_default,
             (None, _) => return Err(TargetError::Port),
         };
         let path_and_query = match uri.path_and_query() {
@@ -108,21 +111,47 @@ impl FromStr for Target {
             Some(path) => path.to_string(),
         };
         let host_field =
-            if port == PORT_DEFAULT { host.to_owned() } else { format!("{host}:{port}") };
+            if port == port_default { host.to_owned() } else { format!("{host}:{port}") };
         Ok(Self {
-            url: url.to_owned(),
+            url: userinfo
+                .map_or_else(|| url.to_owned(), |given| url.replacen(&format!("{given}@"), "", 1)),
+            tls,
             host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
             port,
             host_field,
             path_and_query,
+            authorization: userinfo.map(basic_authorization),
         })
     }
 }
 
+/// The value of the Authorization header field for `USER[:PASSWORD]`, percent-encoded (RFC 7617).
+fn basic_authorization(userinfo: &str) -> String {
+    let (user, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
+    let decoded = |part| percent_decode_str(part).collect();
+    let credentials: [Vec<u8>; 3] = [decoded(user), b":".to_vec(), decoded(password)];
+    format!("Basic {}", BASE64_STANDARD.encode(credentials.concat()))
+}
+
 impl Target {
-    /// The URL as it was given.
+    /// The URL as it was given, but without user name and password: it is shown in reports.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Whether connections speak TLS.
+    pub fn tls(&self) -> bool {
+        self.tls
+    }
+
+    /// A name or an address; an IPv6 address without its brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The value of the request's Authorization header field, if the URL has a user name.
+    pub fn authorization(&self) -> Option<&str> {
+        self.authorization.as_deref()
     }
 
     /// The value of the request's Host header field.
@@ -164,6 +193,8 @@ mod tests {
             ("ws://127.0.0.1:9000/ws", "127.0.0.1", 9000, "127.0.0.1:9000", "/ws"),
             ("ws://[::1]/a/b?c=d&e", "::1", 80, "[::1]", "/a/b?c=d&e"),
             ("ws://[::1]:81?c=d", "::1", 81, "[::1]:81", "/?c=d"),
+            ("wss://localhost", "localhost", 443, "localhost", "/"),
+            ("wss://localhost:80", "localhost", 80, "localhost:80", "/"),
         ] {
             let target: Target = url.parse().unwrap();
             assert_eq!(target.url(), url);
@@ -171,13 +202,31 @@ mod tests {
             assert_eq!(target.port, port, "{url}");
             assert_eq!(target.host_field(), host_field, "{url}");
             assert_eq!(target.path_and_query(), path, "{url}");
+            assert_eq!(target.tls(), url.starts_with("wss:"), "{url}");
+            assert_eq!(target.authorization(), None, "{url}");
         }
+    }
+
+    /// The credentials are those of RFC 7617 §2.
+    #[test]
+    fn user_and_password_become_an_authorization_and_are_not_shown() {
+        for (url, shown, credentials) in [
+            ("ws://Aladdin:open%20sesame@[::1]:9/ws", "ws://[::1]:9/ws", "Aladdin:open sesame"),
+            ("wss://me@localhost/", "wss://localhost/", "me:"),
+            ("ws://me:a%3Ab%40c@localhost", "ws://localhost", "me:a:b@c"),
+        ] {
+            let target: Target = url.parse().unwrap();
+            let expected = format!("Basic {}", BASE64_STANDARD.encode(credentials));
+            assert_eq!(target.authorization(), Some(&*expected), "{url}");
+            assert_eq!(target.url(), shown);
+        }
+        let target: Target = "ws://Aladdin:open%20sesame@h/".parse().unwrap();
+        assert_eq!(target.authorization(), Some("Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="));
     }
 
     #[test]
     fn other_urls_are_refused_with_the_reason() {
         for (url, error) in [
-            ("wss://localhost/", TargetError::Tls),
             ("http://localhost/", TargetError::Scheme),
             ("localhost:9000", TargetError::Scheme),
             ("localhost", TargetError::Scheme),
@@ -189,7 +238,7 @@ mod tests {
             ("ws://localhost:0/", TargetError::Port),
             ("ws://localhost:65536/", TargetError::Port),
             ("ws://localhost:http/", TargetError::Port),
-            ("ws://me@localhost/", TargetError::UserInfo),
+            ("ws://me@:9000/", TargetError::HostMissing),
             ("ws://localhost/#part", TargetError::Fragment),
         ] {
             assert_eq!(url.parse::<Target>(), Err(error), "{url:?}");

@@ -36,6 +36,8 @@ pub(crate) struct Received {
     /// The payload of the last Ping, which is the only one that has to be answered (RFC 6455
     /// §5.5.3).
     pub(crate) ping: Option<Vec<u8>>,
+    /// The payload of the last Pong.
+    pub(crate) pong: Option<Vec<u8>>,
     /// Why nothing further is looked at.
     pub(crate) end: Option<StreamEnd>,
 }
@@ -484,7 +486,7 @@ impl Verifier {
         match opcode {
             OpCode::Ping => received.ping = Some(payload),
             OpCode::Close => return Err(close(&payload)),
-            _ => {}
+            _ => received.pong = Some(payload),
         }
         Ok(())
     }
@@ -568,6 +570,7 @@ mod tests {
         /// Messages without an echo.
         missing: usize,
         ping: Option<Vec<u8>>,
+        pong: Option<Vec<u8>>,
         end: Option<StreamEnd>,
     }
 
@@ -588,6 +591,7 @@ mod tests {
                 account.payload_len += received.payload_len;
                 in_flight -= received.echoes;
                 account.ping = received.ping.or(account.ping);
+                account.pong = received.pong.or(account.pong);
                 account.end = received.end;
                 if let Some(irregularity) = received.irregularity {
                     in_flight -= irregularity.passed_over + usize::from(irregularity.answers);
@@ -747,6 +751,7 @@ mod tests {
                 echoes: 1,
                 payload_len: 100,
                 ping: Some(b"hello".to_vec()),
+                pong: Some(b"unasked".to_vec()),
                 end: Some(StreamEnd::Close(Some(1001))),
                 ..Default::default()
             }

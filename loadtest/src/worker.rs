@@ -18,7 +18,7 @@ use monoio::{
     FusionDriver, FusionRuntime, IoUringDriver, LegacyDriver, RuntimeBuilder,
     time::{TimeDriver, sleep},
 };
-use rand::{SeedableRng, rngs::SmallRng};
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use crate::{
     client,
@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// Connections that a thread opens at the same time; listen queues are often not longer than 128.
-const OPENING_MAX: usize = 64;
+pub(crate) const OPENING_MAX: usize = 64;
 
 /// How often a thread looks at the schedule and publishes its counts. No message waits for it:
 /// which of them are measured is decided by their own instants.
@@ -114,10 +114,10 @@ pub(crate) fn run(
     })
 }
 
-type Runtime = FusionRuntime<TimeDriver<IoUringDriver>, TimeDriver<LegacyDriver>>;
+pub(crate) type Runtime = FusionRuntime<TimeDriver<IoUringDriver>, TimeDriver<LegacyDriver>>;
 
 /// A runtime on `io_uring`, or on epoll where that is not available.
-fn build_runtime() -> io::Result<Runtime> {
+pub(crate) fn build_runtime() -> io::Result<Runtime> {
     // Completions are worked on when the thread asks for them, not in the middle of its work: 22 %
     // less CPU time per message at 64 B x 64 connections x depth 1, 26 % at depth 16.
     let mut frugal = io_uring_monoio::IoUring::builder();
@@ -169,7 +169,8 @@ impl Worker {
         while self.stage() == Stage::Opening && self.unopened.get() > 0 {
             let index = self.connections() - self.unopened.get();
             self.unopened.set(self.unopened.get() - 1);
-            let opened = client::open(&self).await;
+            let nonce = self.rng.borrow_mut().random();
+            let opened = self.plan.connector.open(nonce).await;
             self.tried.set(self.tried.get() + 1);
             match opened {
                 Ok(connection) => {

@@ -1,10 +1,22 @@
 //! Flags about connections: how many, how they are opened, and on which threads they live.
 
-use std::{ops::RangeInclusive, thread, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf, thread, time::Duration};
 
+use clap::ArgAction;
+use http::HeaderValue;
 use ringecho::{cpu_list::CpuList, descriptors::raise_limit};
 
-use super::values::{number, time};
+use super::{
+    PlanError,
+    values::{AddressList, number, time},
+};
+use crate::{
+    connector::{Connector, Limits, Wishes},
+    request::{Field, Subprotocol},
+    stream::{Endpoint, Sources},
+    target::Target,
+    tls::{Tls, Trust},
+};
 
 const CONNECTIONS: RangeInclusive<usize> = 1..=1_000_000;
 const OPENING_TIMEOUT: RangeInclusive<Duration> =
@@ -27,6 +39,40 @@ pub struct ConnectionArgs {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time(OPENING_TIMEOUT))]
     pub opening_timeout: Duration,
 
+    /// How long connecting may take, TLS included [default: --opening-timeout]
+    #[arg(long, value_name = "TIME", value_parser = time(OPENING_TIMEOUT))]
+    pub connect_timeout: Option<Duration>,
+
+    /// Add a header field to the opening handshake; repeatable. Host, Origin and Authorization
+    /// replace what would be sent
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", action = ArgAction::Append)]
+    pub headers: Vec<Field>,
+
+    /// Offer a subprotocol, the best first; repeatable
+    #[arg(long = "subprotocol", value_name = "NAME", action = ArgAction::Append)]
+    pub subprotocols: Vec<Subprotocol>,
+
+    /// Come from a page of this origin, as a browser does
+    #[arg(long)]
+    pub origin: Option<HeaderValue>,
+
+    /// Connect to a Unix socket instead of the URL's host
+    #[arg(long, value_name = "PATH")]
+    pub unix_socket: Option<PathBuf>,
+
+    /// Connect from these addresses in turn, such as 127.0.0.2-127.0.0.9: each has local ports of
+    /// its own
+    #[arg(long, value_name = "LIST", conflicts_with = "unix_socket")]
+    pub source: Option<AddressList>,
+
+    /// For wss://, trust the authorities in FILE (PEM) instead of the system's
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    pub ca: Option<PathBuf>,
+
+    /// For wss://, believe every server
+    #[arg(long)]
+    pub insecure: bool,
+
     /// Threads, at most one for each connection [default: one for each CPU, or for each of --cpus]
     #[arg(short, long, value_name = "N", value_parser = number(THREADS))]
     pub threads: Option<usize>,
@@ -37,6 +83,56 @@ pub struct ConnectionArgs {
 }
 
 impl ConnectionArgs {
+    /// What opens connections to `target`, which is resolved for it.
+    pub(super) fn connector(&self, target: &Target) -> Result<Connector, PlanError> {
+        let limits = Limits {
+            connect: self.connect_timeout.unwrap_or(self.opening_timeout),
+            opening: self.opening_timeout,
+        };
+        let endpoint = match &self.unix_socket {
+            Some(path) => Endpoint::Unix(path.clone()),
+            None => Endpoint::Tcp(
+                target
+                    .resolve(limits.connect)
+                    .map_err(|cause| PlanError::Resolve { url: target.url().to_owned(), cause })?,
+            ),
+        };
+        let sources = self.sources(&endpoint)?;
+        let wishes = Wishes {
+            fields: self.headers.clone(),
+            subprotocols: self.subprotocols.clone(),
+            origin: self.origin.clone(),
+        };
+        Ok(Connector::new(target, endpoint, sources, self.tls(target)?, &wishes, limits))
+    }
+
+    fn tls(&self, target: &Target) -> Result<Option<Tls>, PlanError> {
+        let trust = match &self.ca {
+            Some(path) => Trust::Authority(path.clone()),
+            None if self.insecure => Trust::Anyone,
+            None => Trust::System,
+        };
+        if target.tls() {
+            return Ok(Some(Tls::new(target.host(), &trust)?));
+        }
+        match trust {
+            Trust::System => Ok(None),
+            Trust::Authority(_) => Err(PlanError::WithoutTls("--ca")),
+            Trust::Anyone => Err(PlanError::WithoutTls("--insecure")),
+        }
+    }
+
+    fn sources(&self, endpoint: &Endpoint) -> Result<Sources, PlanError> {
+        let addresses = self.source.as_ref().map_or_else(Vec::new, |list| list.as_slice().to_vec());
+        if let Endpoint::Tcp(target) = endpoint
+            && let Some(source) =
+                addresses.iter().find(|source| source.is_ipv4() != target.is_ipv4())
+        {
+            return Err(PlanError::SourceFamily { source_address: *source, target: target.ip() });
+        }
+        Ok(Sources::new(addresses))
+    }
+
     /// How many threads there will be.
     pub(super) fn thread_count(&self) -> usize {
         let threads = self.threads.unwrap_or_else(|| match &self.cpus {

@@ -67,14 +67,9 @@ impl LoadArgs {
         connections: &ConnectionArgs,
         server_pid: Option<u32>,
     ) -> Result<Plan, PlanError> {
-        let address = target
-            .resolve(connections.opening_timeout)
-            .map_err(|cause| PlanError::Resolve { url: target.url().to_owned(), cause })?;
         Ok(Plan {
-            target: target.clone(),
-            address,
+            connector: connections.connector(target)?,
             connections: connections.connections,
-            opening_timeout: connections.opening_timeout,
             load: self.rate.clone().map_or(Load::Closed, Load::Open),
             depth: self.depth(connections.connections),
             payload: PayloadPlan::generated(self.kind(), self.payload.as_u64() as usize),

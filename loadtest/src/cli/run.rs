@@ -9,7 +9,7 @@ use crate::{plan::Plan, target::Target};
 #[derive(Clone, Debug, clap::Args)]
 #[group(args = ["url"])]
 pub struct RunArgs {
-    /// Where to: `ws://HOST[:PORT][/PATH]`
+    /// Where to: `ws[s]://[USER[:PASSWORD]@]HOST[:PORT][/PATH]`
     #[arg(value_name = "URL")]
     pub url: Target,
 
@@ -46,7 +46,9 @@ mod tests {
     #[test]
     fn connections_are_spread_evenly() {
         let cli = Cli::parse_from(["x", "ws://127.0.0.1", "--connections=7", "--threads=3"]);
-        let Command::Run(args) = cli.command();
+        let Command::Run(args) = cli.command() else {
+            panic!("a URL is a run");
+        };
         let plan = args.plan().unwrap();
         let spread: Vec<usize> =
             (0..plan.threads).map(|thread| plan.connections_of(thread)).collect();

@@ -1,6 +1,12 @@
 //! Parsers of flags' values. Each refusal says what would be allowed; clap adds flag and value.
 
-use std::{fmt::Display, ops::RangeInclusive, time::Duration};
+use std::{
+    fmt::Display,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
+    str::FromStr,
+    time::Duration,
+};
 
 use bytesize::ByteSize;
 
@@ -40,6 +46,56 @@ pub(super) fn time(
     }
 }
 
+/// The most addresses that a list may have.
+const ADDRESSES_MAX: usize = 65_536;
+
+/// Addresses and ranges of them, such as `127.0.0.1,127.0.0.4-127.0.0.9`; at least one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressList(Vec<IpAddr>);
+
+impl AddressList {
+    /// In the order in which they were given.
+    pub(super) fn as_slice(&self) -> &[IpAddr] {
+        &self.0
+    }
+}
+
+impl FromStr for AddressList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut addresses = Vec::new();
+        for part in text.split(',') {
+            let range = address_range(part.trim()).ok_or_else(|| {
+                format!(
+                    "{part:?} is no address; \
+                     expected addresses and ranges such as 127.0.0.2-127.0.0.9"
+                )
+            })?;
+            addresses.extend(range.take(ADDRESSES_MAX + 1));
+            if addresses.len() > ADDRESSES_MAX {
+                return Err(format!("more than {} addresses", grouped(ADDRESSES_MAX as u64)));
+            }
+        }
+        Ok(Self(addresses))
+    }
+}
+
+fn address_range(text: &str) -> Option<impl Iterator<Item = IpAddr>> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last): (IpAddr, IpAddr) = (first.parse().ok()?, last.parse().ok()?);
+    let bits = |address| match address {
+        IpAddr::V4(address) => u128::from(address.to_bits()),
+        IpAddr::V6(address) => address.to_bits(),
+    };
+    (first.is_ipv4() == last.is_ipv4() && first <= last).then(|| {
+        (bits(first)..=bits(last)).map(move |bits| match first {
+            IpAddr::V4(_) => Ipv4Addr::from_bits(bits as u32).into(),
+            IpAddr::V6(_) => Ipv6Addr::from_bits(bits).into(),
+        })
+    })
+}
+
 /// Parses the number of a process whose usage can be read.
 pub(super) fn process(text: &str) -> Result<u32, String> {
     let pid = text.parse().map_err(|_| "expected the number of a process".to_owned())?;
@@ -64,4 +120,36 @@ fn not_in<T: Copy, S: Display>(
     show: impl Fn(T) -> S,
 ) -> String {
     format!("expected {what} from {} to {}", show(*range.start()), show(*range.end()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_lists_have_ranges() {
+        for (text, addresses) in [
+            ("127.0.0.2", &["127.0.0.2"][..]),
+            ("::1", &["::1"]),
+            (
+                "127.0.0.9,127.0.0.255-127.0.1.1",
+                &["127.0.0.9", "127.0.0.255", "127.0.1.0", "127.0.1.1"],
+            ),
+            ("fd00::fffe-fd00::ffff", &["fd00::fffe", "fd00::ffff"]),
+        ] {
+            let expected: Vec<IpAddr> =
+                addresses.iter().map(|address| address.parse().unwrap()).collect();
+            assert_eq!(text.parse(), Ok(AddressList(expected)), "{text}");
+        }
+        for text in [
+            "",
+            "localhost",
+            "127.0.0.2-",
+            "127.0.0.9-127.0.0.2",
+            "127.0.0.1-::1",
+            "::-::ffff:ffff",
+        ] {
+            assert!(text.parse::<AddressList>().is_err(), "{text}");
+        }
+    }
 }

@@ -63,9 +63,14 @@ fn rates_that_cannot_be_planned_are_refused() {
 #[test]
 fn urls_that_cannot_be_driven_are_refused_with_the_reason() {
     for (url, reason) in [
-        ("wss://localhost/", "wss:// is not supported yet; use ws://"),
-        ("http://localhost/", "the scheme has to be ws://; expected ws://HOST[:PORT][/PATH]"),
-        ("localhost:9000", "the scheme has to be ws://; expected ws://HOST[:PORT][/PATH]"),
+        (
+            "http://localhost/",
+            "the scheme has to be ws:// or wss://; expected ws://HOST[:PORT][/PATH]",
+        ),
+        (
+            "localhost:9000",
+            "the scheme has to be ws:// or wss://; expected ws://HOST[:PORT][/PATH]",
+        ),
         ("ws://", "the host is missing; expected ws://HOST[:PORT][/PATH]"),
         ("ws://localhost:0/", "the port has to be 1 to 65535"),
         ("ws://localhost/#here", "a WebSocket URL has no fragment (\"#\")"),
@@ -87,6 +92,51 @@ fn cpus_that_do_not_exist_are_refused() {
     let message = "error: invalid value '100000' for '--cpus <LIST>': CPU 100000 is not among the \
                    CPUs that this process may use: ";
     assert!(stderr.starts_with(message), "{stderr}");
+}
+
+#[test]
+fn header_fields_that_cannot_be_sent_are_refused_with_the_reason() {
+    for (field, reason) in [
+        ("X-Room", "expected NAME: VALUE, and the colon is missing"),
+        ("X Room:7", "\"X Room\" cannot be the name of a header field"),
+        ("Upgrade:h2c", "upgrade belongs to the opening handshake itself"),
+        ("sec-websocket-key:x", "sec-websocket-key belongs to the opening handshake itself"),
+        ("Sec-WebSocket-Protocol:chat", "subprotocols are asked for with --subprotocol"),
+    ] {
+        let message = format!("invalid value '{field}' for '--header <NAME: VALUE>': {reason}");
+        let output = program(&format!("{URL} -H")).arg(field).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert_eq!(stderr.lines().next(), Some(&*format!("error: {message}")));
+    }
+    assert_refused(
+        &format!("{URL} --subprotocol a,b"),
+        "invalid value 'a,b' for '--subprotocol <NAME>': \
+         expected a name without spaces or separators",
+    );
+}
+
+#[test]
+fn flags_that_do_not_fit_the_url_are_refused() {
+    assert_refused(
+        &format!("{URL} --insecure"),
+        "--insecure is for wss://, and the URL is one of ws://",
+    );
+    assert_refused(
+        &format!("{URL} --source ::1"),
+        "invalid value '::1' for '--source <LIST>': the server's address is 127.0.0.1, of the \
+         other family",
+    );
+    assert_refused(
+        &format!("{URL} --source 127.0.0.9-127.0.0.2"),
+        "invalid value '127.0.0.9-127.0.0.2' for '--source <LIST>': \"127.0.0.9-127.0.0.2\" is no \
+         address; expected addresses and ranges such as 127.0.0.2-127.0.0.9",
+    );
+    assert_refused(
+        "wss://localhost:9/ --ca /nonexistent/ca.pem",
+        "invalid value '/nonexistent/ca.pem' for '--ca <FILE>': I/O error: No such file or \
+         directory (os error 2)",
+    );
 }
 
 #[test]

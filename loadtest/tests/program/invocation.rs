@@ -21,10 +21,16 @@ pub(crate) struct Outcome {
 impl Outcome {
     /// Reads what a run with `--json -` printed, and checks it against the schema.
     pub(crate) fn read(output: &Output) -> Self {
+        let outcome = Self::read_any(output);
+        assert_matches_schema(&outcome.report);
+        outcome
+    }
+
+    /// Reads what any subcommand with `--json -` printed.
+    pub(crate) fn read_any(output: &Output) -> Self {
         let stderr = String::from_utf8(output.stderr.clone()).unwrap();
         let report: Value = serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|error| panic!("no JSON on standard output ({error}): {stderr}"));
-        assert_matches_schema(&report);
         Self { code: output.status.code(), report, stderr }
     }
 
@@ -82,7 +88,13 @@ pub(crate) fn run(arguments: &str) -> Outcome {
 
 #[track_caller]
 pub(crate) fn assert_matches_schema(report: &Value) {
-    let schema = serde_json::from_str(include_str!("../../report.schema.json")).unwrap();
+    assert_matches(report, include_str!("../../report.schema.json"));
+}
+
+/// Asserts that a result has the shape that `schema` describes.
+#[track_caller]
+pub(crate) fn assert_matches(report: &Value, schema: &str) {
+    let schema = serde_json::from_str(schema).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
     let faults: Vec<String> = validator
         .iter_errors(report)

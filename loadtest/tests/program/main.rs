@@ -6,7 +6,9 @@
 
 mod flags;
 mod honest;
+mod idle;
 mod invocation;
 mod lying;
 mod open_loop;
+mod reach;
 mod servers;

@@ -28,6 +28,14 @@ impl Server {
         Self::listen("127.0.0.1:0", Arc::default(), handle)
     }
 
+    /// The same, at an address.
+    pub(crate) fn of_tcp_at(
+        address: &str,
+        handle: impl Fn(TcpStream) + Send + Sync + 'static,
+    ) -> Self {
+        Self::listen(address, Arc::default(), handle)
+    }
+
     fn listen(
         address: &str,
         received: Arc<AtomicU64>,
@@ -110,7 +118,16 @@ impl Server {
     }
 }
 
-fn config() -> WebSocketConfig {
+/// Echoes messages until the client ends the connection.
+pub(crate) fn echo<S: Read + Write>(mut websocket: WebSocket<S>) {
+    while let Ok(message) = websocket.read() {
+        if (message.is_text() || message.is_binary()) && websocket.send(message).is_err() {
+            return;
+        }
+    }
+}
+
+pub(crate) fn config() -> WebSocketConfig {
     WebSocketConfig::default().max_message_size(None).max_frame_size(None)
 }
 

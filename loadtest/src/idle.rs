@@ -1,0 +1,263 @@
+//! Idle connections: opens them, holds them while nothing is sent, and asks each at the end whether
+//! it is still there.
+//!
+//! The main thread conducts: it orders the same [`Task`] of all threads, waits until their
+//! connections have done it, and reads between tasks how much memory the server uses.
+
+mod held;
+mod holder;
+pub mod report;
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        mpsc::{Sender, channel},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use self::{
+    holder::{Gauges, HolderTally},
+    report::IdleReport,
+};
+use crate::{connector::Connector, process_usage::ProcessUsage, progress::Progress, run::RunError};
+
+/// How often the main thread looks at its threads.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// How long closing handshakes are waited for.
+const CLOSING_MAX: Duration = Duration::from_secs(5);
+
+/// Everything that there is to know about connections that are to be held.
+#[derive(Debug)]
+pub struct IdlePlan {
+    /// Where to, and how.
+    pub connector: Connector,
+    /// Connections over all threads, at least 1.
+    pub connections: usize,
+    /// How many are begun to open in a second, at most, over all threads.
+    pub connect_rate: Option<usize>,
+    /// Bytes of payload of the message that each echoes once it is open, if it does.
+    pub echo_len: Option<usize>,
+    /// How long they are held.
+    pub duration: Duration,
+    /// How long echoes, and at the end Pongs, are waited for.
+    pub answer_timeout: Duration,
+    /// Threads, at least 1 and at most as many as connections.
+    pub threads: usize,
+    /// The CPUs that the threads are pinned to, in turn; empty if they are not pinned.
+    pub cpus: Vec<usize>,
+    /// The server's process, if its memory is to be measured.
+    pub server_pid: Option<u32>,
+}
+
+/// What every connection is told to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// Send a message, and verify its echo.
+    Echo,
+    /// Send a Ping, and wait for its Pong.
+    Ping,
+    /// Send a Close frame.
+    Close,
+}
+
+/// Carries out a plan. When `interrupted` becomes true, the connections are not held any longer.
+pub fn run(
+    plan: IdlePlan,
+    interrupted: &AtomicBool,
+    progress: &mut Progress,
+) -> Result<IdleReport, RunError> {
+    let mut conductor = Conductor {
+        before: Footprint::read(&plan, 0),
+        threads: Vec::new(),
+        orders: 0,
+        plan: Arc::new(plan),
+        interrupted,
+        progress,
+    };
+    let course = conductor.conduct()?;
+    let tally = conductor.join()?;
+    Ok(IdleReport::new(&conductor.plan, &tally, &course))
+}
+
+/// What the main thread has seen.
+#[derive(Debug)]
+struct Course {
+    /// How long it took until all connections were opened, or could not be.
+    opening: Duration,
+    /// How long they were held.
+    held: Duration,
+    interrupted: bool,
+    /// Before there were any.
+    before: Footprint,
+    /// With all of them opened.
+    after_opening: Footprint,
+    /// After each has echoed, if it had to.
+    after_echoes: Option<Footprint>,
+    /// After they were held.
+    after_holding: Footprint,
+    /// After each has answered a Ping.
+    after_pings: Footprint,
+}
+
+/// How many connections are open, and how many bytes are resident for them.
+#[derive(Clone, Copy, Debug)]
+struct Footprint {
+    connections: u64,
+    generator: Option<u64>,
+    server: Option<u64>,
+}
+
+impl Footprint {
+    fn read(plan: &IdlePlan, connections: u64) -> Self {
+        let resident = |pid| ProcessUsage::read(pid).ok().map(|usage| usage.resident);
+        Self {
+            connections,
+            generator: resident(std::process::id()),
+            server: plan.server_pid.and_then(resident),
+        }
+    }
+}
+
+struct Conductor<'r> {
+    plan: Arc<IdlePlan>,
+    before: Footprint,
+    threads: Vec<Thread>,
+    /// How many were given.
+    orders: u64,
+    interrupted: &'r AtomicBool,
+    progress: &'r mut Progress,
+}
+
+struct Thread {
+    handle: JoinHandle<io::Result<HolderTally>>,
+    gauges: Arc<Gauges>,
+    orders: Sender<Task>,
+}
+
+impl Conductor<'_> {
+    fn conduct(&mut self) -> Result<Course, RunError> {
+        let answer_timeout = self.plan.answer_timeout;
+        let started = Instant::now();
+        self.start_threads()?;
+        self.wait_for_opening();
+        let opening = started.elapsed();
+        let after_opening = self.footprint();
+        let after_echoes = self.plan.echo_len.map(|_| {
+            self.have_done(Task::Echo, answer_timeout, "echoed");
+            self.footprint()
+        });
+        let held = self.hold();
+        let after_holding = self.footprint();
+        self.have_done(Task::Ping, answer_timeout, "answered a Ping");
+        let after_pings = self.footprint();
+        self.have_done(Task::Close, CLOSING_MAX, "closed");
+        self.progress.clear();
+        Ok(Course {
+            opening,
+            held,
+            interrupted: self.interrupted.load(Relaxed),
+            before: self.before,
+            after_opening,
+            after_echoes,
+            after_holding,
+            after_pings,
+        })
+    }
+
+    fn start_threads(&mut self) -> Result<(), RunError> {
+        for number in 0..self.plan.threads {
+            let gauges = Arc::new(Gauges::default());
+            let (plan, shared) = (Arc::clone(&self.plan), Arc::clone(&gauges));
+            let (orders, received) = channel();
+            let handle = thread::Builder::new()
+                .name(format!("loadtest-{number}"))
+                .spawn(move || holder::run(plan, shared, number, &received))
+                .map_err(RunError::Spawn)?;
+            self.threads.push(Thread { handle, gauges, orders });
+        }
+        Ok(())
+    }
+
+    fn sum(&self, gauge: impl Fn(&Gauges) -> &AtomicU64) -> u64 {
+        self.threads.iter().map(|thread| gauge(&thread.gauges).load(Relaxed)).sum()
+    }
+
+    /// Connections that are open.
+    fn open(&self) -> u64 {
+        self.sum(|gauges| &gauges.opened)
+            - self.sum(|gauges| &gauges.lost)
+            - self.sum(|gauges| &gauges.closed)
+    }
+
+    fn footprint(&self) -> Footprint {
+        Footprint::read(&self.plan, self.open())
+    }
+
+    fn a_thread_has_ended(&self) -> bool {
+        self.threads.iter().any(|thread| thread.handle.is_finished())
+    }
+
+    fn wait_for_opening(&mut self) {
+        let requested = self.plan.connections as u64;
+        while self.sum(|gauges| &gauges.tried) < requested && !self.has_to_end() {
+            thread::sleep(POLL_INTERVAL);
+            let open = self.open();
+            self.progress.show(|_| format!("{open} of {requested} connections are open"));
+        }
+    }
+
+    /// Orders a task of all connections, and waits until each has done it or is lost, but no longer
+    /// than `limit`.
+    fn have_done(&mut self, task: Task, limit: Duration, what: &str) {
+        let begun = Instant::now();
+        self.orders += 1;
+        for thread in &self.threads {
+            // One that has ended says why when it is joined.
+            let _ = thread.orders.send(task);
+        }
+        while begun.elapsed() < limit && !self.a_thread_has_ended() {
+            let passed_on =
+                self.threads.iter().all(|thread| thread.gauges.orders.load(Relaxed) == self.orders);
+            let due = self.sum(|gauges| &gauges.due);
+            if passed_on && due == 0 {
+                return;
+            }
+            self.progress.show(|_| format!("{due} connections have not {what}"));
+            thread::sleep(POLL_INTERVAL);
+        }
+    }
+
+    /// Holds the connections, and says for how long.
+    fn hold(&mut self) -> Duration {
+        let begun = Instant::now();
+        while begun.elapsed() < self.plan.duration && self.open() > 0 && !self.has_to_end() {
+            let remaining = self.plan.duration.saturating_sub(begun.elapsed());
+            let open = self.open();
+            self.progress.show(|_| {
+                format!("{open} connections are held, {:.0} s to go", remaining.as_secs_f64())
+            });
+            thread::sleep(remaining.min(POLL_INTERVAL));
+        }
+        begun.elapsed()
+    }
+
+    fn has_to_end(&self) -> bool {
+        self.interrupted.load(Relaxed) || self.a_thread_has_ended()
+    }
+
+    fn join(&mut self) -> Result<HolderTally, RunError> {
+        let mut total = HolderTally::default();
+        for Thread { handle, orders, .. } in self.threads.drain(..) {
+            // Nobody has orders any longer.
+            drop(orders);
+            let tally = handle.join().map_err(|_| RunError::Panic)?.map_err(RunError::Thread)?;
+            total.merge(tally);
+        }
+        Ok(total)
+    }
+}
