@@ -11,7 +11,7 @@ mod output;
 mod run;
 mod values;
 
-use std::net::IpAddr;
+use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 use thiserror::Error;
@@ -20,7 +20,7 @@ pub use self::{
     connection::ConnectionArgs, idle::IdleArgs, load::LoadArgs, output::OutputArgs, run::RunArgs,
     values::AddressList,
 };
-use crate::{target::ResolveError, tls::TlsError};
+use crate::{payload_files::PayloadFilesError, target::ResolveError, tls::TlsError};
 
 /// Drives a WebSocket echo server, as fast as it answers or at a rate, and verifies every echo
 ///
@@ -94,6 +94,14 @@ pub enum PlanError {
         source_address: IpAddr,
         /// Where to.
         target: IpAddr,
+    },
+    /// The files with payloads.
+    #[error("invalid value '{}' for '--payload-from <FILE>': {cause}", path.display())]
+    PayloadFrom {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: PayloadFilesError,
     },
 }
 

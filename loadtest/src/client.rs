@@ -64,8 +64,10 @@ async fn drive_halves(
     let verifier = Verifier::new(sequence, worker.plan.echo_kind, &worker.payloads);
     let end = {
         let mut receive = pin!(connection.receive(read_half, verifier, early));
-        let mut send =
-            pin!(connection.send(write_half, FrameSender::new(sequence, worker.plan.echo_kind)));
+        let mut send = pin!(connection.send(
+            write_half,
+            FrameSender::new(sequence, worker.plan.echo_kind, worker.plan.fragments,)
+        ));
         let mut received = None;
         let mut all_sent = false;
         worker
@@ -260,7 +262,7 @@ impl<'w> Connection<'w> {
     /// Whether there is anything to send.
     #[inline]
     fn may_send(&self, sender: &FrameSender) -> bool {
-        if !sender.between_frames() || self.close.get().is_some() {
+        if !sender.between_messages() || self.close.get().is_some() {
             return true;
         }
         let in_flight = self.in_flight.borrow().len();
@@ -301,8 +303,8 @@ impl<'w> Connection<'w> {
     fn fill(&self, buffer: &mut Vec<u8>, sender: &mut FrameSender) -> bool {
         let mut rng = self.worker.rng.borrow_mut();
         let mut in_flight = self.in_flight.borrow_mut();
-        sender.finish(buffer, &self.worker.payloads);
-        if sender.between_frames()
+        sender.finish(buffer, &self.worker.payloads, &mut rng);
+        if sender.between_messages()
             && let Some(payload) = self.ping.take()
         {
             append_control_frame(OpCode::Pong, &payload, &mut rng, buffer);
@@ -318,7 +320,7 @@ impl<'w> Connection<'w> {
                 self.next_planned.update(|number| number + self.worker.plan.connections as u64);
             }
         }
-        if !sender.between_frames() {
+        if !sender.between_messages() {
             return false;
         }
         if self.close.get().is_none() && self.has_nothing_left(in_flight.len()) {

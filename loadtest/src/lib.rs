@@ -19,6 +19,7 @@ pub mod latency;
 mod pacer;
 mod passed_over;
 pub mod payload;
+pub mod payload_files;
 pub mod plan;
 mod process_usage;
 pub mod progress;

@@ -16,10 +16,13 @@
 //! random bytes (text: random characters of 1 to 4 bytes), generated once for each thread, and
 //! repeated for as long as a payload is. Nothing here grows with the length of a payload.
 
-use std::{ops::RangeInclusive, sync::Arc};
+use std::{fmt, ops::RangeInclusive, sync::Arc};
 
+use bytesize::ByteSize;
+use clap::ValueEnum;
 use rand::{Rng, RngExt, rngs::SmallRng, seq::SliceRandom};
 use ringecho::protocol::OpCode;
+use serde::Serialize;
 
 /// What the messages of a run are, and how closely their echoes are looked at.
 #[derive(Clone, Debug)]
@@ -70,7 +73,8 @@ pub enum PayloadSource {
 }
 
 /// What of an echo is compared with its message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
 pub enum Verify {
     /// Every byte.
     Full,
@@ -121,6 +125,29 @@ impl PayloadSource {
             Self::Files(files) => mean(&mut files.iter().map(|file| file.len())),
         }
     }
+}
+
+impl fmt::Display for PayloadSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Generated(range) if range.start() == range.end() => {
+                f.write_str(&bytes(*range.start()))
+            }
+            Self::Generated(range) => {
+                write!(f, "{} to {}", bytes(*range.start()), bytes(*range.end()))
+            }
+            Self::Files(files) if files.len() == 1 => {
+                write!(f, "a file of {}", bytes(files[0].len()))
+            }
+            Self::Files(files) => {
+                write!(f, "{} files of {} on average", files.len(), bytes(self.len_mean()))
+            }
+        }
+    }
+}
+
+fn bytes(len: usize) -> String {
+    ByteSize(len as u64).display().iec().to_string()
 }
 
 /// The payloads of one thread.

@@ -38,6 +38,8 @@ pub struct Plan {
     pub depth: usize,
     /// What is in the messages.
     pub payload: PayloadPlan,
+    /// Frames that each message is sent in, at least 1.
+    pub fragments: usize,
     /// What the server echoes.
     pub echo_kind: EchoKind,
     /// How long the load runs before the measured window.

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::{
     latency::{Histograms, Latencies},
-    payload::PayloadKind,
+    payload::{PayloadKind, Verify},
     plan::{Load, Plan, Schedule},
     process_usage::ProcessUsage,
     rate::Arrivals,
@@ -43,8 +43,14 @@ pub struct Report {
     pub depth: usize,
     /// What was planned, and how well it was kept; `None` in a closed loop.
     pub open_loop: Option<OpenLoopReport>,
-    /// Bytes of payload of each message.
+    /// What is in the messages, in words.
+    pub payload: String,
+    /// Bytes of payload of each message, on average.
     pub payload_bytes: usize,
+    /// Frames that each message was sent in.
+    pub fragments: usize,
+    /// What of the echoes was compared with their messages.
+    pub verify: Verify,
     /// Whether the messages were texts.
     pub text: bool,
     /// Load before the measured window.
@@ -183,6 +189,9 @@ impl Report {
             },
             depth: plan.depth,
             open_loop: OpenLoopReport::new(plan, schedule, &tally.histograms),
+            payload: plan.payload.source.to_string(),
+            fragments: plan.fragments,
+            verify: plan.payload.verify,
             payload_bytes: plan.payload.source.len_mean(),
             text: plan.payload.kind == PayloadKind::Text,
             warmup_seconds: plan.warmup.as_secs_f64(),
@@ -377,11 +386,19 @@ impl Report {
             f,
             " x {} x {} {}, {} on {}",
             self.load(),
-            bytes(self.payload_bytes as u64),
+            self.payload,
             if self.text { "text" } else { "binary" },
             counted(self.threads as u64, "thread"),
             self.driver,
         )?;
+        if self.fragments > 1 {
+            write!(f, ", in {} fragments", grouped(self.fragments as u64))?;
+        }
+        match self.verify {
+            Verify::Full => {}
+            Verify::Length => f.write_str(", only lengths verified")?,
+            Verify::None => f.write_str(", not verified")?,
+        }
         if let Some(cpus) = &self.cpus {
             write!(f, ", CPUs {}", ringecho::cpu_list::format(cpus))?;
         }

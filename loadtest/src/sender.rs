@@ -1,7 +1,7 @@
 //! The stream of masked frames that one connection sends, produced piece by piece.
 //!
-//! A message is one frame with a masking key of its own. A frame that is longer than a write
-//! buffer is produced in pieces, so that memory stays constant for any payload.
+//! A message is one frame, or several, each with a masking key of its own. What is longer than a
+//! write buffer is produced in pieces, so that memory stays constant for any payload.
 
 use rand::{Rng, rngs::SmallRng};
 use ringecho::protocol::{
@@ -25,67 +25,113 @@ pub(crate) struct FrameSender {
     /// Of the next message.
     sequence: u64,
     echo_kind: EchoKind,
+    /// Frames of each message.
+    fragments: usize,
     unfinished: Option<Unfinished>,
 }
 
-/// A frame of which the front is already produced.
+/// A message of which the front is already produced.
 #[derive(Clone, Copy, Debug)]
 struct Unfinished {
     message: Message,
-    key: [u8; 4],
+    /// Bytes of payload that are produced.
     position: usize,
+    fragment: Fragment,
+}
+
+/// A frame of a message whose header is produced.
+#[derive(Clone, Copy, Debug)]
+struct Fragment {
+    number: usize,
+    key: [u8; 4],
+    /// Where in the message its payload begins and ends.
+    start: usize,
+    end: usize,
 }
 
 impl FrameSender {
-    /// A stream whose first message has the number `sequence`.
-    pub(crate) fn new(sequence: u64, echo_kind: EchoKind) -> Self {
-        Self { sequence, echo_kind, unfinished: None }
+    /// A stream whose first message has the number `sequence`, in so many fragments each.
+    pub(crate) fn new(sequence: u64, echo_kind: EchoKind, fragments: usize) -> Self {
+        Self { sequence, echo_kind, fragments, unfinished: None }
     }
 
-    /// Whether all frames so far are whole, so that a control frame may come next.
+    /// Whether all messages so far are whole, so that a control frame may come next.
     #[inline]
-    pub(crate) fn between_frames(&self) -> bool {
+    pub(crate) fn between_messages(&self) -> bool {
         self.unfinished.is_none()
     }
 
-    /// Appends the rest of an unfinished frame to `buffer`, as far as it may take it.
+    /// Appends the rest of an unfinished message to `buffer`, as far as it may take it.
     #[inline]
-    pub(crate) fn finish(&mut self, buffer: &mut Vec<u8>, payloads: &Payloads) {
-        if let Some(frame) = self.unfinished.take() {
-            self.append(frame, buffer, payloads);
+    pub(crate) fn finish(&mut self, buffer: &mut Vec<u8>, payloads: &Payloads, rng: &mut SmallRng) {
+        if let Some(unfinished) = self.unfinished.take() {
+            self.append(unfinished, buffer, payloads, rng);
         }
     }
 
     /// Whether `buffer` may take the beginning of another message.
     #[inline]
     pub(crate) fn may_begin(&self, buffer: &[u8]) -> bool {
-        self.between_frames() && buffer.len() < WRITE_LEN_MAX
+        self.between_messages() && buffer.len() < WRITE_LEN_MAX
     }
 
     /// Appends the next message to `buffer`, which [may](Self::may_begin) take it, or as much of it
     /// as fits.
     #[inline]
     pub(crate) fn begin(&mut self, buffer: &mut Vec<u8>, payloads: &Payloads, rng: &mut SmallRng) {
+        let message = payloads.message(self.sequence);
+        self.sequence = self.sequence.wrapping_add(1);
+        let fragment = self.begin_fragment(0, message.len(), payloads, buffer, rng);
+        self.append(Unfinished { message, position: 0, fragment }, buffer, payloads, rng);
+    }
+
+    /// Appends the header of fragment `number` of a message of `len` bytes.
+    #[inline]
+    fn begin_fragment(
+        &self,
+        number: usize,
+        len: usize,
+        payloads: &Payloads,
+        buffer: &mut Vec<u8>,
+        rng: &mut SmallRng,
+    ) -> Fragment {
+        let start = len * number / self.fragments;
+        let end = len * (number + 1) / self.fragments;
         let key = match self.echo_kind {
             EchoKind::Messages => rng.next_u32().to_ne_bytes(),
             EchoKind::Bytes => [0; 4],
         };
-        let message = payloads.message(self.sequence);
-        append_header(payloads.kind().opcode(), message.len(), key, buffer);
-        self.sequence = self.sequence.wrapping_add(1);
-        self.append(Unfinished { message, key, position: 0 }, buffer, payloads);
+        let opcode = if number == 0 { payloads.kind().opcode() } else { OpCode::Continuation };
+        append_header(number + 1 == self.fragments, opcode, end - start, key, buffer);
+        Fragment { number, key, start, end }
     }
 
-    /// Appends as much of a frame's payload as the buffer may take.
+    /// Appends as much of a message as the buffer may take.
     #[inline]
-    fn append(&mut self, frame: Unfinished, buffer: &mut Vec<u8>, payloads: &Payloads) {
-        let Unfinished { message, key, position } = frame;
-        let start = buffer.len();
-        let len = (message.len() - position).min(WRITE_LEN_MAX.saturating_sub(start));
-        payloads.append(&message, position, len, buffer);
-        unmask(&mut buffer[start..], rotate(key, position));
-        if position + len < message.len() {
-            self.unfinished = Some(Unfinished { message, key, position: position + len });
+    fn append(
+        &mut self,
+        unfinished: Unfinished,
+        buffer: &mut Vec<u8>,
+        payloads: &Payloads,
+        rng: &mut SmallRng,
+    ) {
+        let Unfinished { message, mut position, mut fragment } = unfinished;
+        loop {
+            let produced = buffer.len();
+            let len = (fragment.end - position).min(WRITE_LEN_MAX.saturating_sub(produced));
+            payloads.append(&message, position, len, buffer);
+            unmask(&mut buffer[produced..], rotate(fragment.key, position - fragment.start));
+            position += len;
+            let is_last = fragment.number + 1 == self.fragments;
+            if position == fragment.end && is_last {
+                return;
+            }
+            if buffer.len() >= WRITE_LEN_MAX {
+                self.unfinished = Some(Unfinished { message, position, fragment });
+                return;
+            }
+            let number = fragment.number + 1;
+            fragment = self.begin_fragment(number, message.len(), payloads, buffer, rng);
         }
     }
 }
@@ -98,7 +144,7 @@ pub(crate) fn append_control_frame(
     buffer: &mut Vec<u8>,
 ) {
     let key = rng.next_u32().to_ne_bytes();
-    append_header(opcode, payload.len(), key, buffer);
+    append_header(true, opcode, payload.len(), key, buffer);
     let start = buffer.len();
     buffer.extend_from_slice(payload);
     unmask(&mut buffer[start..], key);
@@ -106,20 +152,26 @@ pub(crate) fn append_control_frame(
 
 /// Bytes of a frame with this payload.
 pub(crate) fn frame_len(payload_len: usize) -> usize {
-    header(OpCode::Binary, payload_len, [0; 4]).encoded_len() + payload_len
+    header(true, OpCode::Binary, payload_len, [0; 4]).encoded_len() + payload_len
 }
 
 #[inline]
-fn append_header(opcode: OpCode, payload_len: usize, key: [u8; 4], buffer: &mut Vec<u8>) {
+fn append_header(
+    fin: bool,
+    opcode: OpCode,
+    payload_len: usize,
+    key: [u8; 4],
+    buffer: &mut Vec<u8>,
+) {
     let mut bytes = [0; FRAME_HEADER_LEN_MAX];
-    let len = header(opcode, payload_len, key).encode(&mut bytes);
+    let len = header(fin, opcode, payload_len, key).encode(&mut bytes);
     buffer.extend_from_slice(&bytes[..len]);
 }
 
 #[inline]
-fn header(opcode: OpCode, payload_len: usize, key: [u8; 4]) -> FrameHeader {
+fn header(fin: bool, opcode: OpCode, payload_len: usize, key: [u8; 4]) -> FrameHeader {
     FrameHeader {
-        fin: true,
+        fin,
         rsv1: false,
         opcode,
         masking_key: Some(key),
@@ -138,17 +190,21 @@ mod tests {
         Payloads::new(&PayloadPlan::generated(kind, len), rng)
     }
 
-    /// Decodes whole masked frames into opcode, key and unmasked payload.
-    fn decode(mut bytes: &[u8]) -> Vec<(OpCode, [u8; 4], Vec<u8>)> {
+    struct Frame {
+        header: FrameHeader,
+        payload: Vec<u8>,
+    }
+
+    /// Decodes whole masked frames, and unmasks their payloads.
+    fn decode(mut bytes: &[u8]) -> Vec<Frame> {
         let mut frames = Vec::new();
         while !bytes.is_empty() {
             let (header, len) = FrameHeader::decode(bytes).unwrap().unwrap();
-            assert!(header.fin && !header.rsv1);
-            let key = header.masking_key.unwrap();
+            assert!(!header.rsv1);
             let end = len + header.payload_len as usize;
             let mut payload = bytes[len..end].to_vec();
-            unmask(&mut payload, key);
-            frames.push((header.opcode, key, payload));
+            unmask(&mut payload, header.masking_key.unwrap());
+            frames.push(Frame { header, payload });
             bytes = &bytes[end..];
         }
         frames
@@ -159,18 +215,19 @@ mod tests {
         let mut rng = SmallRng::seed_from_u64(1);
         let payloads = payloads(PayloadKind::Text, 200, &mut rng);
         let mut buffer = Vec::new();
-        let mut sender = FrameSender::new(7, EchoKind::Messages);
+        let mut sender = FrameSender::new(7, EchoKind::Messages, 1);
         for _ in 0..16 {
             assert!(sender.may_begin(&buffer));
             sender.begin(&mut buffer, &payloads, &mut rng);
         }
-        assert!(sender.between_frames());
+        assert!(sender.between_messages());
 
         let frames = decode(&buffer);
         assert_eq!(frames.len(), 16);
-        for (sequence, (opcode, key, payload)) in (7..).zip(&frames) {
-            assert_eq!(*opcode, OpCode::Text);
-            assert_eq!(frames.iter().filter(|frame| frame.1 == *key).count(), 1);
+        for (sequence, Frame { header, payload }) in (7..).zip(&frames) {
+            assert!(header.fin && header.opcode == OpCode::Text);
+            let key = header.masking_key;
+            assert_eq!(frames.iter().filter(|frame| frame.header.masking_key == key).count(), 1);
             assert!(payloads.matches(&payloads.message(sequence), 0, payload));
         }
     }
@@ -179,12 +236,12 @@ mod tests {
     fn a_long_frame_comes_in_pieces_of_bounded_length() {
         let mut rng = SmallRng::seed_from_u64(2);
         let payloads = payloads(PayloadKind::Binary, 1_000_001, &mut rng);
-        let mut sender = FrameSender::new(0, EchoKind::Messages);
+        let mut sender = FrameSender::new(0, EchoKind::Messages, 1);
         let mut stream = Vec::new();
         let mut begun = 0;
-        while begun < 3 || !sender.between_frames() {
+        while begun < 3 || !sender.between_messages() {
             let mut buffer = Vec::new();
-            sender.finish(&mut buffer, &payloads);
+            sender.finish(&mut buffer, &payloads, &mut rng);
             while begun < 3 && sender.may_begin(&buffer) {
                 sender.begin(&mut buffer, &payloads, &mut rng);
                 begun += 1;
@@ -194,9 +251,36 @@ mod tests {
         }
         let frames = decode(&stream);
         assert_eq!(frames.len(), 3);
-        for (sequence, (_, _, payload)) in (0..).zip(&frames) {
+        for (sequence, Frame { payload, .. }) in (0..).zip(&frames) {
             assert_eq!(payload.len(), 1_000_001);
             assert!(payloads.matches(&payloads.message(sequence), 0, payload));
+        }
+    }
+
+    #[test]
+    fn fragments_make_up_the_message() {
+        let mut rng = SmallRng::seed_from_u64(4);
+        for (len, fragments) in [(0, 3), (2, 3), (100, 1), (100, 7), (200_000, 5), (9, 1024)] {
+            let payloads = payloads(PayloadKind::Text, len, &mut rng);
+            let mut sender = FrameSender::new(7, EchoKind::Messages, fragments);
+            let mut stream = Vec::new();
+            sender.begin(&mut stream, &payloads, &mut rng);
+            while !sender.between_messages() {
+                let mut buffer = Vec::new();
+                sender.finish(&mut buffer, &payloads, &mut rng);
+                stream.append(&mut buffer);
+            }
+            let frames = decode(&stream);
+            assert_eq!(frames.len(), fragments);
+            assert_eq!(frames[0].header.opcode, OpCode::Text);
+            assert!(frames[1..].iter().all(|frame| frame.header.opcode == OpCode::Continuation));
+            let (last, others) = frames.split_last().unwrap();
+            assert!(last.header.fin && others.iter().all(|frame| !frame.header.fin));
+            let lens = frames.iter().map(|frame| frame.payload.len());
+            assert!(lens.clone().max().unwrap() - lens.min().unwrap() <= 1);
+            let whole: Vec<u8> = frames.into_iter().flat_map(|frame| frame.payload).collect();
+            assert_eq!(whole.len(), len);
+            assert!(payloads.matches(&payloads.message(7), 0, &whole));
         }
     }
 
@@ -205,10 +289,10 @@ mod tests {
         let mut rng = SmallRng::seed_from_u64(3);
         let payloads = payloads(PayloadKind::Binary, 0, &mut rng);
         let mut buffer = Vec::new();
-        let mut sender = FrameSender::new(0, EchoKind::Messages);
+        let mut sender = FrameSender::new(0, EchoKind::Messages, 1);
         for _ in 0..2 {
             sender.begin(&mut buffer, &payloads, &mut rng);
-            assert!(sender.between_frames());
+            assert!(sender.between_messages());
         }
         assert_eq!(decode(&buffer).len(), 2);
     }

@@ -1,15 +1,16 @@
 //! Flags about the load: what is sent, and for how long.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 
 use super::{
     ConnectionArgs, PlanError,
-    values::{number, size, time},
+    values::{number, sizes, time},
 };
 use crate::{
-    payload::{PayloadKind, PayloadPlan},
+    payload::{PayloadKind, PayloadPlan, PayloadSource, Verify},
+    payload_files,
     plan::{EchoKind, Load, Plan},
     rate::Rate,
     target::Target,
@@ -20,6 +21,7 @@ const DEPTH: RangeInclusive<usize> = 1..=65_536;
 /// 32 MiB, at 32 bytes for what is kept of each.
 const OPEN_LOOP_IN_FLIGHT: usize = 1 << 20;
 const PAYLOAD: RangeInclusive<ByteSize> = ByteSize(0)..=ByteSize(1 << 30);
+const FRAGMENTS: RangeInclusive<usize> = 1..=1024;
 const DURATION: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_hours(24);
 const WARMUP: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
 
@@ -38,9 +40,22 @@ pub struct LoadArgs {
     #[arg(long, value_name = "RATE")]
     pub rate: Option<Rate>,
 
-    /// Payload of each message, such as 64, 16KiB or 1MB
-    #[arg(short, long, value_name = "SIZE", default_value = "64", value_parser = size(PAYLOAD))]
-    pub payload: ByteSize,
+    /// Payload of each message, such as 64, 16KiB or 1MB; or a range such as 16..64KiB, from which
+    /// sizes are drawn so that each doubling is as likely as any other
+    #[arg(short, long, value_name = "SIZE", default_value = "64", value_parser = sizes(PAYLOAD))]
+    pub payload: RangeInclusive<usize>,
+
+    /// Send the contents of FILE instead, or of all files of a directory in turn
+    #[arg(long, value_name = "FILE", conflicts_with = "payload")]
+    pub payload_from: Option<PathBuf>,
+
+    /// Send each message in N frames
+    #[arg(long, value_name = "N", default_value = "1", value_parser = number(FRAGMENTS))]
+    pub fragments: usize,
+
+    /// What of an echo is compared with its message: everything, its length, or nothing
+    #[arg(long, value_name = "WHAT", default_value = "full")]
+    pub verify: Verify,
 
     /// How long to measure, such as 10s or 2m
     #[arg(short, long, value_name = "TIME", default_value = "10s", value_parser = time(DURATION))]
@@ -50,7 +65,7 @@ pub struct LoadArgs {
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = time(WARMUP))]
     pub warmup: Duration,
 
-    /// Send texts (UTF-8 with characters of 1 to 4 bytes) instead of binary messages
+    /// Send texts (generated ones have characters of 1 to 4 bytes) instead of binary messages
     #[arg(long)]
     pub text: bool,
 
@@ -72,7 +87,8 @@ impl LoadArgs {
             connections: connections.connections,
             load: self.rate.clone().map_or(Load::Closed, Load::Open),
             depth: self.depth(connections.connections),
-            payload: PayloadPlan::generated(self.kind(), self.payload.as_u64() as usize),
+            payload: self.payload_plan()?,
+            fragments: self.fragments,
             echo_kind: if self.raw_tcp { EchoKind::Bytes } else { EchoKind::Messages },
             warmup: self.warmup,
             duration: self.duration,
@@ -82,8 +98,17 @@ impl LoadArgs {
         })
     }
 
-    fn kind(&self) -> PayloadKind {
-        if self.text { PayloadKind::Text } else { PayloadKind::Binary }
+    fn payload_plan(&self) -> Result<PayloadPlan, PlanError> {
+        let kind = if self.text { PayloadKind::Text } else { PayloadKind::Binary };
+        let source = match &self.payload_from {
+            None => PayloadSource::Generated(self.payload.clone()),
+            Some(path) => {
+                let files = payload_files::read(path, kind)
+                    .map_err(|cause| PlanError::PayloadFrom { path: path.clone(), cause })?;
+                PayloadSource::Files(files.into())
+            }
+        };
+        Ok(PayloadPlan { kind, source, verify: self.verify })
     }
 
     fn depth(&self, connections: usize) -> usize {

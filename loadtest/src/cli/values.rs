@@ -34,6 +34,21 @@ pub(super) fn size(
     }
 }
 
+/// A parser of sizes, or ranges of sizes, within `range`: bytes from the least to the most.
+pub(super) fn sizes(
+    range: RangeInclusive<ByteSize>,
+) -> impl Fn(&str) -> Result<RangeInclusive<usize>, String> + Clone {
+    let size = size(range);
+    move |text| {
+        let (low, high) = text.split_once("..").unwrap_or((text, text));
+        let (low, high) = (size(low)?.as_u64() as usize, size(high)?.as_u64() as usize);
+        if low > high {
+            return Err("expected a range from a size to one that is not smaller".to_owned());
+        }
+        Ok(low..=high)
+    }
+}
+
 /// A parser of durations in `range`.
 pub(super) fn time(
     range: RangeInclusive<Duration>,

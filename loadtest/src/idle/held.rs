@@ -173,9 +173,9 @@ impl Held {
         match self.task.take() {
             None => {}
             Some(Task::Echo) => {
-                let mut sender = FrameSender::new(self.sequence, EchoKind::Messages);
+                let mut sender = FrameSender::new(self.sequence, EchoKind::Messages, 1);
                 sender.begin(buffer, &holder.payloads, &mut rng);
-                debug_assert!(sender.between_frames(), "the message fits into one write");
+                debug_assert!(sender.between_messages(), "the message fits into one write");
                 self.echo_awaited.set(true);
             }
             Some(Task::Ping) => {

@@ -4,8 +4,9 @@ use std::{
     fs::{self, File},
     io::{self, Read, Write},
     net::TcpStream,
+    path::PathBuf,
     process::{Command, Stdio},
-    sync::{Mutex, mpsc},
+    sync::{Arc, Mutex, mpsc},
     thread,
     time::Duration,
 };
@@ -45,6 +46,12 @@ fn every_echo_is_counted() {
         "--text",
         "--text --payload 3 --depth 5",
         "--text --payload 70001 --depth 2",
+        "--payload 0..200 --depth 7",
+        "--payload 16..64KiB --depth 3 --text",
+        "--fragments 4 --depth 5",
+        "--fragments 1024 --payload 100KiB",
+        "--verify length",
+        "--verify none --payload 1..100",
     ] {
         let server = Server::honest();
         let outcome = run_short(&server, arguments);
@@ -53,6 +60,75 @@ fn every_echo_is_counted() {
         assert_eq!(outcome.number("/connections/opened"), 4);
         assert!(outcome.number("/messages") <= outcome.number("/messages_total"));
     }
+}
+
+/// A directory of its own for a test, with these files.
+fn directory_of(name: &str, files: &[(&str, &[u8])]) -> PathBuf {
+    let directory = format!("ringecho-loadtest-{}-{name}", std::process::id());
+    let directory = std::env::temp_dir().join(directory);
+    fs::create_dir(&directory).unwrap();
+    for (name, content) in files {
+        fs::write(directory.join(name), content).unwrap();
+    }
+    directory
+}
+
+#[test]
+fn contents_of_files_are_sent_in_turn() {
+    let files: [(_, &[u8]); 3] = [("a", b"first"), ("b", &[7; 16_000]), ("c", b"")];
+    let directory = directory_of("files", &files);
+    fs::create_dir(directory.join("inner")).unwrap();
+    let received = Arc::new(Mutex::new(Vec::new()));
+    let messages = Arc::clone(&received);
+    let server = Server::answering(move |_, message| {
+        messages.lock().unwrap().push(message.clone().into_data());
+        vec![message]
+    });
+    let arguments = format!("-c 1 --depth 2 --payload-from {}", directory.display());
+    let outcome = run_short(&server, &format!("--threads 1 {arguments}"));
+    fs::remove_dir_all(&directory).unwrap();
+
+    outcome.assert_success();
+    assert_eq!(outcome.report["payload"], "3 files of 5.2 KiB on average");
+    assert_eq!(outcome.number("/payload_bytes"), 16_005 / 3);
+    let received = received.lock().unwrap();
+    let first = files.iter().position(|(_, content)| received[0] == *content).unwrap();
+    for (message, (_, content)) in received.iter().zip(files.iter().cycle().skip(first)) {
+        assert_eq!(message, content);
+    }
+}
+
+#[test]
+fn files_that_cannot_be_sent_are_refused_with_the_reason() {
+    let empty = directory_of("empty", &[]);
+    let binary = directory_of("binary", &[("x", b"\xff")]);
+    for (path, flags, reason) in [
+        (&empty, "", "the directory has no files".to_owned()),
+        (
+            &binary,
+            "--text",
+            format!(
+                "{}/x is not UTF-8, as the text messages of --text have to be",
+                binary.display()
+            ),
+        ),
+        (
+            &empty.join("none"),
+            "",
+            format!("cannot read {}/none: No such file or directory (os error 2)", empty.display()),
+        ),
+    ] {
+        let path = path.display();
+        let output =
+            program(&format!("ws://127.0.0.1:9/ {flags} --payload-from {path}")).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        let message =
+            format!("error: invalid value '{path}' for '--payload-from <FILE>': {reason}");
+        assert_eq!(stderr.trim_end(), message);
+    }
+    fs::remove_dir_all(empty).unwrap();
+    fs::remove_dir_all(binary).unwrap();
 }
 
 #[test]
