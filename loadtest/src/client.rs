@@ -37,63 +37,27 @@ const CLOSE_NORMAL: u16 = 1000;
 const CLOSE_PROTOCOL_ERROR: u16 = 1002;
 
 /// Drives an open connection, which is the thread's connection `index`, to its end, and counts what
-/// happens.
-pub(crate) async fn drive(opened: OpenConnection, index: usize, worker: &Worker) {
+/// happens. `next_planned` is the number in the run of its next message in an open loop; it is
+/// returned if the connection was lost.
+pub(crate) async fn drive(
+    opened: OpenConnection,
+    index: usize,
+    next_planned: u64,
+    worker: &Worker,
+) -> Option<u64> {
+    let connection = Connection::new(worker, next_planned);
     let OpenConnection { stream, early } = opened;
-    match stream {
+    let end = match stream {
         Stream::Plain(read_half, write_half) => {
-            drive_halves(read_half, write_half, early, index, worker).await;
+            connection.drive(read_half, write_half, early, index).await
         }
         Stream::Tls(halves) => {
             let (read_half, write_half) = *halves;
             // Boxed, so that it takes no room in the tasks of other connections.
-            Box::pin(drive_halves(read_half, write_half, early, index, worker)).await;
+            Box::pin(connection.drive(read_half, write_half, early, index)).await
         }
-    }
-}
-
-async fn drive_halves(
-    read_half: impl ReadHalf,
-    write_half: impl WriteHalf,
-    early: Vec<u8>,
-    index: usize,
-    worker: &Worker,
-) {
-    let sequence = worker.rng.borrow_mut().next_u64();
-    let connection = Connection::new(worker, index);
-    let verifier = Verifier::new(sequence, worker.plan.echo_kind, &worker.payloads);
-    let end = {
-        let mut receive = pin!(connection.receive(read_half, verifier, early));
-        let mut send = pin!(connection.send(
-            write_half,
-            FrameSender::new(sequence, worker.plan.echo_kind, worker.plan.fragments,)
-        ));
-        let mut received = None;
-        let mut all_sent = false;
-        worker
-            .until_over(
-                index,
-                poll_fn(|cx| {
-                    connection.turn_instant.set(None);
-                    if received.is_none()
-                        && let Poll::Ready(end) = receive.as_mut().poll(cx)
-                    {
-                        received = Some(end);
-                    }
-                    // A broken write is no news: the read tells why.
-                    all_sent = all_sent || send.as_mut().poll(cx).is_ready();
-                    match received.take() {
-                        Some(end) if all_sent || !end.leaves_peer_listening() => Poll::Ready(end),
-                        waiting => {
-                            received = waiting;
-                            Poll::Pending
-                        }
-                    }
-                }),
-            )
-            .await
     };
-    connection.settle(end);
+    connection.settle(end)
 }
 
 /// How a connection ended.
@@ -133,11 +97,11 @@ struct Connection<'w> {
 }
 
 impl<'w> Connection<'w> {
-    fn new(worker: &'w Worker, index: usize) -> Self {
+    fn new(worker: &'w Worker, next_planned: u64) -> Self {
         Self {
             worker,
             in_flight: RefCell::default(),
-            next_planned: Cell::new(worker.connection_number(index)),
+            next_planned: Cell::new(next_planned),
             passed_over: Cell::new(0),
             ping: RefCell::default(),
             close: Cell::new(None),
@@ -149,6 +113,42 @@ impl<'w> Connection<'w> {
         let instant = self.turn_instant.get().unwrap_or_else(|| self.worker.schedule.now());
         self.turn_instant.set(Some(instant));
         instant
+    }
+
+    /// Sends and receives until the connection ends; `None` when the time was over before.
+    async fn drive(
+        &self,
+        read_half: impl ReadHalf,
+        write_half: impl WriteHalf,
+        early: Vec<u8>,
+        index: usize,
+    ) -> Option<End> {
+        let worker = self.worker;
+        let sequence = worker.rng.borrow_mut().next_u64();
+        let verifier = Verifier::new(sequence, worker.plan.echo_kind, &worker.payloads);
+        let sender = FrameSender::new(sequence, worker.plan.echo_kind, worker.plan.fragments);
+        let mut receive = pin!(self.receive(read_half, verifier, early));
+        let mut send = pin!(self.send(write_half, sender));
+        let mut received = None;
+        let mut all_sent = false;
+        let turns = poll_fn(|cx| {
+            self.turn_instant.set(None);
+            if received.is_none()
+                && let Poll::Ready(end) = receive.as_mut().poll(cx)
+            {
+                received = Some(end);
+            }
+            // A broken write is no news: the read tells why.
+            all_sent = all_sent || send.as_mut().poll(cx).is_ready();
+            match received.take() {
+                Some(end) if all_sent || !end.leaves_peer_listening() => Poll::Ready(end),
+                waiting => {
+                    received = waiting;
+                    Poll::Pending
+                }
+            }
+        });
+        worker.until_over(index, turns).await
     }
 
     /// Verifies echoes until the stream of frames ends.
@@ -333,20 +333,21 @@ impl<'w> Connection<'w> {
         true
     }
 
-    /// Counts how the connection ended; `None` when the time was over.
-    fn settle(&self, end: Option<End>) {
+    /// Counts how the connection ended; `None` when the time was over. Returns the number of its
+    /// next message if it was lost.
+    fn settle(&self, end: Option<End>) -> Option<u64> {
         let mut tally = self.worker.tally.borrow_mut();
         let unanswered = self.in_flight.borrow().len() + self.passed_over.get();
-        match end {
-            Some(End::Failed(error)) => {
-                tally.lost += 1;
-                tally.count_error(&error);
-                // Nobody has waited for the messages behind a fault.
-                if error.kind() == ErrorKind::Closed {
-                    tally.count_missing(unanswered);
-                }
-            }
-            Some(End::Closed) | None => tally.count_missing(unanswered),
+        let Some(End::Failed(error)) = end else {
+            tally.count_missing(unanswered);
+            return None;
+        };
+        tally.lost += 1;
+        tally.count_error(&error);
+        // Nobody has waited for the messages behind a fault.
+        if error.kind() == ErrorKind::Closed {
+            tally.count_missing(unanswered);
         }
+        Some(self.next_planned.get())
     }
 }

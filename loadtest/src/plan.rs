@@ -42,6 +42,8 @@ pub struct Plan {
     pub fragments: usize,
     /// What the server echoes.
     pub echo_kind: EchoKind,
+    /// Whether a lost connection is opened again.
+    pub reconnect: bool,
     /// How long the load runs before the measured window.
     pub warmup: Duration,
     /// The measured window.

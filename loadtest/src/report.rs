@@ -111,8 +111,11 @@ pub struct Connections {
     pub requested: usize,
     /// Those whose opening handshake succeeded.
     pub opened: u64,
-    /// Of these, those that an error ended.
+    /// How often an error ended one.
     pub lost: u64,
+    /// How often a lost one was opened again; `None` if that was not asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reopened: Option<u64>,
 }
 
 /// Latencies, in microseconds.
@@ -186,6 +189,7 @@ impl Report {
                 requested: plan.connections,
                 opened: tally.opened,
                 lost: tally.lost,
+                reopened: plan.reconnect.then_some(tally.reopened),
             },
             depth: plan.depth,
             open_loop: OpenLoopReport::new(plan, schedule, &tally.histograms),
@@ -374,13 +378,17 @@ impl Report {
     }
 
     fn write_setting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Connections { requested, opened, lost } = self.connections;
+        let Connections { requested, opened, lost, reopened } = self.connections;
         write!(f, "  {}", counted(opened, "connection"))?;
         if opened < requested as u64 {
             write!(f, " (of {})", grouped(requested as u64))?;
         }
         if lost > 0 {
-            write!(f, " ({} lost)", grouped(lost))?;
+            write!(f, " ({} lost", grouped(lost))?;
+            if let Some(reopened) = reopened {
+                write!(f, ", {} opened again", grouped(reopened))?;
+            }
+            write!(f, ")")?;
         }
         write!(
             f,

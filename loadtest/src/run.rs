@@ -155,8 +155,8 @@ impl Run<'_> {
     fn wait_until(&mut self, until: u64, what: &str) {
         loop {
             let now = self.schedule.now();
-            let all_closed = self.sum(|gauges| &gauges.open) == 0;
-            if now >= until || all_closed || self.ends_early() {
+            let all_lost = self.sum(|gauges| &gauges.open) == 0 && !self.plan.reconnect;
+            if now >= until || all_lost || self.ends_early() {
                 return;
             }
             let remaining = Duration::from_nanos(until - now);

@@ -204,6 +204,8 @@ pub(crate) struct Tally {
     pub(crate) opened: u64,
     /// Opened connections that an error ended.
     pub(crate) lost: u64,
+    /// Lost connections that were opened again.
+    pub(crate) reopened: u64,
     /// Correct echoes that arrived, in all.
     pub(crate) echoes: u64,
     /// Correct echoes that arrived in the measured window.
@@ -252,6 +254,7 @@ impl Tally {
     pub(crate) fn merge(&mut self, other: Self) {
         self.opened += other.opened;
         self.lost += other.lost;
+        self.reopened += other.reopened;
         self.echoes += other.echoes;
         self.echoes_measured += other.echoes_measured;
         self.payload_measured += other.payload_measured;

@@ -22,6 +22,7 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use crate::{
     client,
+    connector::OpenConnection,
     fine_timer::FineTimer,
     latency::{InFlight, Instants},
     pacer::pace,
@@ -33,6 +34,10 @@ use crate::{
 
 /// Connections that a thread opens at the same time; listen queues are often not longer than 128.
 pub(crate) const OPENING_MAX: usize = 64;
+
+/// How long a lost connection waits before it is opened again; doubled each time that fails.
+const REOPENING_PAUSE_MIN: Duration = Duration::from_millis(10);
+const REOPENING_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// How often a thread looks at the schedule and publishes its counts. No message waits for it:
 /// which of them are measured is decided by their own instants.
@@ -177,13 +182,48 @@ impl Worker {
                     self.tally.borrow_mut().opened += 1;
                     self.open.set(self.open.get() + 1);
                     let worker = Rc::clone(&self);
-                    monoio::spawn(async move {
-                        client::drive(connection, index, &worker).await;
-                        worker.open.set(worker.open.get() - 1);
-                    });
+                    monoio::spawn(async move { worker.keep(connection, index).await });
                 }
                 Err(error) => self.tally.borrow_mut().count_error(&error),
             }
+        }
+    }
+
+    /// Drives connection `index`, and opens it again when it is lost, if that is asked for.
+    async fn keep(&self, connection: OpenConnection, index: usize) {
+        let mut connection = connection;
+        let mut next_planned = self.connection_number(index);
+        while let Some(resumed_at) = client::drive(connection, index, next_planned, self).await
+            && self.plan.reconnect
+        {
+            self.open.set(self.open.get() - 1);
+            let Some(reopened) = self.reopen().await else {
+                return;
+            };
+            self.open.set(self.open.get() + 1);
+            connection = reopened;
+            next_planned = resumed_at;
+        }
+        self.open.set(self.open.get() - 1);
+    }
+
+    /// Opens a lost connection again, unless the load ends before that succeeds.
+    async fn reopen(&self) -> Option<OpenConnection> {
+        let mut pause = REOPENING_PAUSE_MIN;
+        loop {
+            sleep(pause).await;
+            if self.is_draining() {
+                return None;
+            }
+            let nonce = self.rng.borrow_mut().random();
+            match self.plan.connector.open(nonce).await {
+                Ok(connection) => {
+                    self.tally.borrow_mut().reopened += 1;
+                    return Some(connection);
+                }
+                Err(error) => self.tally.borrow_mut().count_error(&error),
+            }
+            pause = REOPENING_PAUSE_MAX.min(pause * 2);
         }
     }
 

@@ -16,6 +16,7 @@ use crate::{
     stream::{Endpoint, Sources},
     target::Target,
     tls::{Tls, Trust},
+    worker::OPENING_MAX,
 };
 
 const CONNECTIONS: RangeInclusive<usize> = 1..=1_000_000;
@@ -151,7 +152,10 @@ impl ConnectionArgs {
     /// possible.
     pub fn prepare_process(&self) -> Option<String> {
         let Self { connections, .. } = self;
-        let needed = *connections as u64 + DESCRIPTORS_BESIDE;
+        // A socket that monoio has not made has a second descriptor while it connects.
+        let twice = self.source.is_some() || self.unix_socket.is_some();
+        let connecting = if twice { OPENING_MAX * self.thread_count() } else { 0 };
+        let needed = (*connections + connecting) as u64 + DESCRIPTORS_BESIDE;
         let limit = raise_limit(needed).ok()?;
         (limit < needed).then(|| {
             format!(

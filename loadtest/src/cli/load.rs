@@ -72,6 +72,10 @@ pub struct LoadArgs {
     /// Expect bytes back instead of messages: the server answers 101 and then echoes TCP as it is
     #[arg(long)]
     pub raw_tcp: bool,
+
+    /// Open a lost connection again, while the load lasts; that it was lost is an error all the same
+    #[arg(long)]
+    pub reconnect: bool,
 }
 
 impl LoadArgs {
@@ -90,6 +94,7 @@ impl LoadArgs {
             payload: self.payload_plan()?,
             fragments: self.fragments,
             echo_kind: if self.raw_tcp { EchoKind::Bytes } else { EchoKind::Messages },
+            reconnect: self.reconnect,
             warmup: self.warmup,
             duration: self.duration,
             threads: connections.thread_count(),

@@ -93,6 +93,7 @@ impl IdleReport {
                 requested: plan.connections,
                 opened: tally.connections.opened,
                 lost: tally.connections.lost,
+                reopened: None,
             },
             interrupted: course.interrupted,
             opening_seconds: seconds(course.opening),
@@ -164,7 +165,7 @@ fn seconds(time: Duration) -> f64 {
 
 impl fmt::Display for IdleReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Connections { requested, opened, lost } = self.connections;
+        let Connections { requested, opened, lost, .. } = self.connections;
         writeln!(f, "{}", self.url)?;
         write!(f, "  {}", counted(opened, "connection"))?;
         if opened < requested as u64 {

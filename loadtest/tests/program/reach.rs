@@ -7,7 +7,11 @@ use std::{
     os::unix::net::UnixListener,
     path::PathBuf,
     process,
-    sync::{Arc, Mutex, mpsc},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+        mpsc,
+    },
     thread,
 };
 
@@ -174,6 +178,25 @@ fn strangers_are_believed_only_if_that_is_asked_for() {
     // Its certificate is not for the address either.
     let url = server.url().replace("ws://", "wss://");
     run(&format!("{url} {SHORT} --insecure")).assert_success();
+}
+
+#[test]
+fn lost_connections_are_opened_again_and_counted() {
+    let accepted = AtomicUsize::new(0);
+    let server = Server::of_websockets(move |mut websocket| {
+        // All four are open before the first message is sent.
+        if accepted.fetch_add(1, SeqCst) < 4 {
+            let _ = websocket.read();
+        } else {
+            echo(websocket);
+        }
+    });
+    let outcome = run(&format!("{} {SHORT} --reconnect", server.url()));
+    outcome.assert_errors(&[("closed", 4), ("missing", 4)]);
+    for (path, count) in [("opened", 4), ("lost", 4), ("reopened", 4)] {
+        assert_eq!(outcome.number(&format!("/connections/{path}")), count, "{path}");
+    }
+    assert!(outcome.number("/messages_total") > 0, "{:#}", outcome.report);
 }
 
 #[test]
