@@ -7,6 +7,7 @@
 mod connection;
 mod idle;
 mod load;
+mod merge;
 mod output;
 mod run;
 mod values;
@@ -17,7 +18,12 @@ use clap::{Parser, Subcommand};
 use thiserror::Error;
 
 pub use self::{
-    connection::ConnectionArgs, idle::IdleArgs, load::LoadArgs, output::OutputArgs, run::RunArgs,
+    connection::ConnectionArgs,
+    idle::IdleArgs,
+    load::LoadArgs,
+    merge::MergeArgs,
+    output::{HistogramArgs, OutputArgs, RecordingArgs},
+    run::RunArgs,
     values::AddressList,
 };
 use crate::{payload_files::PayloadFilesError, target::ResolveError, tls::TlsError};
@@ -54,6 +60,11 @@ pub enum Command {
     /// Reports how long opening took, why connections failed, and how much memory the server uses
     /// for each. The exit code is 0 if all were opened and still there, 1 if not.
     Idle(Box<IdleArgs>),
+
+    /// Merges the results of runs on several machines, exactly: percentiles are those of all messages
+    ///
+    /// The exit code is 0 if every message of every run was echoed correctly, and 1 if not.
+    Merge(MergeArgs),
 }
 
 impl Cli {

@@ -256,7 +256,7 @@ impl Conductor<'_> {
             // Nobody has orders any longer.
             drop(orders);
             let tally = handle.join().map_err(|_| RunError::Panic)?.map_err(RunError::Thread)?;
-            total.merge(tally);
+            total.merge(&tally);
         }
         Ok(total)
     }

@@ -101,6 +101,13 @@ impl Histograms {
         self.uncorrected.merge(&other.uncorrected);
         self.send_lag.merge(&other.send_lag);
     }
+
+    /// Forgets everything, but keeps the memory.
+    pub(crate) fn clear(&mut self) {
+        self.latency.clear();
+        self.uncorrected.clear();
+        self.send_lag.clear();
+    }
 }
 
 /// A histogram of times, with a relative error below 0.1 %.
@@ -128,6 +135,13 @@ impl Latencies {
     /// Adds another thread's.
     pub(crate) fn merge(&mut self, other: &Self) {
         self.nanoseconds.add(&other.nanoseconds).expect("both have the same bounds");
+    }
+
+    /// Forgets all of them, but keeps the memory, untouched if there is nothing to forget.
+    pub(crate) fn clear(&mut self) {
+        if self.samples() > 0 {
+            self.nanoseconds.reset();
+        }
     }
 
     /// The histogram, in nanoseconds.

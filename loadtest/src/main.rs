@@ -1,6 +1,7 @@
 //! The command line in, an exit code out.
 
 use std::{
+    fmt::Display,
     fs,
     io::{self, Write},
     path::Path,
@@ -11,8 +12,9 @@ use std::{
 use clap::Parser;
 use mimalloc::MiMalloc;
 use ringecho_loadtest::{
-    cli::{Cli, Command, IdleArgs, RunArgs},
-    idle,
+    cli::{Cli, Command, IdleArgs, MergeArgs, RunArgs},
+    export, idle,
+    merge::MergedReport,
     progress::Progress,
     run::run,
 };
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command() {
         Command::Run(args) => run_load(&args),
         Command::Idle(args) => hold_idle(&args),
+        Command::Merge(args) => merge(&args),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -61,20 +64,24 @@ enum Fault {
 /// Runs a load, and says whether every message was echoed correctly.
 fn run_load(args: &RunArgs) -> Result<bool, Fault> {
     let plan = args.plan().map_err(|error| Fault::Usage(error.to_string()))?;
-    warn(args.connections.prepare_process().as_slice());
+    let too_few = args.connections.prepare_process();
+    warn(&too_few);
     let interrupted = interrupt_flag()?;
-    let report = run(plan, &interrupted, &mut Progress::default())
+    let mut report = run(plan, &interrupted, &mut Progress::default())
         .map_err(|error| Fault::Failed(error.to_string()))?;
+    let doubts = report.warnings.clone();
+    report.warnings.extend(too_few);
+    export::write(&report, &args.recording).map_err(Fault::Failed)?;
     let text = (report.connections.opened > 0).then(|| report.to_string());
     publish(&report, text, args.output.json.as_deref())?;
-    warn(&report.warnings());
+    warn(&doubts);
     Ok(report.is_success())
 }
 
 /// Holds idle connections, and says whether all were there until the end.
 fn hold_idle(args: &IdleArgs) -> Result<bool, Fault> {
     let plan = args.plan().map_err(|error| Fault::Usage(error.to_string()))?;
-    warn(args.connections.prepare_process().as_slice());
+    warn(&args.connections.prepare_process());
     let interrupted = interrupt_flag()?;
     let report = idle::run(plan, &interrupted, &mut Progress::default())
         .map_err(|error| Fault::Failed(error.to_string()))?;
@@ -83,7 +90,17 @@ fn hold_idle(args: &IdleArgs) -> Result<bool, Fault> {
     Ok(report.is_success())
 }
 
-fn warn(warnings: &[String]) {
+/// Merges runs, and says whether every message of every run was echoed correctly.
+fn merge(args: &MergeArgs) -> Result<bool, Fault> {
+    let report =
+        MergedReport::read(&args.logs).map_err(|error| Fault::Failed(error.to_string()))?;
+    report.write(&args.histograms).map_err(Fault::Failed)?;
+    publish(&report, Some(report.to_string()), args.output.json.as_deref())?;
+    warn(&report.warnings);
+    Ok(report.is_success())
+}
+
+fn warn(warnings: &[impl Display]) {
     for warning in warnings {
         eprintln!("warning: {warning}");
     }

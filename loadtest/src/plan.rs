@@ -2,7 +2,7 @@
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use crate::{connector::Connector, payload::PayloadPlan, rate::Rate};
@@ -44,6 +44,8 @@ pub struct Plan {
     pub echo_kind: EchoKind,
     /// Whether a lost connection is opened again.
     pub reconnect: bool,
+    /// When the load starts, if not as soon as the connections are open.
+    pub start_at: Option<SystemTime>,
     /// How long the load runs before the measured window.
     pub warmup: Duration,
     /// The measured window.

@@ -23,13 +23,25 @@ impl ProcessUsage {
     pub(crate) fn read(pid: u32) -> io::Result<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let ticks_per_second = sysconf(SysconfVar::CLK_TCK)?.unwrap_or(100).cast_unsigned();
-        parse(&stat, &status, ticks_per_second)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unexpected format"))
+        parse(&stat, &status, ticks_per_second()?).ok_or_else(unexpected_format)
     }
 }
 
-fn parse(stat: &str, status: &str, ticks_per_second: u64) -> Option<ProcessUsage> {
+/// User and system time, as the `stat` of a process or a thread tells.
+pub(crate) fn cpu_time(stat: &str) -> io::Result<Duration> {
+    let [user, system] = times(stat, ticks_per_second()?).ok_or_else(unexpected_format)?;
+    Ok(user + system)
+}
+
+fn ticks_per_second() -> io::Result<u64> {
+    Ok(sysconf(SysconfVar::CLK_TCK)?.unwrap_or(100).cast_unsigned())
+}
+
+fn unexpected_format() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "unexpected format")
+}
+
+fn times(stat: &str, ticks_per_second: u64) -> Option<[Duration; 2]> {
     // The second field, the program's name in parentheses, may itself contain both.
     let behind_name = &stat[stat.rfind(')')? + 1..];
     let mut fields = behind_name.split_ascii_whitespace().skip(11);
@@ -37,9 +49,14 @@ fn parse(stat: &str, status: &str, ticks_per_second: u64) -> Option<ProcessUsage
         let ticks: u64 = fields.next()?.parse().ok()?;
         Some(Duration::from_nanos(ticks * (1_000_000_000 / ticks_per_second)))
     };
+    Some([time()?, time()?])
+}
+
+fn parse(stat: &str, status: &str, ticks_per_second: u64) -> Option<ProcessUsage> {
+    let [user, system] = times(stat, ticks_per_second)?;
     Some(ProcessUsage {
-        user: time()?,
-        system: time()?,
+        user,
+        system,
         resident: kibibytes(status, "VmRSS:")? * 1024,
         resident_peak: kibibytes(status, "VmHWM:")? * 1024,
     })

@@ -9,20 +9,32 @@
 
 use std::{fmt, time::Duration};
 
-use serde::Serialize;
+use humantime::format_rfc3339_millis;
+use ringecho::cpu_list;
+use serde::{Deserialize, Serialize};
 
 use crate::{
+    host::Host,
     latency::{Histograms, Latencies},
     payload::{PayloadKind, Verify},
     plan::{Load, Plan, Schedule},
     process_usage::ProcessUsage,
     rate::Arrivals,
     run::WindowUsage,
-    tally::{Cause, ErrorCounts, Tally, WrongEchoCounts},
+    tally::{Cause, ErrorCounts, WrongEchoCounts},
+    thread_usage::{BusyThread, contended_cpus},
+    timeline::Recording,
+    warning::{Warning, WarningCode},
 };
 
 /// A thread that is busy for this part of the window may have kept the server waiting.
 const BUSY_MAX: f64 = 0.95;
+
+/// Send lag above this part of latency, at p99, tells more of the generator than of the server.
+const SEND_LAG_MAX: f64 = 0.1;
+
+/// A load that starts later than this is not together with others.
+const LATE_MAX: Duration = Duration::from_millis(100);
 
 /// The result of a run.
 #[derive(Clone, Debug, Serialize)]
@@ -80,12 +92,15 @@ pub struct Report {
     pub generator: Option<UsageReport>,
     /// What the server used in the measured window, if its process was named.
     pub server: Option<UsageReport>,
-    /// The process that was named.
+    /// When the measured window began, in RFC 3339.
+    pub began: String,
+    /// The machine of the generator.
+    pub host: Host,
+    /// What somebody should know who is about to believe the numbers.
+    pub warnings: Vec<Warning>,
+    /// The measured window second by second.
     #[serde(skip)]
-    server_pid: Option<u32>,
-    /// What the latencies were taken from.
-    #[serde(skip)]
-    pub histograms: Histograms,
+    pub recording: Recording,
 }
 
 /// How well an open loop kept to its plan, in the measured window.
@@ -105,7 +120,7 @@ pub struct OpenLoopReport {
 }
 
 /// How many connections there were.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub struct Connections {
     /// As the plan says.
     pub requested: usize,
@@ -170,16 +185,16 @@ pub struct CpuReport {
 impl Report {
     pub(crate) fn new(
         plan: &Plan,
-        tally: Tally,
+        recording: Recording,
         schedule: &Schedule,
         interrupted: bool,
         window: &WindowUsage,
     ) -> Self {
-        let measured = schedule.measured();
+        let (tally, measured) = (&recording.total, recording.measured);
         let messages = tally.echoes_measured;
         let messages_per_second = per_second(messages as f64, measured);
         let usage = |pid, usage_at| UsageReport::new(pid, usage_at, measured, messages);
-        Self {
+        let mut report = Self {
             version: env!("CARGO_PKG_VERSION"),
             url: plan.connector.url().to_owned(),
             driver: if monoio::utils::detect_uring() { "io_uring" } else { "epoll" },
@@ -212,10 +227,14 @@ impl Report {
             wrong_echoes: tally.wrong_echoes,
             causes: tally.causes(),
             generator: window.generator.map(|usage_at| usage(std::process::id(), usage_at)),
-            server_pid: plan.server_pid,
             server: plan.server_pid.zip(window.server).map(|(pid, usage_at)| usage(pid, usage_at)),
-            histograms: tally.histograms,
-        }
+            began: format_rfc3339_millis(recording.began).to_string(),
+            host: Host::read(),
+            warnings: Vec::new(),
+            recording,
+        };
+        report.warnings = report.doubts(plan, window);
+        report
     }
 
     /// Whether there were echoes, all of them correct, and nothing else went wrong.
@@ -224,41 +243,109 @@ impl Report {
     }
 
     /// What somebody should know who is about to believe the numbers.
-    pub fn warnings(&self) -> Vec<String> {
+    fn doubts(&self, plan: &Plan, window: &WindowUsage) -> Vec<Warning> {
         let mut warnings = Vec::new();
-        if self.connections.opened == 0 && self.interrupted {
-            warnings.push("interrupted before a connection was open".to_owned());
-        } else if self.connections.opened == 0 {
-            let cause = self.causes.first().map_or_else(String::new, |cause| format!(": {cause}"));
-            warnings.push(format!("no connection to {} could be opened{cause}", self.url));
-        } else if self.messages == 0 {
-            warnings.push("no correct echo arrived in the measured window".to_owned());
+        let mut warn = |code, text: String| warnings.push(Warning::new(code, text));
+        if cfg!(debug_assertions) {
+            let text = "this is a debug build, which is slow; build it with --release";
+            warn(WarningCode::DebugBuild, text.to_owned());
         }
-        if let (Some(pid), None) = (self.server_pid, self.server)
+        if let Some(text) = self.unopened_connections() {
+            warn(WarningCode::ConnectionsNotOpened, text);
+        }
+        if self.messages == 0 && self.connections.opened > 0 {
+            let text = "no correct echo arrived in the measured window";
+            warn(WarningCode::NothingMeasured, text.to_owned());
+        }
+        if let (Some(pid), None) = (plan.server_pid, self.server)
             && self.messages > 0
         {
-            warnings.push(format!(
-                "--server-pid {pid}: the process had ended before the measured window did"
-            ));
+            let text =
+                format!("--server-pid {pid}: the process had ended before the measured window did");
+            warn(WarningCode::ServerEnded, text);
+        }
+        if let Some(text) = saturated_threads(&window.generator_threads) {
+            warn(WarningCode::GeneratorSaturated, text);
+        }
+        if let Some(text) = self.send_lag() {
+            warn(WarningCode::SendLag, text);
         }
         if let Some(open_loop) = self.open_loop.as_ref().filter(|open_loop| open_loop.unsent > 0) {
-            warnings.push(format!(
+            let text = format!(
                 "{} of {} planned messages were not sent: the rate was not kept up, and latency is \
                  that of the others",
                 grouped(open_loop.unsent),
                 grouped(open_loop.planned),
-            ));
+            );
+            warn(WarningCode::MessagesUnsent, text);
         }
-        let busy = self.generator.map_or(0.0, |generator| generator.cpus_busy);
-        if busy > BUSY_MAX * self.threads as f64 {
-            warnings.push(format!(
-                "the generator was busy all the time ({busy:.2} CPUs of {}): the server may be \
-                 able to do more; give the generator more with --threads or --cpus",
-                self.threads
-            ));
+        let cpus = contended_cpus(&window.generator_threads, &window.server_threads);
+        if !cpus.is_empty() {
+            let text = format!(
+                "generator and server take CPUs {} away from each other; keep them apart with \
+                 --cpus here, and there with its own flag or taskset --cpu-list",
+                cpu_list::format(&cpus)
+            );
+            warn(WarningCode::SharedCpus, text);
+        }
+        if let Some(text) = self.late_start(plan) {
+            warn(WarningCode::StartedLate, text);
         }
         warnings
     }
+
+    fn unopened_connections(&self) -> Option<String> {
+        let Connections { requested, opened, .. } = self.connections;
+        let unopened = requested as u64 - opened;
+        let cause = self.causes.first().map_or_else(String::new, |cause| format!(": {cause}"));
+        match (opened, unopened) {
+            (_, 0) => None,
+            (0, _) if self.interrupted => {
+                Some("interrupted before a connection was open".to_owned())
+            }
+            (0, _) => Some(format!("no connection to {} could be opened{cause}", self.url)),
+            (..) => Some(format!(
+                "{} of {} connections never opened{cause}",
+                grouped(unopened),
+                grouped(requested as u64)
+            )),
+        }
+    }
+
+    /// What the generator adds to latencies that are not much longer themselves.
+    fn send_lag(&self) -> Option<String> {
+        let lag = self.open_loop.as_ref()?.send_lag_us?.p99;
+        let latency = self.latency_us?.p99;
+        (lag > latency * SEND_LAG_MAX).then(|| {
+            format!(
+                "the generator was late: p99 of its send lag is {lag:.1} us, and that of latency, \
+                 which contains it, {latency:.1} us; give it more with --threads or --cpus"
+            )
+        })
+    }
+
+    fn late_start(&self, plan: &Plan) -> Option<String> {
+        let planned = plan.start_at? + plan.lead() + plan.warmup;
+        let late = self.recording.began.duration_since(planned).ok()?;
+        (late > LATE_MAX && self.connections.opened > 0).then(|| {
+            format!(
+                "the load started {:.3} s after --start-at, when the connections were open; \
+                 choose a later time",
+                late.as_secs_f64()
+            )
+        })
+    }
+}
+
+fn saturated_threads(generator: &[BusyThread]) -> Option<String> {
+    let saturated = generator.iter().filter(|thread| thread.busy > BUSY_MAX).count();
+    (saturated > 0).then(|| {
+        format!(
+            "{} of the generator had no time left: the server may be able to do more; give the \
+             generator more with --threads or --cpus",
+            counted(saturated as u64, "thread"),
+        )
+    })
 }
 
 impl OpenLoopReport {
@@ -323,7 +410,7 @@ impl UsageReport {
     }
 }
 
-fn per_second(amount: f64, time: Duration) -> f64 {
+pub(crate) fn per_second(amount: f64, time: Duration) -> f64 {
     if time.is_zero() { 0.0 } else { amount / time.as_secs_f64() }
 }
 
@@ -377,7 +464,8 @@ impl Report {
         }
     }
 
-    fn write_setting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// What the load was.
+    pub(crate) fn write_setting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Connections { requested, opened, lost, reopened } = self.connections;
         write!(f, "  {}", counted(opened, "connection"))?;
         if opened < requested as u64 {
@@ -408,7 +496,7 @@ impl Report {
             Verify::None => f.write_str(", not verified")?,
         }
         if let Some(cpus) = &self.cpus {
-            write!(f, ", CPUs {}", ringecho::cpu_list::format(cpus))?;
+            write!(f, ", CPUs {}", cpu_list::format(cpus))?;
         }
         writeln!(f)?;
         if self.interrupted {
@@ -531,7 +619,7 @@ pub(crate) fn counted(number: u64, what: &str) -> String {
 }
 
 /// A rate, with a decimal where that says something.
-fn rate(per_second: f64) -> String {
+pub(crate) fn rate(per_second: f64) -> String {
     if per_second < 100.0 { format!("{per_second:.1}") } else { grouped(per_second.round() as u64) }
 }
 

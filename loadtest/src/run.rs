@@ -8,7 +8,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant, SystemTime},
 };
 
 use thiserror::Error;
@@ -18,7 +18,8 @@ use crate::{
     process_usage::ProcessUsage,
     progress::Progress,
     report::{Report, grouped},
-    tally::Tally,
+    thread_usage::{BusyThread, ThreadTimes},
+    timeline::{Portions, Recording, Timeline},
     worker::{self, Gauges},
 };
 
@@ -47,21 +48,25 @@ pub fn run(
 ) -> Result<Report, RunError> {
     let plan = Arc::new(plan);
     let schedule = Arc::new(Schedule::default());
+    let (timeline, portions) = Timeline::new(plan.threads);
     let mut run = Run {
         threads: Vec::with_capacity(plan.threads),
         plan,
         schedule,
+        timeline,
         interrupted,
         progress,
         echoes_shown: 0,
     };
-    run.start_threads()?;
+    run.start_threads(portions)?;
     run.wait_for_connections();
+    run.wait_for_start();
     let window = run.wait_for_window();
-    let tally = run.join()?;
+    run.join()?;
     run.progress.clear();
+    let recording = Recording::new(run.timeline, &run.schedule);
     let interrupted = interrupted.load(Relaxed);
-    Ok(Report::new(&run.plan, tally, &run.schedule, interrupted, &window))
+    Ok(Report::new(&run.plan, recording, &run.schedule, interrupted, &window))
 }
 
 /// What the processes have used, at the beginning and at the end of the measured window.
@@ -69,11 +74,33 @@ pub fn run(
 pub(crate) struct WindowUsage {
     pub(crate) generator: Option<[ProcessUsage; 2]>,
     pub(crate) server: Option<[ProcessUsage; 2]>,
+    /// Threads that were busy in between.
+    pub(crate) generator_threads: Vec<BusyThread>,
+    pub(crate) server_threads: Vec<BusyThread>,
+}
+
+/// What a process has used at an instant.
+struct Usage {
+    process: ProcessUsage,
+    threads: ThreadTimes,
+    instant: Instant,
+}
+
+impl Usage {
+    fn read(pid: u32) -> Option<Self> {
+        let process = ProcessUsage::read(pid).ok()?;
+        Some(Self { process, threads: ThreadTimes::read(pid).ok()?, instant: Instant::now() })
+    }
+
+    fn busy_since(&self, before: &Self) -> Vec<BusyThread> {
+        self.threads.busy_since(&before.threads, self.instant - before.instant)
+    }
 }
 
 struct Run<'r> {
     plan: Arc<Plan>,
     schedule: Arc<Schedule>,
+    timeline: Timeline,
     threads: Vec<Thread>,
     interrupted: &'r AtomicBool,
     progress: &'r mut Progress,
@@ -81,19 +108,19 @@ struct Run<'r> {
 }
 
 struct Thread {
-    handle: JoinHandle<io::Result<Tally>>,
+    handle: JoinHandle<io::Result<()>>,
     gauges: Arc<Gauges>,
 }
 
 impl Run<'_> {
-    fn start_threads(&mut self) -> Result<(), RunError> {
-        for number in 0..self.plan.threads {
+    fn start_threads(&mut self, portions: Vec<Portions>) -> Result<(), RunError> {
+        for (number, portions) in portions.into_iter().enumerate() {
             let gauges = Arc::new(Gauges::default());
             let (plan, schedule, shared) =
                 (Arc::clone(&self.plan), Arc::clone(&self.schedule), Arc::clone(&gauges));
             let handle = thread::Builder::new()
                 .name(format!("loadtest-{number}"))
-                .spawn(move || worker::run(plan, schedule, shared, number))
+                .spawn(move || worker::run(plan, schedule, shared, portions, number))
                 .map_err(RunError::Spawn)?;
             self.threads.push(Thread { handle, gauges });
         }
@@ -119,6 +146,19 @@ impl Run<'_> {
         }
     }
 
+    /// Waits for the instant at which the load starts, if one is planned.
+    fn wait_for_start(&mut self) {
+        let Some(start) = self.plan.start_at else { return };
+        while let Ok(ahead) = start.duration_since(SystemTime::now()) {
+            if self.ends_early() || self.sum(|gauges| &gauges.open) == 0 {
+                return;
+            }
+            let seconds = ahead.as_secs() + 1;
+            self.progress.show(|_| format!("all connections are open; {seconds} s to --start-at"));
+            thread::sleep(ahead.min(POLL_INTERVAL));
+        }
+    }
+
     /// Lets the load run, and measures the processes at both ends of the measured window.
     fn wait_for_window(&mut self) -> WindowUsage {
         let mut window = WindowUsage::default();
@@ -129,8 +169,14 @@ impl Run<'_> {
             let before = self.usage();
             self.wait_until(self.schedule.end(), "measuring");
             let after = self.usage();
-            window.generator = before.0.zip(after.0).map(<[_; 2]>::from);
-            window.server = before.1.zip(after.1).map(<[_; 2]>::from);
+            if let Some((before, after)) = before.0.zip(after.0) {
+                window.generator_threads = after.busy_since(&before);
+                window.generator = Some([before.process, after.process]);
+            }
+            if let Some((before, after)) = before.1.zip(after.1) {
+                window.server_threads = after.busy_since(&before);
+                window.server = Some([before.process, after.process]);
+            }
         }
         self.schedule.stop();
         window
@@ -146,9 +192,9 @@ impl Run<'_> {
         }
     }
 
-    fn usage(&self) -> (Option<ProcessUsage>, Option<ProcessUsage>) {
-        let server = self.plan.server_pid.and_then(|pid| ProcessUsage::read(pid).ok());
-        (ProcessUsage::read(std::process::id()).ok(), server)
+    /// Of the generator and of the server.
+    fn usage(&self) -> (Option<Usage>, Option<Usage>) {
+        (Usage::read(std::process::id()), self.plan.server_pid.and_then(Usage::read))
     }
 
     /// Waits until the instant `until`, or until the run has to end early.
@@ -159,6 +205,7 @@ impl Run<'_> {
             if now >= until || all_lost || self.ends_early() {
                 return;
             }
+            self.timeline.collect();
             let remaining = Duration::from_nanos(until - now);
             self.show_load(what, remaining);
             thread::sleep(remaining.min(POLL_INTERVAL));
@@ -181,12 +228,11 @@ impl Run<'_> {
         });
     }
 
-    fn join(&mut self) -> Result<Tally, RunError> {
-        let mut total = Tally::default();
+    /// Waits for all threads.
+    fn join(&mut self) -> Result<(), RunError> {
         for thread in self.threads.drain(..) {
-            let tally = thread.handle.join().map_err(|_| RunError::Panic)?;
-            total.merge(tally.map_err(RunError::Thread)?);
+            thread.handle.join().map_err(|_| RunError::Panic)?.map_err(RunError::Thread)?;
         }
-        Ok(total)
+        Ok(())
     }
 }

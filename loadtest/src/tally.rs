@@ -1,8 +1,8 @@
-//! What a thread has counted, and how the counts of all threads add up.
+//! What a thread has counted, and how counts add up.
 
 use std::{collections::BTreeMap, fmt, io, time::Duration};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
@@ -69,7 +69,7 @@ fn explain_tls(error: &io::Error) -> String {
 }
 
 /// The kinds that errors are counted by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorKind {
     /// The socket could not connect, or TLS could not be spoken.
@@ -115,7 +115,7 @@ impl ConnectionError {
 }
 
 /// How often each kind of error happened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct ErrorCounts {
     /// [`ErrorKind::Connect`]
     pub connect: u64,
@@ -149,10 +149,25 @@ impl ErrorCounts {
         *counter += count;
         self.total += count;
     }
+
+    /// Adds others.
+    pub(crate) fn merge(&mut self, other: Self) {
+        for (kind, count) in [
+            (ErrorKind::Connect, other.connect),
+            (ErrorKind::Handshake, other.handshake),
+            (ErrorKind::Timeout, other.timeout),
+            (ErrorKind::Wrong, other.wrong),
+            (ErrorKind::Missing, other.missing),
+            (ErrorKind::Closed, other.closed),
+            (ErrorKind::Protocol, other.protocol),
+        ] {
+            self.add(kind, count);
+        }
+    }
 }
 
 /// How often a message was not the echo that it should be, by what was wrong.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct WrongEchoCounts {
     /// Bytes were other ones.
     pub corrupted: u64,
@@ -183,8 +198,8 @@ impl WrongEchoCounts {
         }
     }
 
-    /// Adds another thread's.
-    fn merge(&mut self, other: Self) {
+    /// Adds others.
+    pub(crate) fn merge(&mut self, other: Self) {
         let Self { corrupted, truncated, extended, retyped, reordered, duplicated, unasked } =
             other;
         self.corrupted += corrupted;
@@ -197,8 +212,8 @@ impl WrongEchoCounts {
     }
 }
 
-/// What a thread has counted.
-#[derive(Debug, Default)]
+/// What a thread has counted since it last handed that over.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
     /// Connections whose opening handshake succeeded.
     pub(crate) opened: u64,
@@ -250,8 +265,31 @@ impl Tally {
         }
     }
 
-    /// Adds another thread's.
-    pub(crate) fn merge(&mut self, other: Self) {
+    /// Forgets everything, but keeps the memory.
+    pub(crate) fn clear(&mut self) {
+        let Self {
+            opened,
+            lost,
+            reopened,
+            echoes,
+            echoes_measured,
+            payload_measured,
+            histograms,
+            errors,
+            wrong_echoes,
+            causes,
+        } = self;
+        for count in [opened, lost, reopened, echoes, echoes_measured, payload_measured] {
+            *count = 0;
+        }
+        histograms.clear();
+        *errors = ErrorCounts::default();
+        *wrong_echoes = WrongEchoCounts::default();
+        causes.clear();
+    }
+
+    /// Adds another one's counts.
+    pub(crate) fn merge(&mut self, other: &Self) {
         self.opened += other.opened;
         self.lost += other.lost;
         self.reopened += other.reopened;
@@ -260,20 +298,9 @@ impl Tally {
         self.payload_measured += other.payload_measured;
         self.wrong_echoes.merge(other.wrong_echoes);
         self.histograms.merge(&other.histograms);
-        let errors = other.errors;
-        for (kind, count) in [
-            (ErrorKind::Connect, errors.connect),
-            (ErrorKind::Handshake, errors.handshake),
-            (ErrorKind::Timeout, errors.timeout),
-            (ErrorKind::Wrong, errors.wrong),
-            (ErrorKind::Missing, errors.missing),
-            (ErrorKind::Closed, errors.closed),
-            (ErrorKind::Protocol, errors.protocol),
-        ] {
-            self.errors.add(kind, count);
-        }
-        for (cause, count) in other.causes {
-            self.note_cause(cause, count);
+        self.errors.merge(other.errors);
+        for (cause, count) in &other.causes {
+            self.note_cause(cause.clone(), *count);
         }
     }
 
@@ -294,7 +321,7 @@ impl Tally {
 }
 
 /// One reason for errors.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Cause {
     /// The kind that it is counted under.
     pub kind: ErrorKind,
@@ -323,7 +350,7 @@ mod tests {
                 tally.count_wrong(WrongEcho::TooShort(at + 50 * thread));
             }
             tally.count_missing(7);
-            total.merge(tally);
+            total.merge(&tally);
         }
         assert_eq!(total.errors.wrong, 200);
         assert_eq!(total.wrong_echoes.truncated, 200);

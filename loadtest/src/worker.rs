@@ -30,6 +30,7 @@ use crate::{
     plan::{GRACE_MAX, GRACE_QUIET, Load, Plan, Schedule},
     rate::Arrivals,
     tally::Tally,
+    timeline::Portions,
 };
 
 /// Connections that a thread opens at the same time; listen queues are often not longer than 128.
@@ -78,7 +79,9 @@ pub(crate) struct Worker {
     pub(crate) schedule: Arc<Schedule>,
     pub(crate) payloads: Payloads,
     pub(crate) rng: RefCell<SmallRng>,
+    /// What was counted since it was last handed over.
     pub(crate) tally: RefCell<Tally>,
+    portions: Portions,
     /// Of the plan's messages, in an open loop.
     arrivals: Option<Arrivals>,
     /// Of this thread.
@@ -102,20 +105,22 @@ pub(crate) fn run(
     plan: Arc<Plan>,
     schedule: Arc<Schedule>,
     gauges: Arc<Gauges>,
+    portions: Portions,
     thread: usize,
-) -> io::Result<Tally> {
+) -> io::Result<()> {
     if let Some(cpu) = plan.cpu_of(thread) {
         monoio::utils::bind_to_cpu_set([cpu])?;
     }
     build_runtime()?.block_on(async move {
-        let worker = Rc::new(Worker::new(plan, schedule, gauges, thread));
+        let worker = Rc::new(Worker::new(plan, schedule, gauges, portions, thread));
         worker.open_connections();
         if worker.is_open_loop() {
             let (worker, timer) = (Rc::clone(&worker), FineTimer::new()?);
             monoio::spawn(async move { pace(&worker, &timer).await });
         }
         worker.conduct().await;
-        Ok(worker.tally.take())
+        worker.portions.send(worker.tally.take());
+        Ok(())
     })
 }
 
@@ -136,7 +141,13 @@ pub(crate) fn build_runtime() -> io::Result<Runtime> {
 }
 
 impl Worker {
-    fn new(plan: Arc<Plan>, schedule: Arc<Schedule>, gauges: Arc<Gauges>, number: usize) -> Self {
+    fn new(
+        plan: Arc<Plan>,
+        schedule: Arc<Schedule>,
+        gauges: Arc<Gauges>,
+        portions: Portions,
+        number: usize,
+    ) -> Self {
         let mut rng = SmallRng::from_rng(&mut rand::rng());
         let connections = plan.connections_of(number);
         let arrivals = match &plan.load {
@@ -151,6 +162,7 @@ impl Worker {
             gauges,
             rng: RefCell::new(rng),
             tally: RefCell::default(),
+            portions,
             arrivals,
             number,
             stage: Cell::new(Stage::Opening),
@@ -231,7 +243,9 @@ impl Worker {
     async fn conduct(&self) {
         loop {
             sleep(TICK).await;
-            let stage = self.next_stage(self.schedule.now());
+            let now = self.schedule.now();
+            self.hand_over_if_due(now, &mut self.tally.borrow_mut());
+            let stage = self.next_stage(now);
             if stage != self.stage() {
                 self.stage.set(stage);
                 // A task that has ended takes no notice.
@@ -259,12 +273,20 @@ impl Worker {
     }
 
     fn publish(&self) {
-        let tally = self.tally.borrow();
         self.gauges.tried.store(self.tried.get(), Relaxed);
         self.gauges.open.store(self.open.get(), Relaxed);
         self.gauges.sends.store(self.stage() != Stage::Opening, Relaxed);
-        self.gauges.echoes.store(tally.echoes, Relaxed);
-        self.gauges.errors.store(tally.errors.total, Relaxed);
+        let tally = self.tally.borrow();
+        let handed_over = self.portions.sent();
+        self.gauges.echoes.store(handed_over.echoes + tally.echoes, Relaxed);
+        self.gauges.errors.store(handed_over.errors + tally.errors.total, Relaxed);
+    }
+
+    #[inline]
+    fn hand_over_if_due(&self, now: u64, tally: &mut Tally) {
+        if self.portions.are_due(now) {
+            self.portions.hand_over(now, &self.schedule, tally);
+        }
     }
 
     #[inline]
@@ -337,6 +359,7 @@ impl Worker {
         now: u64,
     ) {
         let mut tally = self.tally.borrow_mut();
+        self.hand_over_if_due(now, &mut tally);
         self.last_received.set(now);
         tally.echoes += echoes as u64;
         if self.schedule.measures(now) {

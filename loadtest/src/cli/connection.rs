@@ -1,6 +1,6 @@
 //! Flags about connections: how many, how they are opened, and on which threads they live.
 
-use std::{ops::RangeInclusive, path::PathBuf, thread, time::Duration};
+use std::{fs, ops::RangeInclusive, path::PathBuf, thread, time::Duration};
 
 use clap::ArgAction;
 use http::HeaderValue;
@@ -16,6 +16,7 @@ use crate::{
     stream::{Endpoint, Sources},
     target::Target,
     tls::{Tls, Trust},
+    warning::{Warning, WarningCode},
     worker::OPENING_MAX,
 };
 
@@ -27,6 +28,9 @@ const THREADS: RangeInclusive<usize> = 1..=1024;
 /// Descriptors beside those of the connections: standard streams, rings, and connections that are
 /// being opened while others are being closed.
 const DESCRIPTORS_BESIDE: u64 = 128;
+
+/// The ports that the kernel takes for connections that do not name one, of both IP versions.
+const LOCAL_PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
 /// Flags about connections.
 #[derive(Clone, Debug, clap::Args)]
@@ -148,9 +152,14 @@ impl ConnectionArgs {
         self.cpus.as_ref().map_or_else(Vec::new, |list| list.as_slice().to_vec())
     }
 
-    /// Prepares the process for so many connections, and returns a warning where that is not
-    /// possible.
-    pub fn prepare_process(&self) -> Option<String> {
+    /// Prepares the process for so many connections, and warns where that is not possible.
+    pub fn prepare_process(&self) -> Vec<Warning> {
+        let ports = fs::read_to_string(LOCAL_PORT_RANGE).ok();
+        let ports = ports.and_then(|range| count_ports(&range)).unwrap_or(usize::MAX);
+        [self.too_few_descriptors(), self.too_few_ports(ports)].into_iter().flatten().collect()
+    }
+
+    fn too_few_descriptors(&self) -> Option<Warning> {
         let Self { connections, .. } = self;
         // A socket that monoio has not made has a second descriptor while it connects.
         let twice = self.source.is_some() || self.unix_socket.is_some();
@@ -158,10 +167,60 @@ impl ConnectionArgs {
         let needed = (*connections + connecting) as u64 + DESCRIPTORS_BESIDE;
         let limit = raise_limit(needed).ok()?;
         (limit < needed).then(|| {
-            format!(
+            let text = format!(
                 "--connections {connections} needs {needed} open files, but the limit is {limit}; \
                  raise it for this shell: sudo prlimit --pid $$ --nofile={needed}:{needed}"
-            )
+            );
+            Warning::new(WarningCode::TooFewDescriptors, text)
         })
+    }
+
+    fn too_few_ports(&self, ports: usize) -> Option<Warning> {
+        let Self { connections, .. } = self;
+        let addresses = self.source.as_ref().map_or(1, |list| list.as_slice().len());
+        let ports = ports.saturating_mul(addresses);
+        (ports < *connections && self.unix_socket.is_none()).then(|| {
+            let text = format!(
+                "--connections {connections} needs as many local ports, but there are {ports}; \
+                 allow more with sudo sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\", or \
+                 connect from more addresses with --source"
+            );
+            Warning::new(WarningCode::TooFewPorts, text)
+        })
+    }
+}
+
+/// How many ports a range has, which the kernel writes as its first and its last.
+fn count_ports(range: &str) -> Option<usize> {
+    let mut ends = range.split_ascii_whitespace().map(str::parse::<usize>);
+    let (first, last) = (ends.next()?.ok()?, ends.next()?.ok()?);
+    (last + 1).checked_sub(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    #[test]
+    fn ports_are_counted_with_both_ends_of_their_range() {
+        assert_eq!(count_ports("32768\t60999\n"), Some(28232));
+        assert_eq!(count_ports("x"), None);
+        let cli = Cli::parse_from(["x", "ws://127.0.0.1", "--connections=28233"]);
+        let Command::Run(args) = cli.command() else { panic!("not a run") };
+        assert_eq!(args.connections.too_few_ports(28233), None);
+        let more = Cli::parse_from([
+            "x",
+            "ws://127.0.0.1",
+            "--connections=28233",
+            "--source=127.0.0.2-127.0.0.3",
+        ]);
+        let Command::Run(more) = more.command() else { panic!("not a run") };
+        assert_eq!(more.connections.too_few_ports(28232), None);
+        let warning = args.connections.too_few_ports(28232).unwrap();
+        assert_eq!(warning.code, WarningCode::TooFewPorts);
+        assert!(warning.text.contains("--connections 28233 needs as many local ports, but "));
     }
 }

@@ -95,6 +95,7 @@ impl LoadArgs {
             fragments: self.fragments,
             echo_kind: if self.raw_tcp { EchoKind::Bytes } else { EchoKind::Messages },
             reconnect: self.reconnect,
+            start_at: None,
             warmup: self.warmup,
             duration: self.duration,
             threads: connections.thread_count(),

@@ -10,3 +10,33 @@ pub struct OutputArgs {
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 }
+
+/// Flags about what a run measured, in files for other tools.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub struct RecordingArgs {
+    /// All latencies as histograms.
+    #[command(flatten)]
+    pub histograms: HistogramArgs,
+
+    /// Write a line for each second of the measured window to FILE, as comma-separated values
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+
+    /// Write a page with the result and its plots to FILE
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+/// Flags about files in HdrHistogram's formats.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub struct HistogramArgs {
+    /// Write the latency percentiles to FILE, as a text that HdrHistogram's plotter reads
+    #[arg(long, value_name = "FILE")]
+    pub hgrm: Option<PathBuf>,
+
+    /// Write the latencies of each second to FILE, as an HdrHistogram interval log
+    #[arg(long, value_name = "FILE")]
+    pub hlog: Option<PathBuf>,
+}

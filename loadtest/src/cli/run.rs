@@ -1,6 +1,11 @@
 //! The flags of a run.
 
-use super::{ConnectionArgs, LoadArgs, OutputArgs, PlanError, values::process};
+use std::time::SystemTime;
+
+use super::{
+    ConnectionArgs, LoadArgs, OutputArgs, PlanError, RecordingArgs,
+    values::{instant, process},
+};
 use crate::{plan::Plan, target::Target};
 
 /// What a run is asked for.
@@ -21,9 +26,18 @@ pub struct RunArgs {
     #[command(flatten)]
     pub load: LoadArgs,
 
+    /// When to start the load, connections being open by then: in RFC 3339 such as
+    /// 2026-01-31T12:00:00Z, or in seconds since 1970. For runs on several machines
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    pub start_at: Option<SystemTime>,
+
     /// Where the result goes.
     #[command(flatten)]
     pub output: OutputArgs,
+
+    /// Where what was measured goes.
+    #[command(flatten)]
+    pub recording: RecordingArgs,
 
     /// Also report what the server's process PID uses: CPU time for each message, and memory
     #[arg(long, value_name = "PID", value_parser = process)]
@@ -33,7 +47,8 @@ pub struct RunArgs {
 impl RunArgs {
     /// Resolves and completes what the command line says.
     pub fn plan(&self) -> Result<Plan, PlanError> {
-        self.load.plan(&self.url, &self.connections, self.server_pid)
+        let plan = self.load.plan(&self.url, &self.connections, self.server_pid)?;
+        Ok(Plan { start_at: self.start_at, ..plan })
     }
 }
 

@@ -5,12 +5,15 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::RangeInclusive,
     str::FromStr,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytesize::ByteSize;
 
 use crate::{process_usage::ProcessUsage, report::grouped};
+
+/// How far ahead an instant may be.
+const AHEAD_MAX: Duration = Duration::from_hours(24);
 
 /// A parser of numbers in `range`.
 pub(super) fn number(
@@ -111,6 +114,28 @@ fn address_range(text: &str) -> Option<impl Iterator<Item = IpAddr>> {
     })
 }
 
+/// Parses an instant in the near future.
+pub(super) fn instant(text: &str) -> Result<SystemTime, String> {
+    let expected = || {
+        let now = humantime::format_rfc3339_seconds(SystemTime::now());
+        format!("expected a time in the next 24 hours, such as {now} or in seconds since 1970")
+    };
+    let unix_time = || Duration::try_from_secs_f64(text.parse().ok()?).ok();
+    let instant = match humantime::parse_rfc3339_weak(text) {
+        Ok(instant) => Some(instant),
+        Err(_) => unix_time().and_then(|since| UNIX_EPOCH.checked_add(since)),
+    };
+    let instant = instant.ok_or_else(expected)?;
+    match instant.duration_since(SystemTime::now()) {
+        Ok(ahead) if ahead <= AHEAD_MAX => Ok(instant),
+        Ok(_) => Err(expected()),
+        Err(past) => {
+            let past = humantime::format_duration(Duration::from_secs(past.duration().as_secs()));
+            Err(format!("that was {past} ago; {}", expected()))
+        }
+    }
+}
+
 /// Parses the number of a process whose usage can be read.
 pub(super) fn process(text: &str) -> Result<u32, String> {
     let pid = text.parse().map_err(|_| "expected the number of a process".to_owned())?;
@@ -165,6 +190,26 @@ mod tests {
             "::-::ffff:ffff",
         ] {
             assert!(text.parse::<AddressList>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn instants_are_understood_in_both_forms() {
+        let soon = SystemTime::now() + Duration::from_hours(1);
+        let rfc3339 = humantime::format_rfc3339_nanos(soon).to_string();
+        assert_eq!(instant(&rfc3339), Ok(soon));
+        let whole = soon.duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let understood = instant(&format!("{whole}.5")).unwrap();
+        assert_eq!(understood, UNIX_EPOCH + Duration::from_millis(whole * 1000 + 500));
+    }
+
+    #[test]
+    fn instants_that_are_over_or_far_are_refused() {
+        for text in ["1767225600", "2026-01-01T00:00:00Z"] {
+            assert!(instant(text).unwrap_err().starts_with("that was "), "{text}");
+        }
+        for text in ["9999-01-01T00:00:00Z", "noon", "-1", "1e300", "NaN"] {
+            assert!(instant(text).unwrap_err().starts_with("expected a time in the "), "{text}");
         }
     }
 }

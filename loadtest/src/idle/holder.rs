@@ -68,8 +68,8 @@ pub(super) struct HolderTally {
 
 impl HolderTally {
     /// Adds another thread's.
-    pub(super) fn merge(&mut self, other: Self) {
-        self.connections.merge(other.connections);
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.connections.merge(&other.connections);
         self.opening.merge(&other.opening);
         self.pings.merge(&other.pings);
         self.echoed += other.echoed;

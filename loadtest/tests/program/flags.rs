@@ -2,7 +2,12 @@
 
 use std::process::Command;
 
-use crate::{invocation::program, servers::Server};
+use serde_json::Value;
+
+use crate::{
+    invocation::{assert_matches_schema, program},
+    servers::Server,
+};
 
 /// Where nobody listens; nothing is sent there.
 const URL: &str = "ws://127.0.0.1:9/";
@@ -188,7 +193,7 @@ fn too_few_descriptors_are_announced_with_the_command_that_mends_it() {
     let output = Command::new("sh")
         .args(["-c", "ulimit -n 60 && exec \"$@\"", "sh"])
         .arg(env!("CARGO_BIN_EXE_ringecho-loadtest"))
-        .args([&server.url(), "-c", "100", "--warmup", "0s", "--duration", "100ms"])
+        .args([&server.url(), "-c", "100", "--warmup", "0s", "--duration", "100ms", "--json", "-"])
         .output()
         .unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
@@ -200,4 +205,12 @@ fn too_few_descriptors_are_announced_with_the_command_that_mends_it() {
         ),
         "{stderr}"
     );
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_matches_schema(&report);
+    let codes: Vec<&Value> =
+        report["warnings"].as_array().unwrap().iter().map(|warning| &warning["code"]).collect();
+    for code in ["debug_build", "connections_not_opened", "too_few_descriptors"] {
+        assert!(codes.contains(&&Value::from(code)), "{code} is not in {codes:?}");
+    }
+    assert_eq!(stderr.matches("warning: --connections 100 needs").count(), 1, "{stderr}");
 }

@@ -1,8 +1,12 @@
 //! One run of the program.
 
-use std::process::{Command, Output};
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Output},
+};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The program, with arguments as one would type them.
 pub(crate) fn program(arguments: &str) -> Command {
@@ -86,9 +90,45 @@ pub(crate) fn run(arguments: &str) -> Outcome {
     Outcome::read(&program(&format!("{arguments} --json -")).output().unwrap())
 }
 
+/// A directory for the files of one test, removed with them.
+pub(crate) struct Files(PathBuf);
+
+impl Files {
+    /// `test` is a name that no other test has.
+    pub(crate) fn new(test: &str) -> Self {
+        let name = format!("ringecho-loadtest-{}-{test}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        fs::create_dir(&directory).unwrap();
+        Self(directory)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+
+    pub(crate) fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.0.join(name)).unwrap()
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
 #[track_caller]
 pub(crate) fn assert_matches_schema(report: &Value) {
     assert_matches(report, include_str!("../../report.schema.json"));
+}
+
+/// Asserts that the result of `merge` is as the schema says.
+#[track_caller]
+pub(crate) fn assert_matches_merged_schema(report: &Value) {
+    let mut schema: Value = serde_json::from_str(include_str!("../../report.schema.json")).unwrap();
+    let definitions = schema["$defs"].take();
+    let merged = json!({ "$ref": "#/$defs/merged", "$defs": definitions });
+    assert_matches(report, &merged.to_string());
 }
 
 /// Asserts that a result has the shape that `schema` describes.

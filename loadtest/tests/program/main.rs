@@ -4,11 +4,13 @@
 //! No test measures time. Runs are as short as they can be for a message to be echoed in them on a
 //! busy machine; the faults of lying servers happen at the first messages.
 
+mod exports;
 mod flags;
 mod honest;
 mod idle;
 mod invocation;
 mod lying;
+mod merging;
 mod open_loop;
 mod reach;
 mod servers;

@@ -1,0 +1,49 @@
+//! A run's result in files for other tools: each format is a module, and knows nothing of files.
+
+mod csv;
+mod hgrm;
+pub(crate) mod hlog;
+mod html;
+
+use std::{fs, path::PathBuf};
+
+use crate::{
+    cli::{HistogramArgs, RecordingArgs},
+    latency::Histograms,
+    report::Report,
+};
+
+/// Writes what is asked for of a run. The error names the flag and the file.
+pub fn write(report: &Report, to: &RecordingArgs) -> Result<(), String> {
+    let recording = &report.recording;
+    write_file("--csv", to.csv.as_ref(), || Ok(csv::text(recording)))?;
+    write_file("--html", to.html.as_ref(), || html::text(report))?;
+    let seconds = recording
+        .timed_seconds()
+        .map(|(start, length, second)| (start, length, second.histograms.decode()));
+    let hlog = || hlog::text(report, recording.began, seconds);
+    write_histograms(&to.histograms, &recording.total.histograms, hlog)
+}
+
+/// Writes what is asked for of histograms; `hlog` makes the interval log.
+pub(crate) fn write_histograms(
+    to: &HistogramArgs,
+    total: &Histograms,
+    hlog: impl FnOnce() -> Result<String, String>,
+) -> Result<(), String> {
+    let HistogramArgs { hgrm, hlog: hlog_path } = to;
+    write_file("--hgrm", hgrm.as_ref(), || Ok(hgrm::text(total.latency.nanoseconds())))?;
+    write_file("--hlog", hlog_path.as_ref(), hlog)
+}
+
+fn write_file(
+    flag: &str,
+    path: Option<&PathBuf>,
+    text: impl FnOnce() -> Result<String, String>,
+) -> Result<(), String> {
+    let Some(path) = path else { return Ok(()) };
+    let write = |text| fs::write(path, text).map_err(|error| error.to_string());
+    text()
+        .and_then(write)
+        .map_err(|error| format!("cannot write {flag} {}: {error}", path.display()))
+}

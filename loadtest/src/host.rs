@@ -1,0 +1,56 @@
+//! The machine that numbers are of.
+
+use std::{fmt, fs};
+
+use nix::sys::utsname::uname;
+use ringecho::cpu_list::CpuList;
+use serde::Serialize;
+
+/// The machine that this program runs on.
+#[derive(Clone, Debug, Serialize)]
+pub struct Host {
+    /// As the kernel names it.
+    pub cpu_model: String,
+    /// Those that may be used.
+    pub cpus: usize,
+    /// Name and release.
+    pub kernel: String,
+}
+
+impl Host {
+    /// Asks the kernel.
+    pub fn read() -> Self {
+        let kernel = uname().map(|name| {
+            [name.sysname(), name.release()].map(|part| part.to_string_lossy()).join(" ")
+        });
+        Self {
+            cpu_model: cpu_model(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
+            cpus: CpuList::usable().as_slice().len(),
+            kernel: kernel.unwrap_or_else(|_| "an unknown kernel".to_owned()),
+        }
+    }
+}
+
+fn cpu_model(cpuinfo: &str) -> String {
+    let line = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
+    let model = line.and_then(|line| line.split_once(':')).map(|(_, model)| model.trim());
+    model.unwrap_or("an unknown CPU").to_owned()
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {} CPUs, {}", self.cpu_model, self.cpus, self.kernel)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cpu_model_is_found() {
+        let cpuinfo = "processor\t: 0\nmodel\t\t: 1\nmodel name\t: A CPU @ 3 GHz\nstepping\t: 1\n";
+        assert_eq!(cpu_model(cpuinfo), "A CPU @ 3 GHz");
+        assert_eq!(cpu_model("Hardware : x"), "an unknown CPU");
+    }
+}

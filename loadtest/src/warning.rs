@@ -1,0 +1,57 @@
+//! What somebody should know who is about to believe a result: faults of the measurement, not of
+//! the server. Codes are for programs, and stay as they are.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// A doubt about a result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Warning {
+    /// Which kind of doubt.
+    pub code: WarningCode,
+    /// What is the case, with its numbers, and what mends it.
+    pub text: String,
+}
+
+/// Kinds of doubts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WarningCode {
+    /// The measured windows of merged runs did not begin together.
+    BeginsApart,
+    /// Connections that were asked for never opened.
+    ConnectionsNotOpened,
+    /// The generator was built without optimization.
+    DebugBuild,
+    /// A thread of the generator had no time left.
+    GeneratorSaturated,
+    /// In an open loop, planned messages were not sent at all.
+    MessagesUnsent,
+    /// There was no correct echo in the measured window.
+    NothingMeasured,
+    /// Messages were sent late, compared with how long their echoes took.
+    SendLag,
+    /// The server's process ended before the measured window did.
+    ServerEnded,
+    /// Generator and server took CPUs away from each other.
+    SharedCpus,
+    /// The load started after the time that it was planned for.
+    StartedLate,
+    /// The limit on open files is below what the connections need.
+    TooFewDescriptors,
+    /// There are fewer local ports than connections.
+    TooFewPorts,
+}
+
+impl Warning {
+    pub(crate) fn new(code: WarningCode, text: impl Into<String>) -> Self {
+        Self { code, text: text.into() }
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
