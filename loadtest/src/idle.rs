@@ -1,7 +1,7 @@
 //! Idle connections: opens them, holds them while nothing is sent, and asks each at the end whether
 //! it is still there.
 //!
-//! The main thread conducts: it orders the same [`Task`] of all threads, waits until their
+//! The main thread conducts: it orders the same task of all threads, waits until their
 //! connections have done it, and reads between tasks how much memory the server uses.
 
 mod held;

@@ -1,6 +1,6 @@
 //! The rate of an open loop: how many messages a second are planned, and when each of them is.
 //!
-//! A [`Rate`] is what the command line says; [`Arrivals`] is that over a run's warm-up and measured
+//! A [`Rate`] is what the command line says; `Arrivals` is that over a run's warm-up and measured
 //! window: a function from a message's number to its instant, and nothing else. So a schedule that
 //! has fallen behind is a number, not a queue, and takes no memory.
 
