@@ -31,6 +31,7 @@ pub mod rate;
 pub mod report;
 pub mod request;
 pub mod run;
+mod screen;
 mod sender;
 pub mod stream;
 pub mod tally;

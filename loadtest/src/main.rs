@@ -67,8 +67,9 @@ fn run_load(args: &RunArgs) -> Result<bool, Fault> {
     let too_few = args.connections.prepare_process();
     warn(&too_few);
     let interrupted = interrupt_flag()?;
-    let mut report = run(plan, &interrupted, &mut Progress::default())
-        .map_err(|error| Fault::Failed(error.to_string()))?;
+    let mut progress = if args.full_screen { Progress::full_screen() } else { Progress::default() };
+    let mut report =
+        run(plan, &interrupted, &mut progress).map_err(|error| Fault::Failed(error.to_string()))?;
     let doubts = report.warnings.clone();
     report.warnings.extend(too_few);
     export::write(&report, &args.recording).map_err(Fault::Failed)?;

@@ -1,45 +1,83 @@
-//! The progress line: one line on standard error, rewritten in place, and only on a terminal.
+//! What a run shows of itself while it runs, on standard error, and only on a terminal: one line that
+//! is rewritten in place, or the whole [`Screen`].
 
 use std::{
     io::{IsTerminal, Write, stderr},
     time::{Duration, Instant},
 };
 
-/// How often the line is rewritten.
+use crate::{screen::Screen, timeline::Second};
+
+/// How often it is rewritten.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// A progress line, which disappears when this is dropped.
+/// Progress, which disappears when this is dropped.
 #[derive(Debug)]
 pub struct Progress {
-    on_terminal: bool,
+    view: View,
     last_shown: Option<Instant>,
 }
 
+#[derive(Debug)]
+enum View {
+    Nothing,
+    Line,
+    Screen(Box<Screen>),
+}
+
 impl Default for Progress {
+    /// The line.
     fn default() -> Self {
-        Self { on_terminal: stderr().is_terminal(), last_shown: None }
+        let view = if stderr().is_terminal() { View::Line } else { View::Nothing };
+        Self { view, last_shown: None }
     }
 }
 
 impl Progress {
+    /// The whole screen; the line, if the terminal cannot show that.
+    pub fn full_screen() -> Self {
+        let line = Self::default();
+        match line.view {
+            View::Line => Screen::enter().map_or(line, |screen| Self {
+                view: View::Screen(Box::new(screen)),
+                last_shown: None,
+            }),
+            _ => line,
+        }
+    }
+
     /// Shows what `line` says, if it is time to.
     pub(crate) fn show(&mut self, line: impl FnOnce(Duration) -> String) {
-        if !self.on_terminal {
+        self.show_with(&[], line);
+    }
+
+    /// Shows what `line` says and, if there is room, the seconds so far, if it is time to.
+    pub(crate) fn show_with(&mut self, seconds: &[Second], line: impl FnOnce(Duration) -> String) {
+        if matches!(self.view, View::Nothing) {
             return;
         }
         let now = Instant::now();
         let since_last = self.last_shown.map_or(INTERVAL, |last| now - last);
         if since_last >= INTERVAL {
             self.last_shown = Some(now);
+            let line = line(since_last);
             // Progress that cannot be shown is no reason to stop.
-            let _ = write!(stderr(), "\r{}\x1b[K", line(since_last));
+            let _ = match &mut self.view {
+                View::Nothing => Ok(()),
+                View::Line => write!(stderr(), "\r{line}\x1b[K"),
+                View::Screen(screen) => screen.draw(&line, seconds),
+            };
         }
     }
 
-    /// Removes the line.
+    /// Removes it.
     pub(crate) fn clear(&mut self) {
-        if self.last_shown.take().is_some() {
-            let _ = write!(stderr(), "\r\x1b[K");
+        match &self.view {
+            View::Line if self.last_shown.take().is_some() => {
+                let _ = write!(stderr(), "\r\x1b[K");
+            }
+            View::Screen(_) => self.view = View::Nothing,
+            _ => {}
         }
     }
 }

@@ -62,8 +62,9 @@ pub fn run(
     run.wait_for_connections();
     run.wait_for_start();
     let window = run.wait_for_window();
-    run.join()?;
+    // From here on a second Ctrl-C may end the program at any instant.
     run.progress.clear();
+    run.join()?;
     let recording = Recording::new(run.timeline, &run.schedule);
     let interrupted = interrupted.load(Relaxed);
     Ok(Report::new(&run.plan, recording, &run.schedule, interrupted, &window))
@@ -217,7 +218,7 @@ impl Run<'_> {
         let open = self.sum(|gauges| &gauges.open);
         let errors = self.sum(|gauges| &gauges.errors);
         let shown = &mut self.echoes_shown;
-        self.progress.show(|since_last| {
+        self.progress.show_with(self.timeline.seconds(), |since_last| {
             let rate = u128::from(echoes - *shown) * 1000 / since_last.as_millis().max(1);
             *shown = echoes;
             format!(

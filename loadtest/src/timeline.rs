@@ -203,6 +203,11 @@ impl Timeline {
         self.seconds.push(Second::new(&tally));
     }
 
+    /// The seconds that all threads have left behind.
+    pub(crate) fn seconds(&self) -> &[Second] {
+        &self.seconds
+    }
+
     /// The total and all seconds, when all threads have ended.
     fn finish(mut self) -> (Tally, Vec<Second>) {
         self.collect();

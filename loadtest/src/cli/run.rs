@@ -39,6 +39,10 @@ pub struct RunArgs {
     #[command(flatten)]
     pub recording: RecordingArgs,
 
+    /// On a terminal, show rate, latency and errors over time while it runs, on the whole screen
+    #[arg(long)]
+    pub full_screen: bool,
+
     /// Also report what the server's process PID uses: CPU time for each message, and memory
     #[arg(long, value_name = "PID", value_parser = process)]
     pub server_pid: Option<u32>,

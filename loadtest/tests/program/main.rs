@@ -13,4 +13,5 @@ mod lying;
 mod merging;
 mod open_loop;
 mod reach;
+mod screen;
 mod servers;
