@@ -45,8 +45,9 @@ pub(crate) async fn drive(
     next_planned: u64,
     worker: &Worker,
 ) -> Option<u64> {
-    let connection = Connection::new(worker, next_planned);
-    let OpenConnection { stream, early } = opened;
+    let OpenConnection { stream, early, compression } = opened;
+    worker.tally.borrow_mut().compressed += u64::from(compression);
+    let connection = Connection::new(worker, compression, next_planned);
     let end = match stream {
         Stream::Plain(read_half, write_half) => {
             connection.drive(read_half, write_half, early, index).await
@@ -83,6 +84,8 @@ impl End {
 /// What the two directions of one connection tell each other.
 struct Connection<'w> {
     worker: &'w Worker,
+    /// Whether messages are compressed.
+    compression: bool,
     in_flight: RefCell<InFlight>,
     /// The number in the run of the next message, in an open loop.
     next_planned: Cell<u64>,
@@ -97,9 +100,10 @@ struct Connection<'w> {
 }
 
 impl<'w> Connection<'w> {
-    fn new(worker: &'w Worker, next_planned: u64) -> Self {
+    fn new(worker: &'w Worker, compression: bool, next_planned: u64) -> Self {
         Self {
             worker,
+            compression,
             in_flight: RefCell::default(),
             next_planned: Cell::new(next_planned),
             passed_over: Cell::new(0),
@@ -125,8 +129,9 @@ impl<'w> Connection<'w> {
     ) -> Option<End> {
         let worker = self.worker;
         let sequence = worker.rng.borrow_mut().next_u64();
-        let verifier = Verifier::new(sequence, worker.plan.echo_kind, &worker.payloads);
-        let sender = FrameSender::new(sequence, worker.plan.echo_kind, worker.plan.fragments);
+        let (plan, compression) = (&worker.plan, self.compression);
+        let verifier = Verifier::new(sequence, plan.echo_kind, compression, &worker.payloads);
+        let sender = FrameSender::new(sequence, plan.echo_kind, plan.fragments, compression);
         let mut receive = pin!(self.receive(read_half, verifier, early));
         let mut send = pin!(self.send(write_half, sender));
         let mut received = None;
@@ -313,7 +318,8 @@ impl<'w> Connection<'w> {
             && sender.may_begin(buffer)
             && let Some(instants) = self.due(in_flight.len())
         {
-            sender.begin(buffer, &self.worker.payloads, &mut rng);
+            let mut deflater = self.worker.deflater.borrow_mut();
+            sender.begin(buffer, &self.worker.payloads, &mut deflater, &mut rng);
             in_flight.sent(instants);
             if self.worker.is_open_loop() {
                 self.worker.count_planned(instants);

@@ -6,7 +6,7 @@ use http::HeaderValue;
 use monoio::time::timeout;
 
 use crate::{
-    handshake::{Handshake, HandshakeError, RESPONSE_HEAD_LEN_MAX},
+    handshake::{Accepted, Handshake, HandshakeError, RESPONSE_HEAD_LEN_MAX},
     request::{Field, Request, Subprotocol},
     stream::{self, Endpoint, ReadHalf, Sources, Stream, WriteHalf},
     tally::ConnectionError,
@@ -69,6 +69,12 @@ impl Connector {
         }
     }
 
+    /// The same, with an offer of permessage-deflate or without.
+    #[must_use]
+    pub fn offering_compression(self, compression: bool) -> Self {
+        Self { request: self.request.offering_compression(compression), ..self }
+    }
+
     /// Where connections go to.
     pub fn url(&self) -> &str {
         &self.url
@@ -89,14 +95,14 @@ impl Connector {
             Ok(connected) => connected?,
             Err(_) => return Err(ConnectionError::ConnectTimeout(limit)),
         };
-        let early = match &mut stream {
+        let (early, compression) = match &mut stream {
             Stream::Plain(reader, writer) => self.shake_hands(nonce, reader, writer).await?,
             Stream::Tls(halves) => {
                 let (reader, writer) = &mut **halves;
                 self.shake_hands(nonce, reader, writer).await?
             }
         };
-        Ok(OpenConnection { stream, early })
+        Ok(OpenConnection { stream, early, compression })
     }
 
     async fn connect(&self) -> Result<Stream, ConnectionError> {
@@ -109,13 +115,14 @@ impl Connector {
         Ok(Stream::Tls(Box::new(secured.map_err(ConnectionError::Tls)?)))
     }
 
-    /// The opening handshake. Returns what arrived behind the response head.
+    /// The opening handshake. Returns what arrived behind the response head, and whether messages
+    /// may be compressed.
     async fn shake_hands(
         &self,
         nonce: [u8; 16],
         reader: &mut impl ReadHalf,
         writer: &mut impl WriteHalf,
-    ) -> Result<Vec<u8>, ConnectionError> {
+    ) -> Result<(Vec<u8>, bool), ConnectionError> {
         let handshake = Handshake::new(&self.request, nonce);
         let (sent, _) = writer.write_all(handshake.request()).await;
         sent.map_err(|_| ConnectionError::HandshakeCutOff)?;
@@ -127,8 +134,8 @@ impl Connector {
                 Ok(0) | Err(_) => return Err(ConnectionError::HandshakeCutOff),
                 Ok(_) => response.extend_from_slice(&chunk),
             }
-            if let Some(head_len) = handshake.check(&response)? {
-                return Ok(response.split_off(head_len));
+            if let Some(Accepted { head_len, compression }) = handshake.check(&response)? {
+                return Ok((response.split_off(head_len), compression));
             }
             if response.len() > RESPONSE_HEAD_LEN_MAX {
                 return Err(HandshakeError::HeadTooLong.into());
@@ -142,4 +149,6 @@ pub(crate) struct OpenConnection {
     pub(crate) stream: Stream,
     /// What arrived behind the response head.
     pub(crate) early: Vec<u8>,
+    /// Whether messages may be compressed.
+    pub(crate) compression: bool,
 }

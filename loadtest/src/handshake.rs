@@ -9,7 +9,7 @@ use http::header::{
 use sha1::{Digest, Sha1};
 use thiserror::Error;
 
-use crate::request::Request;
+use crate::{deflate, request::Request};
 
 /// The longest response head that is accepted, in bytes.
 pub(crate) const RESPONSE_HEAD_LEN_MAX: usize = 16 * 1024;
@@ -45,6 +45,15 @@ pub(crate) struct Handshake<'r> {
     key: String,
 }
 
+/// What a response agrees to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Accepted {
+    /// Bytes of the response head.
+    pub(crate) head_len: usize,
+    /// Whether messages may be compressed.
+    pub(crate) compression: bool,
+}
+
 impl<'r> Handshake<'r> {
     /// A handshake with `nonce` as its key.
     pub(crate) fn new(request: &'r Request, nonce: [u8; 16]) -> Self {
@@ -56,8 +65,8 @@ impl<'r> Handshake<'r> {
         self.request.with_key(&self.key)
     }
 
-    /// Checks the response, and says how many bytes its head takes; `None` while it is not whole.
-    pub(crate) fn check(&self, response: &[u8]) -> Result<Option<usize>, HandshakeError> {
+    /// Checks the response; `None` while it is not whole.
+    pub(crate) fn check(&self, response: &[u8]) -> Result<Option<Accepted>, HandshakeError> {
         let mut fields = [httparse::EMPTY_HEADER; RESPONSE_FIELDS_MAX];
         let mut head = httparse::Response::new(&mut fields);
         let len = match head.parse(response) {
@@ -69,13 +78,16 @@ impl<'r> Handshake<'r> {
             Err(error) => return Err(HandshakeError::NotHttp(error)),
         };
         match head.code {
-            Some(101) => self.check_fields(head.headers)?,
-            code => return Err(HandshakeError::Status(code.unwrap_or(0))),
+            Some(101) => {
+                let compression = self.check_fields(head.headers)?;
+                Ok(Some(Accepted { head_len: len, compression }))
+            }
+            code => Err(HandshakeError::Status(code.unwrap_or(0))),
         }
-        Ok(Some(len))
     }
 
-    fn check_fields(&self, fields: &[httparse::Header<'_>]) -> Result<(), HandshakeError> {
+    /// Whether messages may be compressed, if the fields are as they should be.
+    fn check_fields(&self, fields: &[httparse::Header<'_>]) -> Result<bool, HandshakeError> {
         if !has_token(fields, &UPGRADE, b"websocket") {
             return Err(HandshakeError::UpgradeMissing);
         }
@@ -91,19 +103,19 @@ impl<'r> Handshake<'r> {
         //# that was not present in the client's handshake (the server has
         //# indicated an extension not requested by the client), the client
         //# MUST _Fail the WebSocket Connection_.
-        let extension = values(fields, &SEC_WEBSOCKET_EXTENSIONS).find(|value| !value.is_empty());
-        //= https://www.rfc-editor.org/rfc/rfc6455#section-4.1
-        //# If the response includes a |Sec-WebSocket-Protocol| header field
-        //# and this header field indicates the use of a subprotocol that was
-        //# not present in the client's handshake (the server has indicated a
-        //# subprotocol not requested by the client), the client MUST _Fail
-        //# the WebSocket Connection_.
         let subprotocol = values(fields, &SEC_WEBSOCKET_PROTOCOL)
             .find(|value| !value.is_empty() && !self.request.offers(value));
-        if extension.or(subprotocol).is_some() {
+        if subprotocol.is_some() {
             return Err(HandshakeError::Unasked);
         }
-        Ok(())
+        let extensions: Vec<&[u8]> = values(fields, &SEC_WEBSOCKET_EXTENSIONS).collect();
+        let extensions = String::from_utf8(extensions.join(&b","[..])).unwrap_or_default();
+        match deflate::agrees(&extensions) {
+            Some(compression) if self.request.offers_compression() || !compression => {
+                Ok(compression)
+            }
+            _ => Err(HandshakeError::Unasked),
+        }
     }
 
     /// The `sec-websocket-accept` that belongs to the key (§4.2.2).
@@ -140,7 +152,7 @@ mod tests {
     }
 
     /// RFC 6455 §1.3: the key is "dGhlIHNhbXBsZSBub25jZQ==".
-    fn check(response: &[u8]) -> Result<Option<usize>, HandshakeError> {
+    fn check(response: &[u8]) -> Result<Option<Accepted>, HandshakeError> {
         Handshake::new(&request(), *b"the sample nonce").check(response)
     }
 
@@ -155,7 +167,8 @@ mod tests {
             assert_eq!(check(&ACCEPTED.as_bytes()[..len]), Ok(None), "{len} bytes");
         }
         let with_frame = [ACCEPTED.as_bytes(), b"\x81\x00"].concat();
-        assert_eq!(check(&with_frame), Ok(Some(ACCEPTED.len())));
+        let accepted = Accepted { head_len: ACCEPTED.len(), compression: false };
+        assert_eq!(check(&with_frame), Ok(Some(accepted)));
     }
 
     #[test]
@@ -165,9 +178,27 @@ mod tests {
         {
             let field = format!("\r\nsec-websocket-protocol: {granted}\r\n\r\n");
             let response = ACCEPTED.replace("\r\n\r\n", &field);
-            let expected =
-                if accepted { Ok(Some(response.len())) } else { Err(HandshakeError::Unasked) };
+            let head_len = response.len();
+            let expected = if accepted {
+                Ok(Some(Accepted { head_len, compression: false }))
+            } else {
+                Err(HandshakeError::Unasked)
+            };
             assert_eq!(check(response.as_bytes()), expected, "{granted}");
+        }
+    }
+
+    #[test]
+    fn compression_is_offered_and_may_be_granted_or_not() {
+        let request = request().offering_compression(true);
+        let handshake = Handshake::new(&request, *b"the sample nonce");
+        let request = String::from_utf8(handshake.request()).unwrap();
+        let field = format!("\r\nSec-WebSocket-Extensions: {}\r\n\r\n", deflate::OFFER);
+        assert!(request.ends_with(&field), "{request}");
+        let granted = ACCEPTED.replace("\r\n\r\n", &field);
+        for (response, compression) in [(&granted[..], true), (ACCEPTED, false)] {
+            let accepted = handshake.check(response.as_bytes()).unwrap().unwrap();
+            assert_eq!(accepted.compression, compression);
         }
     }
 

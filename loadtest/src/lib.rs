@@ -12,6 +12,7 @@
 pub mod cli;
 mod client;
 pub mod connector;
+mod deflate;
 mod encoding;
 pub mod export;
 mod fine_timer;

@@ -46,6 +46,8 @@ pub struct Plan {
     pub reconnect: bool,
     /// When the load starts, if not as soon as the connections are open.
     pub start_at: Option<SystemTime>,
+    /// Whether permessage-deflate is offered to the server.
+    pub compression: bool,
     /// How long the load runs before the measured window.
     pub warmup: Duration,
     /// The measured window.

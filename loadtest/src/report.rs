@@ -61,6 +61,8 @@ pub struct Report {
     pub payload_bytes: usize,
     /// Frames that each message was sent in.
     pub fragments: usize,
+    /// Whether compression was offered, and on how many connections it was agreed to.
+    pub compression: Option<CompressionReport>,
     /// What of the echoes was compared with their messages.
     pub verify: Verify,
     /// Whether the messages were texts.
@@ -131,6 +133,13 @@ pub struct Connections {
     /// How often a lost one was opened again; `None` if that was not asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reopened: Option<u64>,
+}
+
+/// How compression was agreed to.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct CompressionReport {
+    /// Connections on which messages were compressed, also those that were opened again.
+    pub connections: u64,
 }
 
 /// Latencies, in microseconds.
@@ -211,6 +220,9 @@ impl Report {
             payload: plan.payload.source.to_string(),
             fragments: plan.fragments,
             verify: plan.payload.verify,
+            compression: plan
+                .compression
+                .then_some(CompressionReport { connections: tally.compressed }),
             payload_bytes: plan.payload.source.len_mean(),
             text: plan.payload.kind == PayloadKind::Text,
             warmup_seconds: plan.warmup.as_secs_f64(),
@@ -269,6 +281,17 @@ impl Report {
         }
         if let Some(text) = self.send_lag() {
             warn(WarningCode::SendLag, text);
+        }
+        let opened = self.connections.opened;
+        if let Some(CompressionReport { connections }) = self.compression
+            && connections < opened
+        {
+            let text = format!(
+                "the server declined --compression on {} of {}",
+                grouped(opened - connections),
+                counted(opened, "connection"),
+            );
+            warn(WarningCode::CompressionDeclined, text);
         }
         if let Some(open_loop) = self.open_loop.as_ref().filter(|open_loop| open_loop.unsent > 0) {
             let text = format!(
@@ -489,6 +512,9 @@ impl Report {
         )?;
         if self.fragments > 1 {
             write!(f, ", in {} fragments", grouped(self.fragments as u64))?;
+        }
+        if self.compression.is_some_and(|compression| compression.connections > 0) {
+            f.write_str(", compressed")?;
         }
         match self.verify {
             Verify::Full => {}

@@ -11,7 +11,7 @@ use http::{
     },
 };
 
-use crate::target::Target;
+use crate::{deflate, target::Target};
 
 /// Fields without which a request would be no opening handshake, or another one than the generator
 /// believes.
@@ -80,6 +80,7 @@ pub(crate) struct Request {
     /// Up to the value of the last field, which is the key's.
     front: Vec<u8>,
     subprotocols: Vec<Subprotocol>,
+    compression: bool,
 }
 
 impl Request {
@@ -115,12 +116,28 @@ impl Request {
             append(name.as_str(), value.as_bytes());
         }
         front.extend_from_slice(b"Sec-WebSocket-Key: ");
-        Self { front, subprotocols: subprotocols.to_vec() }
+        Self { front, subprotocols: subprotocols.to_vec(), compression: false }
+    }
+
+    /// The same request, with an offer of permessage-deflate or without.
+    pub(crate) fn offering_compression(self, compression: bool) -> Self {
+        Self { compression, ..self }
     }
 
     /// The request with a key.
     pub(crate) fn with_key(&self, key: &str) -> Vec<u8> {
-        [&self.front, key.as_bytes(), b"\r\n\r\n"].concat()
+        let mut head = [&self.front, key.as_bytes(), b"\r\n"].concat();
+        if self.compression {
+            let field = ["Sec-WebSocket-Extensions: ", deflate::OFFER, "\r\n"].concat();
+            head.extend_from_slice(field.as_bytes());
+        }
+        head.extend_from_slice(b"\r\n");
+        head
+    }
+
+    /// Whether it offers permessage-deflate.
+    pub(crate) fn offers_compression(&self) -> bool {
+        self.compression
     }
 
     /// Whether it offers a subprotocol.

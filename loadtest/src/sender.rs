@@ -11,6 +11,7 @@ use ringecho::protocol::{
 };
 
 use crate::{
+    deflate::Deflater,
     payload::{Message, Payloads},
     plan::EchoKind,
 };
@@ -27,16 +28,44 @@ pub(crate) struct FrameSender {
     echo_kind: EchoKind,
     /// Frames of each message.
     fragments: usize,
+    compression: bool,
     unfinished: Option<Unfinished>,
 }
 
 /// A message of which the front is already produced.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Unfinished {
-    message: Message,
+    body: Body,
     /// Bytes of payload that are produced.
     position: usize,
     fragment: Fragment,
+}
+
+/// What the frames of a message consist of.
+#[derive(Debug)]
+enum Body {
+    /// Its payload.
+    Plain(Message),
+    /// Its payload, compressed.
+    Deflated(Vec<u8>),
+}
+
+impl Body {
+    #[inline]
+    fn len(&self) -> usize {
+        match self {
+            Self::Plain(message) => message.len(),
+            Self::Deflated(bytes) => bytes.len(),
+        }
+    }
+
+    #[inline]
+    fn append(&self, from: usize, len: usize, payloads: &Payloads, buffer: &mut Vec<u8>) {
+        match self {
+            Self::Plain(message) => payloads.append(message, from, len, buffer),
+            Self::Deflated(bytes) => buffer.extend_from_slice(&bytes[from..from + len]),
+        }
+    }
 }
 
 /// A frame of a message whose header is produced.
@@ -51,8 +80,13 @@ struct Fragment {
 
 impl FrameSender {
     /// A stream whose first message has the number `sequence`, in so many fragments each.
-    pub(crate) fn new(sequence: u64, echo_kind: EchoKind, fragments: usize) -> Self {
-        Self { sequence, echo_kind, fragments, unfinished: None }
+    pub(crate) fn new(
+        sequence: u64,
+        echo_kind: EchoKind,
+        fragments: usize,
+        compression: bool,
+    ) -> Self {
+        Self { sequence, echo_kind, fragments, compression, unfinished: None }
     }
 
     /// Whether all messages so far are whole, so that a control frame may come next.
@@ -78,11 +112,25 @@ impl FrameSender {
     /// Appends the next message to `buffer`, which [may](Self::may_begin) take it, or as much of it
     /// as fits.
     #[inline]
-    pub(crate) fn begin(&mut self, buffer: &mut Vec<u8>, payloads: &Payloads, rng: &mut SmallRng) {
+    pub(crate) fn begin(
+        &mut self,
+        buffer: &mut Vec<u8>,
+        payloads: &Payloads,
+        deflater: &mut Option<Deflater>,
+        rng: &mut SmallRng,
+    ) {
         let message = payloads.message(self.sequence);
         self.sequence = self.sequence.wrapping_add(1);
-        let fragment = self.begin_fragment(0, message.len(), payloads, buffer, rng);
-        self.append(Unfinished { message, position: 0, fragment }, buffer, payloads, rng);
+        let body = match deflater {
+            Some(deflater) if self.compression => {
+                let mut payload = Vec::with_capacity(message.len());
+                payloads.append(&message, 0, message.len(), &mut payload);
+                Body::Deflated(deflater.deflate(&payload))
+            }
+            _ => Body::Plain(message),
+        };
+        let fragment = self.begin_fragment(0, body.len(), payloads, buffer, rng);
+        self.append(Unfinished { body, position: 0, fragment }, buffer, payloads, rng);
     }
 
     /// Appends the header of fragment `number` of a message of `len` bytes.
@@ -102,7 +150,14 @@ impl FrameSender {
             EchoKind::Bytes => [0; 4],
         };
         let opcode = if number == 0 { payloads.kind().opcode() } else { OpCode::Continuation };
-        append_header(number + 1 == self.fragments, opcode, end - start, key, buffer);
+        let header = FrameHeader {
+            fin: number + 1 == self.fragments,
+            rsv1: self.compression && number == 0,
+            opcode,
+            masking_key: Some(key),
+            payload_len: (end - start) as u64,
+        };
+        append_header(header, buffer);
         Fragment { number, key, start, end }
     }
 
@@ -115,11 +170,11 @@ impl FrameSender {
         payloads: &Payloads,
         rng: &mut SmallRng,
     ) {
-        let Unfinished { message, mut position, mut fragment } = unfinished;
+        let Unfinished { body, mut position, mut fragment } = unfinished;
         loop {
             let produced = buffer.len();
             let len = (fragment.end - position).min(WRITE_LEN_MAX.saturating_sub(produced));
-            payloads.append(&message, position, len, buffer);
+            body.append(position, len, payloads, buffer);
             unmask(&mut buffer[produced..], rotate(fragment.key, position - fragment.start));
             position += len;
             let is_last = fragment.number + 1 == self.fragments;
@@ -127,11 +182,11 @@ impl FrameSender {
                 return;
             }
             if buffer.len() >= WRITE_LEN_MAX {
-                self.unfinished = Some(Unfinished { message, position, fragment });
+                self.unfinished = Some(Unfinished { body, position, fragment });
                 return;
             }
             let number = fragment.number + 1;
-            fragment = self.begin_fragment(number, message.len(), payloads, buffer, rng);
+            fragment = self.begin_fragment(number, body.len(), payloads, buffer, rng);
         }
     }
 }
@@ -144,7 +199,7 @@ pub(crate) fn append_control_frame(
     buffer: &mut Vec<u8>,
 ) {
     let key = rng.next_u32().to_ne_bytes();
-    append_header(true, opcode, payload.len(), key, buffer);
+    append_header(whole_frame(opcode, payload.len(), key), buffer);
     let start = buffer.len();
     buffer.extend_from_slice(payload);
     unmask(&mut buffer[start..], key);
@@ -152,26 +207,12 @@ pub(crate) fn append_control_frame(
 
 /// Bytes of a frame with this payload.
 pub(crate) fn frame_len(payload_len: usize) -> usize {
-    header(true, OpCode::Binary, payload_len, [0; 4]).encoded_len() + payload_len
+    whole_frame(OpCode::Binary, payload_len, [0; 4]).encoded_len() + payload_len
 }
 
-#[inline]
-fn append_header(
-    fin: bool,
-    opcode: OpCode,
-    payload_len: usize,
-    key: [u8; 4],
-    buffer: &mut Vec<u8>,
-) {
-    let mut bytes = [0; FRAME_HEADER_LEN_MAX];
-    let len = header(fin, opcode, payload_len, key).encode(&mut bytes);
-    buffer.extend_from_slice(&bytes[..len]);
-}
-
-#[inline]
-fn header(fin: bool, opcode: OpCode, payload_len: usize, key: [u8; 4]) -> FrameHeader {
+fn whole_frame(opcode: OpCode, payload_len: usize, key: [u8; 4]) -> FrameHeader {
     FrameHeader {
-        fin,
+        fin: true,
         rsv1: false,
         opcode,
         masking_key: Some(key),
@@ -179,12 +220,22 @@ fn header(fin: bool, opcode: OpCode, payload_len: usize, key: [u8; 4]) -> FrameH
     }
 }
 
+#[inline]
+fn append_header(header: FrameHeader, buffer: &mut Vec<u8>) {
+    let mut bytes = [0; FRAME_HEADER_LEN_MAX];
+    let len = header.encode(&mut bytes);
+    buffer.extend_from_slice(&bytes[..len]);
+}
+
 #[cfg(test)]
 mod tests {
     use rand::SeedableRng;
 
     use super::*;
-    use crate::payload::{PayloadKind, PayloadPlan};
+    use crate::{
+        deflate::Inflater,
+        payload::{PayloadKind, PayloadPlan},
+    };
 
     fn payloads(kind: PayloadKind, len: usize, rng: &mut SmallRng) -> Payloads {
         Payloads::new(&PayloadPlan::generated(kind, len), rng)
@@ -200,7 +251,6 @@ mod tests {
         let mut frames = Vec::new();
         while !bytes.is_empty() {
             let (header, len) = FrameHeader::decode(bytes).unwrap().unwrap();
-            assert!(!header.rsv1);
             let end = len + header.payload_len as usize;
             let mut payload = bytes[len..end].to_vec();
             unmask(&mut payload, header.masking_key.unwrap());
@@ -215,10 +265,10 @@ mod tests {
         let mut rng = SmallRng::seed_from_u64(1);
         let payloads = payloads(PayloadKind::Text, 200, &mut rng);
         let mut buffer = Vec::new();
-        let mut sender = FrameSender::new(7, EchoKind::Messages, 1);
+        let mut sender = FrameSender::new(7, EchoKind::Messages, 1, false);
         for _ in 0..16 {
             assert!(sender.may_begin(&buffer));
-            sender.begin(&mut buffer, &payloads, &mut rng);
+            sender.begin(&mut buffer, &payloads, &mut None, &mut rng);
         }
         assert!(sender.between_messages());
 
@@ -236,14 +286,14 @@ mod tests {
     fn a_long_frame_comes_in_pieces_of_bounded_length() {
         let mut rng = SmallRng::seed_from_u64(2);
         let payloads = payloads(PayloadKind::Binary, 1_000_001, &mut rng);
-        let mut sender = FrameSender::new(0, EchoKind::Messages, 1);
+        let mut sender = FrameSender::new(0, EchoKind::Messages, 1, false);
         let mut stream = Vec::new();
         let mut begun = 0;
         while begun < 3 || !sender.between_messages() {
             let mut buffer = Vec::new();
             sender.finish(&mut buffer, &payloads, &mut rng);
             while begun < 3 && sender.may_begin(&buffer) {
-                sender.begin(&mut buffer, &payloads, &mut rng);
+                sender.begin(&mut buffer, &payloads, &mut None, &mut rng);
                 begun += 1;
             }
             assert!(buffer.len() <= WRITE_LEN_MAX + FRAME_HEADER_LEN_MAX);
@@ -262,9 +312,9 @@ mod tests {
         let mut rng = SmallRng::seed_from_u64(4);
         for (len, fragments) in [(0, 3), (2, 3), (100, 1), (100, 7), (200_000, 5), (9, 1024)] {
             let payloads = payloads(PayloadKind::Text, len, &mut rng);
-            let mut sender = FrameSender::new(7, EchoKind::Messages, fragments);
+            let mut sender = FrameSender::new(7, EchoKind::Messages, fragments, false);
             let mut stream = Vec::new();
-            sender.begin(&mut stream, &payloads, &mut rng);
+            sender.begin(&mut stream, &payloads, &mut None, &mut rng);
             while !sender.between_messages() {
                 let mut buffer = Vec::new();
                 sender.finish(&mut buffer, &payloads, &mut rng);
@@ -285,13 +335,33 @@ mod tests {
     }
 
     #[test]
+    fn a_compressed_message_says_so_in_its_first_frame() {
+        let mut rng = SmallRng::seed_from_u64(5);
+        let payloads = payloads(PayloadKind::Text, 1000, &mut rng);
+        let mut sender = FrameSender::new(7, EchoKind::Messages, 2, true);
+        let mut buffer = Vec::new();
+        sender.begin(&mut buffer, &payloads, &mut Some(Deflater::default()), &mut rng);
+        let frames = decode(&buffer);
+        let rsv1: Vec<bool> = frames.iter().map(|frame| frame.header.rsv1).collect();
+        assert_eq!(rsv1, [true, false]);
+        let mut inflater = Inflater::default();
+        let mut whole = Vec::new();
+        for frame in &frames {
+            inflater.inflate(&frame.payload, |bytes| whole.extend_from_slice(bytes)).unwrap();
+        }
+        inflater.end(|bytes| whole.extend_from_slice(bytes)).unwrap();
+        assert!(payloads.matches(&payloads.message(7), 0, &whole));
+        assert_eq!(whole.len(), 1000);
+    }
+
+    #[test]
     fn a_frame_without_payload_is_a_frame() {
         let mut rng = SmallRng::seed_from_u64(3);
         let payloads = payloads(PayloadKind::Binary, 0, &mut rng);
         let mut buffer = Vec::new();
-        let mut sender = FrameSender::new(0, EchoKind::Messages, 1);
+        let mut sender = FrameSender::new(0, EchoKind::Messages, 1, false);
         for _ in 0..2 {
-            sender.begin(&mut buffer, &payloads, &mut rng);
+            sender.begin(&mut buffer, &payloads, &mut None, &mut rng);
             assert!(sender.between_messages());
         }
         assert_eq!(decode(&buffer).len(), 2);

@@ -188,7 +188,7 @@ pub struct WrongEchoCounts {
 impl WrongEchoCounts {
     fn of(&mut self, wrong: WrongEcho) -> &mut u64 {
         match wrong {
-            WrongEcho::Differs { .. } => &mut self.corrupted,
+            WrongEcho::Differs { .. } | WrongEcho::NotDeflated => &mut self.corrupted,
             WrongEcho::TooShort(_) => &mut self.truncated,
             WrongEcho::TooLong(_) => &mut self.extended,
             WrongEcho::TextAsBinary | WrongEcho::BinaryAsText => &mut self.retyped,
@@ -217,6 +217,8 @@ impl WrongEchoCounts {
 pub(crate) struct Tally {
     /// Connections whose opening handshake succeeded.
     pub(crate) opened: u64,
+    /// Connections whose messages are compressed, also those that were opened again.
+    pub(crate) compressed: u64,
     /// Opened connections that an error ended.
     pub(crate) lost: u64,
     /// Lost connections that were opened again.
@@ -269,6 +271,7 @@ impl Tally {
     pub(crate) fn clear(&mut self) {
         let Self {
             opened,
+            compressed,
             lost,
             reopened,
             echoes,
@@ -279,7 +282,8 @@ impl Tally {
             wrong_echoes,
             causes,
         } = self;
-        for count in [opened, lost, reopened, echoes, echoes_measured, payload_measured] {
+        for count in [opened, compressed, lost, reopened, echoes, echoes_measured, payload_measured]
+        {
             *count = 0;
         }
         histograms.clear();
@@ -291,6 +295,7 @@ impl Tally {
     /// Adds another one's counts.
     pub(crate) fn merge(&mut self, other: &Self) {
         self.opened += other.opened;
+        self.compressed += other.compressed;
         self.lost += other.lost;
         self.reopened += other.reopened;
         self.echoes += other.echoes;

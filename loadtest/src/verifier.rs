@@ -16,6 +16,7 @@ use ringecho::protocol::{
 use thiserror::Error;
 
 use crate::{
+    deflate::{Inflater, NotDeflated},
     passed_over::PassedOver,
     payload::{IDENTITY_LEN, Message, PayloadKind, Payloads},
     plan::EchoKind,
@@ -71,6 +72,8 @@ pub(crate) enum WrongEcho {
     TooShort(usize),
     #[error("an echo has more bytes of payload than the {0} of its message")]
     TooLong(usize),
+    #[error("an echo is not compressed as RFC 7692 says")]
+    NotDeflated,
     #[error("a text message came back as binary")]
     TextAsBinary,
     #[error("a binary message came back as text")]
@@ -118,6 +121,12 @@ pub(crate) struct Verifier {
     position: usize,
     /// Whether the message has begun and its last frame has not.
     fragmented: bool,
+    /// Whether the server may compress messages.
+    compression: bool,
+    /// Whether the present message is compressed.
+    deflated: bool,
+    /// Once a compressed message has come.
+    inflater: Option<Box<Inflater>>,
     doubt: Option<Doubt>,
     passed_over: PassedOver,
 }
@@ -160,7 +169,12 @@ const NEXT: Role = Role::Next { passed_over: 0 };
 
 impl Verifier {
     /// Expects the echo of message `sequence` first.
-    pub(crate) fn new(sequence: u64, echo_kind: EchoKind, payloads: &Payloads) -> Self {
+    pub(crate) fn new(
+        sequence: u64,
+        echo_kind: EchoKind,
+        compression: bool,
+        payloads: &Payloads,
+    ) -> Self {
         Self {
             phase: Phase::FrameHeader,
             held: Vec::new(),
@@ -169,6 +183,9 @@ impl Verifier {
             expected: payloads.message(sequence),
             position: 0,
             fragmented: false,
+            compression,
+            deflated: false,
+            inflater: None,
             doubt: None,
             passed_over: PassedOver::default(),
         }
@@ -232,7 +249,11 @@ impl Verifier {
                 let (payload, behind) = rest.split_at(here);
                 let remaining = remaining - here as u64;
                 self.phase = Phase::Data { remaining, fin };
-                self.compare(payload, in_flight, payloads);
+                if self.deflated {
+                    self.inflate(Some(payload), in_flight, payloads);
+                } else {
+                    self.compare(payload, in_flight, payloads);
+                }
                 if remaining == 0 {
                     self.end_data_frame(fin, in_flight, payloads, received);
                 }
@@ -308,7 +329,11 @@ impl Verifier {
             (EchoKind::Messages, Some(_)) => return Err(Violation::Masked.into()),
             (EchoKind::Bytes, None) => return Err(Violation::NotMasked.into()),
         }
-        if header.rsv1 {
+        //= https://www.rfc-editor.org/rfc/rfc7692#section-6.1
+        //# An endpoint MUST NOT set the "Per-Message Compressed" bit of control
+        //# frames and non-first fragments of a data message.
+        let may_be_deflated = matches!(header.opcode, OpCode::Text | OpCode::Binary);
+        if header.rsv1 && !(self.compression && may_be_deflated) {
             return Err(ProtocolError::ReservedBitSet.into());
         }
         match (header.opcode, self.fragmented) {
@@ -325,6 +350,10 @@ impl Verifier {
             }
             (OpCode::Text | OpCode::Binary, false) => {
                 self.begin_message(header.opcode, in_flight, payloads.kind());
+                self.deflated = header.rsv1;
+                if self.deflated {
+                    self.inflater.get_or_insert_default().begin();
+                }
             }
             (OpCode::Continuation, true) => {}
         }
@@ -345,6 +374,27 @@ impl Verifier {
             self.doubt = Some(Doubt::Unidentified(Vec::new()));
         } else if retyped.is_some() {
             self.doubt = Some(Doubt::Identified { role: NEXT, wrong: retyped });
+        }
+    }
+
+    /// Compares what the next bytes of a compressed message inflate to, or without bytes what is
+    /// left at its end.
+    fn inflate(&mut self, bytes: Option<&[u8]>, in_flight: usize, payloads: &Payloads) {
+        let Some(mut inflater) = self.inflater.take() else {
+            return;
+        };
+        let compare = |piece: &[u8]| self.compare(piece, in_flight, payloads);
+        let outcome = match bytes {
+            Some(bytes) => inflater.inflate(bytes, compare),
+            None => inflater.end(compare),
+        };
+        self.inflater = Some(inflater);
+        if outcome == Err(NotDeflated) {
+            // What follows of the message cannot be understood.
+            self.deflated = false;
+            let role = if in_flight > 0 { NEXT } else { Role::Unasked };
+            let wrong = Some(WrongEcho::NotDeflated);
+            self.doubt = Some(Doubt::Identified { role, wrong });
         }
     }
 
@@ -432,6 +482,9 @@ impl Verifier {
         self.fragmented = !fin;
         if !fin {
             return;
+        }
+        if self.deflated {
+            self.inflate(None, in_flight, payloads);
         }
         if self.doubt.is_none() && self.position == self.expected.len() {
             received.echoes += 1;
@@ -554,7 +607,8 @@ mod tests {
     }
 
     fn consume(stream: &[u8], in_flight: usize, payloads: &Payloads) -> Received {
-        Verifier::new(FIRST, EchoKind::Messages, payloads).consume(stream, in_flight, payloads)
+        Verifier::new(FIRST, EchoKind::Messages, false, payloads)
+            .consume(stream, in_flight, payloads)
     }
 
     fn end_of(stream: &[u8], payloads: &Payloads) -> Option<StreamEnd> {
@@ -580,7 +634,7 @@ mod tests {
         sent: usize,
         payloads: &Payloads,
     ) -> Account {
-        let mut verifier = Verifier::new(FIRST, EchoKind::Messages, payloads);
+        let mut verifier = Verifier::new(FIRST, EchoKind::Messages, false, payloads);
         let mut account = Account::default();
         let mut in_flight = sent;
         for mut rest in chunks {

@@ -32,6 +32,8 @@ pub enum WarningCode {
     NothingMeasured,
     /// Messages were sent late, compared with how long their echoes took.
     SendLag,
+    /// The server did not agree to `--compression` everywhere.
+    CompressionDeclined,
     /// The server's process ended before the measured window did.
     ServerEnded,
     /// Generator and server took CPUs away from each other.

@@ -23,6 +23,7 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use crate::{
     client,
     connector::OpenConnection,
+    deflate::Deflater,
     fine_timer::FineTimer,
     latency::{InFlight, Instants},
     pacer::pace,
@@ -78,6 +79,7 @@ pub(crate) struct Worker {
     pub(crate) plan: Arc<Plan>,
     pub(crate) schedule: Arc<Schedule>,
     pub(crate) payloads: Payloads,
+    pub(crate) deflater: RefCell<Option<Deflater>>,
     pub(crate) rng: RefCell<SmallRng>,
     /// What was counted since it was last handed over.
     pub(crate) tally: RefCell<Tally>,
@@ -150,6 +152,7 @@ impl Worker {
     ) -> Self {
         let mut rng = SmallRng::from_rng(&mut rand::rng());
         let connections = plan.connections_of(number);
+        let deflater = plan.compression.then(Deflater::default);
         let arrivals = match &plan.load {
             Load::Closed => None,
             Load::Open(rate) => Some(Arrivals::new(rate, plan.warmup, plan.duration)),
@@ -160,6 +163,7 @@ impl Worker {
             plan,
             schedule,
             gauges,
+            deflater: RefCell::new(deflater),
             rng: RefCell::new(rng),
             tally: RefCell::default(),
             portions,

@@ -28,6 +28,7 @@ const WARMUP: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1
 /// Flags about the load.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct LoadArgs {
     /// Messages in flight on each connection: always, or with --rate at most [default: 1; with
     /// --rate 1,048,576 divided among the connections, but at most 65,536 each]
@@ -52,6 +53,11 @@ pub struct LoadArgs {
     /// Send each message in N frames
     #[arg(long, value_name = "N", default_value = "1", value_parser = number(FRAGMENTS))]
     pub fragments: usize,
+
+    /// Offer permessage-deflate without context takeover, and compress messages where the server
+    /// accepts it
+    #[arg(long, conflicts_with = "raw_tcp")]
+    pub compression: bool,
 
     /// What of an echo is compared with its message: everything, its length, or nothing
     #[arg(long, value_name = "WHAT", default_value = "full")]
@@ -87,12 +93,13 @@ impl LoadArgs {
         server_pid: Option<u32>,
     ) -> Result<Plan, PlanError> {
         Ok(Plan {
-            connector: connections.connector(target)?,
+            connector: connections.connector(target)?.offering_compression(self.compression),
             connections: connections.connections,
             load: self.rate.clone().map_or(Load::Closed, Load::Open),
             depth: self.depth(connections.connections),
             payload: self.payload_plan()?,
             fragments: self.fragments,
+            compression: self.compression,
             echo_kind: if self.raw_tcp { EchoKind::Bytes } else { EchoKind::Messages },
             reconnect: self.reconnect,
             start_at: None,

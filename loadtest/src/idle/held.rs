@@ -86,7 +86,8 @@ impl Held {
         early: Vec<u8>,
         holder: &Holder,
     ) -> Result<(), ConnectionError> {
-        let mut verifier = Verifier::new(self.sequence, EchoKind::Messages, &holder.payloads);
+        let mut verifier =
+            Verifier::new(self.sequence, EchoKind::Messages, false, &holder.payloads);
         self.verify(&mut verifier, &early, holder)?;
         drop(early);
         let mut buffer = Vec::with_capacity(READ_LEN);
@@ -173,8 +174,8 @@ impl Held {
         match self.task.take() {
             None => {}
             Some(Task::Echo) => {
-                let mut sender = FrameSender::new(self.sequence, EchoKind::Messages, 1);
-                sender.begin(buffer, &holder.payloads, &mut rng);
+                let mut sender = FrameSender::new(self.sequence, EchoKind::Messages, 1, false);
+                sender.begin(buffer, &holder.payloads, &mut None, &mut rng);
                 debug_assert!(sender.between_messages(), "the message fits into one write");
                 self.echo_awaited.set(true);
             }
@@ -195,7 +196,7 @@ impl Held {
 
 /// Holds a connection until it ends, and counts why if that was before its time.
 pub(super) async fn hold(connection: OpenConnection, held: Rc<Held>, holder: Rc<Holder>) {
-    let OpenConnection { stream, early } = connection;
+    let OpenConnection { stream, early, .. } = connection;
     let end = match stream {
         Stream::Plain(read_half, write_half) => {
             until_end(read_half, write_half, early, &held, &holder).await
