@@ -2,6 +2,7 @@
 
 use std::{net::TcpListener, process, sync::Mutex, sync::mpsc};
 
+use serde_json::Value;
 use tungstenite::protocol::frame::{CloseFrame, coding::CloseCode};
 
 use crate::{
@@ -9,12 +10,24 @@ use crate::{
     servers::{Server, accept_with_early_bytes},
 };
 
+const SCHEMA: &str = include_str!("../../idle.schema.json");
+
 /// Holds 20 connections of a server.
 fn idle(url: &str, arguments: &str) -> Outcome {
     let arguments = format!("idle {url} -c 20 -t 2 --duration 100ms {arguments} --json -");
     let outcome = Outcome::read_any(&program(&arguments).output().unwrap());
-    assert_matches(&outcome.report, include_str!("../../idle.schema.json"));
+    assert_matches(&outcome.report, SCHEMA);
     outcome
+}
+
+#[test]
+fn what_a_run_reports_too_has_the_same_shape() {
+    let ours: Value = serde_json::from_str(SCHEMA).unwrap();
+    let of_a_run: Value = serde_json::from_str(include_str!("../../report.schema.json")).unwrap();
+    for path in ["/$defs/latency", "/properties/causes", "/properties/errors/required"] {
+        assert!(ours.pointer(path).is_some());
+        assert_eq!(ours.pointer(path), of_a_run.pointer(path), "{path}");
+    }
 }
 
 #[test]
