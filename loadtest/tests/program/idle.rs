@@ -24,9 +24,13 @@ fn idle(url: &str, arguments: &str) -> Outcome {
 fn what_a_run_reports_too_has_the_same_shape() {
     let ours: Value = serde_json::from_str(SCHEMA).unwrap();
     let of_a_run: Value = serde_json::from_str(include_str!("../../report.schema.json")).unwrap();
-    for path in ["/$defs/latency", "/properties/causes", "/properties/errors/required"] {
+    for (path, in_a_run) in [
+        ("/$defs/latency", "/$defs/latency"),
+        ("/properties/causes", "/$defs/causes"),
+        ("/properties/errors/required", "/$defs/errors/required"),
+    ] {
         assert!(ours.pointer(path).is_some());
-        assert_eq!(ours.pointer(path), of_a_run.pointer(path), "{path}");
+        assert_eq!(ours.pointer(path), of_a_run.pointer(in_a_run), "{path}");
     }
 }
 
