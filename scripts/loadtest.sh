@@ -7,7 +7,8 @@
 #                                                           ringecho-loadtest
 #
 # Environment: DURATION (5s) and WARMUP (1s) of each run, CONNECTIONS (64),
-#              SERVER_FLAGS (none), more flags for the server.
+#              SERVER_FLAGS (none), more flags for the server; REPORTS (none), a folder for an
+#              HTML report of each run in the table.
 # Exit code:   0 if every message of every run was echoed correctly.
 set -euo pipefail
 
@@ -113,7 +114,7 @@ print_table() {
     for payload in "${PAYLOADS[@]}"; do
         for depth in "${DEPTHS[@]}"; do
             drive --payload "$payload" --depth "$depth" --json "$work_dir/result.json" \
-                >/dev/null || status=1
+                ${REPORTS:+--html="$REPORTS/${payload}x$depth.html"} >/dev/null || status=1
             # shellcheck disable=SC2059
             printf "$row" "$payload" "$depth" \
                 "$(printf '%.0f' "$(number '' messages_per_second)")" \
@@ -144,5 +145,6 @@ start_server
 if (($# > 0)); then
     drive "$@"
 else
+    [[ -z ${REPORTS:-} ]] || mkdir -p "$REPORTS"
     print_table
 fi
