@@ -10,9 +10,9 @@ use monoio::time::sleep;
 
 use crate::{fine_timer::FineTimer, worker::Worker};
 
-/// The shortest sleep. Messages that become due within it are sent together: up to 50,000 wake-ups
-/// a second are cheap beside their messages, and other tasks get their turn in between.
-const SLEEP_MIN: Duration = Duration::from_micros(20);
+/// The shortest sleep. Messages that become due within it are sent together, and other tasks get
+/// their turn in between. At 50,000 messages a second, 20 us took twice as much time in user space.
+const SLEEP_MIN: Duration = Duration::from_micros(50);
 
 /// How often is looked whether the schedule is known.
 const SCHEDULE_INTERVAL: Duration = Duration::from_millis(1);
