@@ -10,6 +10,7 @@ mod load;
 mod merge;
 mod output;
 mod run;
+mod search;
 mod values;
 
 use std::{net::IpAddr, path::PathBuf};
@@ -20,10 +21,11 @@ use thiserror::Error;
 pub use self::{
     connection::ConnectionArgs,
     idle::IdleArgs,
-    load::LoadArgs,
+    load::{LoadArgs, RateArgs},
     merge::MergeArgs,
     output::{HistogramArgs, OutputArgs, RecordingArgs},
     run::RunArgs,
+    search::SearchArgs,
     values::AddressList,
 };
 use crate::{payload_files::PayloadFilesError, target::ResolveError, tls::TlsError};
@@ -61,6 +63,13 @@ pub enum Command {
     /// for each. The exit code is 0 if all were opened and still there, 1 if not.
     Idle(Box<IdleArgs>),
 
+    /// Finds the highest rate that a server sustains under a target such as --slo 'p99<2ms'
+    ///
+    /// Each rate is tried in a run of its own: doubled until one is too high, then halving the gap,
+    /// then the rate that was found again. The exit code is 0 if one was found and confirmed, and 1
+    /// if not.
+    Search(Box<SearchArgs>),
+
     /// Merges the results of runs on several machines, exactly: percentiles are those of all messages
     ///
     /// The exit code is 0 if every message of every run was echoed correctly, and 1 if not.
@@ -95,6 +104,17 @@ pub enum PlanError {
     /// A flag about TLS, with a URL without.
     #[error("{0} is for wss://, and the URL is one of ws://")]
     WithoutTls(&'static str),
+    /// Rates to search that are none.
+    #[error(
+        "invalid value '{max_rate}' for '--max-rate <RATE>': expected at least --start-rate, which \
+         is {start_rate}"
+    )]
+    MaxRate {
+        /// The highest.
+        max_rate: f64,
+        /// The first.
+        start_rate: f64,
+    },
     /// An address to connect from that leads nowhere.
     #[error(
         "invalid value '{source_address}' for '--source <LIST>': the server's address is {target}, \

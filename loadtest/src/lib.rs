@@ -2,7 +2,8 @@
 //! of every echo.
 //!
 //! The command line ([`cli`]) becomes a [`plan::Plan`]; [`run::run`] carries it out, one thread per
-//! core, and returns a [`report::Report`], as text and as JSON. The rest is private:
+//! core, and returns a [`report::Report`], as text and as JSON; [`search`] carries out many. The
+//! rest is private:
 //!
 //! ```text
 //! run -> worker (one thread) -> connector (opens a connection) -> {stream -> tls, handshake}
@@ -11,6 +12,7 @@
 
 pub mod cli;
 mod client;
+pub mod condition;
 pub mod connector;
 mod deflate;
 mod encoding;
@@ -33,6 +35,7 @@ pub mod report;
 pub mod request;
 pub mod run;
 mod screen;
+pub mod search;
 mod sender;
 pub mod stream;
 pub mod tally;

@@ -12,11 +12,12 @@ use std::{
 use clap::Parser;
 use mimalloc::MiMalloc;
 use ringecho_loadtest::{
-    cli::{Cli, Command, IdleArgs, MergeArgs, RunArgs},
+    cli::{Cli, Command, IdleArgs, MergeArgs, RunArgs, SearchArgs},
     export, idle,
     merge::MergedReport,
     progress::Progress,
     run::run,
+    search,
 };
 use serde::Serialize;
 use signal_hook::{
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command() {
         Command::Run(args) => run_load(&args),
         Command::Idle(args) => hold_idle(&args),
+        Command::Search(args) => search_rate(&args),
         Command::Merge(args) => merge(&args),
     };
     match outcome {
@@ -88,6 +90,18 @@ fn hold_idle(args: &IdleArgs) -> Result<bool, Fault> {
         .map_err(|error| Fault::Failed(error.to_string()))?;
     publish(&report, Some(report.to_string()), args.json.as_deref())?;
     warn(&report.warnings());
+    Ok(report.is_success())
+}
+
+/// Searches the highest rate under a target, and says whether it was found.
+fn search_rate(args: &SearchArgs) -> Result<bool, Fault> {
+    let plan = args.plan().map_err(|error| Fault::Usage(error.to_string()))?;
+    warn(&args.connections.prepare_process());
+    let interrupted = interrupt_flag()?;
+    let report = search::run(&plan, &interrupted, &mut Progress::default())
+        .map_err(|error| Fault::Failed(error.to_string()))?;
+    publish(&report, Some(report.to_string()), args.output.json.as_deref())?;
+    warn(report.warnings());
     Ok(report.is_success())
 }
 

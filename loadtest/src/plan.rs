@@ -1,7 +1,10 @@
 //! What is sent, and when: the [`Plan`] of a run, and the [`Schedule`] that all threads follow.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -25,10 +28,10 @@ const BACKLOG_GRACE_NS: u64 = BACKLOG_GRACE.as_nanos() as u64;
 const OPEN_LOOP_LEAD: Duration = Duration::from_millis(20);
 
 /// Everything that a run needs to know; validated by the command line.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Plan {
-    /// Where to, and how.
-    pub connector: Connector,
+    /// Where to, and how. Source addresses go on in turn from one run to the next.
+    pub connector: Arc<Connector>,
     /// Connections over all threads, at least 1.
     pub connections: usize,
     /// When messages are sent.

@@ -70,6 +70,14 @@ impl Progress {
         }
     }
 
+    /// Shows what will stay when the rest is gone, on a line of its own.
+    pub(crate) fn note(&mut self, line: &str) {
+        self.clear();
+        if matches!(self.view, View::Line) {
+            let _ = writeln!(stderr(), "{line}");
+        }
+    }
+
     /// Removes it.
     pub(crate) fn clear(&mut self) {
         match &self.view {

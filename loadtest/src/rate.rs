@@ -92,7 +92,8 @@ fn parse_step(text: &str) -> Result<Step, RateError> {
     }
 }
 
-fn parse_number(text: &str) -> Result<f64, RateError> {
+/// Parses messages a second, such as `50k`.
+pub(crate) fn parse_number(text: &str) -> Result<f64, RateError> {
     let text = text.trim();
     let (digits, unit) = match text.as_bytes().last() {
         Some(b'k' | b'K') => (&text[..text.len() - 1], 1e3),

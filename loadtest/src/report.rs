@@ -143,7 +143,7 @@ pub struct CompressionReport {
 }
 
 /// Latencies, in microseconds.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub struct LatencyReport {
     /// The shortest.
     pub min: f64,
@@ -166,7 +166,7 @@ pub struct LatencyReport {
 }
 
 /// What a process used in the measured window.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub struct UsageReport {
     /// The process.
     pub pid: u32,
@@ -181,7 +181,7 @@ pub struct UsageReport {
 }
 
 /// CPU time.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub struct CpuReport {
     /// In the program.
     pub user: f64,
@@ -317,7 +317,8 @@ impl Report {
         warnings
     }
 
-    fn unopened_connections(&self) -> Option<String> {
+    /// In words, if there are any.
+    pub(crate) fn unopened_connections(&self) -> Option<String> {
         let Connections { requested, opened, .. } = self.connections;
         let unopened = requested as u64 - opened;
         let cause = self.causes.first().map_or_else(String::new, |cause| format!(": {cause}"));

@@ -35,6 +35,9 @@ pub enum RunError {
     /// A thread's runtime failed.
     #[error("a thread could not run: {0}")]
     Thread(io::Error),
+    /// Nobody is there; only where several runs belong together.
+    #[error("{0}")]
+    NotOpened(String),
     /// A thread panicked, and has said why.
     #[error("a thread panicked")]
     Panic,
@@ -68,6 +71,22 @@ pub fn run(
     let recording = Recording::new(run.timeline, &run.schedule);
     let interrupted = interrupted.load(Relaxed);
     Ok(Report::new(&run.plan, recording, &run.schedule, interrupted, &window))
+}
+
+/// Carries out a plan which is one of several that belong together: they make no sense if not one
+/// connection opens.
+pub(crate) fn run_opened(
+    plan: Plan,
+    interrupted: &AtomicBool,
+    progress: &mut Progress,
+) -> Result<Report, RunError> {
+    let report = run(plan, interrupted, progress)?;
+    match report.unopened_connections() {
+        Some(text) if report.connections.opened == 0 && !report.interrupted => {
+            Err(RunError::NotOpened(text))
+        }
+        _ => Ok(report),
+    }
 }
 
 /// What the processes have used, at the beginning and at the end of the measured window.

@@ -1,6 +1,6 @@
 //! Flags about the load: what is sent, and for how long.
 
-use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf, sync::Arc, time::Duration};
 
 use bytesize::ByteSize;
 
@@ -30,16 +30,10 @@ const WARMUP: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1
 #[group(skip)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct LoadArgs {
-    /// Messages in flight on each connection: always, or with --rate at most [default: 1; with
-    /// --rate 1,048,576 divided among the connections, but at most 65,536 each]
+    /// Messages in flight on each connection: always, or at a rate at most [default: 1; at a rate
+    /// 1,048,576 divided among the connections, but at most 65,536 each]
     #[arg(long, value_name = "N", value_parser = number(DEPTH))]
     pub depth: Option<usize>,
-
-    /// Send this many messages a second in all, at planned instants, whether the server keeps up or
-    /// not: 50k, a ramp "10k..100k over 60s", or steps "10k,20k,50k over 30s" (without "over", they
-    /// take --duration; the warm-up has the first rate)
-    #[arg(long, value_name = "RATE")]
-    pub rate: Option<Rate>,
 
     /// Payload of each message, such as 64, 16KiB or 1MB; or a range such as 16..64KiB, from which
     /// sizes are drawn so that each doubling is as likely as any other
@@ -85,18 +79,21 @@ pub struct LoadArgs {
 }
 
 impl LoadArgs {
-    /// The plan of this load on `connections` to `target`, whose process may be `server_pid`.
+    /// The plan of `load` on `connections` to `target`, whose process may be `server_pid`.
     pub fn plan(
         &self,
         target: &Target,
+        load: Load,
         connections: &ConnectionArgs,
         server_pid: Option<u32>,
     ) -> Result<Plan, PlanError> {
         Ok(Plan {
-            connector: connections.connector(target)?.offering_compression(self.compression),
+            connector: Arc::new(
+                connections.connector(target)?.offering_compression(self.compression),
+            ),
             connections: connections.connections,
-            load: self.rate.clone().map_or(Load::Closed, Load::Open),
-            depth: self.depth(connections.connections),
+            depth: self.depth(&load, connections.connections),
+            load,
             payload: self.payload_plan()?,
             fragments: self.fragments,
             compression: self.compression,
@@ -124,13 +121,31 @@ impl LoadArgs {
         Ok(PayloadPlan { kind, source, verify: self.verify })
     }
 
-    fn depth(&self, connections: usize) -> usize {
-        match (self.depth, &self.rate) {
+    fn depth(&self, load: &Load, connections: usize) -> usize {
+        match (self.depth, load) {
             (Some(depth), _) => depth,
-            (None, None) => 1,
-            (None, Some(_)) => {
+            (None, Load::Closed) => 1,
+            (None, Load::Open(_)) => {
                 (OPEN_LOOP_IN_FLIGHT / connections).clamp(*DEPTH.start(), *DEPTH.end())
             }
         }
+    }
+}
+
+/// When messages are sent.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub struct RateArgs {
+    /// Send this many messages a second in all, at planned instants, whether the server keeps up or
+    /// not: 50k, a ramp "10k..100k over 60s", or steps "10k,20k,50k over 30s" (without "over", they
+    /// take --duration; the warm-up has the first rate)
+    #[arg(long, value_name = "RATE")]
+    pub rate: Option<Rate>,
+}
+
+impl RateArgs {
+    /// When that is.
+    pub fn load(&self) -> Load {
+        self.rate.clone().map_or(Load::Closed, Load::Open)
     }
 }

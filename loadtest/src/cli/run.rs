@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::{
-    ConnectionArgs, LoadArgs, OutputArgs, PlanError, RecordingArgs,
+    ConnectionArgs, LoadArgs, OutputArgs, PlanError, RateArgs, RecordingArgs,
     values::{instant, process},
 };
 use crate::{plan::Plan, target::Target};
@@ -25,6 +25,10 @@ pub struct RunArgs {
     /// What is sent.
     #[command(flatten)]
     pub load: LoadArgs,
+
+    /// When it is sent.
+    #[command(flatten)]
+    pub rate: RateArgs,
 
     /// When to start the load, connections being open by then: in RFC 3339 such as
     /// 2026-01-31T12:00:00Z, or in seconds since 1970. For runs on several machines
@@ -51,7 +55,8 @@ pub struct RunArgs {
 impl RunArgs {
     /// Resolves and completes what the command line says.
     pub fn plan(&self) -> Result<Plan, PlanError> {
-        let plan = self.load.plan(&self.url, &self.connections, self.server_pid)?;
+        let plan =
+            self.load.plan(&self.url, self.rate.load(), &self.connections, self.server_pid)?;
         Ok(Plan { start_at: self.start_at, ..plan })
     }
 }

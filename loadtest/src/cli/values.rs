@@ -64,6 +64,18 @@ pub(super) fn time(
     }
 }
 
+/// A parser of percentages in `range`.
+pub(super) fn percentage(
+    range: RangeInclusive<f64>,
+) -> impl Fn(&str) -> Result<f64, String> + Clone {
+    move |text| {
+        let show = |percent: f64| format!("{percent}%");
+        let percent = text.strip_suffix('%').and_then(|number| number.parse().ok());
+        let percent = percent.ok_or_else(|| not_in(&range, "a percentage", show))?;
+        within(percent, &range, "a percentage", show)
+    }
+}
+
 /// The most addresses that a list may have.
 const ADDRESSES_MAX: usize = 65_536;
 

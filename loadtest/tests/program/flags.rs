@@ -78,6 +78,38 @@ fn rates_that_cannot_be_planned_are_refused() {
 }
 
 #[test]
+fn searches_that_cannot_be_carried_out_are_refused() {
+    let metrics = "p50, p90, p99, p99.9, p99.99, max, mean, errors";
+    for (slo, reason) in [
+        ("p99", "expected METRIC<VALUE or METRIC>VALUE, such as p99<2ms".to_owned()),
+        ("p95<2ms", format!("\"p95\" is no metric that can be bounded here; expected {metrics}")),
+        (
+            "p99<2",
+            "\"2\" is no value of p99; expected a time such as 500us, 1.5ms or 2s".to_owned(),
+        ),
+    ] {
+        assert_refused(
+            &format!("search {URL} --slo {slo}"),
+            &format!("invalid value '{slo}' for '--slo <CONDITION>': {reason}"),
+        );
+    }
+    let search = format!("search {URL} --slo p99<2ms");
+    for precision in ["5", "0.5%", "51%", "nan%"] {
+        assert_refused(
+            &format!("{search} --precision {precision}"),
+            &format!(
+                "invalid value '{precision}' for '--precision <PERCENT>': expected a percentage \
+                 from 1% to 50%"
+            ),
+        );
+    }
+    assert_refused(
+        &format!("{search} --start-rate 2k --max-rate 500"),
+        "invalid value '500' for '--max-rate <RATE>': expected at least --start-rate, which is 2000",
+    );
+}
+
+#[test]
 fn urls_that_cannot_be_driven_are_refused_with_the_reason() {
     for (url, reason) in [
         (

@@ -122,13 +122,13 @@ pub(crate) fn assert_matches_schema(report: &Value) {
     assert_matches(report, include_str!("../../report.schema.json"));
 }
 
-/// Asserts that the result of `merge` is as the schema says.
+/// Asserts that the result of a subcommand is as the schema's definition `name` says.
 #[track_caller]
-pub(crate) fn assert_matches_merged_schema(report: &Value) {
+pub(crate) fn assert_matches_definition(report: &Value, name: &str) {
     let mut schema: Value = serde_json::from_str(include_str!("../../report.schema.json")).unwrap();
     let definitions = schema["$defs"].take();
-    let merged = json!({ "$ref": "#/$defs/merged", "$defs": definitions });
-    assert_matches(report, &merged.to_string());
+    let schema = json!({ "$ref": format!("#/$defs/{name}"), "$defs": definitions });
+    assert_matches(report, &schema.to_string());
 }
 
 /// Asserts that a result has the shape that `schema` describes.

@@ -15,4 +15,5 @@ mod merging;
 mod open_loop;
 mod reach;
 mod screen;
+mod search;
 mod servers;

@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    invocation::{Files, Outcome, assert_matches_merged_schema, program, run},
+    invocation::{Files, Outcome, assert_matches_definition, program, run},
     servers::{Server, corrupted},
 };
 
@@ -21,7 +21,7 @@ fn merge(files: &Files, arguments: &str) -> (Option<i32>, Value, String) {
     let stderr = String::from_utf8(output.stderr).unwrap();
     let merged: Value = serde_json::from_str(&files.read("merged.json"))
         .unwrap_or_else(|error| panic!("{error}: {stderr}"));
-    assert_matches_merged_schema(&merged);
+    assert_matches_definition(&merged, "merged");
     let text = String::from_utf8(output.stdout).unwrap();
     (output.status.code(), merged, text + &stderr)
 }
