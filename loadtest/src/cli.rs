@@ -4,6 +4,8 @@
 //! Without a subcommand it is a run. Each subcommand's flags are a struct in a file of its own;
 //! flags that several share are structs that these flatten.
 
+mod check;
+mod compare;
 mod connection;
 mod idle;
 mod load;
@@ -19,6 +21,8 @@ use clap::{Parser, Subcommand};
 use thiserror::Error;
 
 pub use self::{
+    check::CheckArgs,
+    compare::CompareArgs,
     connection::ConnectionArgs,
     idle::IdleArgs,
     load::{LoadArgs, RateArgs},
@@ -28,14 +32,17 @@ pub use self::{
     search::SearchArgs,
     values::AddressList,
 };
-use crate::{payload_files::PayloadFilesError, target::ResolveError, tls::TlsError};
+use crate::{
+    baseline::BaselineError, payload_files::PayloadFilesError, target::ResolveError, tls::TlsError,
+};
 
 /// Drives a WebSocket echo server, as fast as it answers or at a rate, and verifies every echo
 ///
 /// Each connection keeps --depth messages in flight: a new one is sent for each echo that arrives.
 /// With --rate messages are sent at planned instants instead, and latency counts from these.
 /// The result goes to standard output, progress and warnings go to standard error. The exit code is
-/// 0 if every message was echoed correctly, 1 if not, and 2 if a flag is wrong.
+/// 0 if every message was echoed correctly, 1 if not, 2 if a flag is wrong, and 3 if a condition of
+/// --fail-if holds.
 #[derive(Debug, Parser)]
 #[command(
     name = "ringecho-loadtest",
@@ -69,6 +76,12 @@ pub enum Command {
     /// then the rate that was found again. The exit code is 0 if one was found and confirmed, and 1
     /// if not.
     Search(Box<SearchArgs>),
+
+    /// Compares two servers under the same load, in turn: ratios with confidence intervals
+    ///
+    /// The ratios are those of B to A. The exit code is 0 if every message was echoed correctly, 1 if
+    /// not, and 3 if a condition of --fail-if holds.
+    Compare(Box<CompareArgs>),
 
     /// Merges the results of runs on several machines, exactly: percentiles are those of all messages
     ///
@@ -114,6 +127,22 @@ pub enum PlanError {
         max_rate: f64,
         /// The first.
         start_rate: f64,
+    },
+    /// A condition about something that is not going to be measured.
+    #[error("invalid value '{condition}' for '--fail-if <CONDITION>': that needs {flag}")]
+    FailIf {
+        /// As it was written.
+        condition: String,
+        /// What has it measured.
+        flag: &'static str,
+    },
+    /// The earlier result.
+    #[error("invalid value '{}' for '--baseline <FILE>': {cause}", path.display())]
+    Baseline {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: BaselineError,
     },
     /// An address to connect from that leads nowhere.
     #[error(

@@ -1,7 +1,8 @@
-//! Conditions on results, such as `p99<2ms`: a metric, `<` or `>`, and a value with its unit.
+//! Conditions on results, such as `p99<2ms` or `ratio.p99>1.1`: a metric, `<` or `>`, and a value
+//! with its unit. One small language for goals (`--slo`) and for failures (`--fail-if`).
 //!
-//! A [`Condition`] is no more than text that was understood; [`Measurement`] is what it is held
-//! against.
+//! A [`Condition`] is no more than text that was understood; [`Measurement`] and [`Ratios`] are what
+//! it is held against.
 
 #![expect(
     clippy::cast_precision_loss,
@@ -15,7 +16,8 @@ use serde::{Deserialize, Serialize, Serializer};
 use thiserror::Error;
 
 use crate::{
-    report::{LatencyReport, Report, grouped},
+    rate::parse_number,
+    report::{LatencyReport, Report, UsageReport, grouped, rate},
     tally::ErrorCounts,
 };
 
@@ -36,6 +38,10 @@ pub enum Metric {
     Max,
     /// The mean latency.
     Mean,
+    /// Correct echoes.
+    MessagesPerSecond,
+    /// CPU time of the server.
+    ServerCpuPerMessage,
     /// Everything that went wrong.
     Errors,
 }
@@ -45,11 +51,29 @@ pub enum Metric {
 enum Unit {
     /// Times, in microseconds.
     Time,
+    /// Messages a second.
+    Rate,
     /// Whole numbers.
     Count,
+    /// One of the others, divided by its like.
+    Ratio,
 }
 
 impl Metric {
+    /// Everything that is measured.
+    const ALL: [Self; 10] = [
+        Self::MessagesPerSecond,
+        Self::P50,
+        Self::P90,
+        Self::P99,
+        Self::P99_9,
+        Self::P99_99,
+        Self::Max,
+        Self::Mean,
+        Self::ServerCpuPerMessage,
+        Self::Errors,
+    ];
+
     /// What a goal can be about.
     const GOALS: [Self; 8] = [
         Self::P50,
@@ -72,6 +96,8 @@ impl Metric {
             Self::P99_99 => "p99.99",
             Self::Max => "max",
             Self::Mean => "mean",
+            Self::MessagesPerSecond => "messages_per_second",
+            Self::ServerCpuPerMessage => "server_cpu_per_message",
             Self::Errors => "errors",
         }
     }
@@ -79,8 +105,19 @@ impl Metric {
     fn unit(self) -> Unit {
         match self {
             Self::Errors => Unit::Count,
+            Self::MessagesPerSecond => Unit::Rate,
             _ => Unit::Time,
         }
+    }
+
+    /// Whether it makes sense to divide one by another: there should be no errors at all.
+    fn has_ratio(self) -> bool {
+        self != Self::Errors
+    }
+
+    /// A value of it, with its unit.
+    pub(crate) fn show(self, value: f64) -> String {
+        self.unit().show(value)
     }
 }
 
@@ -88,6 +125,8 @@ impl Unit {
     fn parse(self, text: &str) -> Option<f64> {
         match self {
             Self::Time => parse_us(text),
+            Self::Rate => parse_number(text).ok(),
+            Self::Ratio => parse_amount(text),
             Self::Count => text.parse().ok().map(|count: u64| count as f64),
         }
     }
@@ -95,13 +134,18 @@ impl Unit {
     fn expected(self) -> &'static str {
         match self {
             Self::Time => "a time such as 500us, 1.5ms or 2s",
+            Self::Rate => "messages/s from 1 to 100M, such as 500, 50k or 1.5M",
+            Self::Ratio => "a number such as 1.1",
             Self::Count => "a whole number",
         }
     }
 
     fn show(self, value: f64) -> String {
         match self {
+            Self::Time if value < 10.0 => format!("{value:.3} us"),
             Self::Time => format!("{value:.1} us"),
+            Self::Rate => rate(value),
+            Self::Ratio => format!("{value:.3}"),
             Self::Count => grouped(value as u64),
         }
     }
@@ -126,6 +170,33 @@ fn parse_amount(text: &str) -> Option<f64> {
     (amount.is_finite() && amount >= 0.0).then_some(amount)
 }
 
+/// What a condition is about: a metric, or its ratio to another result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subject {
+    pub(crate) metric: Metric,
+    pub(crate) is_ratio: bool,
+}
+
+impl Subject {
+    fn value_of(metric: Metric) -> Self {
+        Self { metric, is_ratio: false }
+    }
+
+    fn ratio_of(metric: Metric) -> Self {
+        Self { metric, is_ratio: true }
+    }
+
+    fn unit(self) -> Unit {
+        if self.is_ratio { Unit::Ratio } else { self.metric.unit() }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.is_ratio { "ratio." } else { "" }, self.metric.name())
+    }
+}
+
 /// On which side of its bound a value has to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Relation {
@@ -137,7 +208,7 @@ enum Relation {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Condition {
     text: String,
-    metric: Metric,
+    subject: Subject,
     relation: Relation,
     bound: f64,
 }
@@ -162,7 +233,7 @@ pub enum ConditionError {
         /// As it was written.
         value: String,
         /// What it would be a value of.
-        metric: &'static str,
+        metric: String,
         /// What is one.
         expected: &'static str,
     },
@@ -174,32 +245,41 @@ pub enum ConditionError {
 impl Condition {
     /// Parses a goal of a search: a bound from above on latency or errors.
     pub fn goal(text: &str) -> Result<Self, ConditionError> {
-        let goal = Self::parse(text, &Metric::GOALS)?;
+        let goal = Self::parse(text, &Metric::GOALS.map(Subject::value_of))?;
         if goal.relation == Relation::Above {
             return Err(ConditionError::GoalAbove);
         }
         Ok(goal)
     }
 
-    fn parse(text: &str, allowed: &[Metric]) -> Result<Self, ConditionError> {
+    /// Parses a failure: a bound on a metric or on a ratio, from either side.
+    pub fn failure(text: &str) -> Result<Self, ConditionError> {
+        let ratios = Metric::ALL.into_iter().filter(|metric| metric.has_ratio());
+        let values = Metric::ALL.into_iter().map(Subject::value_of);
+        let allowed: Vec<Subject> = values.chain(ratios.map(Subject::ratio_of)).collect();
+        Self::parse(text, &allowed)
+    }
+
+    fn parse(text: &str, allowed: &[Subject]) -> Result<Self, ConditionError> {
         let at = text.find(['<', '>']).ok_or(ConditionError::Relation)?;
         let (name, value) = (text[..at].trim(), text[at + 1..].trim());
         let relation = if text[at..].starts_with('<') { Relation::Below } else { Relation::Above };
-        let metric = allowed.iter().find(|metric| metric.name() == name).ok_or_else(|| {
-            let names: Vec<&str> = allowed.iter().map(|metric| metric.name()).collect();
+        let subject = allowed.iter().find(|subject| subject.to_string() == name);
+        let subject = *subject.ok_or_else(|| {
+            let names: Vec<String> = allowed.iter().map(ToString::to_string).collect();
             ConditionError::Metric { name: name.to_owned(), allowed: names.join(", ") }
         })?;
-        let bound = metric.unit().parse(value).ok_or_else(|| ConditionError::Value {
+        let bound = subject.unit().parse(value).ok_or_else(|| ConditionError::Value {
             value: value.to_owned(),
-            metric: metric.name(),
-            expected: metric.unit().expected(),
+            metric: subject.to_string(),
+            expected: subject.unit().expected(),
         })?;
-        Ok(Self { text: text.to_owned(), metric: *metric, relation, bound })
+        Ok(Self { text: text.to_owned(), subject, relation, bound })
     }
 
     /// What it is about.
-    pub(crate) fn metric(&self) -> Metric {
-        self.metric
+    pub(crate) fn subject(&self) -> Subject {
+        self.subject
     }
 
     /// Whether a value is on the right side of the bound.
@@ -212,15 +292,19 @@ impl Condition {
 
     /// Whether it holds. It does not, if its metric was not measured.
     pub(crate) fn holds(&self, measurement: &Measurement) -> bool {
-        measurement.value(self.metric).is_some_and(|value| self.admits(value))
+        measurement.value(self.subject.metric).is_some_and(|value| self.admits(value))
     }
 
     /// What its metric was, in words.
     pub(crate) fn describe(&self, measurement: &Measurement) -> String {
-        let name = self.metric.name();
-        measurement.value(self.metric).map_or_else(
-            || format!("{name} not measured"),
-            |value| format!("{name} {}", self.metric.unit().show(value)),
+        self.describe_value(measurement.value(self.subject.metric))
+    }
+
+    fn describe_value(&self, value: Option<f64>) -> String {
+        let subject = self.subject;
+        value.map_or_else(
+            || format!("{subject} not measured"),
+            |value| format!("{subject} {}", subject.unit().show(value)),
         )
     }
 }
@@ -237,6 +321,68 @@ impl Serialize for Condition {
     }
 }
 
+/// A condition that must not hold, and whether it does.
+#[derive(Clone, Debug, Serialize)]
+pub struct Check {
+    condition: Condition,
+    /// Of what it is about, in microseconds if it is a time; `None` if that was not measured.
+    value: Option<f64>,
+    /// It holds, or nobody can tell.
+    failed: bool,
+}
+
+impl Check {
+    /// Checks `condition` against the values, or the ratios, of metrics.
+    pub(crate) fn new(
+        condition: &Condition,
+        value: impl FnOnce(Metric) -> Option<f64>,
+        ratio: impl FnOnce(Metric) -> Option<f64>,
+    ) -> Self {
+        let Subject { metric, is_ratio } = condition.subject;
+        let value = if is_ratio { ratio(metric) } else { value(metric) };
+        let failed = value.is_none_or(|value| condition.admits(value));
+        Self { condition: condition.clone(), value, failed }
+    }
+
+    /// Whether the result is one that was not to be.
+    pub fn has_failed(&self) -> bool {
+        self.failed
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { condition, value, failed } = self;
+        let verdict = if *failed { "failed" } else { "passed" };
+        write!(f, "{verdict:<11} {condition}: {}", condition.describe_value(*value))
+    }
+}
+
+/// What metrics are, divided by what they were elsewhere; those that both have.
+#[derive(Clone, Debug)]
+pub struct Ratios<T>(Vec<(Metric, T)>);
+
+impl<T> Ratios<T> {
+    pub(crate) fn new(ratio: impl Fn(Metric) -> Option<T>) -> Self {
+        let metrics = Metric::ALL.into_iter().filter(|metric| metric.has_ratio());
+        Self(metrics.filter_map(|metric| Some((metric, ratio(metric)?))).collect())
+    }
+
+    pub(crate) fn get(&self, metric: Metric) -> Option<&T> {
+        self.iter().find(|(known, _)| *known == metric).map(|(_, ratio)| ratio)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Metric, &T)> {
+        self.0.iter().map(|(metric, ratio)| (*metric, ratio))
+    }
+}
+
+impl<T: Serialize> Serialize for Ratios<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter().map(|(metric, ratio)| (metric.name(), ratio)))
+    }
+}
+
 /// Those figures of a run that conditions are about, with the names of its JSON.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Measurement {
@@ -246,12 +392,15 @@ pub struct Measurement {
     pub(crate) latency_us: Option<LatencyReport>,
     /// In the whole run.
     pub(crate) errors: ErrorCounts,
+    /// What the server used, if its process was named.
+    #[serde(default)]
+    pub(crate) server: Option<UsageReport>,
 }
 
 impl From<&Report> for Measurement {
     fn from(report: &Report) -> Self {
-        let Report { messages_per_second, latency_us, errors, .. } = *report;
-        Self { messages_per_second, latency_us, errors }
+        let Report { messages_per_second, latency_us, errors, server, .. } = *report;
+        Self { messages_per_second, latency_us, errors, server }
     }
 }
 
@@ -267,8 +416,19 @@ impl Measurement {
             Metric::P99_99 => latency(|latency| latency.p99_99),
             Metric::Max => latency(|latency| latency.max),
             Metric::Mean => latency(|latency| latency.mean),
+            Metric::MessagesPerSecond => Some(self.messages_per_second),
+            Metric::ServerCpuPerMessage => {
+                self.server.and_then(|server| Some(server.cpu_us_per_message?.total))
+            }
             Metric::Errors => Some(self.errors.total as f64),
         }
+    }
+
+    /// A metric's value, divided by what it is in `other`; `None` if either is not measured, or
+    /// zero, which tells nothing of how much more the other is.
+    pub(crate) fn ratio(&self, other: &Self, metric: Metric) -> Option<f64> {
+        let ratio = self.value(metric)? / other.value(metric)?;
+        (ratio.is_finite() && ratio > 0.0).then_some(ratio)
     }
 }
 
@@ -290,7 +450,72 @@ mod tests {
             samples: 1000,
         };
         let errors = ErrorCounts { wrong: 7, total: 7, ..ErrorCounts::default() };
-        Measurement { messages_per_second: 5000.0, latency_us: Some(latency), errors }
+        Measurement { messages_per_second: 5000.0, latency_us: Some(latency), errors, server: None }
+    }
+
+    #[test]
+    fn failures_are_bounds_from_either_side() {
+        let baseline = Measurement { messages_per_second: 4000.0, ..measurement() };
+        let now = measurement();
+        for (text, failed, said) in [
+            ("p99>98us", true, "p99 99.0 us"),
+            ("p99>99us", false, "p99 99.0 us"),
+            ("messages_per_second<5.001k", true, "messages_per_second 5,000"),
+            ("messages_per_second<5k", false, "messages_per_second 5,000"),
+            ("errors>6", true, "errors 7"),
+            ("ratio.messages_per_second>1.2", true, "ratio.messages_per_second 1.250"),
+            ("ratio.p99>1", false, "ratio.p99 1.000"),
+            // Nobody can tell.
+            ("server_cpu_per_message>1s", true, "server_cpu_per_message not measured"),
+            ("ratio.server_cpu_per_message>9", true, "ratio.server_cpu_per_message not measured"),
+        ] {
+            let condition = Condition::failure(text).unwrap();
+            let check = Check::new(
+                &condition,
+                |metric| now.value(metric),
+                |metric| now.ratio(&baseline, metric),
+            );
+            assert_eq!(check.has_failed(), failed, "{text}");
+            let verdict = if failed { "failed" } else { "passed" };
+            assert_eq!(check.to_string(), format!("{verdict}      {text}: {said}"));
+        }
+    }
+
+    #[test]
+    fn ratios_are_of_what_both_have() {
+        let now = Measurement { messages_per_second: 6000.0, ..measurement() };
+        let ratios = Ratios::new(|metric| now.ratio(&measurement(), metric));
+        assert_eq!(ratios.get(Metric::MessagesPerSecond), Some(&1.2));
+        assert_eq!(ratios.get(Metric::ServerCpuPerMessage), None);
+        let names: Vec<&str> = ratios.iter().map(|(metric, _)| metric.name()).collect();
+        assert_eq!(
+            names,
+            ["messages_per_second", "p50", "p90", "p99", "p99.9", "p99.99", "max", "mean"]
+        );
+        assert_eq!(serde_json::to_value(&ratios).unwrap()["messages_per_second"], 1.2);
+        assert_eq!(now.ratio(&Measurement::default(), Metric::MessagesPerSecond), None);
+    }
+
+    #[test]
+    fn what_is_no_failure_is_refused_with_what_is_allowed() {
+        for (text, message) in [
+            (
+                "ratio.errors>1",
+                "\"ratio.errors\" is no metric that can be bounded here; expected \
+                 messages_per_second, p50, p90, p99, p99.9, p99.99, max, mean, \
+                 server_cpu_per_message, errors, ratio.messages_per_second, ratio.p50, ratio.p90, \
+                 ratio.p99, ratio.p99.9, ratio.p99.99, ratio.max, ratio.mean, \
+                 ratio.server_cpu_per_message",
+            ),
+            ("ratio.p99>5ms", "\"5ms\" is no value of ratio.p99; expected a number such as 1.1"),
+            (
+                "messages_per_second<fast",
+                "\"fast\" is no value of messages_per_second; expected messages/s from 1 to 100M, \
+                 such as 500, 50k or 1.5M",
+            ),
+        ] {
+            assert_eq!(Condition::failure(text).unwrap_err().to_string(), message, "{text:?}");
+        }
     }
 
     #[test]

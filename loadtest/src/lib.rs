@@ -2,7 +2,7 @@
 //! of every echo.
 //!
 //! The command line ([`cli`]) becomes a [`plan::Plan`]; [`run::run`] carries it out, one thread per
-//! core, and returns a [`report::Report`], as text and as JSON; [`search`] carries out many. The
+//! core, and returns a [`report::Report`], as text and as JSON; [`search`] and [`compare`] carry out many. The
 //! rest is private:
 //!
 //! ```text
@@ -10,8 +10,10 @@
 //!                            -> client (drives it) -> {sender, verifier} -> payload
 //! ```
 
+pub mod baseline;
 pub mod cli;
 mod client;
+pub mod compare;
 pub mod condition;
 pub mod connector;
 mod deflate;

@@ -12,7 +12,10 @@ use std::{
 use clap::Parser;
 use mimalloc::MiMalloc;
 use ringecho_loadtest::{
-    cli::{Cli, Command, IdleArgs, MergeArgs, RunArgs, SearchArgs},
+    baseline,
+    cli::{Cli, Command, CompareArgs, IdleArgs, MergeArgs, PlanError, RunArgs, SearchArgs},
+    compare,
+    condition::Check,
     export, idle,
     merge::MergedReport,
     progress::Progress,
@@ -31,6 +34,9 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 /// A value of a flag turned out to be wrong after the command line was parsed.
 const EXIT_USAGE: u8 = 2;
 
+/// A condition of `--fail-if` holds.
+const EXIT_CONDITION: u8 = 3;
+
 /// As a shell reports a program that a second Ctrl-C ended.
 const EXIT_INTERRUPTED: i32 = 130;
 
@@ -38,12 +44,14 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command() {
         Command::Run(args) => run_load(&args),
         Command::Idle(args) => hold_idle(&args),
+        Command::Compare(args) => compare_servers(&args),
         Command::Search(args) => search_rate(&args),
         Command::Merge(args) => merge(&args),
     };
     match outcome {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(Ending::Success) => ExitCode::SUCCESS,
+        Ok(Ending::Failure) => ExitCode::FAILURE,
+        Ok(Ending::ConditionHolds) => EXIT_CONDITION.into(),
         Err(Fault::Usage(error)) => {
             eprintln!("error: {error}");
             EXIT_USAGE.into()
@@ -51,6 +59,25 @@ fn main() -> ExitCode {
         Err(Fault::Failed(error)) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// What the result is like.
+enum Ending {
+    Success,
+    /// Something went wrong.
+    Failure,
+    /// It is one that was not to be, whatever else there is to say.
+    ConditionHolds,
+}
+
+impl Ending {
+    fn of(is_success: bool, checks: &[Check]) -> Self {
+        match is_success {
+            _ if checks.iter().any(Check::has_failed) => Self::ConditionHolds,
+            true => Self::Success,
+            false => Self::Failure,
         }
     }
 }
@@ -64,8 +91,11 @@ enum Fault {
 }
 
 /// Runs a load, and says whether every message was echoed correctly.
-fn run_load(args: &RunArgs) -> Result<bool, Fault> {
-    let plan = args.plan().map_err(|error| Fault::Usage(error.to_string()))?;
+fn run_load(args: &RunArgs) -> Result<Ending, Fault> {
+    let wrong = |error: PlanError| Fault::Usage(error.to_string());
+    let (baseline, conditions) =
+        (args.baseline().map_err(wrong)?, args.conditions().map_err(wrong)?);
+    let plan = args.plan().map_err(wrong)?;
     let too_few = args.connections.prepare_process();
     warn(&too_few);
     let interrupted = interrupt_flag()?;
@@ -74,15 +104,16 @@ fn run_load(args: &RunArgs) -> Result<bool, Fault> {
         run(plan, &interrupted, &mut progress).map_err(|error| Fault::Failed(error.to_string()))?;
     let doubts = report.warnings.clone();
     report.warnings.extend(too_few);
+    baseline::conclude(&mut report, baseline, &conditions);
     export::write(&report, &args.recording).map_err(Fault::Failed)?;
     let text = (report.connections.opened > 0).then(|| report.to_string());
     publish(&report, text, args.output.json.as_deref())?;
     warn(&doubts);
-    Ok(report.is_success())
+    Ok(Ending::of(report.is_success(), &report.checks))
 }
 
 /// Holds idle connections, and says whether all were there until the end.
-fn hold_idle(args: &IdleArgs) -> Result<bool, Fault> {
+fn hold_idle(args: &IdleArgs) -> Result<Ending, Fault> {
     let plan = args.plan().map_err(|error| Fault::Usage(error.to_string()))?;
     warn(&args.connections.prepare_process());
     let interrupted = interrupt_flag()?;
@@ -90,11 +121,23 @@ fn hold_idle(args: &IdleArgs) -> Result<bool, Fault> {
         .map_err(|error| Fault::Failed(error.to_string()))?;
     publish(&report, Some(report.to_string()), args.json.as_deref())?;
     warn(&report.warnings());
-    Ok(report.is_success())
+    Ok(Ending::of(report.is_success(), &[]))
+}
+
+/// Compares two servers, and says whether every message was echoed correctly.
+fn compare_servers(args: &CompareArgs) -> Result<Ending, Fault> {
+    let plan = args.plan().map_err(|error| Fault::Usage(error.to_string()))?;
+    warn(&args.connections.prepare_process());
+    let interrupted = interrupt_flag()?;
+    let report = compare::run(&plan, &interrupted, &mut Progress::default())
+        .map_err(|error| Fault::Failed(error.to_string()))?;
+    publish(&report, Some(report.to_string()), args.output.json.as_deref())?;
+    warn(&report.warnings());
+    Ok(Ending::of(report.is_success(), &report.checks))
 }
 
 /// Searches the highest rate under a target, and says whether it was found.
-fn search_rate(args: &SearchArgs) -> Result<bool, Fault> {
+fn search_rate(args: &SearchArgs) -> Result<Ending, Fault> {
     let plan = args.plan().map_err(|error| Fault::Usage(error.to_string()))?;
     warn(&args.connections.prepare_process());
     let interrupted = interrupt_flag()?;
@@ -102,17 +145,17 @@ fn search_rate(args: &SearchArgs) -> Result<bool, Fault> {
         .map_err(|error| Fault::Failed(error.to_string()))?;
     publish(&report, Some(report.to_string()), args.output.json.as_deref())?;
     warn(report.warnings());
-    Ok(report.is_success())
+    Ok(Ending::of(report.is_success(), &[]))
 }
 
 /// Merges runs, and says whether every message of every run was echoed correctly.
-fn merge(args: &MergeArgs) -> Result<bool, Fault> {
+fn merge(args: &MergeArgs) -> Result<Ending, Fault> {
     let report =
         MergedReport::read(&args.logs).map_err(|error| Fault::Failed(error.to_string()))?;
     report.write(&args.histograms).map_err(Fault::Failed)?;
     publish(&report, Some(report.to_string()), args.output.json.as_deref())?;
     warn(&report.warnings);
-    Ok(report.is_success())
+    Ok(Ending::of(report.is_success(), &[]))
 }
 
 fn warn(warnings: &[impl Display]) {

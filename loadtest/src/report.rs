@@ -14,6 +14,8 @@ use ringecho::cpu_list;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    baseline::BaselineReport,
+    condition::Check,
     host::Host,
     latency::{Histograms, Latencies},
     payload::{PayloadKind, Verify},
@@ -100,6 +102,12 @@ pub struct Report {
     pub host: Host,
     /// What somebody should know who is about to believe the numbers.
     pub warnings: Vec<Warning>,
+    /// In comparison with an earlier run, if there was to be one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<BaselineReport>,
+    /// What must not be.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<Check>,
     /// The measured window second by second.
     #[serde(skip)]
     pub recording: Recording,
@@ -243,6 +251,8 @@ impl Report {
             began: format_rfc3339_millis(recording.began).to_string(),
             host: Host::read(),
             warnings: Vec::new(),
+            baseline: None,
+            checks: Vec::new(),
             recording,
         };
         report.warnings = report.doubts(plan, window);
@@ -476,7 +486,10 @@ impl fmt::Display for Report {
         for cause in &self.causes {
             writeln!(f, "              {cause}")?;
         }
-        Ok(())
+        if let Some(baseline) = &self.baseline {
+            writeln!(f, "  baseline    {baseline}")?;
+        }
+        self.checks.iter().try_for_each(|check| writeln!(f, "  {check}"))
     }
 }
 

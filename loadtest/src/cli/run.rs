@@ -1,12 +1,17 @@
 //! The flags of a run.
 
-use std::time::SystemTime;
+use std::{path::PathBuf, time::SystemTime};
 
 use super::{
-    ConnectionArgs, LoadArgs, OutputArgs, PlanError, RateArgs, RecordingArgs,
+    CheckArgs, ConnectionArgs, LoadArgs, OutputArgs, PlanError, RateArgs, RecordingArgs,
     values::{instant, process},
 };
-use crate::{plan::Plan, target::Target};
+use crate::{
+    baseline::Baseline,
+    condition::{Condition, Metric, Subject},
+    plan::Plan,
+    target::Target,
+};
 
 /// What a run is asked for.
 // A run is asked for if there is a URL: clap does not see by itself what a struct with flattened
@@ -43,6 +48,14 @@ pub struct RunArgs {
     #[command(flatten)]
     pub recording: RecordingArgs,
 
+    /// Also compare with the result of an earlier run, which it has written as JSON
+    #[arg(long, value_name = "FILE")]
+    pub baseline: Option<PathBuf>,
+
+    /// What must not be.
+    #[command(flatten)]
+    pub checks: CheckArgs,
+
     /// On a terminal, show rate, latency and errors over time while it runs, on the whole screen
     #[arg(long)]
     pub full_screen: bool,
@@ -58,6 +71,27 @@ impl RunArgs {
         let plan =
             self.load.plan(&self.url, self.rate.load(), &self.connections, self.server_pid)?;
         Ok(Plan { start_at: self.start_at, ..plan })
+    }
+
+    /// Reads the earlier result, if there is to be one.
+    pub fn baseline(&self) -> Result<Option<Baseline>, PlanError> {
+        let read = |path: &PathBuf| {
+            Baseline::read(path).map_err(|cause| PlanError::Baseline { path: path.clone(), cause })
+        };
+        self.baseline.as_ref().map(read).transpose()
+    }
+
+    /// What must not hold.
+    pub fn conditions(&self) -> Result<Vec<Condition>, PlanError> {
+        self.checks.conditions(|Subject { metric, is_ratio }| {
+            if is_ratio && self.baseline.is_none() {
+                Some("--baseline")
+            } else if metric == Metric::ServerCpuPerMessage && self.server_pid.is_none() {
+                Some("--server-pid")
+            } else {
+                None
+            }
+        })
     }
 }
 

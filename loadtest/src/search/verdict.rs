@@ -67,7 +67,7 @@ pub(crate) fn judge(observation: &Observation, goals: &[Condition]) -> (Verdict,
         .map(|goal| goal.describe(measurement))
         .collect();
     let errors = measurement.errors.total;
-    if errors > 0 && !goals.iter().any(|goal| goal.metric() == Metric::Errors) {
+    if errors > 0 && !goals.iter().any(|goal| goal.subject().metric == Metric::Errors) {
         reasons.push(counted(errors, "error"));
     }
     if *unsent > 0 {
@@ -120,6 +120,7 @@ mod tests {
                 messages_per_second: 1000.0,
                 latency_us: Some(latency(p99)),
                 errors: ErrorCounts::default(),
+                server: None,
             },
             planned: 1000,
             echoed: 1000,

@@ -110,6 +110,42 @@ fn searches_that_cannot_be_carried_out_are_refused() {
 }
 
 #[test]
+fn conditions_on_what_is_not_measured_are_refused() {
+    for (condition, flag) in
+        [("ratio.p99>1.1", "--baseline"), ("server_cpu_per_message>2us", "--server-pid")]
+    {
+        assert_refused(
+            &format!("{URL} --fail-if {condition}"),
+            &format!("invalid value '{condition}' for '--fail-if <CONDITION>': that needs {flag}"),
+        );
+    }
+    assert_refused(
+        &format!("compare {URL} {URL} --fail-if ratio.server_cpu_per_message>1"),
+        "invalid value 'ratio.server_cpu_per_message>1' for '--fail-if <CONDITION>': that needs \
+         --server-pid-a and -b",
+    );
+    assert_refused(
+        &format!("{URL} --fail-if p99>fast"),
+        "invalid value 'p99>fast' for '--fail-if <CONDITION>': \"fast\" is no value of p99; \
+         expected a time such as 500us, 1.5ms or 2s",
+    );
+}
+
+#[test]
+fn what_is_no_baseline_is_refused() {
+    assert_refused(
+        &format!("{URL} --baseline /nonexistent.json"),
+        "invalid value '/nonexistent.json' for '--baseline <FILE>': No such file or directory (os \
+         error 2)",
+    );
+    assert_refused(
+        &format!("{URL} --baseline /dev/null"),
+        "invalid value '/dev/null' for '--baseline <FILE>': expected the result of a run, as --json \
+         writes it: EOF while parsing a value at line 1 column 0",
+    );
+}
+
+#[test]
 fn urls_that_cannot_be_driven_are_refused_with_the_reason() {
     for (url, reason) in [
         (

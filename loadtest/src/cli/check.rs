@@ -1,0 +1,34 @@
+//! Flags about what a result must not be.
+
+use clap::ArgAction;
+
+use super::PlanError;
+use crate::condition::{Condition, Subject};
+
+/// Flags about what a result must not be.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub struct CheckArgs {
+    /// End with exit code 3 if this holds, such as 'p99>5ms', 'errors>0' or 'ratio.p99>1.1';
+    /// repeatable
+    #[arg(
+        long, value_name = "CONDITION", action = ArgAction::Append, value_parser = Condition::failure
+    )]
+    pub fail_if: Vec<Condition>,
+}
+
+impl CheckArgs {
+    /// The conditions, if everything that they are about is measured; `missing` names the flag
+    /// without which it is not.
+    pub(super) fn conditions(
+        &self,
+        missing: impl Fn(Subject) -> Option<&'static str>,
+    ) -> Result<Vec<Condition>, PlanError> {
+        for condition in &self.fail_if {
+            if let Some(flag) = missing(condition.subject()) {
+                return Err(PlanError::FailIf { condition: condition.to_string(), flag });
+            }
+        }
+        Ok(self.fail_if.clone())
+    }
+}

@@ -1,0 +1,80 @@
+//! The flags of `compare`.
+
+use std::ops::RangeInclusive;
+
+use super::{
+    CheckArgs, ConnectionArgs, LoadArgs, OutputArgs, PlanError, RateArgs,
+    values::{number, process},
+};
+use crate::{
+    compare::ComparePlan,
+    condition::{Metric, Subject},
+    target::Target,
+};
+
+const ROUNDS: RangeInclusive<usize> = 2..=1000;
+
+/// What a comparison is asked for.
+#[derive(Clone, Debug, clap::Args)]
+pub struct CompareArgs {
+    /// What the other is compared with: `ws[s]://[USER[:PASSWORD]@]HOST[:PORT][/PATH]`
+    #[arg(value_name = "URL_A")]
+    pub url_a: Target,
+
+    /// What is compared with it
+    #[arg(value_name = "URL_B")]
+    pub url_b: Target,
+
+    /// How many runs of each, in the order A B B A A B ...
+    #[arg(long, value_name = "N", default_value = "6", value_parser = number(ROUNDS))]
+    pub rounds: usize,
+
+    /// How the connections are.
+    #[command(flatten)]
+    pub connections: ConnectionArgs,
+
+    /// What is sent, in each run.
+    #[command(flatten)]
+    pub load: LoadArgs,
+
+    /// When it is sent.
+    #[command(flatten)]
+    pub rate: RateArgs,
+
+    /// Where the result goes.
+    #[command(flatten)]
+    pub output: OutputArgs,
+
+    /// What must not be.
+    #[command(flatten)]
+    pub checks: CheckArgs,
+
+    /// Also compare what the servers' processes use: PID is that of A
+    #[arg(long, value_name = "PID", requires = "server_pid_b", value_parser = process)]
+    pub server_pid_a: Option<u32>,
+
+    /// The process of B
+    #[arg(long, value_name = "PID", requires = "server_pid_a", value_parser = process)]
+    pub server_pid_b: Option<u32>,
+
+    /// What the random draws behind the confidence intervals follow from
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub seed: u64,
+}
+
+impl CompareArgs {
+    /// Resolves and completes what the command line says.
+    pub fn plan(&self) -> Result<ComparePlan, PlanError> {
+        let missing = |subject: Subject| {
+            let of_server = subject.metric == Metric::ServerCpuPerMessage;
+            (of_server && self.server_pid_b.is_none()).then_some("--server-pid-a and -b")
+        };
+        let run = |url, pid| self.load.plan(url, self.rate.load(), &self.connections, pid);
+        Ok(ComparePlan {
+            fail_if: self.checks.conditions(missing)?,
+            runs: [run(&self.url_a, self.server_pid_a)?, run(&self.url_b, self.server_pid_b)?],
+            rounds: self.rounds,
+            seed: self.seed,
+        })
+    }
+}
