@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     condition::Condition,
-    report::{LatencyReport, OpenLoopReport, Report, UsageReport, counted, rate},
+    report::{LatencyReport, OpenLoopReport, Report, UsageReport, counted, rate, rounded},
     tally::ErrorCounts,
     warning::Warning,
 };
@@ -170,7 +170,12 @@ impl fmt::Display for SearchReport {
             self.payload,
             self.duration_seconds,
         )?;
-        writeln!(f, "  target      {}, to {} %", goals.join(" and "), self.precision * 100.0)?;
+        writeln!(
+            f,
+            "  target      {}, to {} %",
+            goals.join(" and "),
+            rounded(self.precision * 100.0)
+        )?;
         writeln!(f)?;
         for probe in &self.probes {
             writeln!(f, "{probe}")?;
