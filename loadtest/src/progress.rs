@@ -1,5 +1,5 @@
 //! What a run shows of itself while it runs, on standard error, and only on a terminal: one line that
-//! is rewritten in place, or the whole [`Screen`].
+//! is rewritten in place, or the whole `Screen`.
 
 use std::{
     io::{IsTerminal, Write, stderr},
