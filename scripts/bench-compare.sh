@@ -6,8 +6,8 @@
 #   scripts/bench-compare.sh REV    the counts of revision REV and of the working tree, side by side
 #
 # What is counted is criterion's benchmarks that use benches/measure, all but the peers' (ids with
-# -by-) and the round trip; that, and the others, is the kernel's and several threads' work. The first run installs valgrind from
-# Debian's packages, if it is missing.
+# -by-) and the round trip, which like the other benchmarks is the kernel's and several threads'
+# work. The first run installs valgrind from Debian's packages, if it is missing.
 #
 # Each tree is built as for a release, so the first run takes minutes.
 #

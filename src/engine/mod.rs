@@ -71,8 +71,7 @@ pub struct Engine<K = Uring> {
     ring: Ring<K>,
     table: Table,
     rules: Rules,
-    receive_share: usize,
-    unsent_max: usize,
+    dimensions: Dimensions,
     counters: Arc<Counters>,
     /// The sweep's time.
     now: Tick,
@@ -121,7 +120,7 @@ pub fn probe() -> io::Result<Probe> {
         unreachable!("the table has room for one");
     };
     ring.adopt(key, table.present_mut(key).descriptor.as_fd())?;
-    ring.receive(key);
+    ring.receive(key, dimensions.receive_share);
     let mut events = Events::default();
     ring.turn(&mut events)?;
     Ok(match events.others[..] {
@@ -162,8 +161,7 @@ impl<K: Kernel> Engine<K> {
             ring: Ring::new(kernel, dimensions)?,
             table: Table::new(dimensions.connections_max),
             rules,
-            receive_share: dimensions.receive_share as usize,
-            unsent_max: dimensions.unsent_max,
+            dimensions,
             counters,
             now: Tick::default(),
             replies: Replies::default(),
@@ -406,7 +404,7 @@ impl<K: Kernel> Engine<K> {
                 if waiting.capacity() == 0 {
                     **waiting = self.ring.spare_memory();
                     // All at once, or the allocator would keep what it outgrows.
-                    waiting.reserve_exact(self.unsent_max);
+                    waiting.reserve_exact(self.dimensions.unsent_max);
                 }
                 match part {
                     Part::Owned(bytes) => waiting.extend_from_slice(&bytes),
@@ -486,7 +484,7 @@ impl<K: Kernel> Engine<K> {
         let Some(connection) = self.table.get_mut(key) else { return };
         if connection.receive == Receive::Idle {
             connection.receive = Receive::Armed;
-            self.ring.receive(key);
+            self.ring.receive(key, self.dimensions.receive_share);
         }
     }
 
@@ -497,8 +495,9 @@ impl<K: Kernel> Engine<K> {
         let has_room = match &connection.send {
             Send::Ready(_) => true,
             Send::Blocked(waiting) => {
+                let Dimensions { receive_share, unsent_max, .. } = self.dimensions;
                 let unsent = self.ring.unsent_len(key) + waiting.len();
-                unsent + self.receive_share <= self.unsent_max
+                unsent + receive_share as usize <= unsent_max
             }
         };
         has_room && connection.leaving.is_none()

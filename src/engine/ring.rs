@@ -33,7 +33,6 @@ pub(super) struct Ring<K> {
     /// Memory of patient sends that are over, for the next ones.
     spare: Vec<Vec<u8>>,
     receives_under_way: usize,
-    receive_share: u32,
     /// Completions before they are looked at; empty between turns.
     completions: Vec<Completion>,
 }
@@ -196,7 +195,6 @@ impl<K: Kernel> Ring<K> {
             patient: HashMap::new(),
             spare: Vec::new(),
             receives_under_way: 0,
-            receive_share: dimensions.receive_share,
             completions: Vec::new(),
         })
     }
@@ -216,10 +214,10 @@ impl<K: Kernel> Ring<K> {
         self.kernel.shut_down(descriptor);
     }
 
-    /// Receives into shared buffers until the receive ends.
-    pub(super) fn receive(&mut self, key: Key) {
+    /// Receives into shared buffers until the receive ends, at most `len_max` bytes; 0 is no limit.
+    pub(super) fn receive(&mut self, key: Key, len_max: u32) {
         self.receives_under_way += 1;
-        let operation = Operation::Receive { slot: key.slot, len_max: self.receive_share };
+        let operation = Operation::Receive { slot: key.slot, len_max };
         self.push(&operation, Kind::Receive.user_data(key.to_bits()));
     }
 
