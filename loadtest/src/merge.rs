@@ -20,7 +20,7 @@ use crate::{
         hlog::{self, Log, LogError},
     },
     latency::Histograms,
-    report::{Connections, LatencyReport, counted, grouped, rate},
+    report::{Connections, LatencyReport, VERSION, counted, grouped, rate},
     tally::{Cause, ErrorCounts, WrongEchoCounts},
     warning::{Warning, WarningCode},
 };
@@ -146,7 +146,7 @@ impl MergedReport {
             total.merge(&second.histograms.decode());
         }
         Ok(Self {
-            version: env!("CARGO_PKG_VERSION"),
+            version: VERSION,
             runs: logs.iter().map(|(path, log)| MergedRun::new(path, log)).collect(),
             begins_apart_seconds: last_began.saturating_sub(began).as_secs_f64(),
             counts,

@@ -7,12 +7,16 @@
     reason = "counts stay below 2^52, rates are not negative"
 )]
 
+mod provenance;
+
 use std::{fmt, time::Duration};
 
 use humantime::format_rfc3339_millis;
 use ringecho::cpu_list;
 use serde::{Deserialize, Serialize};
 
+pub use self::provenance::Provenance;
+pub(crate) use self::provenance::VERSION;
 use crate::{
     baseline::BaselineReport,
     condition::Check,
@@ -41,16 +45,9 @@ const LATE_MAX: Duration = Duration::from_millis(100);
 /// The result of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// Of this program.
-    pub version: &'static str,
-    /// Where to.
-    pub url: String,
-    /// What the generator waits with: `io_uring` or `epoll`.
-    pub driver: &'static str,
-    /// Of the generator.
-    pub threads: usize,
-    /// The CPUs that the threads were pinned to; `None` if they were not.
-    pub cpus: Option<Vec<usize>>,
+    /// What it was measured with, and on whom.
+    #[serde(flatten)]
+    pub provenance: Provenance,
     /// How many.
     pub connections: Connections,
     /// Messages in flight on each connection; in an open loop at most.
@@ -212,11 +209,7 @@ impl Report {
         let messages_per_second = per_second(messages as f64, measured);
         let usage = |pid, usage_at| UsageReport::new(pid, usage_at, measured, messages);
         let mut report = Self {
-            version: env!("CARGO_PKG_VERSION"),
-            url: plan.connector.url().to_owned(),
-            driver: if monoio::utils::detect_uring() { "io_uring" } else { "epoll" },
-            threads: plan.threads,
-            cpus: (!plan.cpus.is_empty()).then(|| plan.cpus.clone()),
+            provenance: Provenance::new(&plan.connector, plan.threads, &plan.cpus),
             connections: Connections {
                 requested: plan.connections,
                 opened: tally.opened,
@@ -337,7 +330,9 @@ impl Report {
             (0, _) if self.interrupted => {
                 Some("interrupted before a connection was open".to_owned())
             }
-            (0, _) => Some(format!("no connection to {} could be opened{cause}", self.url)),
+            (0, _) => {
+                Some(format!("no connection to {} could be opened{cause}", self.provenance.url))
+            }
             (..) => Some(format!(
                 "{} of {} connections never opened{cause}",
                 grouped(unopened),
@@ -455,7 +450,7 @@ pub(crate) fn rounded(value: f64) -> f64 {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", self.url)?;
+        writeln!(f, "{}", self.provenance.url)?;
         self.write_setting(f)?;
         writeln!(f)?;
         writeln!(
@@ -517,12 +512,11 @@ impl Report {
         }
         write!(
             f,
-            " x {} x {} {}, {} on {}",
+            " x {} x {} {}, {}",
             self.load(),
             self.payload,
             if self.text { "text" } else { "binary" },
-            counted(self.threads as u64, "thread"),
-            self.driver,
+            self.provenance.generator(),
         )?;
         if self.fragments > 1 {
             write!(f, ", in {} fragments", grouped(self.fragments as u64))?;
@@ -535,7 +529,7 @@ impl Report {
             Verify::Length => f.write_str(", only lengths verified")?,
             Verify::None => f.write_str(", not verified")?,
         }
-        if let Some(cpus) = &self.cpus {
+        if let Some(cpus) = &self.provenance.cpus {
             write!(f, ", CPUs {}", cpu_list::format(cpus))?;
         }
         writeln!(f)?;

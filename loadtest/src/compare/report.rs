@@ -12,7 +12,7 @@ use super::{
 use crate::{
     condition::{Check, Measurement, Metric, Ratios},
     plan::Plan,
-    report::{Report, UsageReport, counted, grouped},
+    report::{Report, UsageReport, VERSION, counted, grouped},
     warning::Warning,
 };
 
@@ -101,7 +101,7 @@ impl CompareReport {
             Check::new(condition, |metric| b.value(metric), estimate)
         });
         Self {
-            version: env!("CARGO_PKG_VERSION"),
+            version: VERSION,
             checks: checks.collect(),
             a,
             b,

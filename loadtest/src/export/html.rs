@@ -14,7 +14,7 @@ const STYLE: &str = include_str!("html/style.css");
 
 pub(super) fn text(report: &Report) -> Result<String, String> {
     let plots = plots::plots(&report.recording).map_err(|error| error.to_string())?;
-    let title = format!("Load on {}", report.url);
+    let title = format!("Load on {}", report.provenance.url);
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -165,7 +165,7 @@ fn facts(report: &Report) -> Markup {
         ("server", usage(&report.server)),
         ("generator", usage(&report.generator)),
         ("generator's machine", report.host.to_string()),
-        ("ringecho-loadtest", report.version.to_owned()),
+        ("ringecho-loadtest", report.provenance.version.to_owned()),
     ];
     html! {
         h2 { "The run" }

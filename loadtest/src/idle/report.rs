@@ -9,23 +9,16 @@ use serde::Serialize;
 
 use super::{Course, Footprint, IdlePlan, holder::HolderTally};
 use crate::{
-    report::{Connections, LatencyReport, bytes, counted, grouped, rounded},
+    report::{Connections, LatencyReport, Provenance, bytes, counted, grouped, rounded},
     tally::{Cause, ErrorCounts},
 };
 
 /// The result of holding connections.
 #[derive(Clone, Debug, Serialize)]
 pub struct IdleReport {
-    /// Of this program.
-    pub version: &'static str,
-    /// Where to.
-    pub url: String,
-    /// What the generator waits with: `io_uring` or `epoll`.
-    pub driver: &'static str,
-    /// Of the generator.
-    pub threads: usize,
-    /// The CPUs that the threads were pinned to; `None` if they were not.
-    pub cpus: Option<Vec<usize>>,
+    /// What it was measured with, and on whom.
+    #[serde(flatten)]
+    pub provenance: Provenance,
     /// How many.
     pub connections: Connections,
     /// Whether somebody ended it early.
@@ -84,11 +77,7 @@ impl IdleReport {
     pub(super) fn new(plan: &IdlePlan, tally: &HolderTally, course: &Course) -> Self {
         let answered = tally.pings.samples();
         Self {
-            version: env!("CARGO_PKG_VERSION"),
-            url: plan.connector.url().to_owned(),
-            driver: if monoio::utils::detect_uring() { "io_uring" } else { "epoll" },
-            threads: plan.threads,
-            cpus: (!plan.cpus.is_empty()).then(|| plan.cpus.clone()),
+            provenance: Provenance::new(&plan.connector, plan.threads, &plan.cpus),
             connections: Connections {
                 requested: plan.connections,
                 opened: tally.connections.opened,
@@ -166,18 +155,12 @@ fn seconds(time: Duration) -> f64 {
 impl fmt::Display for IdleReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Connections { requested, opened, lost, .. } = self.connections;
-        writeln!(f, "{}", self.url)?;
+        writeln!(f, "{}", self.provenance.url)?;
         write!(f, "  {}", counted(opened, "connection"))?;
         if opened < requested as u64 {
             write!(f, " (of {})", grouped(requested as u64))?;
         }
-        writeln!(
-            f,
-            ", held {:.1} s, {} on {}",
-            self.held_seconds,
-            counted(self.threads as u64, "thread"),
-            self.driver
-        )?;
+        writeln!(f, ", held {:.1} s, {}", self.held_seconds, self.provenance.generator())?;
         if self.interrupted {
             writeln!(f, "  interrupted: not all were opened, or not held as long")?;
         }

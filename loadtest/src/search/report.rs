@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     condition::Condition,
-    report::{LatencyReport, OpenLoopReport, Report, UsageReport, counted, rate, rounded},
+    report::{LatencyReport, OpenLoopReport, Report, UsageReport, VERSION, counted, rate, rounded},
     tally::ErrorCounts,
     warning::Warning,
 };
@@ -103,7 +103,7 @@ impl SearchReport {
     pub(crate) fn new(plan: &SearchPlan, probes: Vec<Probe>, answer: Answer) -> Self {
         let SearchPlan { run, goals, settings: Settings { precision, confirmations, .. } } = plan;
         Self {
-            version: env!("CARGO_PKG_VERSION"),
+            version: VERSION,
             url: run.connector.url().to_owned(),
             slo: goals.clone(),
             precision: *precision,
