@@ -115,12 +115,15 @@ fn run_load(args: &RunArgs) -> Result<Ending, Fault> {
 /// Holds idle connections, and says whether all were there until the end.
 fn hold_idle(args: &IdleArgs) -> Result<Ending, Fault> {
     let plan = args.plan().map_err(|error| Fault::Usage(error.to_string()))?;
-    warn(&args.connections.prepare_process());
+    let too_few = args.connections.prepare_process();
+    warn(&too_few);
     let interrupted = interrupt_flag()?;
-    let report = idle::run(plan, &interrupted, &mut Progress::default())
+    let mut report = idle::run(plan, &interrupted, &mut Progress::default())
         .map_err(|error| Fault::Failed(error.to_string()))?;
+    let doubts = report.warnings.clone();
+    report.warnings.extend(too_few);
     publish(&report, Some(report.to_string()), args.json.as_deref())?;
-    warn(&report.warnings());
+    warn(&doubts);
     Ok(Ending::of(report.is_success(), &[]))
 }
 

@@ -226,12 +226,7 @@ impl MergedRun {
 
 impl Counts {
     fn add(&mut self, other: &Self) {
-        self.connections.requested += other.connections.requested;
-        self.connections.opened += other.connections.opened;
-        self.connections.lost += other.connections.lost;
-        if let Some(reopened) = other.connections.reopened {
-            *self.connections.reopened.get_or_insert(0) += reopened;
-        }
+        self.connections.merge(other.connections);
         self.messages += other.messages;
         self.messages_total += other.messages_total;
         self.messages_per_second += other.messages_per_second;

@@ -7,6 +7,7 @@
     reason = "counts stay below 2^52, rates are not negative"
 )]
 
+mod connections;
 mod provenance;
 
 use std::{fmt, time::Duration};
@@ -15,8 +16,8 @@ use humantime::format_rfc3339_millis;
 use ringecho::cpu_list;
 use serde::{Deserialize, Serialize};
 
-pub use self::provenance::Provenance;
 pub(crate) use self::provenance::VERSION;
+pub use self::{connections::Connections, provenance::Provenance};
 use crate::{
     baseline::BaselineReport,
     condition::Check,
@@ -124,20 +125,6 @@ pub struct OpenLoopReport {
     pub send_lag_us: Option<LatencyReport>,
     /// From the instant of sending to the echo: what a generator says that waits for the server.
     pub uncorrected_latency_us: Option<LatencyReport>,
-}
-
-/// How many connections there were.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
-pub struct Connections {
-    /// As the plan says.
-    pub requested: usize,
-    /// Those whose opening handshake succeeded.
-    pub opened: u64,
-    /// How often an error ended one.
-    pub lost: u64,
-    /// How often a lost one was opened again; `None` if that was not asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reopened: Option<u64>,
 }
 
 /// How compression was agreed to.
@@ -265,8 +252,8 @@ impl Report {
             let text = "this is a debug build, which is slow; build it with --release";
             warn(WarningCode::DebugBuild, text.to_owned());
         }
-        if let Some(text) = self.unopened_connections() {
-            warn(WarningCode::ConnectionsNotOpened, text);
+        if let Some(Warning { code, text }) = self.not_opened() {
+            warn(code, text);
         }
         if self.messages == 0 && self.connections.opened > 0 {
             let text = "no correct echo arrived in the measured window";
@@ -320,25 +307,9 @@ impl Report {
         warnings
     }
 
-    /// In words, if there are any.
-    pub(crate) fn unopened_connections(&self) -> Option<String> {
-        let Connections { requested, opened, .. } = self.connections;
-        let unopened = requested as u64 - opened;
-        let cause = self.causes.first().map_or_else(String::new, |cause| format!(": {cause}"));
-        match (opened, unopened) {
-            (_, 0) => None,
-            (0, _) if self.interrupted => {
-                Some("interrupted before a connection was open".to_owned())
-            }
-            (0, _) => {
-                Some(format!("no connection to {} could be opened{cause}", self.provenance.url))
-            }
-            (..) => Some(format!(
-                "{} of {} connections never opened{cause}",
-                grouped(unopened),
-                grouped(requested as u64)
-            )),
-        }
+    /// The doubt about fewer connections than there should have been.
+    pub(crate) fn not_opened(&self) -> Option<Warning> {
+        self.connections.not_opened(&self.provenance.url, &self.causes, self.interrupted)
     }
 
     /// What the generator adds to latencies that are not much longer themselves.
@@ -498,11 +469,8 @@ impl Report {
 
     /// What the load was.
     pub(crate) fn write_setting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Connections { requested, opened, lost, reopened } = self.connections;
-        write!(f, "  {}", counted(opened, "connection"))?;
-        if opened < requested as u64 {
-            write!(f, " (of {})", grouped(requested as u64))?;
-        }
+        write!(f, "  {}", self.connections)?;
+        let Connections { lost, reopened, .. } = self.connections;
         if lost > 0 {
             write!(f, " ({} lost", grouped(lost))?;
             if let Some(reopened) = reopened {

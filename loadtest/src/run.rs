@@ -20,6 +20,7 @@ use crate::{
     report::{Report, grouped},
     thread_usage::{BusyThread, ThreadTimes},
     timeline::{Portions, Recording, Timeline},
+    warning::Warning,
     worker::{self, Gauges},
 };
 
@@ -37,7 +38,7 @@ pub enum RunError {
     Thread(io::Error),
     /// Nobody is there; only where several runs belong together.
     #[error("{0}")]
-    NotOpened(String),
+    NotOpened(Warning),
     /// A thread panicked, and has said why.
     #[error("a thread panicked")]
     Panic,
@@ -81,9 +82,9 @@ pub(crate) fn run_opened(
     progress: &mut Progress,
 ) -> Result<Report, RunError> {
     let report = run(plan, interrupted, progress)?;
-    match report.unopened_connections() {
-        Some(text) if report.connections.opened == 0 && !report.interrupted => {
-            Err(RunError::NotOpened(text))
+    match report.not_opened() {
+        Some(warning) if report.connections.opened == 0 && !report.interrupted => {
+            Err(RunError::NotOpened(warning))
         }
         _ => Ok(report),
     }

@@ -9,8 +9,9 @@ use serde::Serialize;
 
 use super::{Course, Footprint, IdlePlan, holder::HolderTally};
 use crate::{
-    report::{Connections, LatencyReport, Provenance, bytes, counted, grouped, rounded},
+    report::{Connections, LatencyReport, Provenance, bytes, grouped, rounded},
     tally::{Cause, ErrorCounts},
+    warning::Warning,
 };
 
 /// The result of holding connections.
@@ -45,6 +46,8 @@ pub struct IdleReport {
     pub server: Option<MemoryReport>,
     /// Memory of the generator.
     pub generator: Option<MemoryReport>,
+    /// What somebody should know who is about to believe the numbers.
+    pub warnings: Vec<Warning>,
 }
 
 /// Resident memory of a process.
@@ -75,25 +78,32 @@ pub struct MemoryUse {
 
 impl IdleReport {
     pub(super) fn new(plan: &IdlePlan, tally: &HolderTally, course: &Course) -> Self {
-        let answered = tally.pings.samples();
+        let Course { interrupted, .. } = *course;
+        let provenance = Provenance::new(&plan.connector, plan.threads, &plan.cpus);
+        let connections = Connections {
+            requested: plan.connections,
+            opened: tally.connections.opened,
+            lost: tally.connections.lost,
+            reopened: None,
+        };
+        let causes = tally.connections.causes();
         Self {
-            provenance: Provenance::new(&plan.connector, plan.threads, &plan.cpus),
-            connections: Connections {
-                requested: plan.connections,
-                opened: tally.connections.opened,
-                lost: tally.connections.lost,
-                reopened: None,
-            },
-            interrupted: course.interrupted,
+            warnings: connections
+                .not_opened(&provenance.url, &causes, interrupted)
+                .into_iter()
+                .collect(),
+            provenance,
+            connections,
+            interrupted,
             opening_seconds: seconds(course.opening),
             opening_us: LatencyReport::new(&tally.opening),
             echoed: plan.echo_len.map(|_| tally.echoed),
             held_seconds: seconds(course.held),
             pinged: tally.pinged,
-            answered,
+            answered: tally.pings.samples(),
             ping_us: LatencyReport::new(&tally.pings),
             errors: tally.connections.errors,
-            causes: tally.connections.causes(),
+            causes,
             server: plan
                 .server_pid
                 .and_then(|pid| MemoryReport::new(pid, course, |footprint| footprint.server)),
@@ -106,21 +116,6 @@ impl IdleReport {
     /// Whether every connection was opened and was still there at the end.
     pub fn is_success(&self) -> bool {
         self.errors.total == 0 && self.answered == self.connections.requested as u64
-    }
-
-    /// What somebody should know who is about to believe the numbers.
-    pub fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
-        let Connections { requested, opened, .. } = self.connections;
-        if opened < requested as u64 {
-            let cause = self.causes.first().map_or_else(String::new, |cause| format!(": {cause}"));
-            warnings.push(format!(
-                "{} of {} could not be opened{cause}",
-                grouped(requested as u64 - opened),
-                counted(requested as u64, "connection")
-            ));
-        }
-        warnings
     }
 }
 
@@ -154,17 +149,19 @@ fn seconds(time: Duration) -> f64 {
 
 impl fmt::Display for IdleReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Connections { requested, opened, lost, .. } = self.connections;
         writeln!(f, "{}", self.provenance.url)?;
-        write!(f, "  {}", counted(opened, "connection"))?;
-        if opened < requested as u64 {
-            write!(f, " (of {})", grouped(requested as u64))?;
-        }
-        writeln!(f, ", held {:.1} s, {}", self.held_seconds, self.provenance.generator())?;
+        writeln!(
+            f,
+            "  {}, held {:.1} s, {}",
+            self.connections,
+            self.held_seconds,
+            self.provenance.generator()
+        )?;
         if self.interrupted {
             writeln!(f, "  interrupted: not all were opened, or not held as long")?;
         }
         writeln!(f)?;
+        let Connections { opened, lost, .. } = self.connections;
         write!(f, "  opening     {} in {:.2} s", grouped(opened), self.opening_seconds)?;
         write_latency(f, self.opening_us.as_ref())?;
         if let Some(echoed) = self.echoed {

@@ -123,11 +123,14 @@ fn those_that_cannot_be_opened_are_counted_by_cause() {
     outcome.assert_errors(&[("connect", 20)]);
     outcome.assert_cause("Connection refused");
     assert!(outcome.report["opening_us"].is_null());
+    let warning = &outcome.report["warnings"][0];
+    assert_eq!(warning["code"], "connections_not_opened");
+    let text = warning["text"].as_str().unwrap();
     assert!(
-        outcome.stderr.contains("warning: 20 of 20 connections could not be opened: connect: "),
-        "{}",
-        outcome.stderr
+        text.starts_with(&format!("no connection to ws://{nobody}/ could be opened: connect: ")),
+        "{text}"
     );
+    assert!(outcome.stderr.contains(&format!("warning: {text}\n")), "{}", outcome.stderr);
 }
 
 #[test]
