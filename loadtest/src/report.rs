@@ -8,6 +8,7 @@
 )]
 
 mod connections;
+mod each_run;
 mod provenance;
 
 use std::{fmt, time::Duration};
@@ -17,7 +18,7 @@ use ringecho::cpu_list;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::provenance::VERSION;
-pub use self::{connections::Connections, provenance::Provenance};
+pub use self::{connections::Connections, each_run::EachRun, provenance::Provenance};
 use crate::{
     baseline::BaselineReport,
     condition::Check,

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     condition::{Check, Measurement, Metric, Ratios},
     plan::Plan,
-    report::{Report, UsageReport, VERSION, counted, grouped},
+    report::{EachRun, Report, UsageReport, VERSION, counted, grouped},
     warning::Warning,
 };
 
@@ -25,14 +25,9 @@ pub struct CompareReport {
     pub a: SideReport,
     /// What is compared.
     pub b: SideReport,
-    /// Of each run.
-    pub connections: usize,
-    /// What is in the messages, in words.
-    pub payload: String,
-    /// Of each run, before its measured window.
-    pub warmup_seconds: f64,
-    /// The measured window of each run.
-    pub duration_seconds: f64,
+    /// What each run was.
+    #[serde(flatten)]
+    pub each_run: EachRun,
     /// Whether somebody ended it early; incomplete rounds are left out.
     pub interrupted: bool,
     /// Which part of the resamples lies within the intervals.
@@ -84,7 +79,6 @@ impl From<Report> for Round {
 impl CompareReport {
     /// From the rounds of A and those of B.
     pub(super) fn new(plan: &ComparePlan, rounds: [Vec<Round>; 2], interrupted: bool) -> Self {
-        let run = &plan.runs[0];
         let [mut a, mut b] = rounds;
         let complete = a.len().min(b.len());
         a.truncate(complete);
@@ -105,10 +99,7 @@ impl CompareReport {
             checks: checks.collect(),
             a,
             b,
-            connections: run.connections,
-            payload: run.payload.source.to_string(),
-            warmup_seconds: run.warmup.as_secs_f64(),
-            duration_seconds: run.duration.as_secs_f64(),
+            each_run: (&plan.runs[0]).into(),
             interrupted,
             confidence: CONFIDENCE,
             resamples: RESAMPLES,
@@ -167,11 +158,10 @@ impl fmt::Display for CompareReport {
         writeln!(f, "A  {}\nB  {}", self.a.url, self.b.url)?;
         writeln!(
             f,
-            "  {} x {}, {} of {} s each",
-            counted(self.connections as u64, "connection"),
-            self.payload,
+            "  {}, {} of {} s each",
+            self.each_run,
             counted(self.a.rounds.len() as u64, "round"),
-            self.duration_seconds,
+            self.each_run.duration_seconds,
         )?;
         if self.interrupted {
             writeln!(f, "  interrupted: only the rounds that were complete")?;

@@ -11,9 +11,11 @@ use super::{
     verdict::Verdict,
 };
 use crate::{
-    condition::Condition,
-    report::{LatencyReport, OpenLoopReport, Report, UsageReport, VERSION, counted, rate, rounded},
-    tally::ErrorCounts,
+    condition::{Condition, Measurement},
+    report::{
+        EachRun, LatencyReport, OpenLoopReport, Report, UsageReport, VERSION, counted, rate,
+        rounded,
+    },
     warning::Warning,
 };
 
@@ -36,14 +38,9 @@ pub struct SearchReport {
     pub confirmed: bool,
     /// Why it is not higher.
     pub limited_by: Limit,
-    /// Of each run.
-    pub connections: usize,
-    /// What is in the messages, in words.
-    pub payload: String,
-    /// Of each run, before its measured window.
-    pub warmup_seconds: f64,
-    /// The measured window of each run.
-    pub duration_seconds: f64,
+    /// What each run was.
+    #[serde(flatten)]
+    pub each_run: EachRun,
     /// In the order in which they were run.
     pub probes: Vec<Probe>,
 }
@@ -59,18 +56,13 @@ pub struct Probe {
     pub verdict: Verdict,
     /// Why it missed; empty if it did not.
     pub reasons: Vec<String>,
-    /// Correct echoes.
-    pub messages_per_second: f64,
-    /// From the planned instant on; `None` if there was no echo.
-    pub latency_us: Option<LatencyReport>,
+    /// What was measured.
+    #[serde(flatten)]
+    pub measurement: Measurement,
     /// How well the plan was kept.
     pub open_loop: Option<OpenLoopReport>,
-    /// In the whole run.
-    pub errors: ErrorCounts,
     /// What the generator used.
     pub generator: Option<UsageReport>,
-    /// What the server used, if its process was named.
-    pub server: Option<UsageReport>,
     /// What somebody should know who is about to believe it.
     pub warnings: Vec<Warning>,
 }
@@ -88,12 +80,9 @@ impl Probe {
             stage,
             verdict,
             reasons,
-            messages_per_second: report.messages_per_second,
-            latency_us: report.latency_us,
+            measurement: (&report).into(),
             open_loop: report.open_loop,
-            errors: report.errors,
             generator: report.generator,
-            server: report.server,
             warnings: report.warnings,
         }
     }
@@ -111,10 +100,7 @@ impl SearchReport {
             rate: answer.rate,
             confirmed: answer.confirmed,
             limited_by: answer.limit,
-            connections: run.connections,
-            payload: run.payload.source.to_string(),
-            warmup_seconds: run.warmup.as_secs_f64(),
-            duration_seconds: run.duration.as_secs_f64(),
+            each_run: run.into(),
             probes,
         }
     }
@@ -163,13 +149,7 @@ impl fmt::Display for SearchReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let goals: Vec<String> = self.slo.iter().map(ToString::to_string).collect();
         writeln!(f, "{}", self.url)?;
-        writeln!(
-            f,
-            "  {} x {}, runs of {} s",
-            counted(self.connections as u64, "connection"),
-            self.payload,
-            self.duration_seconds,
-        )?;
+        writeln!(f, "  {}, runs of {} s", self.each_run, self.each_run.duration_seconds)?;
         writeln!(
             f,
             "  target      {}, to {} %",
@@ -193,7 +173,7 @@ impl fmt::Display for Probe {
             Stage::Confirm => "confirm",
         };
         write!(f, "  {stage:<8} {:>11} messages/s", rate(self.rate))?;
-        if let Some(LatencyReport { p50, p99, max, .. }) = self.latency_us {
+        if let Some(LatencyReport { p50, p99, max, .. }) = self.measurement.latency_us {
             write!(f, "  p50 {p50:.1}  p99 {p99:.1}  max {max:.1} us")?;
         }
         match self.verdict {
