@@ -74,18 +74,6 @@ impl Metric {
         Self::Errors,
     ];
 
-    /// What a goal can be about.
-    const GOALS: [Self; 8] = [
-        Self::P50,
-        Self::P90,
-        Self::P99,
-        Self::P99_9,
-        Self::P99_99,
-        Self::Max,
-        Self::Mean,
-        Self::Errors,
-    ];
-
     /// As it is written in a condition.
     pub fn name(self) -> &'static str {
         match self {
@@ -108,6 +96,12 @@ impl Metric {
             Self::MessagesPerSecond => Unit::Rate,
             _ => Unit::Time,
         }
+    }
+
+    /// Whether it tells how well a load is served, and can be a goal of a search. The others tell how
+    /// high the load was, and what it cost.
+    fn can_be_goal(self) -> bool {
+        !matches!(self, Self::MessagesPerSecond | Self::ServerCpuPerMessage)
     }
 
     /// Whether it makes sense to divide one by another: there should be no errors at all.
@@ -245,7 +239,9 @@ pub enum ConditionError {
 impl Condition {
     /// Parses a goal of a search: a bound from above on latency or errors.
     pub fn goal(text: &str) -> Result<Self, ConditionError> {
-        let goal = Self::parse(text, &Metric::GOALS.map(Subject::value_of))?;
+        let goals = Metric::ALL.into_iter().filter(|metric| metric.can_be_goal());
+        let allowed: Vec<Subject> = goals.map(Subject::value_of).collect();
+        let goal = Self::parse(text, &allowed)?;
         if goal.relation == Relation::Above {
             return Err(ConditionError::GoalAbove);
         }
