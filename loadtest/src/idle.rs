@@ -9,13 +9,12 @@ mod holder;
 pub mod report;
 
 use std::{
-    io,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
         mpsc::{Sender, channel},
     },
-    thread::{self, JoinHandle},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -23,7 +22,12 @@ use self::{
     holder::{Gauges, HolderTally},
     report::IdleReport,
 };
-use crate::{connector::Connector, process_usage::ProcessUsage, progress::Progress, run::RunError};
+use crate::{
+    connector::Connector,
+    process_usage::ProcessUsage,
+    progress::Progress,
+    threads::{ThreadError, ThreadPlan, Threads},
+};
 
 /// How often the main thread looks at its threads.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -46,10 +50,8 @@ pub struct IdlePlan {
     pub duration: Duration,
     /// How long echoes, and at the end Pongs, are waited for.
     pub answer_timeout: Duration,
-    /// Threads, at least 1 and at most as many as connections.
-    pub threads: usize,
-    /// The CPUs that the threads are pinned to, in turn; empty if they are not pinned.
-    pub cpus: Vec<usize>,
+    /// The threads that the connections are spread over.
+    pub threads: ThreadPlan,
     /// The server's process, if its memory is to be measured.
     pub server_pid: Option<u32>,
 }
@@ -70,18 +72,23 @@ pub fn run(
     plan: IdlePlan,
     interrupted: &AtomicBool,
     progress: &mut Progress,
-) -> Result<IdleReport, RunError> {
+) -> Result<IdleReport, ThreadError> {
     let mut conductor = Conductor {
         before: Footprint::read(&plan, 0),
-        threads: Vec::new(),
-        orders: 0,
+        threads: Threads::default(),
+        orders: Vec::new(),
+        ordered: 0,
         plan: Arc::new(plan),
         interrupted,
         progress,
     };
     let course = conductor.conduct()?;
-    let tally = conductor.join()?;
-    Ok(IdleReport::new(&conductor.plan, &tally, &course))
+    let Conductor { plan, threads, orders, .. } = conductor;
+    // The threads end when nobody has orders for them any longer.
+    drop(orders);
+    let mut total = HolderTally::default();
+    threads.join()?.iter().for_each(|tally| total.merge(tally));
+    Ok(IdleReport::new(&plan, &total, &course))
 }
 
 /// What the main thread has seen.
@@ -126,21 +133,17 @@ impl Footprint {
 struct Conductor<'r> {
     plan: Arc<IdlePlan>,
     before: Footprint,
-    threads: Vec<Thread>,
-    /// How many were given.
-    orders: u64,
+    threads: Threads<Gauges, HolderTally>,
+    /// Where each thread takes its orders from.
+    orders: Vec<Sender<Task>>,
+    /// How many orders were given.
+    ordered: u64,
     interrupted: &'r AtomicBool,
     progress: &'r mut Progress,
 }
 
-struct Thread {
-    handle: JoinHandle<io::Result<HolderTally>>,
-    gauges: Arc<Gauges>,
-    orders: Sender<Task>,
-}
-
 impl Conductor<'_> {
-    fn conduct(&mut self) -> Result<Course, RunError> {
+    fn conduct(&mut self) -> Result<Course, ThreadError> {
         let answer_timeout = self.plan.answer_timeout;
         let started = Instant::now();
         self.start_threads()?;
@@ -169,42 +172,31 @@ impl Conductor<'_> {
         })
     }
 
-    fn start_threads(&mut self) -> Result<(), RunError> {
-        for number in 0..self.plan.threads {
-            let gauges = Arc::new(Gauges::default());
-            let (plan, shared) = (Arc::clone(&self.plan), Arc::clone(&gauges));
+    fn start_threads(&mut self) -> Result<(), ThreadError> {
+        for _ in 0..self.plan.threads.count {
+            let plan = Arc::clone(&self.plan);
             let (orders, received) = channel();
-            let handle = thread::Builder::new()
-                .name(format!("loadtest-{number}"))
-                .spawn(move || holder::run(plan, shared, number, &received))
-                .map_err(RunError::Spawn)?;
-            self.threads.push(Thread { handle, gauges, orders });
+            self.threads
+                .start(move |number, gauges| holder::run(plan, gauges, number, &received))?;
+            self.orders.push(orders);
         }
         Ok(())
     }
 
-    fn sum(&self, gauge: impl Fn(&Gauges) -> &AtomicU64) -> u64 {
-        self.threads.iter().map(|thread| gauge(&thread.gauges).load(Relaxed)).sum()
-    }
-
     /// Connections that are open.
     fn open(&self) -> u64 {
-        self.sum(|gauges| &gauges.opened)
-            - self.sum(|gauges| &gauges.lost)
-            - self.sum(|gauges| &gauges.closed)
+        self.threads.sum(|gauges| &gauges.opened)
+            - self.threads.sum(|gauges| &gauges.lost)
+            - self.threads.sum(|gauges| &gauges.closed)
     }
 
     fn footprint(&self) -> Footprint {
         Footprint::read(&self.plan, self.open())
     }
 
-    fn a_thread_has_ended(&self) -> bool {
-        self.threads.iter().any(|thread| thread.handle.is_finished())
-    }
-
     fn wait_for_opening(&mut self) {
         let requested = self.plan.connections as u64;
-        while self.sum(|gauges| &gauges.tried) < requested && !self.has_to_end() {
+        while self.threads.sum(|gauges| &gauges.tried) < requested && !self.has_to_end() {
             thread::sleep(POLL_INTERVAL);
             let open = self.open();
             self.progress.show(|_| format!("{open} of {requested} connections are open"));
@@ -215,15 +207,14 @@ impl Conductor<'_> {
     /// than `limit`.
     fn have_done(&mut self, task: Task, limit: Duration, what: &str) {
         let begun = Instant::now();
-        self.orders += 1;
-        for thread in &self.threads {
-            // One that has ended says why when it is joined.
-            let _ = thread.orders.send(task);
+        self.ordered += 1;
+        for orders in &self.orders {
+            // A thread that has ended says why when it is joined.
+            let _ = orders.send(task);
         }
-        while begun.elapsed() < limit && !self.a_thread_has_ended() {
-            let passed_on =
-                self.threads.iter().all(|thread| thread.gauges.orders.load(Relaxed) == self.orders);
-            let due = self.sum(|gauges| &gauges.due);
+        while begun.elapsed() < limit && !self.threads.any_has_ended() {
+            let passed_on = self.threads.all(|gauges| gauges.orders.load(Relaxed) == self.ordered);
+            let due = self.threads.sum(|gauges| &gauges.due);
             if passed_on && due == 0 {
                 return;
             }
@@ -247,17 +238,6 @@ impl Conductor<'_> {
     }
 
     fn has_to_end(&self) -> bool {
-        self.interrupted.load(Relaxed) || self.a_thread_has_ended()
-    }
-
-    fn join(&mut self) -> Result<HolderTally, RunError> {
-        let mut total = HolderTally::default();
-        for Thread { handle, orders, .. } in self.threads.drain(..) {
-            // Nobody has orders any longer.
-            drop(orders);
-            let tally = handle.join().map_err(|_| RunError::Panic)?.map_err(RunError::Thread)?;
-            total.merge(&tally);
-        }
-        Ok(total)
+        self.interrupted.load(Relaxed) || self.threads.any_has_ended()
     }
 }

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use crate::{connector::Connector, payload::PayloadPlan, rate::Rate};
+use crate::{connector::Connector, payload::PayloadPlan, rate::Rate, threads::ThreadPlan};
 
 /// After the end of the measured window, a thread waits for outstanding echoes and closing
 /// handshakes until nothing at all has arrived for this long. What is outstanding then is missing.
@@ -55,10 +55,8 @@ pub struct Plan {
     pub warmup: Duration,
     /// The measured window.
     pub duration: Duration,
-    /// Threads, at least 1 and at most as many as connections.
-    pub threads: usize,
-    /// The CPUs that the threads are pinned to, in turn; empty if they are not pinned.
-    pub cpus: Vec<usize>,
+    /// The threads that the connections are spread over.
+    pub threads: ThreadPlan,
     /// The server's process, if its CPU time and memory are to be measured.
     pub server_pid: Option<u32>,
 }
@@ -85,8 +83,9 @@ pub enum EchoKind {
 impl Plan {
     /// The connections of thread number `thread`, spread evenly.
     pub fn connections_of(&self, thread: usize) -> usize {
-        let extra = usize::from(thread < self.connections % self.threads);
-        self.connections / self.threads + extra
+        let threads = self.threads.count;
+        let extra = usize::from(thread < self.connections % threads);
+        self.connections / threads + extra
     }
 
     /// How long after its window is known the load begins.
@@ -100,12 +99,12 @@ impl Plan {
     /// The number of connection `index` of thread number `thread`, unique in the run. Planned
     /// messages go to the connections in the order of their numbers, again and again.
     pub fn connection_number(&self, thread: usize, index: usize) -> u64 {
-        (index * self.threads + thread) as u64
+        (index * self.threads.count + thread) as u64
     }
 
     /// The CPU of thread number `thread`, if threads are pinned.
     pub fn cpu_of(&self, thread: usize) -> Option<usize> {
-        self.cpus.get(thread % self.cpus.len().max(1)).copied()
+        self.threads.cpu_of(thread)
     }
 }
 

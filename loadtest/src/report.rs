@@ -26,13 +26,12 @@ use crate::{
     latency::{Histograms, Latencies},
     payload::{PayloadKind, Verify},
     plan::{Load, Plan, Schedule},
-    process_usage::ProcessUsage,
     rate::Arrivals,
-    run::WindowUsage,
     tally::{Cause, ErrorCounts, WrongEchoCounts},
     thread_usage::{BusyThread, contended_cpus},
     timeline::Recording,
     warning::{Warning, WarningCode},
+    window_usage::{UsedInWindow, WindowUsage},
 };
 
 /// A thread that is busy for this part of the window may have kept the server waiting.
@@ -195,9 +194,11 @@ impl Report {
         let (tally, measured) = (&recording.total, recording.measured);
         let messages = tally.echoes_measured;
         let messages_per_second = per_second(messages as f64, measured);
-        let usage = |pid, usage_at| UsageReport::new(pid, usage_at, measured, messages);
+        let usage = |used: &Option<UsedInWindow>| {
+            used.as_ref().map(|used| UsageReport::new(used, measured, messages))
+        };
         let mut report = Self {
-            provenance: Provenance::new(&plan.connector, plan.threads, &plan.cpus),
+            provenance: Provenance::new(&plan.connector, &plan.threads),
             connections: Connections {
                 requested: plan.connections,
                 opened: tally.opened,
@@ -227,8 +228,8 @@ impl Report {
             errors: tally.errors,
             wrong_echoes: tally.wrong_echoes,
             causes: tally.causes(),
-            generator: window.generator.map(|usage_at| usage(std::process::id(), usage_at)),
-            server: plan.server_pid.zip(window.server).map(|(pid, usage_at)| usage(pid, usage_at)),
+            generator: usage(&window.generator),
+            server: usage(&window.server),
             began: format_rfc3339_millis(recording.began).to_string(),
             host: Host::read(),
             warnings: Vec::new(),
@@ -267,7 +268,9 @@ impl Report {
                 format!("--server-pid {pid}: the process had ended before the measured window did");
             warn(WarningCode::ServerEnded, text);
         }
-        if let Some(text) = saturated_threads(&window.generator_threads) {
+        let [generator, server] = [&window.generator, &window.server]
+            .map(|used| used.as_ref().map_or(&[][..], |used| &used.busy_threads));
+        if let Some(text) = saturated_threads(generator) {
             warn(WarningCode::GeneratorSaturated, text);
         }
         if let Some(text) = self.send_lag() {
@@ -293,7 +296,7 @@ impl Report {
             );
             warn(WarningCode::MessagesUnsent, text);
         }
-        let cpus = contended_cpus(&window.generator_threads, &window.server_threads);
+        let cpus = contended_cpus(generator, server);
         if !cpus.is_empty() {
             let text = format!(
                 "generator and server take CPUs {} away from each other; keep them apart with \
@@ -388,17 +391,13 @@ impl LatencyReport {
 }
 
 impl UsageReport {
-    fn new(
-        pid: u32,
-        [before, after]: [ProcessUsage; 2],
-        measured: Duration,
-        messages: u64,
-    ) -> Self {
+    fn new(process: &UsedInWindow, measured: Duration, messages: u64) -> Self {
+        let UsedInWindow { pid, before, after, .. } = process;
         let user = after.user.saturating_sub(before.user);
         let system = after.system.saturating_sub(before.system);
         let per_message = |time: Duration| rounded(time.as_secs_f64() * 1e6 / messages as f64);
         Self {
-            pid,
+            pid: *pid,
             cpu_us_per_message: (messages > 0).then(|| CpuReport {
                 user: per_message(user),
                 system: per_message(system),

@@ -2,25 +2,24 @@
 //! adds up what the threads have counted.
 
 use std::{
-    io,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
-    thread::{self, JoinHandle},
-    time::{Duration, Instant, SystemTime},
+    thread,
+    time::{Duration, SystemTime},
 };
 
 use thiserror::Error;
 
 use crate::{
     plan::{Plan, Schedule},
-    process_usage::ProcessUsage,
     progress::Progress,
     report::{Report, grouped},
-    thread_usage::{BusyThread, ThreadTimes},
+    threads::{ThreadError, Threads},
     timeline::{Portions, Recording, Timeline},
     warning::Warning,
+    window_usage::{WindowEnd, WindowUsage},
     worker::{self, Gauges},
 };
 
@@ -30,18 +29,12 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Why a run came to nothing.
 #[derive(Debug, Error)]
 pub enum RunError {
-    /// A thread could not be started.
-    #[error("cannot start a thread: {0}; try fewer --threads")]
-    Spawn(io::Error),
-    /// A thread's runtime failed.
-    #[error("a thread could not run: {0}")]
-    Thread(io::Error),
+    /// A thread could not do its part.
+    #[error(transparent)]
+    Thread(#[from] ThreadError),
     /// Nobody is there; only where several runs belong together.
     #[error("{0}")]
     NotOpened(Warning),
-    /// A thread panicked, and has said why.
-    #[error("a thread panicked")]
-    Panic,
 }
 
 /// Carries out a plan. When `interrupted` becomes true, the run ends early.
@@ -52,9 +45,9 @@ pub fn run(
 ) -> Result<Report, RunError> {
     let plan = Arc::new(plan);
     let schedule = Arc::new(Schedule::default());
-    let (timeline, portions) = Timeline::new(plan.threads);
+    let (timeline, portions) = Timeline::new(plan.threads.count);
     let mut run = Run {
-        threads: Vec::with_capacity(plan.threads),
+        threads: Threads::default(),
         plan,
         schedule,
         timeline,
@@ -68,7 +61,7 @@ pub fn run(
     let window = run.wait_for_window();
     // From here on a second Ctrl-C may end the program at any instant.
     run.progress.clear();
-    run.join()?;
+    run.threads.join()?;
     let recording = Recording::new(run.timeline, &run.schedule);
     let interrupted = interrupted.load(Relaxed);
     Ok(Report::new(&run.plan, recording, &run.schedule, interrupted, &window))
@@ -90,79 +83,37 @@ pub(crate) fn run_opened(
     }
 }
 
-/// What the processes have used, at the beginning and at the end of the measured window.
-#[derive(Debug, Default)]
-pub(crate) struct WindowUsage {
-    pub(crate) generator: Option<[ProcessUsage; 2]>,
-    pub(crate) server: Option<[ProcessUsage; 2]>,
-    /// Threads that were busy in between.
-    pub(crate) generator_threads: Vec<BusyThread>,
-    pub(crate) server_threads: Vec<BusyThread>,
-}
-
-/// What a process has used at an instant.
-struct Usage {
-    process: ProcessUsage,
-    threads: ThreadTimes,
-    instant: Instant,
-}
-
-impl Usage {
-    fn read(pid: u32) -> Option<Self> {
-        let process = ProcessUsage::read(pid).ok()?;
-        Some(Self { process, threads: ThreadTimes::read(pid).ok()?, instant: Instant::now() })
-    }
-
-    fn busy_since(&self, before: &Self) -> Vec<BusyThread> {
-        self.threads.busy_since(&before.threads, self.instant - before.instant)
-    }
-}
-
 struct Run<'r> {
     plan: Arc<Plan>,
     schedule: Arc<Schedule>,
     timeline: Timeline,
-    threads: Vec<Thread>,
+    threads: Threads<Gauges, ()>,
     interrupted: &'r AtomicBool,
     progress: &'r mut Progress,
     echoes_shown: u64,
 }
 
-struct Thread {
-    handle: JoinHandle<io::Result<()>>,
-    gauges: Arc<Gauges>,
-}
-
 impl Run<'_> {
-    fn start_threads(&mut self, portions: Vec<Portions>) -> Result<(), RunError> {
-        for (number, portions) in portions.into_iter().enumerate() {
-            let gauges = Arc::new(Gauges::default());
-            let (plan, schedule, shared) =
-                (Arc::clone(&self.plan), Arc::clone(&self.schedule), Arc::clone(&gauges));
-            let handle = thread::Builder::new()
-                .name(format!("loadtest-{number}"))
-                .spawn(move || worker::run(plan, schedule, shared, portions, number))
-                .map_err(RunError::Spawn)?;
-            self.threads.push(Thread { handle, gauges });
+    fn start_threads(&mut self, portions: Vec<Portions>) -> Result<(), ThreadError> {
+        for portions in portions {
+            let (plan, schedule) = (Arc::clone(&self.plan), Arc::clone(&self.schedule));
+            self.threads.start(move |number, gauges| {
+                worker::run(plan, schedule, gauges, portions, number)
+            })?;
         }
         Ok(())
     }
 
-    fn sum(&self, gauge: impl Fn(&Gauges) -> &AtomicU64) -> u64 {
-        self.threads.iter().map(|thread| gauge(&thread.gauges).load(Relaxed)).sum()
-    }
-
     /// Whether the run has to end: somebody wants it to, or a thread has nothing left to do.
     fn ends_early(&self) -> bool {
-        self.interrupted.load(Relaxed)
-            || self.threads.iter().any(|thread| thread.handle.is_finished())
+        self.interrupted.load(Relaxed) || self.threads.any_has_ended()
     }
 
     fn wait_for_connections(&mut self) {
         let requested = self.plan.connections;
-        while self.sum(|gauges| &gauges.tried) < requested as u64 && !self.ends_early() {
+        while self.threads.sum(|gauges| &gauges.tried) < requested as u64 && !self.ends_early() {
             thread::sleep(Duration::from_millis(1));
-            let open = self.sum(|gauges| &gauges.open);
+            let open = self.threads.sum(|gauges| &gauges.open);
             self.progress.show(|_| format!("{open} of {requested} connections are open"));
         }
     }
@@ -171,7 +122,7 @@ impl Run<'_> {
     fn wait_for_start(&mut self) {
         let Some(start) = self.plan.start_at else { return };
         while let Ok(ahead) = start.duration_since(SystemTime::now()) {
-            if self.ends_early() || self.sum(|gauges| &gauges.open) == 0 {
+            if self.ends_early() || self.threads.sum(|gauges| &gauges.open) == 0 {
                 return;
             }
             let seconds = ahead.as_secs() + 1;
@@ -182,47 +133,32 @@ impl Run<'_> {
 
     /// Lets the load run, and measures the processes at both ends of the measured window.
     fn wait_for_window(&mut self) -> WindowUsage {
-        let mut window = WindowUsage::default();
-        if !self.ends_early() && self.sum(|gauges| &gauges.open) > 0 {
+        let mut used = WindowUsage::default();
+        if !self.ends_early() && self.threads.sum(|gauges| &gauges.open) > 0 {
             self.start_load();
             self.schedule.set_window(self.plan.lead(), self.plan.warmup, self.plan.duration);
             self.wait_until(self.schedule.begin(), "warm-up");
-            let before = self.usage();
+            let before = WindowEnd::read(self.plan.server_pid);
             self.wait_until(self.schedule.end(), "measuring");
-            let after = self.usage();
-            if let Some((before, after)) = before.0.zip(after.0) {
-                window.generator_threads = after.busy_since(&before);
-                window.generator = Some([before.process, after.process]);
-            }
-            if let Some((before, after)) = before.1.zip(after.1) {
-                window.server_threads = after.busy_since(&before);
-                window.server = Some([before.process, after.process]);
-            }
+            used = WindowUsage::between(&before, &WindowEnd::read(self.plan.server_pid));
         }
         self.schedule.stop();
-        window
+        used
     }
 
     /// Starts the load, and returns when each thread has.
     fn start_load(&self) {
         self.schedule.start_load();
-        let all_send =
-            |threads: &[Thread]| threads.iter().all(|thread| thread.gauges.sends.load(Relaxed));
-        while !all_send(&self.threads) && !self.ends_early() {
+        while !self.threads.all(|gauges| gauges.sends.load(Relaxed)) && !self.ends_early() {
             thread::sleep(Duration::from_millis(1));
         }
-    }
-
-    /// Of the generator and of the server.
-    fn usage(&self) -> (Option<Usage>, Option<Usage>) {
-        (Usage::read(std::process::id()), self.plan.server_pid.and_then(Usage::read))
     }
 
     /// Waits until the instant `until`, or until the run has to end early.
     fn wait_until(&mut self, until: u64, what: &str) {
         loop {
             let now = self.schedule.now();
-            let all_lost = self.sum(|gauges| &gauges.open) == 0 && !self.plan.reconnect;
+            let all_lost = self.threads.sum(|gauges| &gauges.open) == 0 && !self.plan.reconnect;
             if now >= until || all_lost || self.ends_early() {
                 return;
             }
@@ -234,9 +170,9 @@ impl Run<'_> {
     }
 
     fn show_load(&mut self, what: &str, remaining: Duration) {
-        let echoes = self.sum(|gauges| &gauges.echoes);
-        let open = self.sum(|gauges| &gauges.open);
-        let errors = self.sum(|gauges| &gauges.errors);
+        let echoes = self.threads.sum(|gauges| &gauges.echoes);
+        let open = self.threads.sum(|gauges| &gauges.open);
+        let errors = self.threads.sum(|gauges| &gauges.errors);
         let shown = &mut self.echoes_shown;
         self.progress.show_with(self.timeline.seconds(), |since_last| {
             let rate = u128::from(echoes - *shown) * 1000 / since_last.as_millis().max(1);
@@ -247,13 +183,5 @@ impl Run<'_> {
                 grouped(rate as u64),
             )
         });
-    }
-
-    /// Waits for all threads.
-    fn join(&mut self) -> Result<(), RunError> {
-        for thread in self.threads.drain(..) {
-            thread.handle.join().map_err(|_| RunError::Panic)?.map_err(RunError::Thread)?;
-        }
-        Ok(())
     }
 }

@@ -15,6 +15,7 @@ use crate::{
     request::{Field, Subprotocol},
     stream::{Endpoint, Sources},
     target::Target,
+    threads::ThreadPlan,
     tls::{Tls, Trust},
     warning::{Warning, WarningCode},
     worker::OPENING_MAX,
@@ -138,18 +139,14 @@ impl ConnectionArgs {
         Ok(Sources::new(addresses))
     }
 
-    /// How many threads there will be.
-    pub(super) fn thread_count(&self) -> usize {
-        let threads = self.threads.unwrap_or_else(|| match &self.cpus {
-            Some(list) => list.as_slice().len(),
-            None => thread::available_parallelism().map_or(1, Into::into),
+    /// The threads that the connections are spread over.
+    pub(super) fn threads(&self) -> ThreadPlan {
+        let cpus = self.cpus.as_ref().map_or_else(Vec::new, |list| list.as_slice().to_vec());
+        let count = self.threads.unwrap_or_else(|| match cpus.len() {
+            0 => thread::available_parallelism().map_or(1, Into::into),
+            cpus => cpus,
         });
-        threads.min(self.connections)
-    }
-
-    /// The CPUs to pin them to; none if they are not to be pinned.
-    pub(super) fn cpus(&self) -> Vec<usize> {
-        self.cpus.as_ref().map_or_else(Vec::new, |list| list.as_slice().to_vec())
+        ThreadPlan { count: count.min(self.connections), cpus }
     }
 
     /// Prepares the process for so many connections, and warns where that is not possible.
@@ -163,7 +160,7 @@ impl ConnectionArgs {
         let Self { connections, .. } = self;
         // A socket that monoio has not made has a second descriptor while it connects.
         let twice = self.source.is_some() || self.unix_socket.is_some();
-        let connecting = if twice { OPENING_MAX * self.thread_count() } else { 0 };
+        let connecting = if twice { OPENING_MAX * self.threads().count } else { 0 };
         let needed = (*connections + connecting) as u64 + DESCRIPTORS_BESIDE;
         let limit = raise_limit(needed).ok()?;
         (limit < needed).then(|| {

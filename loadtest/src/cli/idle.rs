@@ -62,8 +62,7 @@ impl IdleArgs {
             echo_len: self.echo.map(|size| size.as_u64() as usize),
             duration: self.duration,
             answer_timeout: self.answer_timeout,
-            threads: self.connections.thread_count(),
-            cpus: self.connections.cpus(),
+            threads: self.connections.threads(),
             server_pid: self.server_pid,
         })
     }

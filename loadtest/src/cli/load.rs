@@ -102,8 +102,7 @@ impl LoadArgs {
             start_at: None,
             warmup: self.warmup,
             duration: self.duration,
-            threads: connections.thread_count(),
-            cpus: connections.cpus(),
+            threads: connections.threads(),
             server_pid,
         })
     }

@@ -109,7 +109,7 @@ mod tests {
         };
         let plan = args.plan().unwrap();
         let spread: Vec<usize> =
-            (0..plan.threads).map(|thread| plan.connections_of(thread)).collect();
+            (0..plan.threads.count).map(|thread| plan.connections_of(thread)).collect();
         assert_eq!(spread, [3, 2, 2]);
     }
 }

@@ -102,8 +102,8 @@ pub(super) fn run(
     number: usize,
     orders: &Receiver<Task>,
 ) -> io::Result<HolderTally> {
-    if !plan.cpus.is_empty() {
-        monoio::utils::bind_to_cpu_set([plan.cpus[number % plan.cpus.len()]])?;
+    if let Some(cpu) = plan.threads.cpu_of(number) {
+        monoio::utils::bind_to_cpu_set([cpu])?;
     }
     crate::worker::build_runtime()?.block_on(async move {
         let holder = Rc::new(Holder::new(plan, gauges, number));
@@ -136,7 +136,7 @@ impl Holder {
 
     async fn open_one_after_another(self: Rc<Self>) {
         // The number in the run of this thread's next connection.
-        let next = || self.begun.get() * self.plan.threads + self.number;
+        let next = || self.begun.get() * self.plan.threads.count + self.number;
         while next() < self.plan.connections {
             let turn = self.started + begins_after(next(), self.plan.connect_rate);
             self.begun.update(|begun| begun + 1);

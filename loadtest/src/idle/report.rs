@@ -79,7 +79,7 @@ pub struct MemoryUse {
 impl IdleReport {
     pub(super) fn new(plan: &IdlePlan, tally: &HolderTally, course: &Course) -> Self {
         let Course { interrupted, .. } = *course;
-        let provenance = Provenance::new(&plan.connector, plan.threads, &plan.cpus);
+        let provenance = Provenance::new(&plan.connector, &plan.threads);
         let connections = Connections {
             requested: plan.connections,
             opened: tally.connections.opened,

@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::counted;
-use crate::connector::Connector;
+use crate::{connector::Connector, threads::ThreadPlan};
 
 /// Of this program.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -25,14 +25,14 @@ pub struct Provenance {
 }
 
 impl Provenance {
-    /// Of what threads on `cpus`, which are none if they were not pinned, did with connections.
-    pub(crate) fn new(connector: &Connector, threads: usize, cpus: &[usize]) -> Self {
+    pub(crate) fn new(connector: &Connector, threads: &ThreadPlan) -> Self {
+        let ThreadPlan { count, cpus } = threads;
         Self {
             version: VERSION,
             url: connector.url().to_owned(),
             driver: if monoio::utils::detect_uring() { "io_uring" } else { "epoll" },
-            threads,
-            cpus: (!cpus.is_empty()).then(|| cpus.to_vec()),
+            threads: *count,
+            cpus: (!cpus.is_empty()).then(|| cpus.clone()),
         }
     }
 

@@ -1,0 +1,82 @@
+//! What the processes of generator and server use in the measured window.
+
+use std::time::Instant;
+
+use crate::{
+    process_usage::ProcessUsage,
+    thread_usage::{BusyThread, ThreadTimes},
+};
+
+/// What the processes used in the measured window, as far as that could be read.
+#[derive(Debug, Default)]
+pub(crate) struct WindowUsage {
+    pub(crate) generator: Option<UsedInWindow>,
+    pub(crate) server: Option<UsedInWindow>,
+}
+
+/// What a process used in the measured window.
+#[derive(Debug)]
+pub(crate) struct UsedInWindow {
+    pub(crate) pid: u32,
+    /// At its beginning.
+    pub(crate) before: ProcessUsage,
+    /// At its end.
+    pub(crate) after: ProcessUsage,
+    /// Threads that were busy in between.
+    pub(crate) busy_threads: Vec<BusyThread>,
+}
+
+/// What the processes have used until one end of the window.
+pub(crate) struct WindowEnd {
+    generator: Option<UsedSoFar>,
+    server: Option<UsedSoFar>,
+}
+
+/// What a process has used until an instant.
+struct UsedSoFar {
+    pid: u32,
+    process: ProcessUsage,
+    threads: ThreadTimes,
+    instant: Instant,
+}
+
+impl WindowEnd {
+    /// Of this process, and of the server's if it is known.
+    pub(crate) fn read(server_pid: Option<u32>) -> Self {
+        Self {
+            generator: UsedSoFar::read(std::process::id()),
+            server: server_pid.and_then(UsedSoFar::read),
+        }
+    }
+}
+
+impl WindowUsage {
+    /// Of the window with these ends.
+    pub(crate) fn between(before: &WindowEnd, after: &WindowEnd) -> Self {
+        let used = |before: &Option<UsedSoFar>, after: &Option<UsedSoFar>| {
+            Some(after.as_ref()?.since(before.as_ref()?))
+        };
+        Self {
+            generator: used(&before.generator, &after.generator),
+            server: used(&before.server, &after.server),
+        }
+    }
+}
+
+impl UsedSoFar {
+    fn read(pid: u32) -> Option<Self> {
+        let process = ProcessUsage::read(pid).ok()?;
+        let threads = ThreadTimes::read(pid).ok()?;
+        Some(Self { pid, process, threads, instant: Instant::now() })
+    }
+
+    fn since(&self, before: &Self) -> UsedInWindow {
+        let time = self.instant - before.instant;
+        UsedInWindow {
+            pid: self.pid,
+            before: before.process,
+            after: self.process,
+            busy_threads: self.threads.busy_since(&before.threads, time),
+        }
+    }
+}
