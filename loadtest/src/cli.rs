@@ -13,6 +13,7 @@ mod merge;
 mod output;
 mod run;
 mod search;
+mod traffic;
 mod values;
 
 use std::{net::IpAddr, path::PathBuf};
@@ -25,11 +26,12 @@ pub use self::{
     compare::CompareArgs,
     connection::ConnectionArgs,
     idle::IdleArgs,
-    load::{LoadArgs, RateArgs},
+    load::LoadArgs,
     merge::MergeArgs,
     output::{HistogramArgs, OutputArgs, RecordingArgs},
     run::RunArgs,
     search::SearchArgs,
+    traffic::TrafficArgs,
     values::AddressList,
 };
 use crate::{

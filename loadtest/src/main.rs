@@ -96,7 +96,7 @@ fn run_load(args: &RunArgs) -> Result<Ending, Fault> {
     let (baseline, conditions) =
         (args.baseline().map_err(wrong)?, args.conditions().map_err(wrong)?);
     let plan = args.plan().map_err(wrong)?;
-    let too_few = args.connections.prepare_process();
+    let too_few = args.traffic.connections.prepare_process();
     warn(&too_few);
     let interrupted = interrupt_flag()?;
     let mut progress = if args.full_screen { Progress::full_screen() } else { Progress::default() };
@@ -130,7 +130,7 @@ fn hold_idle(args: &IdleArgs) -> Result<Ending, Fault> {
 /// Compares two servers, and says whether every message was echoed correctly.
 fn compare_servers(args: &CompareArgs) -> Result<Ending, Fault> {
     let plan = args.plan().map_err(|error| Fault::Usage(error.to_string()))?;
-    warn(&args.connections.prepare_process());
+    warn(&args.traffic.connections.prepare_process());
     let interrupted = interrupt_flag()?;
     let report = compare::run(&plan, &interrupted, &mut Progress::default())
         .map_err(|error| Fault::Failed(error.to_string()))?;

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use super::{
-    CheckArgs, ConnectionArgs, LoadArgs, OutputArgs, PlanError, RateArgs,
+    CheckArgs, OutputArgs, PlanError, TrafficArgs,
     values::{number, process},
 };
 use crate::{
@@ -29,17 +29,9 @@ pub struct CompareArgs {
     #[arg(long, value_name = "N", default_value = "6", value_parser = number(ROUNDS))]
     pub rounds: usize,
 
-    /// How the connections are.
-    #[command(flatten)]
-    pub connections: ConnectionArgs,
-
     /// What is sent, in each run.
     #[command(flatten)]
-    pub load: LoadArgs,
-
-    /// When it is sent.
-    #[command(flatten)]
-    pub rate: RateArgs,
+    pub traffic: TrafficArgs,
 
     /// Where the result goes.
     #[command(flatten)]
@@ -69,10 +61,12 @@ impl CompareArgs {
             let of_server = subject.metric == Metric::ServerCpuPerMessage;
             (of_server && self.server_pid_b.is_none()).then_some("--server-pid-a and -b")
         };
-        let run = |url, pid| self.load.plan(url, self.rate.load(), &self.connections, pid);
         Ok(ComparePlan {
             fail_if: self.checks.conditions(missing)?,
-            runs: [run(&self.url_a, self.server_pid_a)?, run(&self.url_b, self.server_pid_b)?],
+            runs: [
+                self.traffic.plan(&self.url_a, self.server_pid_a)?,
+                self.traffic.plan(&self.url_b, self.server_pid_b)?,
+            ],
             rounds: self.rounds,
             seed: self.seed,
         })

@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(count_ports("x"), None);
         let cli = Cli::parse_from(["x", "ws://127.0.0.1", "--connections=28233"]);
         let Command::Run(args) = cli.command() else { panic!("not a run") };
-        assert_eq!(args.connections.too_few_ports(28233), None);
+        assert_eq!(args.traffic.connections.too_few_ports(28233), None);
         let more = Cli::parse_from([
             "x",
             "ws://127.0.0.1",
@@ -215,8 +215,8 @@ mod tests {
             "--source=127.0.0.2-127.0.0.3",
         ]);
         let Command::Run(more) = more.command() else { panic!("not a run") };
-        assert_eq!(more.connections.too_few_ports(28232), None);
-        let warning = args.connections.too_few_ports(28232).unwrap();
+        assert_eq!(more.traffic.connections.too_few_ports(28232), None);
+        let warning = args.traffic.connections.too_few_ports(28232).unwrap();
         assert_eq!(warning.code, WarningCode::TooFewPorts);
         assert!(warning.text.contains("--connections 28233 needs as many local ports, but "));
     }

@@ -12,7 +12,6 @@ use crate::{
     payload::{PayloadKind, PayloadPlan, PayloadSource, Verify},
     payload_files,
     plan::{EchoKind, Load, Plan},
-    rate::Rate,
     target::Target,
 };
 
@@ -80,7 +79,7 @@ pub struct LoadArgs {
 
 impl LoadArgs {
     /// The plan of `load` on `connections` to `target`, whose process may be `server_pid`.
-    pub fn plan(
+    pub(super) fn plan(
         &self,
         target: &Target,
         load: Load,
@@ -128,23 +127,5 @@ impl LoadArgs {
                 (OPEN_LOOP_IN_FLIGHT / connections).clamp(*DEPTH.start(), *DEPTH.end())
             }
         }
-    }
-}
-
-/// When messages are sent.
-#[derive(Clone, Debug, clap::Args)]
-#[group(skip)]
-pub struct RateArgs {
-    /// Send this many messages a second in all, at planned instants, whether the server keeps up or
-    /// not: 50k, a ramp "10k..100k over 60s", or steps "10k,20k,50k over 30s" (without "over", they
-    /// take --duration; the warm-up has the first rate)
-    #[arg(long, value_name = "RATE")]
-    pub rate: Option<Rate>,
-}
-
-impl RateArgs {
-    /// When that is.
-    pub fn load(&self) -> Load {
-        self.rate.clone().map_or(Load::Closed, Load::Open)
     }
 }

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::SystemTime};
 
 use super::{
-    CheckArgs, ConnectionArgs, LoadArgs, OutputArgs, PlanError, RateArgs, RecordingArgs,
+    CheckArgs, OutputArgs, PlanError, RecordingArgs, TrafficArgs,
     values::{instant, process},
 };
 use crate::{
@@ -23,17 +23,9 @@ pub struct RunArgs {
     #[arg(value_name = "URL")]
     pub url: Target,
 
-    /// How the connections are.
-    #[command(flatten)]
-    pub connections: ConnectionArgs,
-
     /// What is sent.
     #[command(flatten)]
-    pub load: LoadArgs,
-
-    /// When it is sent.
-    #[command(flatten)]
-    pub rate: RateArgs,
+    pub traffic: TrafficArgs,
 
     /// When to start the load, connections being open by then: in RFC 3339 such as
     /// 2026-01-31T12:00:00Z, or in seconds since 1970. For runs on several machines
@@ -68,8 +60,7 @@ pub struct RunArgs {
 impl RunArgs {
     /// Resolves and completes what the command line says.
     pub fn plan(&self) -> Result<Plan, PlanError> {
-        let plan =
-            self.load.plan(&self.url, self.rate.load(), &self.connections, self.server_pid)?;
+        let plan = self.traffic.plan(&self.url, self.server_pid)?;
         Ok(Plan { start_at: self.start_at, ..plan })
     }
 
