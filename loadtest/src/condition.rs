@@ -16,8 +16,9 @@ use serde::{Deserialize, Serialize, Serializer};
 use thiserror::Error;
 
 use crate::{
+    numbers::{grouped, rate},
     rate::parse_number,
-    report::{LatencyReport, Report, UsageReport, grouped, rate},
+    report::{LatencyReport, Report, UsageReport},
     tally::ErrorCounts,
 };
 

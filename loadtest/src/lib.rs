@@ -25,6 +25,7 @@ pub mod host;
 pub mod idle;
 pub mod latency;
 pub mod merge;
+pub mod numbers;
 mod pacer;
 mod passed_over;
 pub mod payload;

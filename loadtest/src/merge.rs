@@ -20,7 +20,8 @@ use crate::{
         hlog::{self, Log, LogError},
     },
     latency::Histograms,
-    report::{Connections, LatencyReport, VERSION, counted, grouped, rate},
+    numbers::{counted, grouped, rate},
+    report::{Connections, LatencyReport, VERSION},
     tally::{Cause, ErrorCounts, WrongEchoCounts},
     warning::{Warning, WarningCode},
 };

@@ -13,9 +13,10 @@ use std::{
 use thiserror::Error;
 
 use crate::{
+    numbers::grouped,
     plan::{Plan, Schedule},
     progress::Progress,
-    report::{Report, grouped},
+    report::Report,
     threads::{ThreadError, Threads},
     timeline::{Portions, Recording, Timeline},
     warning::Warning,

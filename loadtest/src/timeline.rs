@@ -16,8 +16,9 @@ use std::{
 
 use crate::{
     encoding::EncodedHistograms,
+    numbers::per_second,
     plan::Schedule,
-    report::{LatencyReport, per_second},
+    report::LatencyReport,
     tally::{ErrorCounts, Tally},
 };
 

@@ -10,7 +10,7 @@ use std::{
 
 use bytesize::ByteSize;
 
-use crate::{process_usage::ProcessUsage, report::grouped};
+use crate::{numbers::grouped, process_usage::ProcessUsage};
 
 /// How far ahead an instant may be.
 const AHEAD_MAX: Duration = Duration::from_hours(24);

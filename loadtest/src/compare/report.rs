@@ -11,8 +11,9 @@ use super::{
 };
 use crate::{
     condition::{Check, Measurement, Metric, Ratios},
+    numbers::{counted, grouped},
     plan::Plan,
-    report::{EachRun, Report, UsageReport, VERSION, counted, grouped},
+    report::{EachRun, Report, UsageReport, VERSION},
     warning::Warning,
 };
 

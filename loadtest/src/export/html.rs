@@ -8,7 +8,10 @@ use std::fmt;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use self::plots::Plot;
-use crate::report::{LatencyReport, Report, UsageReport, grouped, rate};
+use crate::{
+    numbers::{grouped, rate},
+    report::{LatencyReport, Report, UsageReport},
+};
 
 const STYLE: &str = include_str!("html/style.css");
 

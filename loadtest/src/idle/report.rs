@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use super::{Course, Footprint, IdlePlan, holder::HolderTally};
 use crate::{
-    report::{Connections, LatencyReport, Provenance, bytes, grouped, rounded},
+    numbers::{bytes, grouped, rounded},
+    report::{Connections, LatencyReport, Provenance},
     tally::{Cause, ErrorCounts},
     warning::Warning,
 };

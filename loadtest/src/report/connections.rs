@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{counted, grouped};
 use crate::{
+    numbers::{counted, grouped},
     tally::Cause,
     warning::{Warning, WarningCode},
 };

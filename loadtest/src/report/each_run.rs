@@ -4,8 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::counted;
-use crate::plan::Plan;
+use crate::{numbers::counted, plan::Plan};
 
 /// What each of several runs was.
 #[derive(Clone, Debug, Serialize)]

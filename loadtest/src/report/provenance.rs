@@ -3,8 +3,7 @@
 
 use serde::Serialize;
 
-use super::counted;
-use crate::{connector::Connector, threads::ThreadPlan};
+use crate::{connector::Connector, numbers::counted, threads::ThreadPlan};
 
 /// Of this program.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");

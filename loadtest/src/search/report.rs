@@ -12,10 +12,8 @@ use super::{
 };
 use crate::{
     condition::{Condition, Measurement},
-    report::{
-        EachRun, LatencyReport, OpenLoopReport, Report, UsageReport, VERSION, counted, rate,
-        rounded,
-    },
+    numbers::{counted, rate, rounded},
+    report::{EachRun, LatencyReport, OpenLoopReport, Report, UsageReport, VERSION},
     warning::Warning,
 };
 

@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use crate::{
     condition::{Condition, Measurement, Metric},
-    report::{LatencyReport, Report, counted, grouped},
+    numbers::{counted, grouped},
+    report::{LatencyReport, Report},
     warning::WarningCode,
 };
 
