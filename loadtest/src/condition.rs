@@ -4,166 +4,19 @@
 //! A [`Condition`] is no more than text that was understood; [`Measurement`] and [`Ratios`] are what
 //! it is held against.
 
-#![expect(
-    clippy::cast_precision_loss,
-    clippy::cast_sign_loss,
-    reason = "counts stay below 2^52, none is negative"
-)]
+mod measurement;
+mod metric;
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Serialize, Serializer};
 use thiserror::Error;
 
-use crate::{
-    numbers::{grouped, rate},
-    rate::parse_number,
-    report::{LatencyReport, Report, UsageReport},
-    tally::ErrorCounts,
+use self::metric::Unit;
+pub use self::{
+    measurement::{Measurement, Ratios},
+    metric::Metric,
 };
-
-/// What a condition can be about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Metric {
-    /// Latency that half of the messages stay within, and so on.
-    P50,
-    /// 90 %
-    P90,
-    /// 99 %
-    P99,
-    /// 99.9 %
-    P99_9,
-    /// 99.99 %
-    P99_99,
-    /// The longest latency.
-    Max,
-    /// The mean latency.
-    Mean,
-    /// Correct echoes.
-    MessagesPerSecond,
-    /// CPU time of the server.
-    ServerCpuPerMessage,
-    /// Everything that went wrong.
-    Errors,
-}
-
-/// What a metric's values are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Unit {
-    /// Times, in microseconds.
-    Time,
-    /// Messages a second.
-    Rate,
-    /// Whole numbers.
-    Count,
-    /// One of the others, divided by its like.
-    Ratio,
-}
-
-impl Metric {
-    /// Everything that is measured.
-    const ALL: [Self; 10] = [
-        Self::MessagesPerSecond,
-        Self::P50,
-        Self::P90,
-        Self::P99,
-        Self::P99_9,
-        Self::P99_99,
-        Self::Max,
-        Self::Mean,
-        Self::ServerCpuPerMessage,
-        Self::Errors,
-    ];
-
-    /// As it is written in a condition.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::P50 => "p50",
-            Self::P90 => "p90",
-            Self::P99 => "p99",
-            Self::P99_9 => "p99.9",
-            Self::P99_99 => "p99.99",
-            Self::Max => "max",
-            Self::Mean => "mean",
-            Self::MessagesPerSecond => "messages_per_second",
-            Self::ServerCpuPerMessage => "server_cpu_per_message",
-            Self::Errors => "errors",
-        }
-    }
-
-    fn unit(self) -> Unit {
-        match self {
-            Self::Errors => Unit::Count,
-            Self::MessagesPerSecond => Unit::Rate,
-            _ => Unit::Time,
-        }
-    }
-
-    /// Whether it tells how well a load is served, and can be a goal of a search. The others tell how
-    /// high the load was, and what it cost.
-    fn can_be_goal(self) -> bool {
-        !matches!(self, Self::MessagesPerSecond | Self::ServerCpuPerMessage)
-    }
-
-    /// Whether it makes sense to divide one by another: there should be no errors at all.
-    fn has_ratio(self) -> bool {
-        self != Self::Errors
-    }
-
-    /// A value of it, with its unit.
-    pub(crate) fn show(self, value: f64) -> String {
-        self.unit().show(value)
-    }
-}
-
-impl Unit {
-    fn parse(self, text: &str) -> Option<f64> {
-        match self {
-            Self::Time => parse_us(text),
-            Self::Rate => parse_number(text).ok(),
-            Self::Ratio => parse_amount(text),
-            Self::Count => text.parse().ok().map(|count: u64| count as f64),
-        }
-    }
-
-    fn expected(self) -> &'static str {
-        match self {
-            Self::Time => "a time such as 500us, 1.5ms or 2s",
-            Self::Rate => "messages/s from 1 to 100M, such as 500, 50k or 1.5M",
-            Self::Ratio => "a number such as 1.1",
-            Self::Count => "a whole number",
-        }
-    }
-
-    fn show(self, value: f64) -> String {
-        match self {
-            Self::Time if value < 10.0 => format!("{value:.3} us"),
-            Self::Time => format!("{value:.1} us"),
-            Self::Rate => rate(value),
-            Self::Ratio => format!("{value:.3}"),
-            Self::Count => grouped(value as u64),
-        }
-    }
-}
-
-/// A time in microseconds.
-fn parse_us(text: &str) -> Option<f64> {
-    let unit_start = text.find(|c: char| c.is_ascii_alphabetic())?;
-    let (number, unit) = text.split_at(unit_start);
-    let us = match unit {
-        "ns" => 1e-3,
-        "us" => 1.0,
-        "ms" => 1e3,
-        "s" => 1e6,
-        _ => return None,
-    };
-    parse_amount(number).map(|number| number * us)
-}
-
-fn parse_amount(text: &str) -> Option<f64> {
-    let amount: f64 = text.trim_end().parse().ok()?;
-    (amount.is_finite() && amount >= 0.0).then_some(amount)
-}
 
 /// What a condition is about: a metric, or its ratio to another result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -355,83 +208,10 @@ impl fmt::Display for Check {
     }
 }
 
-/// What metrics are, divided by what they were elsewhere; those that both have.
-#[derive(Clone, Debug)]
-pub struct Ratios<T>(Vec<(Metric, T)>);
-
-impl<T> Ratios<T> {
-    pub(crate) fn new(ratio: impl Fn(Metric) -> Option<T>) -> Self {
-        let metrics = Metric::ALL.into_iter().filter(|metric| metric.has_ratio());
-        Self(metrics.filter_map(|metric| Some((metric, ratio(metric)?))).collect())
-    }
-
-    pub(crate) fn get(&self, metric: Metric) -> Option<&T> {
-        self.iter().find(|(known, _)| *known == metric).map(|(_, ratio)| ratio)
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (Metric, &T)> {
-        self.0.iter().map(|(metric, ratio)| (*metric, ratio))
-    }
-}
-
-impl<T: Serialize> Serialize for Ratios<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.iter().map(|(metric, ratio)| (metric.name(), ratio)))
-    }
-}
-
-/// Those figures of a run that conditions are about, with the names of its JSON.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub struct Measurement {
-    /// Correct echoes.
-    pub(crate) messages_per_second: f64,
-    /// Corrected, in an open loop.
-    pub(crate) latency_us: Option<LatencyReport>,
-    /// In the whole run.
-    pub(crate) errors: ErrorCounts,
-    /// What the server used, if its process was named.
-    #[serde(default)]
-    pub(crate) server: Option<UsageReport>,
-}
-
-impl From<&Report> for Measurement {
-    fn from(report: &Report) -> Self {
-        let Report { messages_per_second, latency_us, errors, server, .. } = *report;
-        Self { messages_per_second, latency_us, errors, server }
-    }
-}
-
-impl Measurement {
-    /// A metric's value, in microseconds if it is a time; `None` if it was not measured.
-    pub(crate) fn value(&self, metric: Metric) -> Option<f64> {
-        let latency = |value: fn(&LatencyReport) -> f64| self.latency_us.as_ref().map(value);
-        match metric {
-            Metric::P50 => latency(|latency| latency.p50),
-            Metric::P90 => latency(|latency| latency.p90),
-            Metric::P99 => latency(|latency| latency.p99),
-            Metric::P99_9 => latency(|latency| latency.p99_9),
-            Metric::P99_99 => latency(|latency| latency.p99_99),
-            Metric::Max => latency(|latency| latency.max),
-            Metric::Mean => latency(|latency| latency.mean),
-            Metric::MessagesPerSecond => Some(self.messages_per_second),
-            Metric::ServerCpuPerMessage => {
-                self.server.and_then(|server| Some(server.cpu_us_per_message?.total))
-            }
-            Metric::Errors => Some(self.errors.total as f64),
-        }
-    }
-
-    /// A metric's value, divided by what it is in `other`; `None` if either is not measured, or
-    /// zero, which tells nothing of how much more the other is.
-    pub(crate) fn ratio(&self, other: &Self, metric: Metric) -> Option<f64> {
-        let ratio = self.value(metric)? / other.value(metric)?;
-        (ratio.is_finite() && ratio > 0.0).then_some(ratio)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{report::LatencyReport, tally::ErrorCounts};
 
     /// A measurement of which the metrics have values that are all different.
     fn measurement() -> Measurement {

@@ -8,6 +8,7 @@ use thiserror::Error;
 use crate::{
     handshake::HandshakeError,
     latency::Histograms,
+    numbers::grouped,
     verifier::{Violation, WrongEcho},
 };
 
@@ -212,6 +213,56 @@ impl WrongEchoCounts {
     }
 }
 
+impl fmt::Display for ErrorCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { connect, handshake, timeout, wrong, missing, closed, protocol, total } = *self;
+        if total == 0 {
+            return f.write_str("none");
+        }
+        write_counts(
+            f,
+            &[
+                (connect, "connect"),
+                (handshake, "handshake"),
+                (timeout, "timeout"),
+                (wrong, "wrong"),
+                (missing, "missing"),
+                (closed, "closed"),
+                (protocol, "protocol"),
+            ],
+        )
+    }
+}
+
+impl fmt::Display for WrongEchoCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { corrupted, truncated, extended, retyped, reordered, duplicated, unasked } =
+            *self;
+        write_counts(
+            f,
+            &[
+                (corrupted, "corrupted"),
+                (truncated, "truncated"),
+                (extended, "extended"),
+                (retyped, "retyped"),
+                (reordered, "reordered"),
+                (duplicated, "duplicated"),
+                (unasked, "unasked"),
+            ],
+        )
+    }
+}
+
+/// Writes those counts that are not zero, with their kinds.
+fn write_counts(f: &mut fmt::Formatter<'_>, counts: &[(u64, &str)]) -> fmt::Result {
+    let mut separator = "";
+    for (count, kind) in counts.iter().filter(|(count, _)| *count > 0) {
+        write!(f, "{separator}{} {kind}", grouped(*count))?;
+        separator = ", ";
+    }
+    Ok(())
+}
+
 /// What a thread has counted since it last handed that over.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
@@ -362,5 +413,13 @@ mod tests {
         assert_eq!(total.errors.missing, 14);
         assert_eq!(total.errors.total, 214);
         assert_eq!(total.causes().len(), CAUSES_MAX);
+    }
+
+    #[test]
+    fn only_errors_that_happened_are_listed() {
+        let mut errors = ErrorCounts::default();
+        assert_eq!(errors.to_string(), "none");
+        errors = ErrorCounts { wrong: 1, missing: 2000, total: 2001, ..errors };
+        assert_eq!(errors.to_string(), "1 wrong, 2,000 missing");
     }
 }
