@@ -35,7 +35,7 @@ pub use self::{
     values::AddressList,
 };
 use crate::{
-    baseline::BaselineError, payload_files::PayloadFilesError, target::ResolveError, tls::TlsError,
+    baseline::BaselineError, payload::files::PayloadFilesError, target::ResolveError, tls::TlsError,
 };
 
 /// Drives a WebSocket echo server, as fast as it answers or at a rate, and verifies every echo

@@ -29,7 +29,6 @@ pub mod numbers;
 mod pacer;
 mod passed_over;
 pub mod payload;
-pub mod payload_files;
 pub mod plan;
 mod process_usage;
 pub mod progress;

@@ -9,8 +9,7 @@ use super::{
     values::{number, sizes, time},
 };
 use crate::{
-    payload::{PayloadKind, PayloadPlan, PayloadSource, Verify},
-    payload_files,
+    payload::{PayloadKind, PayloadPlan, PayloadSource, Verify, files},
     plan::{EchoKind, Load, Plan},
     target::Target,
 };
@@ -111,7 +110,7 @@ impl LoadArgs {
         let source = match &self.payload_from {
             None => PayloadSource::Generated(self.payload.clone()),
             Some(path) => {
-                let files = payload_files::read(path, kind)
+                let files = files::read(path, kind)
                     .map_err(|cause| PlanError::PayloadFrom { path: path.clone(), cause })?;
                 PayloadSource::Files(files.into())
             }

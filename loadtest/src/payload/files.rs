@@ -7,7 +7,7 @@ use std::{
 
 use thiserror::Error;
 
-use crate::payload::PayloadKind;
+use super::PayloadKind;
 
 /// The most bytes in all files together.
 const TOTAL_LEN_MAX: u64 = 1 << 30;
