@@ -27,7 +27,6 @@ pub mod latency;
 pub mod merge;
 pub mod numbers;
 mod pacer;
-mod passed_over;
 pub mod payload;
 pub mod plan;
 mod process_usage;

@@ -9,7 +9,7 @@ const REMEMBERED_MAX: u64 = 65_536;
 
 /// What was passed over and has not come since.
 #[derive(Debug, Default)]
-pub(crate) struct PassedOver {
+pub(super) struct PassedOver {
     /// In the order of their numbers; at most [`REMEMBERED_MAX`].
     remembered: VecDeque<u64>,
     given_up: usize,
@@ -17,7 +17,7 @@ pub(crate) struct PassedOver {
 
 impl PassedOver {
     /// Passes over the message `sequence`, the latest so far.
-    pub(crate) fn insert(&mut self, sequence: u64) {
+    pub(super) fn insert(&mut self, sequence: u64) {
         while self.remembered.front().is_some_and(|first| first.abs_diff(sequence) > REMEMBERED_MAX)
         {
             self.remembered.pop_front();
@@ -27,13 +27,13 @@ impl PassedOver {
     }
 
     /// Takes out the message `sequence`, and says whether it was there.
-    pub(crate) fn remove(&mut self, sequence: u64) -> bool {
+    pub(super) fn remove(&mut self, sequence: u64) -> bool {
         let at = self.remembered.iter().position(|passed_over| *passed_over == sequence);
         at.and_then(|at| self.remembered.remove(at)).is_some()
     }
 
     /// How many there are, those given up included.
-    pub(crate) fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.remembered.len() + self.given_up
     }
 }
