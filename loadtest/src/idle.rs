@@ -185,9 +185,11 @@ impl Conductor<'_> {
 
     /// Connections that are open.
     fn open(&self) -> u64 {
-        self.threads.sum(|gauges| &gauges.opened)
-            - self.threads.sum(|gauges| &gauges.lost)
-            - self.threads.sum(|gauges| &gauges.closed)
+        // A connection that opens and ends while this adds up may count as ended alone.
+        self.threads
+            .sum(|gauges| &gauges.opened)
+            .saturating_sub(self.threads.sum(|gauges| &gauges.lost))
+            .saturating_sub(self.threads.sum(|gauges| &gauges.closed))
     }
 
     fn footprint(&self) -> Footprint {
