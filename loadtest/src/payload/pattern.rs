@@ -1,5 +1,4 @@
-//! The pattern that generated payloads are slices of: random bytes or characters that repeat after
-//! [`PATTERN_PERIOD`].
+//! The pattern that generated payloads are slices of: random bytes or characters, repeated.
 
 use rand::{Rng, RngExt, rngs::SmallRng};
 
@@ -9,20 +8,17 @@ use super::PayloadKind;
 /// power of two, so that a payload shifted by a whole number of pages or buffers is noticed.
 pub(super) const PATTERN_PERIOD: usize = 4 * 16_381;
 
-/// Bytes of the pattern that are stored twice, so that a slice of up to this length is contiguous.
-const PATTERN_OVERLAP: usize = 64 * 1024;
-
 /// A text's pattern consists of cells of 4 bytes, each of whole characters.
 pub(super) const CELL_LEN: usize = 4;
 
-/// A pattern, its beginning once more behind it.
+/// A pattern, twice: so a slice that begins in the first one is contiguous for a whole period.
 pub(super) fn pattern(kind: PayloadKind, rng: &mut SmallRng) -> Box<[u8]> {
     let mut pattern = vec![0; PATTERN_PERIOD];
     match kind {
         PayloadKind::Binary => rng.fill_bytes(&mut pattern),
         PayloadKind::Text => fill_with_text(&mut pattern, rng),
     }
-    pattern.extend_from_within(..PATTERN_OVERLAP.min(PATTERN_PERIOD));
+    pattern.extend_from_within(..);
     pattern.into()
 }
 
