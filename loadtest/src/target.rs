@@ -9,7 +9,10 @@ use std::{
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use http::Uri;
+use http::{
+    Uri,
+    uri::{Authority, InvalidUri},
+};
 use percent_encoding::percent_decode_str;
 use thiserror::Error;
 
@@ -71,19 +74,7 @@ impl FromStr for Target {
     type Err = TargetError;
 
     fn from_str(url: &str) -> Result<Self, TargetError> {
-        //= https://www.rfc-editor.org/rfc/rfc6455#section-3
-        //# Fragment identifiers are meaningless in the context of WebSocket URIs
-        //# and MUST NOT be used on these URIs.
-        if url.contains('#') {
-            return Err(TargetError::Fragment);
-        }
-        let uri: Uri =
-            url.parse().map_err(|error: http::uri::InvalidUri| match url.find("://") {
-                None => TargetError::Scheme,
-                Some(at) if url[at + 3..].starts_with(['/', '?', ':']) => TargetError::HostMissing,
-                Some(at) if url.len() == at + 3 => TargetError::HostMissing,
-                Some(_) => TargetError::Syntax(error.to_string()),
-            })?;
+        let uri = parse_uri(url)?;
         let tls = match uri.scheme_str() {
             Some("ws") => false,
             Some("wss") => true,
@@ -99,12 +90,7 @@ impl FromStr for Target {
             return Err(TargetError::HostMissing);
         }
         let port_default = if tls { PORT_DEFAULT_TLS } else { PORT_DEFAULT };
-        let port = match (authority.port_u16(), host_and_port.strip_prefix(host)) {
-            (Some(0), _) => return Err(TargetError::Port),
-            (Some(port), _) => port,
-            (None, Some("" | ":")) => port_default,
-            (None, _) => return Err(TargetError::Port),
-        };
+        let port = port_of(authority, host_and_port)?.unwrap_or(port_default);
         let path_and_query = match uri.path_and_query() {
             None => "/".to_owned(),
             Some(path) if path.path().is_empty() => format!("/{path}"),
@@ -122,6 +108,32 @@ impl FromStr for Target {
             path_and_query,
             authorization: userinfo.map(basic_authorization),
         })
+    }
+}
+
+fn parse_uri(url: &str) -> Result<Uri, TargetError> {
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-3
+    //# Fragment identifiers are meaningless in the context of WebSocket URIs
+    //# and MUST NOT be used on these URIs.
+    if url.contains('#') {
+        return Err(TargetError::Fragment);
+    }
+    url.parse().map_err(|error: InvalidUri| match url.split_once("://") {
+        None => TargetError::Scheme,
+        Some((_, rest)) if rest.is_empty() || rest.starts_with(['/', '?', ':']) => {
+            TargetError::HostMissing
+        }
+        Some(_) => TargetError::Syntax(error.to_string()),
+    })
+}
+
+/// The port that an authority names; `host_and_port` is all of it but the user.
+fn port_of(authority: &Authority, host_and_port: &str) -> Result<Option<u16>, TargetError> {
+    match (authority.port_u16(), host_and_port.strip_prefix(authority.host())) {
+        (Some(0), _) => Err(TargetError::Port),
+        (Some(port), _) => Ok(Some(port)),
+        (None, Some("" | ":")) => Ok(None),
+        (None, _) => Err(TargetError::Port),
     }
 }
 
