@@ -98,16 +98,22 @@ impl<'r> Handshake<'r> {
             return Err(HandshakeError::AcceptWrong);
         }
         //= https://www.rfc-editor.org/rfc/rfc6455#section-4.1
-        //# If the response includes a |Sec-WebSocket-Extensions| header
-        //# field and this header field indicates the use of an extension
-        //# that was not present in the client's handshake (the server has
-        //# indicated an extension not requested by the client), the client
-        //# MUST _Fail the WebSocket Connection_.
+        //# If the response includes a |Sec-WebSocket-Protocol| header field
+        //# and this header field indicates the use of a subprotocol that was
+        //# not present in the client's handshake (the server has indicated a
+        //# subprotocol not requested by the client), the client MUST _Fail
+        //# the WebSocket Connection_.
         let subprotocol = values(fields, &SEC_WEBSOCKET_PROTOCOL)
             .find(|value| !value.is_empty() && !self.request.offers(value));
         if subprotocol.is_some() {
             return Err(HandshakeError::Unasked);
         }
+        //= https://www.rfc-editor.org/rfc/rfc6455#section-4.1
+        //# If the response includes a |Sec-WebSocket-Extensions| header
+        //# field and this header field indicates the use of an extension
+        //# that was not present in the client's handshake (the server has
+        //# indicated an extension not requested by the client), the client
+        //# MUST _Fail the WebSocket Connection_.
         let extensions: Vec<&[u8]> = values(fields, &SEC_WEBSOCKET_EXTENSIONS).collect();
         let extensions = String::from_utf8(extensions.join(&b","[..])).unwrap_or_default();
         match deflate::agrees(&extensions) {
