@@ -13,6 +13,9 @@ use crate::{
     report::Report,
 };
 
+/// Histograms are of nanoseconds; tools show milliseconds.
+const NANOSECONDS_PER_MILLISECOND: f64 = 1e6;
+
 /// Writes what is asked for of a run. The error names the flag and the file.
 pub fn write(report: &Report, to: &RecordingArgs) -> Result<(), String> {
     let recording = &report.recording;

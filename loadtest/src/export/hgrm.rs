@@ -8,10 +8,10 @@ use std::fmt::{self, Write};
 
 use hdrhistogram::Histogram;
 
+use super::NANOSECONDS_PER_MILLISECOND;
+
 /// Steps for each halving of the distance to 100 %, as in HdrHistogram's own tools.
 const TICKS_PER_HALF_DISTANCE: u32 = 5;
-
-const NANOSECONDS_PER_MILLISECOND: f64 = 1e6;
 
 pub(super) fn text(nanoseconds: &Histogram<u64>) -> String {
     let mut text = String::new();

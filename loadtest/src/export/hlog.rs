@@ -18,6 +18,7 @@ use hdrhistogram::serialization::{
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
+use super::NANOSECONDS_PER_MILLISECOND;
 use crate::{
     encoding,
     latency::{Histograms, Latencies},
@@ -25,8 +26,6 @@ use crate::{
 
 /// Before and behind the report as JSON.
 const REPORT: [&str; 2] = ["[Report: ", "]"];
-
-const NANOSECONDS_PER_MILLISECOND: f64 = 1e6;
 
 /// The log of a run that began at `began` and consists of `seconds`: when each began, how long it
 /// was, and its histograms.
