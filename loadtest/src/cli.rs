@@ -81,11 +81,12 @@ pub enum Command {
 
     /// Compares two servers under the same load, in turn: ratios with confidence intervals
     ///
-    /// The ratios are those of B to A. The exit code is 0 if every message was echoed correctly, 1 if
-    /// not, and 3 if a condition of --fail-if holds.
+    /// The ratios are those of B to A. The exit code is 0 if every message was echoed correctly, 1
+    /// if not, and 3 if a condition of --fail-if holds.
     Compare(Box<CompareArgs>),
 
-    /// Merges the results of runs on several machines, exactly: percentiles are those of all messages
+    /// Merges the results of runs on several machines, exactly: percentiles are those of all
+    /// messages
     ///
     /// The exit code is 0 if every message of every run was echoed correctly, and 1 if not.
     Merge(MergeArgs),

@@ -1,8 +1,8 @@
 //! Conditions on results, such as `p99<2ms` or `ratio.p99>1.1`: a metric, `<` or `>`, and a value
 //! with its unit. One small language for goals (`--slo`) and for failures (`--fail-if`).
 //!
-//! A [`Condition`] is no more than text that was understood; [`Measurement`] and [`Ratios`] are what
-//! it is held against.
+//! A [`Condition`] is no more than text that was understood; [`Measurement`] and [`Ratios`] are
+//! what it is held against.
 
 mod measurement;
 mod metric;

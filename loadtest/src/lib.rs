@@ -2,12 +2,14 @@
 //! of every echo.
 //!
 //! The command line ([`cli`]) becomes a [`plan::Plan`]; [`run::run`] carries it out, one thread per
-//! core, and returns a [`report::Report`], as text and as JSON; [`search`] and [`compare`] carry out many. The
-//! rest is private:
+//! core, and returns a [`report::Report`], as text and as JSON; [`search`] and [`compare`] carry out
+//! many, [`merge`] adds up those of several machines, and [`idle`] holds connections without a load.
+//! Behind a run:
 //!
 //! ```text
 //! run -> worker (one thread) -> connector (opens a connection) -> {stream -> tls, handshake}
 //!                            -> client (drives it) -> {sender, verifier} -> payload
+//!     -> {timeline (what was counted), window_usage (what was used)} -> report -> export
 //! ```
 
 pub mod baseline;

@@ -42,7 +42,7 @@ pub(crate) async fn pace(worker: &Worker, timer: &FineTimer) {
 /// Which connection has the next message.
 #[derive(Clone, Copy, Debug, Default)]
 struct Turn {
-    /// Messages that each connection before it has had, and one less than it will have had.
+    /// Messages that it and the connections behind it have had; those before it have had one more.
     round: u64,
     /// Of the connection, in this thread.
     index: usize,

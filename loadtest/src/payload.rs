@@ -203,7 +203,8 @@ impl Payloads {
     }
 
     /// How far ahead of the message `next` is the one that begins with `front`, at most
-    /// [`IDENTITY_LEN`] bytes; negative if it is behind. Ahead, less than `in_flight` are looked at.
+    /// [`IDENTITY_LEN`] bytes; negative if it is behind. Ahead, less than `in_flight` are looked
+    /// at.
     #[cold]
     pub(crate) fn identify(&self, front: &[u8], next: u64, in_flight: usize) -> Option<i64> {
         if self.verify != Verify::Full || front.is_empty() {

@@ -265,7 +265,8 @@ mod tests {
             number in 0_u64..10_000_000,
         ) {
             let steps = steps.into_iter().map(|(from, to)| Step { from, to }).collect();
-            let rate = Rate { text: String::new(), steps, over: Some(Duration::from_millis(over_ms)) };
+            let over = Some(Duration::from_millis(over_ms));
+            let rate = Rate { text: String::new(), steps, over };
             let arrivals = Arrivals::new(&rate, SECOND, SECOND);
             let (this, next) = (arrivals.planned(number), arrivals.planned(number + 1));
             prop_assert!(this <= next);

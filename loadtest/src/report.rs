@@ -1,5 +1,5 @@
-//! The result of a run: for programs (JSON, whose shape `loadtest/report.schema.json` describes) and,
-//! in [`text`], for people. Parts of it that other results have too are modules of their own.
+//! The result of a run: for programs (JSON, whose shape `loadtest/report.schema.json` describes)
+//! and for people (its text). Parts of it that other results have too are modules of their own.
 
 #![expect(clippy::cast_precision_loss, reason = "counts stay below 2^52")]
 

@@ -3,8 +3,8 @@
 //!
 //! Nothing is counted twice and nothing is left out: a thread's tally belongs to exactly one
 //! *portion*, and the total is the sum of all portions. An echo belongs to the second in which it
-//! arrived; what arrives after the window, to its last second. A thread neither allocates nor clears
-//! a histogram while it measures: it gets its cleared tallies back.
+//! arrived; what arrives after the window, to its last second. A thread neither allocates nor
+//! clears a histogram while it measures: it gets its cleared tallies back.
 
 use std::{
     cell::Cell,

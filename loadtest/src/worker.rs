@@ -52,7 +52,8 @@ pub(crate) enum Stage {
     Opening,
     /// Messages are sent.
     Sending,
-    /// Nothing new is sent, but what an open loop owes. Connections wait for their echoes, and close.
+    /// Nothing new is sent, but what an open loop owes. Connections wait for their echoes, and
+    /// close.
     Draining,
     /// Nobody waits any longer.
     Over,

@@ -71,7 +71,8 @@ pub struct LoadArgs {
     #[arg(long)]
     pub raw_tcp: bool,
 
-    /// Open a lost connection again, while the load lasts; that it was lost is an error all the same
+    /// Open a lost connection again, while the load lasts; that it was lost is an error all the
+    /// same
     #[arg(long)]
     pub reconnect: bool,
 }

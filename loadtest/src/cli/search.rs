@@ -24,8 +24,8 @@ pub struct SearchArgs {
     #[arg(value_name = "URL")]
     pub url: Target,
 
-    /// What the rate has to meet, such as p99<2ms: p50, p90, p99, p99.9, p99.99, max, mean (with ns,
-    /// us, ms or s) or errors (without it there may be none); repeatable
+    /// What the rate has to meet, such as p99<2ms: p50, p90, p99, p99.9, p99.99, max, mean (with
+    /// ns, us, ms or s) or errors (without it there may be none); repeatable
     #[arg(long, value_name = "CONDITION", required = true, value_parser = Condition::goal)]
     pub slo: Vec<Condition>,
 

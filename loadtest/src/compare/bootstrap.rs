@@ -112,8 +112,8 @@ mod tests {
         ) {
             let first = interval(&ratios, seed);
             prop_assert_eq!(first, interval(&ratios, seed));
-            let (least, most) =
-                ratios.iter().fold((f64::MAX, 0.0_f64), |(low, high), r| (low.min(*r), high.max(*r)));
+            let least = ratios.iter().copied().fold(f64::MAX, f64::min);
+            let most = ratios.iter().copied().fold(0.0, f64::max);
             prop_assert!(least * 0.999_999 <= first.low && first.high <= most * 1.000_001);
             prop_assert!(first.low <= first.estimate * 1.000_001);
             prop_assert!(first.estimate <= first.high * 1.000_001);

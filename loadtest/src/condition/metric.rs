@@ -88,8 +88,8 @@ impl Metric {
         }
     }
 
-    /// Whether it tells how well a load is served, and can be a goal of a search. The others tell how
-    /// high the load was, and what it cost.
+    /// Whether a search can have it as its goal: it tells how well a load is served. The others
+    /// tell how high the load was, and what it cost.
     pub(super) fn can_be_goal(self) -> bool {
         !matches!(self, Self::MessagesPerSecond | Self::ServerCpuPerMessage)
     }

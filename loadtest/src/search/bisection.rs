@@ -4,8 +4,8 @@
 //! The rate is doubled until it is too high (*bracket*), then the gap between the highest rate that
 //! met the goals and the lowest that missed them is halved until it is within the precision
 //! (*bisect*), then the rate that was found is tried again (*confirm*). A miss is believed once it
-//! has been repeated, so that a hiccup of the machine costs a trial and not half of the range; but a
-//! rate counts as found only if not one trial that confirms it misses. If one does, the rate is
+//! has been repeated, so that a hiccup of the machine costs a trial and not half of the range; but
+//! a rate counts as found only if not one trial that confirms it misses. If one does, the rate is
 //! taken as missed, and the search goes on below it.
 //!
 //! Invariant: the rates that met the goals ascend, and are below the one that missed them.

@@ -1,5 +1,5 @@
-//! The result of a search: for people ([`Display`](fmt::Display)) and for programs (JSON, whose shape
-//! `search` in `loadtest/report.schema.json` describes).
+//! The result of a search: for people ([`Display`](fmt::Display)) and for programs (JSON, whose
+//! shape `search` in `loadtest/report.schema.json` describes).
 
 use std::fmt;
 

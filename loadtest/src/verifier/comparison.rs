@@ -1,8 +1,8 @@
 //! Messages of a server, compared with those that were sent to it.
 //!
-//! Payloads are compared where they lie; all that is copied are the first bytes of a message that is
-//! not the expected echo. Echoes have to come in the order of their messages. What comes instead is
-//! told apart by [`Doubt`], and the comparison goes on behind it: one echo that was dropped,
+//! Payloads are compared where they lie; all that is copied are the first bytes of a message that
+//! is not the expected echo. Echoes have to come in the order of their messages. What comes instead
+//! is told apart by [`Doubt`], and the comparison goes on behind it: one echo that was dropped,
 //! repeated, damaged or late is one error.
 
 use ringecho::protocol::OpCode;
