@@ -102,9 +102,9 @@ fn run_load(args: &RunArgs) -> Result<Ending, Fault> {
     let mut progress = if args.full_screen { Progress::full_screen() } else { Progress::default() };
     let mut report =
         run(plan, &interrupted, &mut progress).map_err(|error| Fault::Failed(error.to_string()))?;
+    baseline::conclude(&mut report, baseline, &conditions);
     let doubts = report.warnings.clone();
     report.warnings.extend(too_few);
-    baseline::conclude(&mut report, baseline, &conditions);
     export::write(&report, &args.recording).map_err(Fault::Failed)?;
     let text = (report.connections.opened > 0).then(|| report.to_string());
     publish(&report, text, args.output.json.as_deref())?;

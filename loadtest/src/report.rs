@@ -30,7 +30,7 @@ use crate::{
     host::Host,
     numbers::{per_second, rounded},
     payload::{PayloadKind, Verify},
-    plan::{Plan, Schedule},
+    plan::{EchoKind, Plan, Schedule},
     tally::{Cause, ErrorCounts, WrongEchoCounts},
     timeline::Recording,
     warning::Warning,
@@ -61,6 +61,8 @@ pub struct Report {
     pub verify: Verify,
     /// Whether the messages were texts.
     pub text: bool,
+    /// Whether the server echoed TCP as it is.
+    pub raw_tcp: bool,
     /// Load before the measured window.
     pub warmup_seconds: f64,
     /// Length of the measured window; shorter than planned if the run ended early.
@@ -144,6 +146,7 @@ impl Report {
                 .then_some(CompressionReport { connections: tally.compressed }),
             payload_bytes: plan.payload.source.len_mean(),
             text: plan.payload.kind == PayloadKind::Text,
+            raw_tcp: plan.echo_kind == EchoKind::Bytes,
             warmup_seconds: plan.warmup.as_secs_f64(),
             duration_seconds: measured.as_secs_f64(),
             interrupted,

@@ -18,6 +18,8 @@ pub struct Warning {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WarningCode {
+    /// The earlier run of `--baseline` had another load, or another machine.
+    BaselineDiffers,
     /// The measured windows of merged runs did not begin together.
     BeginsApart,
     /// Connections that were asked for never opened.

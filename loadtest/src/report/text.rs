@@ -77,6 +77,9 @@ impl Report {
             if self.text { "text" } else { "binary" },
             self.provenance.generator(),
         )?;
+        if self.raw_tcp {
+            f.write_str(", echoed as TCP")?;
+        }
         if self.fragments > 1 {
             write!(f, ", in {} fragments", grouped(self.fragments as u64))?;
         }

@@ -108,6 +108,53 @@ fn a_run_is_held_against_an_earlier_one() {
     }
     assert_eq!(later.code, Some(3));
     assert_eq!(later.report["checks"][0]["value"], baseline["ratios"]["mean"]);
+    assert_eq!(baseline["differences"], json!([]));
+    assert!(!later.stderr.contains("--baseline"), "{}", later.stderr);
+}
+
+#[test]
+fn what_an_earlier_run_had_not_in_common_is_named_with_both_values() {
+    let files = Files::new("circumstances");
+    let server = Server::honest();
+    let mut earlier = run(&format!("{} {SHORT}", server.url())).report;
+    // What no flag changes.
+    earlier["version"] = json!("0.0.1");
+    earlier["url"] = json!("wss://127.0.0.1/");
+    earlier["driver"] = json!("kqueue");
+    earlier["cpus"] = json!([7]);
+    earlier["raw_tcp"] = json!(true);
+    earlier["host"] = json!({ "cpu_model": "Z80", "cpus": 1000, "kernel": "CP/M" });
+    let path = files.path("earlier.json");
+    std::fs::write(&path, earlier.to_string()).unwrap();
+    let load = "-c 3 -t 1 --depth 9 --rate 200 -p 100 --fragments 2 --compression --verify length \
+                --text --warmup 0s --duration 300ms";
+    let later = run(&format!("{} {load} --baseline {path}", server.url()));
+    let differences = later.report["baseline"]["differences"].as_array().unwrap();
+    let names: Vec<&str> = differences.iter().map(|it| it["name"].as_str().unwrap()).collect();
+    let all = "version url driver threads cpus connections.requested depth open_loop.rate payload \
+               payload_bytes fragments compression verify text raw_tcp host.cpu_model host.cpus \
+               host.kernel";
+    let threads_differ = earlier["threads"] != 1;
+    let expected = all.split(' ').filter(|name| threads_differ || *name != "threads");
+    assert_eq!(names, expected.collect::<Vec<&str>>());
+    let of = |name| differences.iter().find(|it| it["name"] == name).unwrap();
+    for (name, earlier, now) in [
+        ("url", json!("wss"), json!("ws")),
+        ("depth", json!(1), json!(9)),
+        ("open_loop.rate", json!(null), json!("200")),
+        ("compression", json!(false), json!(true)),
+    ] {
+        assert_eq!(*of(name), json!({ "name": name, "earlier": earlier, "now": now }));
+    }
+    let text =
+        format!("--baseline {path} was under other circumstances, and ratios tell of these too: ");
+    for part in
+        [text.as_str(), "connections.requested 2 there and 3 here, ", "host.kernel \"CP/M\" there"]
+    {
+        assert!(later.stderr.contains(part), "{part:?} is not in {}", later.stderr);
+    }
+    let warnings = later.report["warnings"].as_array().unwrap();
+    assert!(warnings.iter().any(|warning| warning["code"] == "baseline_differs"), "{warnings:?}");
 }
 
 #[test]
