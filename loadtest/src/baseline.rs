@@ -89,6 +89,9 @@ pub struct BaselineReport {
     pub began: Option<String>,
     /// This run divided by the earlier one.
     pub ratios: Ratios<f64>,
+    /// What the earlier run measured.
+    #[serde(skip)]
+    pub(crate) earlier: Measurement,
     /// What was not the same, and should have been.
     pub differences: Vec<Difference>,
 }
@@ -111,6 +114,7 @@ pub fn conclude(report: &mut Report, baseline: Option<Baseline>, conditions: &[C
         file,
         began: result.began,
         ratios: Ratios::new(|metric| measurement.ratio(&result.measurement, metric)),
+        earlier: result.measurement,
         differences: differences(&json, &json!(report)),
     });
     report.warnings.extend(report.baseline.as_ref().and_then(BaselineReport::doubt));

@@ -198,13 +198,26 @@ impl Check {
     pub fn has_failed(&self) -> bool {
         self.failed
     }
+
+    /// In a word.
+    pub(crate) fn verdict(&self) -> &'static str {
+        if self.failed { "failed" } else { "passed" }
+    }
+
+    /// What must not hold.
+    pub(crate) fn condition(&self) -> &Condition {
+        &self.condition
+    }
+
+    /// What is the case, in words.
+    pub(crate) fn describe(&self) -> String {
+        self.condition.describe_value(self.value)
+    }
 }
 
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { condition, value, failed } = self;
-        let verdict = if *failed { "failed" } else { "passed" };
-        write!(f, "{verdict:<11} {condition}: {}", condition.describe_value(*value))
+        write!(f, "{:<11} {}: {}", self.verdict(), self.condition, self.describe())
     }
 }
 

@@ -9,6 +9,8 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use self::plots::Plot;
 use crate::{
+    baseline::BaselineReport,
+    condition::{Measurement, Metric},
     numbers::{grouped, rate},
     report::{LatencyReport, Report, UsageReport},
 };
@@ -36,7 +38,9 @@ pub(super) fn text(report: &Report) -> Result<String, String> {
                 p.faint { (fmt::from_fn(|f| report.write_setting(f))) }
                 (headline(report))
                 (warnings(report))
+                (checks(report))
                 (latencies(report))
+                (baseline(report))
                 @for plot in &plots { (figure(plot)) }
                 (errors(report))
                 (facts(report))
@@ -71,6 +75,51 @@ fn warnings(report: &Report) -> Markup {
             section.warnings {
                 h2 { "Before you believe this" }
                 ul { @for warning in &report.warnings { li { (warning) } } }
+            }
+        }
+    }
+}
+
+/// What must not be, and whether it is.
+fn checks(report: &Report) -> Markup {
+    html! {
+        @if !report.checks.is_empty() {
+            h2 { "Checks" }
+            table {
+                tr { th { "fails if" } th { "measured" } th {} }
+                @for check in &report.checks {
+                    tr.bad[check.has_failed()] {
+                        td { code { (check.condition()) } }
+                        td { (check.describe()) }
+                        td { strong { (check.verdict()) } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The result beside an earlier one.
+fn baseline(report: &Report) -> Markup {
+    let Some(BaselineReport { file, began, ratios, earlier, .. }) = &report.baseline else {
+        return html! {};
+    };
+    let now = Measurement::from(report);
+    let show = |measurement: &Measurement, metric: Metric| {
+        measurement.value(metric).map_or_else(String::new, |value| metric.show(value))
+    };
+    html! {
+        h2 { "Compared with an earlier run" }
+        p.faint { (file) @if let Some(began) = began { ", began " (began) } }
+        table.numbers {
+            tr { th {} th { "earlier" } th { "now" } th { "ratio" } }
+            @for (metric, ratio) in ratios.iter() {
+                tr {
+                    th { (metric.name()) }
+                    td { (show(earlier, metric)) }
+                    td { (show(&now, metric)) }
+                    td { (format!("{ratio:.3}")) }
+                }
             }
         }
     }

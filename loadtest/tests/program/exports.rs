@@ -110,6 +110,34 @@ fn the_page_shows_the_result_and_needs_nothing_else() {
 }
 
 #[test]
+fn the_page_shows_the_comparison_and_the_checks() {
+    let files = Files::new("html-checks");
+    let earlier = run_with("").report;
+    fs::write(files.path("earlier.json"), earlier.to_string()).unwrap();
+    let flags = format!(
+        "--baseline {} --depth 3 --fail-if errors>0 --fail-if p99<9999s --html {}",
+        files.path("earlier.json"),
+        files.path("run.html")
+    );
+    let server = Server::honest();
+    let outcome =
+        run(&format!("{} -c 2 -t 2 --warmup 50ms --duration 300ms {flags}", server.url()));
+    assert_eq!(outcome.code, Some(3), "{}", outcome.stderr);
+    let page = files.read("run.html");
+    for part in [
+        "<td><code>errors&gt;0</code></td><td>errors 0</td><td><strong>passed</strong></td>",
+        "<tr class=\"bad\"><td><code>p99&lt;9999s</code></td><td>p99 ",
+        "<td><strong>failed</strong></td>",
+        &*format!("{}, began {}", files.path("earlier.json"), earlier["began"].as_str().unwrap()),
+        "<th>messages_per_second</th><td>",
+        "<th>p99.99</th><td>",
+        "depth 2 there and 3 here",
+    ] {
+        assert!(page.contains(part), "{part} is not in {page}");
+    }
+}
+
+#[test]
 fn files_that_cannot_be_written_are_errors() {
     let server = Server::honest();
     for flag in ["--csv", "--hgrm", "--hlog", "--html"] {
