@@ -32,7 +32,7 @@ pub use self::{
     run::RunArgs,
     search::SearchArgs,
     traffic::TrafficArgs,
-    values::AddressList,
+    values::{AddressList, STDOUT},
 };
 use crate::{
     baseline::BaselineError, payload::files::PayloadFilesError, target::ResolveError, tls::TlsError,

@@ -16,27 +16,28 @@ use crate::{
 /// Histograms are of nanoseconds; tools show milliseconds.
 const NANOSECONDS_PER_MILLISECOND: f64 = 1e6;
 
-/// Writes what is asked for of a run. The error names the flag and the file.
+/// Writes what is asked for of a run, each file whether the others can be written or not. The error
+/// names flag and file of the first that could not.
 pub fn write(report: &Report, to: &RecordingArgs) -> Result<(), String> {
     let recording = &report.recording;
-    write_file("--csv", to.csv.as_ref(), || Ok(csv::text(recording)))?;
-    write_file("--html", to.html.as_ref(), || html::text(report))?;
+    let csv = write_file("--csv", to.csv.as_ref(), || Ok(csv::text(recording)));
+    let html = write_file("--html", to.html.as_ref(), || html::text(report));
     let seconds = recording
         .timed_seconds()
         .map(|(start, length, second)| (start, length, second.histograms.decode()));
     let hlog = || hlog::text(report, recording.began, seconds);
-    write_histograms(&to.histograms, &recording.total.histograms, hlog)
+    csv.and(html).and(write_histograms(&to.histograms, &recording.total.histograms, hlog))
 }
 
-/// Writes what is asked for of histograms; `hlog` makes the interval log.
+/// Writes what is asked for of histograms, in the same way; `hlog` makes the interval log.
 pub(crate) fn write_histograms(
     to: &HistogramArgs,
     total: &Histograms,
     hlog: impl FnOnce() -> Result<String, String>,
 ) -> Result<(), String> {
     let HistogramArgs { hgrm, hlog: hlog_path } = to;
-    write_file("--hgrm", hgrm.as_ref(), || Ok(hgrm::text(total.latency.nanoseconds())))?;
-    write_file("--hlog", hlog_path.as_ref(), hlog)
+    let hgrm = write_file("--hgrm", hgrm.as_ref(), || Ok(hgrm::text(total.latency.nanoseconds())));
+    hgrm.and(write_file("--hlog", hlog_path.as_ref(), hlog))
 }
 
 fn write_file(

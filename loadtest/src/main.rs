@@ -3,7 +3,7 @@
 use std::{
     fmt::Display,
     fs,
-    io::{self, Write},
+    io::{self, ErrorKind, Write},
     path::Path,
     process::ExitCode,
     sync::{Arc, atomic::AtomicBool},
@@ -13,7 +13,7 @@ use clap::Parser;
 use mimalloc::MiMalloc;
 use ringecho_loadtest::{
     baseline,
-    cli::{Cli, Command, CompareArgs, IdleArgs, MergeArgs, PlanError, RunArgs, SearchArgs},
+    cli::{Cli, Command, CompareArgs, IdleArgs, MergeArgs, PlanError, RunArgs, STDOUT, SearchArgs},
     compare,
     condition::Check,
     export, idle,
@@ -105,10 +105,12 @@ fn run_load(args: &RunArgs) -> Result<Ending, Fault> {
     baseline::conclude(&mut report, baseline, &conditions);
     let doubts = report.warnings.clone();
     report.warnings.extend(too_few);
-    export::write(&report, &args.recording).map_err(Fault::Failed)?;
+    // Who cannot have one of them at least has the others.
+    let exported = export::write(&report, &args.recording).map_err(Fault::Failed);
     let text = (report.connections.opened > 0).then(|| report.to_string());
-    publish(&report, text, args.output.json.as_deref())?;
+    let published = publish(&report, text, args.output.json.as_deref());
     warn(&doubts);
+    exported.and(published)?;
     Ok(Ending::of(report.is_success(), &report.checks))
 }
 
@@ -122,7 +124,7 @@ fn hold_idle(args: &IdleArgs) -> Result<Ending, Fault> {
         .map_err(|error| Fault::Failed(error.to_string()))?;
     let doubts = report.warnings.clone();
     report.warnings.extend(too_few);
-    publish(&report, Some(report.to_string()), args.json.as_deref())?;
+    publish(&report, Some(report.to_string()), args.output.json.as_deref())?;
     warn(&doubts);
     Ok(Ending::of(report.is_success(), &[]))
 }
@@ -155,9 +157,10 @@ fn search_rate(args: &SearchArgs) -> Result<Ending, Fault> {
 fn merge(args: &MergeArgs) -> Result<Ending, Fault> {
     let report =
         MergedReport::read(&args.logs).map_err(|error| Fault::Failed(error.to_string()))?;
-    report.write(&args.histograms).map_err(Fault::Failed)?;
-    publish(&report, Some(report.to_string()), args.output.json.as_deref())?;
+    let written = report.write(&args.histograms).map_err(Fault::Failed);
+    let published = publish(&report, Some(report.to_string()), args.output.json.as_deref());
     warn(&report.warnings);
+    written.and(published)?;
     Ok(Ending::of(report.is_success(), &[]))
 }
 
@@ -186,21 +189,28 @@ fn publish(
     text: Option<String>,
     json_path: Option<&Path>,
 ) -> Result<(), Fault> {
-    if let Some(path) = json_path {
-        let json = serde_json::to_string_pretty(report);
-        let json = json.map_err(|error| Fault::Failed(error.to_string()))? + "\n";
-        if path == Path::new("-") {
-            return print(&json);
-        }
-        fs::write(path, json).map_err(|error| {
-            Fault::Failed(format!("cannot write --json {}: {error}", path.display()))
-        })?;
+    let text = text.unwrap_or_default();
+    let Some(path) = json_path else {
+        return print(&text);
+    };
+    let json = serde_json::to_string_pretty(report);
+    let json = json.map_err(|error| Fault::Failed(error.to_string()))? + "\n";
+    if path == Path::new(STDOUT) {
+        return print(&json);
     }
-    text.map_or(Ok(()), |text| print(&text))
+    let written = fs::write(path, json)
+        .map_err(|error| Fault::Failed(format!("cannot write --json {}: {error}", path.display())));
+    let printed = print(&text);
+    written.and(printed)
 }
 
+/// Prints to standard output. That its reader has had enough, as `head` may have, is no fault.
 fn print(text: &str) -> Result<(), Fault> {
     let mut stdout = io::stdout().lock();
-    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-    written.map_err(|error| Fault::Failed(format!("cannot write to standard output: {error}")))
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Fault::Failed(format!("cannot write to standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
 }

@@ -1,11 +1,11 @@
 //! The flags of `idle`.
 
-use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{ops::RangeInclusive, time::Duration};
 
 use bytesize::ByteSize;
 
 use super::{
-    ConnectionArgs, PlanError,
+    ConnectionArgs, OutputArgs, PlanError,
     values::{number, process, size, time},
 };
 use crate::{idle::IdlePlan, sender::WRITE_LEN_MAX, target::Target};
@@ -43,9 +43,9 @@ pub struct IdleArgs {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time(ANSWER_TIMEOUT))]
     pub answer_timeout: Duration,
 
-    /// Write the result as JSON to FILE, or with "-" to standard output instead of the text
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
+    /// Where the result goes.
+    #[command(flatten)]
+    pub output: OutputArgs,
 
     /// Also report how much memory the server's process PID uses for each connection
     #[arg(long, value_name = "PID", value_parser = process)]

@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
+use super::values::{output_file, output_file_or_stdout};
+
 /// Flags about the result.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub struct OutputArgs {
     /// Write the result as JSON to FILE, or with "-" to standard output instead of the text
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = output_file_or_stdout())]
     pub json: Option<PathBuf>,
 }
 
@@ -20,11 +22,11 @@ pub struct RecordingArgs {
     pub histograms: HistogramArgs,
 
     /// Write a line for each second of the measured window to FILE, as comma-separated values
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = output_file())]
     pub csv: Option<PathBuf>,
 
     /// Write a page with the result and its plots to FILE
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = output_file())]
     pub html: Option<PathBuf>,
 }
 
@@ -33,10 +35,10 @@ pub struct RecordingArgs {
 #[group(skip)]
 pub struct HistogramArgs {
     /// Write the latency percentiles to FILE, as a text that HdrHistogram's plotter reads
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = output_file())]
     pub hgrm: Option<PathBuf>,
 
     /// Write the latencies of each second to FILE, as an HdrHistogram interval log
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = output_file())]
     pub hlog: Option<PathBuf>,
 }

@@ -2,15 +2,22 @@
 
 use std::{
     fmt::Display,
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::RangeInclusive,
+    path::{Path, PathBuf},
     str::FromStr,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytesize::ByteSize;
+use clap::builder::{PathBufValueParser, TypedValueParser};
+use nix::unistd::{AccessFlags, access};
 
 use crate::{numbers::grouped, process_usage::ProcessUsage};
+
+/// A file that is none, but standard output.
+pub const STDOUT: &str = "-";
 
 /// How far ahead an instant may be.
 const AHEAD_MAX: Duration = Duration::from_hours(24);
@@ -148,6 +155,36 @@ pub(super) fn instant(text: &str) -> Result<SystemTime, String> {
     }
 }
 
+/// A parser of files that are going to be written, so that nobody finds out after a long run that
+/// they cannot be. Nothing is created yet.
+pub(super) fn output_file() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| writable(&path).map(|()| path))
+}
+
+/// The same, with "-" for standard output.
+pub(super) fn output_file_or_stdout() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| {
+        if path == Path::new(STDOUT) {
+            return Ok(path);
+        }
+        writable(&path).map(|()| path)
+    })
+}
+
+/// Whether a file can be written, or made where it does not exist, as far as the kernel says now.
+fn writable(path: &Path) -> io::Result<()> {
+    match path.metadata() {
+        Ok(metadata) if metadata.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        Ok(_) => Ok(access(path, AccessFlags::W_OK)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let directory = path.parent().filter(|directory| *directory != Path::new(""));
+            let directory = directory.unwrap_or(Path::new("."));
+            Ok(access(directory, AccessFlags::W_OK | AccessFlags::X_OK)?)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Parses the number of a process whose usage can be read.
 pub(super) fn process(text: &str) -> Result<u32, String> {
     let pid = text.parse().map_err(|_| "expected the number of a process".to_owned())?;
@@ -202,6 +239,20 @@ mod tests {
             "::-::ffff:ffff",
         ] {
             assert!(text.parse::<AddressList>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn files_can_be_written_where_there_is_a_directory() {
+        for path in ["/dev/null", "there is no such file", "./nor such a one", "/tmp/nor such"] {
+            assert!(writable(Path::new(path)).is_ok(), "{path}");
+        }
+        for (path, kind) in [
+            ("/", io::ErrorKind::IsADirectory),
+            ("/nonexistent/x", io::ErrorKind::NotFound),
+            ("/dev/null/x", io::ErrorKind::NotADirectory),
+        ] {
+            assert_eq!(writable(Path::new(path)).map_err(|error| error.kind()), Err(kind));
         }
     }
 

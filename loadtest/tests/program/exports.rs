@@ -1,6 +1,6 @@
 //! What a run measured, in files for other tools.
 
-use std::fs;
+use std::{fs, io, process::Stdio};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use hdrhistogram::{
@@ -137,17 +137,63 @@ fn the_page_shows_the_comparison_and_the_checks() {
     }
 }
 
+/// Runs for a moment, and returns the exit code and what was printed on both outputs.
+fn run_short(url: &str, arguments: &str) -> (Option<i32>, String, String) {
+    let arguments = format!("{url} -c 1 --warmup 0s --duration 200ms {arguments}");
+    let output = program(&arguments).output().unwrap();
+    let [stdout, stderr] =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    (output.status.code(), stdout, stderr)
+}
+
 #[test]
-fn files_that_cannot_be_written_are_errors() {
+fn files_that_cannot_be_written_are_refused_before_anything_is_sent() {
     let server = Server::honest();
-    for flag in ["--csv", "--hgrm", "--hlog", "--html"] {
-        let arguments = "-c 1 --warmup 0s --duration 100ms";
-        let output = program(&format!("{} {arguments} {flag} /nonexistent/x", server.url()));
-        let output = { output }.output().unwrap();
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1));
-        let message = format!("error: cannot write {flag} /nonexistent/x: No such file");
-        assert!(stderr.contains(&message), "{stderr}");
+    for flag in ["--json", "--csv", "--hgrm", "--hlog", "--html"] {
+        for (path, reason) in [
+            ("/nonexistent/x", "No such file or directory (os error 2)"),
+            ("/dev/null/x", "Not a directory (os error 20)"),
+            ("/", "is a directory"),
+        ] {
+            let (code, _, stderr) = run_short(&server.url(), &format!("{flag} {path}"));
+            assert_eq!(code, Some(2));
+            let message = format!("error: invalid value '{path}' for '{flag} <FILE>': {reason}\n");
+            assert!(stderr.starts_with(&message), "{stderr}");
+        }
     }
     assert!(fs::metadata("/nonexistent").is_err());
+    assert_eq!(server.received(), 0);
+}
+
+#[test]
+fn what_turns_out_not_to_be_writable_costs_no_other_result() {
+    let files = Files::new("full");
+    let server = Server::honest();
+    for flag in ["--json", "--csv", "--hgrm", "--hlog", "--html"] {
+        let other = if flag == "--csv" { "--html" } else { "--csv" };
+        let name = format!("beside{flag}");
+        let arguments = format!("{flag} /dev/full {other} {}", files.path(&name));
+        let (code, stdout, stderr) = run_short(&server.url(), &arguments);
+        assert_eq!(code, Some(1), "{stderr}");
+        let message = format!("error: cannot write {flag} /dev/full: No space left on device");
+        assert!(stderr.contains(&message), "{stderr}");
+        assert!(stdout.contains("errors      none"), "{stdout}");
+        assert!(!files.read(&name).is_empty(), "{other}");
+    }
+}
+
+#[test]
+fn a_reader_that_has_had_enough_is_no_error() {
+    let server = Server::honest();
+    for arguments in ["", "--json -"] {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let arguments = format!("{} -c 1 --warmup 0s --duration 500ms {arguments}", server.url());
+        let mut run = program(&arguments);
+        let output = run.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+        let output = output.wait_with_output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{stderr}");
+        assert!(!stderr.contains("error"), "{stderr}");
+    }
 }

@@ -243,19 +243,6 @@ fn a_name_without_address_is_refused() {
 }
 
 #[test]
-fn a_result_that_cannot_be_written_is_an_error() {
-    let server = Server::honest();
-    let arguments = "-c 1 --warmup 0s --duration 200ms --json /nonexistent/result.json";
-    let output = program(&format!("{} {arguments}", server.url())).output().unwrap();
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    assert!(
-        stderr.contains("error: cannot write --json /nonexistent/result.json: No such file"),
-        "{stderr}"
-    );
-}
-
-#[test]
 fn too_few_descriptors_are_announced_with_the_command_that_mends_it() {
     let server = Server::honest();
     let output = Command::new("sh")
