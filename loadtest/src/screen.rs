@@ -190,10 +190,51 @@ fn number(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        fs::File,
+        io::Read,
+        process::{Command, Stdio},
+        thread,
+    };
+
+    use nix::pty::{Winsize, openpty};
     use ratatui::backend::TestBackend;
 
     use super::*;
     use crate::timeline::examples;
+
+    /// Tells this test binary to be what the test is about.
+    const PANICS: &str = "RINGECHO_TEST_PANICS_IN_VIEW";
+
+    #[test]
+    fn a_panic_of_any_thread_restores_the_terminal_before_it_is_reported() {
+        if env::var_os(PANICS).is_some() {
+            let _screen = Screen::enter().unwrap();
+            let _ = thread::spawn(|| panic!("on purpose")).join();
+            return;
+        }
+        let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+        let terminal = openpty(Some(&size), None).unwrap();
+        let name = thread::current().name().unwrap().to_owned();
+        let mut child = Command::new(env::current_exe().unwrap())
+            .args(["--exact", &name, "--nocapture"])
+            .env(PANICS, "")
+            .stdout(Stdio::null())
+            .stderr(terminal.slave)
+            .spawn()
+            .unwrap();
+        let mut shown = Vec::new();
+        // Reading a terminal that nobody has open any longer is an error.
+        let _ = File::from(terminal.master).read_to_end(&mut shown);
+        assert!(child.wait().unwrap().success());
+        let shown = String::from_utf8(shown).unwrap();
+        let (before, after) = shown.split_once("on purpose").unwrap();
+        for [taken, restored] in [["\x1b[?1049h", "\x1b[?1049l"], ["\x1b[?25l", "\x1b[?25h"]] {
+            let (_, since) = before.split_once(taken).unwrap();
+            assert_eq!(since.matches(restored).count(), 1, "{shown:?}");
+        }
+        assert!(!after.contains('\x1b'), "{shown:?}");
+    }
 
     #[test]
     fn every_plot_names_its_newest_values() {

@@ -137,6 +137,16 @@ fn the_page_shows_the_comparison_and_the_checks() {
     }
 }
 
+#[test]
+fn send_lag_is_plotted_for_an_open_loop_alone() {
+    let files = Files::new("html-lag");
+    let title = "<h2>Send lag of each second</h2>";
+    for (load, plots) in [("", 0), ("--rate 200", 1)] {
+        run_with(&format!("{load} --html {}", files.path("run.html")));
+        assert_eq!(files.read("run.html").matches(title).count(), plots, "{load:?}");
+    }
+}
+
 /// Runs for a moment, and returns the exit code and what was printed on both outputs.
 fn run_short(url: &str, arguments: &str) -> (Option<i32>, String, String) {
     let arguments = format!("{url} -c 1 --warmup 0s --duration 200ms {arguments}");

@@ -11,7 +11,10 @@
 
 use std::{
     process::Command,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -20,7 +23,7 @@ use serde_json::Value;
 
 use crate::{
     invocation::{Outcome, program},
-    servers::Server,
+    servers::{Server, echo},
 };
 
 fn at_rate(server: &Server, rate: &str, arguments: &str) -> Command {
@@ -115,6 +118,44 @@ fn a_silent_server_gets_as_many_messages_as_may_be_in_flight() {
     assert_eq!(outcome.number("/open_loop/unsent"), 920);
     let warning = "warning: 920 of 1,000 planned messages were not sent";
     assert!(outcome.stderr.contains(warning), "{}", outcome.stderr);
+}
+
+#[test]
+fn the_rate_goes_on_after_connections_are_lost_and_reopened() {
+    const DROPPED: u64 = 6;
+    let [accepted, dropped] = [(); 2].map(|()| Arc::new(AtomicU64::new(0)));
+    let (accepting, dropping) = (Arc::clone(&accepted), Arc::clone(&dropped));
+    let server = Server::of_websockets(move |mut websocket| {
+        if accepting.fetch_add(1, SeqCst) >= DROPPED {
+            return echo(websocket);
+        }
+        for _ in 0..5 {
+            let message = websocket.read().unwrap();
+            websocket.send(message).unwrap();
+        }
+        // The next one has no echo.
+        let _ = websocket.read();
+        dropping.fetch_add(1, SeqCst);
+    });
+    let arguments = "-c 2 --reconnect --warmup 0s --duration 2s";
+    let outcome = run_at_rate(&server, "1k", arguments);
+
+    let missing = outcome.number("/errors/missing");
+    assert_eq!(dropped.load(SeqCst), DROPPED, "{:#}", outcome.report);
+    assert!(missing >= DROPPED, "{:#}", outcome.report);
+    outcome.assert_errors(&[("closed", DROPPED), ("missing", missing)]);
+    assert_eq!(outcome.number("/connections/opened"), 2);
+    assert_eq!(outcome.number("/connections/lost"), DROPPED);
+    assert_eq!(outcome.number("/connections/reopened"), DROPPED);
+    assert_eq!(accepted.load(SeqCst), 2 + DROPPED);
+    // What was planned while there was no connection is counted, and sent late, once.
+    assert_eq!(outcome.number("/open_loop/planned"), 2000);
+    assert_eq!(outcome.number("/open_loop/unsent"), 0);
+    assert_eq!(outcome.number("/open_loop/send_lag_us/samples"), 2000);
+    assert_eq!(outcome.number("/latency_us/samples"), 2000 - missing);
+    assert_eq!(outcome.number("/messages_total"), 2000 - missing);
+    // A lost connection waits for 10 ms, in which a message is planned every other one.
+    assert!(figure(&outcome, "/open_loop/send_lag_us/max") > 7000.0, "{:#}", outcome.report);
 }
 
 /// When the server had read message `k`, and when it began to write its echo.
