@@ -22,7 +22,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    invocation::{Outcome, program},
+    invocation::{Outcome, program, run},
     servers::{Server, echo},
 };
 
@@ -239,30 +239,73 @@ fn a_stall_counts_for_every_message_that_was_planned_in_it() {
     assert!(uncorrected < corrected / 2.0, "{uncorrected} us of {corrected} us");
 }
 
+/// A run against a server that keeps each message for 5 ms.
+struct DelayedRun {
+    /// As it was reported, in microseconds.
+    p50: f64,
+    /// For how long half of the messages were held.
+    held: f64,
+    /// From one echo to the next, as the server wrote them: quartiles. That is a message's time but
+    /// for the order of its parts, since the client sends when an echo comes.
+    cycles: [f64; 3],
+}
+
+impl DelayedRun {
+    /// Carries it out, and asserts what holds on any machine.
+    fn new() -> Self {
+        const DELAY: Duration = Duration::from_millis(5);
+        let (server, stamps) = stamping_server(|_| {
+            let end = Instant::now() + DELAY;
+            while Instant::now() < end {
+                thread::sleep((end - Instant::now()) / 2);
+            }
+        });
+        let outcome = run(&format!("{} -c 1 --warmup 0s --duration 1s", server.url()));
+        outcome.assert_success();
+
+        // What was sent before the measured window came first.
+        let stamps = stamps.lock().unwrap();
+        let count = outcome.number("/latency_us/samples") as usize;
+        let stamps = &stamps[stamps.len() - count..];
+        let us = |from: Instant, to: Instant| (to - from).as_secs_f64() * 1e6;
+        // Message k was sent after echo k - 1 was, and its echo arrived before message k + 1 was
+        // read.
+        let lower = (0..count).map(|k| us(stamps[k][0], stamps[k][1])).collect();
+        let upper = (1..count - 1).map(|k| us(stamps[k - 1][1], stamps[k + 1][0]));
+        let upper = upper.chain([f64::INFINITY; 2]).collect();
+        let p50 = figure(&outcome, "/latency_us/p50");
+        let held = quantile(lower, 0.5);
+        assert_within(p50, held, quantile(upper, 0.5));
+        // A message is sent in the turn in which the echo before it is seen, so the times of all
+        // follow each other without gaps. Only of the first and the last the server does not know
+        // where they begin and end.
+        let [first, last] = [stamps[0], stamps[count - 1]];
+        let longest = figure(&outcome, "/latency_us/max");
+        let mean_min = us(first[0], last[1]) / count as f64;
+        let mean_max = (us(first[1], last[0]) + 2.0 * longest) / count as f64;
+        assert_within(figure(&outcome, "/latency_us/mean"), mean_min, mean_max);
+
+        let cycles: Vec<f64> = (1..count).map(|k| us(stamps[k - 1][1], stamps[k][1])).collect();
+        let cycles = [0.25, 0.5, 0.75].map(|part| quantile(cycles.clone(), part));
+        Self { p50, held, cycles }
+    }
+}
+
+/// The median is that of the server's cycles, to 2 %.
+///
+/// Both have the same parts, but not in the same order, so on a machine that is busy with other
+/// things their medians differ by chance: one round of five decides. If the middle half of the
+/// cycles spreads over more than 4 % in all of them, nobody can tell.
 #[test]
 fn a_constant_delay_is_the_latency() {
-    const DELAY: Duration = Duration::from_millis(5);
-    let (server, stamps) = stamping_server(|_| {
-        let end = Instant::now() + DELAY;
-        while Instant::now() < end {
-            thread::sleep((end - Instant::now()) / 2);
+    let mut spreads = Vec::new();
+    while spreads.len() < 5 {
+        let DelayedRun { p50, held, cycles: [quarter, half, three_quarters] } = DelayedRun::new();
+        eprintln!("p50 {p50} us, cycles of {half:.1} us, held for {held:.1} us");
+        if (p50 / half - 1.0).abs() <= 0.02 {
+            return;
         }
-    });
-    let arguments = format!("{} -c 1 --warmup 0s --duration 2s", server.url());
-    let outcome = crate::invocation::run(&arguments);
-    outcome.assert_success();
-
-    // What was sent before the measured window came first.
-    let stamps = stamps.lock().unwrap();
-    let count = outcome.number("/latency_us/samples") as usize;
-    let stamps = &stamps[stamps.len() - count..];
-    let us = |from: Instant, to: Instant| (to - from).as_secs_f64() * 1e6;
-    // Message k was sent after echo k - 1 was, and its echo arrived before message k + 1 was read.
-    let lower = (0..count).map(|k| us(stamps[k][0], stamps[k][1])).collect();
-    let upper = (1..count - 1).map(|k| us(stamps[k - 1][1], stamps[k + 1][0]));
-    let upper = upper.chain([f64::INFINITY; 2]).collect();
-    let median = figure(&outcome, "/latency_us/p50");
-    let held = quantile(lower, 0.5);
-    eprintln!("p50 {median} us, held for {held} us");
-    assert_within(median, held, quantile(upper, 0.5));
+        spreads.push((three_quarters - quarter) / half);
+    }
+    assert!(spreads.iter().all(|spread| *spread > 0.04), "no round agreed: {spreads:?}");
 }
