@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use terminal_size::{Width, terminal_size_of};
+
 use crate::{screen::Screen, timeline::Second};
 
 /// How often it is rewritten.
@@ -64,7 +66,7 @@ impl Progress {
             // Progress that cannot be shown is no reason to stop.
             let _ = match &mut self.view {
                 View::Nothing => Ok(()),
-                View::Line => write!(stderr(), "\r{line}\x1b[K"),
+                View::Line => write!(stderr(), "\r{}\x1b[K", fitting(&line)),
                 View::Screen(screen) => screen.draw(&line, seconds),
             };
         }
@@ -88,6 +90,14 @@ impl Progress {
             _ => {}
         }
     }
+}
+
+/// As much of a line as the terminal has room for: on a second one it could not be rewritten. The
+/// last column stays free, because some terminals go on to the next line with it.
+fn fitting(line: &str) -> &str {
+    let width = terminal_size_of(stderr()).map_or(usize::MAX, |(Width(width), _)| width.into());
+    let end = line.char_indices().nth(width.saturating_sub(1));
+    end.map_or(line, |(end, _)| &line[..end])
 }
 
 impl Drop for Progress {

@@ -349,6 +349,29 @@ fn progress_is_shown_on_a_terminal_and_removed() {
 }
 
 #[test]
+fn progress_fits_into_a_narrow_terminal() {
+    let server = Server::honest();
+    let size = nix::pty::Winsize { ws_row: 24, ws_col: 30, ws_xpixel: 0, ws_ypixel: 0 };
+    let terminal = nix::pty::openpty(Some(&size), None).unwrap();
+    let mut child = program(&format!("{} {SHORT}", server.url()))
+        .stdout(Stdio::null())
+        .stderr(terminal.slave)
+        .spawn()
+        .unwrap();
+    let mut shown = Vec::new();
+    let _ = File::from(terminal.master).read_to_end(&mut shown);
+    assert!(child.wait().unwrap().success());
+
+    let shown = String::from_utf8(shown).unwrap();
+    let (progress, _) = shown.rsplit_once("\r\x1b[K").unwrap();
+    let lines: Vec<&str> = progress.split("\x1b[K").filter(|line| !line.is_empty()).collect();
+    assert!(lines.iter().any(|line| line.starts_with("\rmeasuring, 1 s left: ")), "{lines:?}");
+    for line in lines {
+        assert!(line.trim_start_matches('\r').len() < 30, "{line:?}");
+    }
+}
+
+#[test]
 fn a_server_process_that_ends_is_not_measured() {
     let process = Command::new("sleep").arg("3600").spawn().unwrap();
     let pid = process.id();
