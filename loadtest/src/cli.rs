@@ -18,7 +18,10 @@ mod values;
 
 use std::{net::IpAddr, path::PathBuf};
 
-use clap::{Parser, Subcommand};
+use clap::{
+    CommandFactory, Parser, Subcommand,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 use thiserror::Error;
 
 pub use self::{
@@ -37,6 +40,12 @@ pub use self::{
 use crate::{
     baseline::BaselineError, payload::files::PayloadFilesError, target::ResolveError, tls::TlsError,
 };
+
+// Headings of the flags in the help.
+const CONNECTIONS: &str = "Connections";
+const LOAD: &str = "Load";
+const RESULT: &str = "Result";
+const CHECKS: &str = "Checks";
 
 /// Drives a WebSocket echo server, as fast as it answers or at a rate, and verifies every echo
 ///
@@ -93,6 +102,11 @@ pub enum Command {
 }
 
 impl Cli {
+    /// Parses the command line of this process; ends it if that is wrong, or asks for help.
+    pub fn parse_or_exit() -> Self {
+        Self::try_parse().unwrap_or_else(|error| explained(error).exit())
+    }
+
     /// What the program is asked to do.
     pub fn command(self) -> Command {
         match self {
@@ -100,6 +114,25 @@ impl Cli {
             Self { run: Some(run), .. } => Command::Run(Box::new(run)),
             Self { command: None, run: None } => unreachable!("clap demands one of them"),
         }
+    }
+}
+
+fn grammar() -> clap::Command {
+    <Cli as CommandFactory>::command()
+}
+
+/// clap takes any word behind a URL for a subcommand; most often it is part of a value that should
+/// have been quoted.
+fn explained(error: clap::Error) -> clap::Error {
+    match error.get(ContextKind::InvalidSubcommand) {
+        Some(ContextValue::String(word)) if grammar().find_subcommand(word).is_none() => {
+            let text = format!(
+                "unexpected argument '{word}' found; values with spaces are quoted, such as --rate \
+                 '10k..100k over 60s'"
+            );
+            grammar().error(ErrorKind::UnknownArgument, text)
+        }
+        _ => error,
     }
 }
 
@@ -170,12 +203,17 @@ pub enum PlanError {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn command_is_well_formed() {
-        <Cli as CommandFactory>::command().debug_assert();
+        grammar().debug_assert();
+    }
+
+    #[test]
+    fn flags_of_a_run_are_grouped() {
+        for flag in grammar().get_arguments().filter(|flag| !flag.is_positional()) {
+            assert!(flag.get_help_heading().is_some(), "{flag}");
+        }
     }
 }

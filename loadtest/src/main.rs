@@ -9,7 +9,6 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use clap::Parser;
 use mimalloc::MiMalloc;
 use ringecho_loadtest::{
     baseline,
@@ -41,7 +40,7 @@ const EXIT_CONDITION: u8 = 3;
 const EXIT_INTERRUPTED: i32 = 130;
 
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().command() {
+    let outcome = match Cli::parse_or_exit().command() {
         Command::Run(args) => run_load(&args),
         Command::Idle(args) => hold_idle(&args),
         Command::Compare(args) => compare_servers(&args),

@@ -8,6 +8,7 @@ use crate::condition::{Condition, Subject};
 /// Flags about what a result must not be.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
+#[command(next_help_heading = super::CHECKS)]
 pub struct CheckArgs {
     /// End with exit code 3 if this holds, such as 'p99>5ms', 'errors>0' or 'ratio.p99>1.1';
     /// repeatable

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use super::{
     CheckArgs, OutputArgs, PlanError, TrafficArgs,
-    values::{number, process},
+    values::{any_number, number, process},
 };
 use crate::{
     compare::ComparePlan,
@@ -29,9 +29,27 @@ pub struct CompareArgs {
     #[arg(long, value_name = "N", default_value = "6", value_parser = number(ROUNDS))]
     pub rounds: usize,
 
+    /// What the random draws behind the confidence intervals follow from
+    #[arg(long, value_name = "N", default_value = "1", value_parser = any_number)]
+    pub seed: u64,
+
     /// What is sent, in each run.
     #[command(flatten)]
     pub traffic: TrafficArgs,
+
+    /// Also compare what the servers' processes use: PID is that of A
+    #[arg(
+        long, value_name = "PID",
+        help_heading = super::RESULT, requires = "server_pid_b", value_parser = process
+    )]
+    pub server_pid_a: Option<u32>,
+
+    /// The process of B
+    #[arg(
+        long, value_name = "PID",
+        help_heading = super::RESULT, requires = "server_pid_a", value_parser = process
+    )]
+    pub server_pid_b: Option<u32>,
 
     /// Where the result goes.
     #[command(flatten)]
@@ -40,18 +58,6 @@ pub struct CompareArgs {
     /// What must not be.
     #[command(flatten)]
     pub checks: CheckArgs,
-
-    /// Also compare what the servers' processes use: PID is that of A
-    #[arg(long, value_name = "PID", requires = "server_pid_b", value_parser = process)]
-    pub server_pid_a: Option<u32>,
-
-    /// The process of B
-    #[arg(long, value_name = "PID", requires = "server_pid_a", value_parser = process)]
-    pub server_pid_b: Option<u32>,
-
-    /// What the random draws behind the confidence intervals follow from
-    #[arg(long, value_name = "N", default_value = "1")]
-    pub seed: u64,
 }
 
 impl CompareArgs {

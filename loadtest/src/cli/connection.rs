@@ -36,6 +36,7 @@ const LOCAL_PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 /// Flags about connections.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
+#[command(next_help_heading = super::CONNECTIONS)]
 pub struct ConnectionArgs {
     /// Connections, spread evenly over the threads
     #[arg(short, long, value_name = "N", default_value = "64", value_parser = number(CONNECTIONS))]

@@ -32,15 +32,21 @@ pub struct IdleArgs {
     pub connect_rate: Option<usize>,
 
     /// Have each connection echo one message of SIZE bytes once all are open
-    #[arg(long, value_name = "SIZE", value_parser = size(ECHO))]
+    #[arg(long, value_name = "SIZE", help_heading = super::LOAD, value_parser = size(ECHO))]
     pub echo: Option<ByteSize>,
 
     /// How long to hold the connections
-    #[arg(short, long, value_name = "TIME", default_value = "10s", value_parser = time(DURATION))]
+    #[arg(
+        short, long, value_name = "TIME", default_value = "10s",
+        help_heading = super::LOAD, value_parser = time(DURATION)
+    )]
     pub duration: Duration,
 
     /// How long to wait for the echoes, and at the end for the Pongs
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time(ANSWER_TIMEOUT))]
+    #[arg(
+        long, value_name = "TIME", default_value = "10s",
+        help_heading = super::LOAD, value_parser = time(ANSWER_TIMEOUT)
+    )]
     pub answer_timeout: Duration,
 
     /// Where the result goes.

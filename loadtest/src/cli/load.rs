@@ -26,6 +26,7 @@ const WARMUP: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1
 /// Flags about the load.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
+#[command(next_help_heading = super::LOAD)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct LoadArgs {
     /// Messages in flight on each connection: always, or at a rate at most [default: 1; at a rate

@@ -7,6 +7,7 @@ use super::values::{output_file, output_file_or_stdout};
 /// Flags about the result.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
+#[command(next_help_heading = super::RESULT)]
 pub struct OutputArgs {
     /// Write the result as JSON to FILE, or with "-" to standard output instead of the text
     #[arg(long, value_name = "FILE", value_parser = output_file_or_stdout())]
@@ -16,6 +17,7 @@ pub struct OutputArgs {
 /// Flags about what a run measured, in files for other tools.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
+#[command(next_help_heading = super::RESULT)]
 pub struct RecordingArgs {
     /// All latencies as histograms.
     #[command(flatten)]
@@ -33,6 +35,7 @@ pub struct RecordingArgs {
 /// Flags about files in HdrHistogram's formats.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
+#[command(next_help_heading = super::RESULT)]
 pub struct HistogramArgs {
     /// Write the latency percentiles to FILE, as a text that HdrHistogram's plotter reads
     #[arg(long, value_name = "FILE", value_parser = output_file())]

@@ -32,6 +32,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "TIME", value_parser = instant)]
     pub start_at: Option<SystemTime>,
 
+    /// Also report what the server's process PID uses: CPU time for each message, and memory
+    #[arg(long, value_name = "PID", value_parser = process, help_heading = super::RESULT)]
+    pub server_pid: Option<u32>,
+
     /// Where the result goes.
     #[command(flatten)]
     pub output: OutputArgs,
@@ -40,21 +44,17 @@ pub struct RunArgs {
     #[command(flatten)]
     pub recording: RecordingArgs,
 
+    /// On a terminal, show rate, latency and errors over time while it runs, on the whole screen
+    #[arg(long)]
+    pub full_screen: bool,
+
     /// Also compare with the result of an earlier run, which it has written as JSON
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = super::CHECKS)]
     pub baseline: Option<PathBuf>,
 
     /// What must not be.
     #[command(flatten)]
     pub checks: CheckArgs,
-
-    /// On a terminal, show rate, latency and errors over time while it runs, on the whole screen
-    #[arg(long)]
-    pub full_screen: bool,
-
-    /// Also report what the server's process PID uses: CPU time for each message, and memory
-    #[arg(long, value_name = "PID", value_parser = process)]
-    pub server_pid: Option<u32>,
 }
 
 impl RunArgs {

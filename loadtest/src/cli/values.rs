@@ -22,6 +22,12 @@ pub const STDOUT: &str = "-";
 /// How far ahead an instant may be.
 const AHEAD_MAX: Duration = Duration::from_hours(24);
 
+/// Parses any number of 64 bits.
+pub(super) fn any_number(text: &str) -> Result<u64, String> {
+    let expected = || not_in(&(0..=u64::MAX), "a number", grouped);
+    text.parse().map_err(|_| expected())
+}
+
 /// A parser of numbers in `range`.
 pub(super) fn number(
     range: RangeInclusive<usize>,

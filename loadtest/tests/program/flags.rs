@@ -125,6 +125,11 @@ fn conditions_on_what_is_not_measured_are_refused() {
          --server-pid-a and -b",
     );
     assert_refused(
+        &format!("compare {URL} {URL} --seed new"),
+        "invalid value 'new' for '--seed <N>': expected a number from 0 to \
+         18,446,744,073,709,551,615",
+    );
+    assert_refused(
         &format!("{URL} --fail-if p99>fast"),
         "invalid value 'p99>fast' for '--fail-if <CONDITION>': \"fast\" is no value of p99; \
          expected a time such as 500us, 1.5ms or 2s",
@@ -162,6 +167,16 @@ fn urls_that_cannot_be_driven_are_refused_with_the_reason() {
     ] {
         assert_refused(url, &format!("invalid value '{url}' for '<URL>': {reason}"));
     }
+}
+
+#[test]
+fn a_value_that_should_have_been_quoted_is_pointed_out() {
+    assert_refused(
+        &format!("{URL} --rate 10k..100k over 60s"),
+        "unexpected argument 'over' found; values with spaces are quoted, such as --rate \
+         '10k..100k over 60s'",
+    );
+    assert_refused(&format!("{URL} idle"), "the subcommand 'idle' cannot be used with '<URL>'");
 }
 
 #[test]
