@@ -26,6 +26,7 @@ use crate::{
     connector::Connector,
     process_usage::ProcessUsage,
     progress::Progress,
+    reserve::Reserve,
     threads::{ThreadError, ThreadPlan, Threads},
 };
 
@@ -146,8 +147,10 @@ impl Conductor<'_> {
     fn conduct(&mut self) -> Result<Course, ThreadError> {
         let answer_timeout = self.plan.answer_timeout;
         let started = Instant::now();
+        let reserve = Reserve::take();
         self.start_threads()?;
         self.wait_for_opening();
+        drop(reserve);
         let opening = started.elapsed();
         let after_opening = self.footprint();
         let after_echoes = self.plan.echo_len.map(|_| {

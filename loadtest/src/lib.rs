@@ -36,6 +36,7 @@ pub mod progress;
 pub mod rate;
 pub mod report;
 pub mod request;
+mod reserve;
 pub mod run;
 mod screen;
 pub mod search;

@@ -17,6 +17,7 @@ use crate::{
     plan::{Plan, Schedule},
     progress::Progress,
     report::Report,
+    reserve::Reserve,
     threads::{ThreadError, Threads},
     timeline::{Portions, Recording, Timeline},
     warning::Warning,
@@ -56,8 +57,10 @@ pub fn run(
         progress,
         echoes_shown: 0,
     };
+    let reserve = Reserve::take();
     run.start_threads(portions)?;
     run.wait_for_connections();
+    drop(reserve);
     run.wait_for_start();
     let window = run.wait_for_window();
     // From here on a second Ctrl-C may end the program at any instant.
