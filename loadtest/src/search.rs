@@ -2,7 +2,7 @@
 //! run of its own, on new connections, in an open loop.
 //!
 //! [`bisection`] decides what is tried, [`verdict`] how it went, [`report`] says what came of it.
-//! Here these are put together, and nothing is decided.
+//! Here these are put together, and nothing is decided but that a search makes no sense.
 
 pub mod bisection;
 pub mod report;
@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use self::{
     bisection::{Bisection, Limit, Settings},
     report::{Probe, SearchReport},
-    verdict::{Observation, judge},
+    verdict::{Observation, Verdict, judge},
 };
 use crate::{
     condition::Condition,
@@ -53,6 +53,13 @@ pub fn run(
             break bisection.answer(Limit::Interrupted);
         }
         let (verdict, reasons) = judge(&Observation::from(&report), &plan.goals);
+        // The number of connections is the same at any rate, and so is what they lack.
+        if let Some(warning) = report.not_opened()
+            && probes.is_empty()
+            && verdict != Verdict::Met
+        {
+            return Err(RunError::NotOpened(warning));
+        }
         let probe = Probe::new(trial.rate, trial.stage, verdict, reasons, report);
         progress.note(&probe.to_string());
         probes.push(probe);

@@ -1,6 +1,6 @@
 //! `search`: that its pieces are put together. What it decides is tested where it is decided.
 
-use std::net::TcpListener;
+use std::{net::TcpListener, process::Command};
 
 use serde_json::Value;
 
@@ -78,6 +78,24 @@ fn the_text_lists_each_run_and_the_answer() {
     ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
+}
+
+#[test]
+fn without_all_connections_nothing_is_searched() {
+    let server = Server::honest();
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -n 60 && exec \"$@\"", "sh"])
+        .arg(env!("CARGO_BIN_EXE_ringecho-loadtest"))
+        .args(["search", &server.url(), "--slo", "p99<9999s", "--start-rate", "10"])
+        .args(["-c", "100", "-t", "1", "--warmup", "0s", "--duration", "200ms"])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(output.stdout.is_empty());
+    let error = stderr.lines().last().unwrap();
+    let message = " of 100 connections never opened: connect: Too many open files";
+    assert!(error.starts_with("error: ") && error.contains(message), "{stderr}");
 }
 
 #[test]
