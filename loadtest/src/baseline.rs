@@ -17,7 +17,7 @@ use crate::{
 
 /// What two runs have in common if they can be compared: names in the JSON of their results. How
 /// long they took is not among it, nor where the server was.
-const CIRCUMSTANCES: [&str; 18] = [
+const CIRCUMSTANCES: [&str; 19] = [
     "version",
     URL,
     "driver",
@@ -26,6 +26,7 @@ const CIRCUMSTANCES: [&str; 18] = [
     "connections.requested",
     "depth",
     "open_loop.rate",
+    "open_loop.wait",
     "payload",
     "payload_bytes",
     "fragments",

@@ -13,6 +13,7 @@
 //! ```
 
 pub mod baseline;
+mod busy_poll;
 pub mod cli;
 mod client;
 pub mod compare;

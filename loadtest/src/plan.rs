@@ -8,6 +8,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use clap::ValueEnum;
+use serde::Serialize;
+
 use crate::{connector::Connector, payload::PayloadPlan, rate::Rate, threads::ThreadPlan};
 
 /// After the end of the measured window, a thread waits for outstanding echoes and closing
@@ -36,6 +39,8 @@ pub struct Plan {
     pub connections: usize,
     /// When messages are sent.
     pub load: Load,
+    /// What the threads of an open loop do until something happens.
+    pub wait: Wait,
     /// Messages in flight on each connection, at least 1: in a closed loop as many all the time, in
     /// an open loop at most.
     pub depth: usize,
@@ -70,6 +75,16 @@ pub enum Load {
     Open(Rate),
 }
 
+/// What the threads of an open loop do until something happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Wait {
+    /// Look for it all the time, which takes a CPU for each thread.
+    Poll,
+    /// Sleep, and be woken: that takes the time of a wake-up, for each message and each echo.
+    Sleep,
+}
+
 /// What the server echoes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EchoKind {
@@ -86,6 +101,11 @@ impl Plan {
         let threads = self.threads.count;
         let extra = usize::from(thread < self.connections % threads);
         self.connections / threads + extra
+    }
+
+    /// Whether threads look for what has happened all the time.
+    pub fn polls(&self) -> bool {
+        self.wait == Wait::Poll && matches!(self.load, Load::Open(_))
     }
 
     /// How long after its window is known the load begins.

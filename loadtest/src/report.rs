@@ -137,7 +137,7 @@ impl Report {
                 reopened: plan.reconnect.then_some(tally.reopened),
             },
             depth: plan.depth,
-            open_loop: OpenLoopReport::new(plan, schedule, &tally.histograms),
+            open_loop: OpenLoopReport::new(plan, schedule, &tally.histograms, window),
             payload: plan.payload.source.to_string(),
             fragments: plan.fragments,
             verify: plan.payload.verify,

@@ -142,12 +142,18 @@ impl Run<'_> {
             self.start_load();
             self.schedule.set_window(self.plan.lead(), self.plan.warmup, self.plan.duration);
             self.wait_until(self.schedule.begin(), "warm-up");
-            let before = WindowEnd::read(self.plan.server_pid);
+            let before = self.window_end();
             self.wait_until(self.schedule.end(), "measuring");
-            used = WindowUsage::between(&before, &WindowEnd::read(self.plan.server_pid));
+            used = WindowUsage::between(&before, &self.window_end());
         }
         self.schedule.stop();
         used
+    }
+
+    fn window_end(&self) -> WindowEnd {
+        let polls = self.plan.polls();
+        let in_vain = polls.then(|| self.threads.each(|gauges| &gauges.polled_in_vain));
+        WindowEnd::read(self.plan.server_pid, in_vain)
     }
 
     /// Starts the load, and returns when each thread has.

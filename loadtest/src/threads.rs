@@ -77,7 +77,12 @@ impl<G: Default + Send + Sync + 'static, T: Send + 'static> Threads<G, T> {
 
     /// What a gauge of all threads adds up to.
     pub(crate) fn sum(&self, gauge: impl Fn(&G) -> &AtomicU64) -> u64 {
-        self.0.iter().map(|thread| gauge(&thread.gauges).load(Relaxed)).sum()
+        self.each(gauge).iter().sum()
+    }
+
+    /// A gauge of each thread.
+    pub(crate) fn each(&self, gauge: impl Fn(&G) -> &AtomicU64) -> Vec<u64> {
+        self.0.iter().map(|thread| gauge(&thread.gauges).load(Relaxed)).collect()
     }
 
     /// Whether the gauges of all threads are so.

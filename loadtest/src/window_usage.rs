@@ -1,6 +1,6 @@
 //! What the processes of generator and server use in the measured window.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::{
     process_usage::ProcessUsage,
@@ -12,6 +12,9 @@ use crate::{
 pub(crate) struct WindowUsage {
     pub(crate) generator: Option<UsedInWindow>,
     pub(crate) server: Option<UsedInWindow>,
+    /// For each thread of a generator that polls, the part of the window in which there was nothing
+    /// to send or receive.
+    pub(crate) polled_in_vain: Option<Vec<f64>>,
 }
 
 /// What a process used in the measured window.
@@ -30,6 +33,9 @@ pub(crate) struct UsedInWindow {
 pub(crate) struct WindowEnd {
     generator: Option<UsedSoFar>,
     server: Option<UsedSoFar>,
+    /// Nanoseconds of each thread.
+    polled_in_vain: Option<Vec<u64>>,
+    instant: Instant,
 }
 
 /// What a process has used until an instant.
@@ -41,12 +47,24 @@ struct UsedSoFar {
 }
 
 impl WindowEnd {
-    /// Of this process, and of the server's if it is known.
-    pub(crate) fn read(server_pid: Option<u32>) -> Self {
+    /// Of this process, whose threads have `polled_in_vain` for so many nanoseconds if they poll,
+    /// and of the server's if it is known.
+    pub(crate) fn read(server_pid: Option<u32>, polled_in_vain: Option<Vec<u64>>) -> Self {
         Self {
             generator: UsedSoFar::read(std::process::id()),
             server: server_pid.and_then(UsedSoFar::read),
+            polled_in_vain,
+            instant: Instant::now(),
         }
+    }
+
+    fn polled_in_vain_since(&self, before: &Self) -> Option<Vec<f64>> {
+        let time = (self.instant - before.instant).max(Duration::from_nanos(1));
+        let part = |(after, before): (&u64, &u64)| {
+            Duration::from_nanos(after - before).div_duration_f64(time)
+        };
+        let (after, before) = (self.polled_in_vain.as_ref()?, before.polled_in_vain.as_ref()?);
+        Some(after.iter().zip(before).map(part).collect())
     }
 }
 
@@ -59,6 +77,7 @@ impl WindowUsage {
         Self {
             generator: used(&before.generator, &after.generator),
             server: used(&before.server, &after.server),
+            polled_in_vain: after.polled_in_vain_since(before),
         }
     }
 }

@@ -24,9 +24,8 @@ use crate::{
     client,
     connector::OpenConnection,
     deflate::Deflater,
-    fine_timer::FineTimer,
     latency::{InFlight, Instants},
-    pacer::pace,
+    pacer::{Pause, pace},
     payload::Payloads,
     plan::{GRACE_MAX, GRACE_QUIET, Load, Plan, Schedule},
     rate::Arrivals,
@@ -72,6 +71,8 @@ pub(crate) struct Gauges {
     pub(crate) echoes: AtomicU64,
     /// Errors so far.
     pub(crate) errors: AtomicU64,
+    /// Nanoseconds in which the thread polled, and there was nothing to send or receive.
+    pub(crate) polled_in_vain: AtomicU64,
 }
 
 /// What the connections of one thread share.
@@ -96,6 +97,7 @@ pub(crate) struct Worker {
     tried: Cell<u64>,
     open: Cell<u64>,
     last_received: Cell<u64>,
+    polled_in_vain: Cell<u64>,
     /// Of the connections' tasks, to be woken when the stage changes or a message is due.
     wakers: RefCell<Vec<Option<Waker>>>,
     /// Write buffers that are not in use. As few as possible are, the last returned first, so that
@@ -118,8 +120,10 @@ pub(crate) fn run(
         let worker = Rc::new(Worker::new(plan, schedule, gauges, portions, thread));
         worker.open_connections();
         if worker.is_open_loop() {
-            let (worker, timer) = (Rc::clone(&worker), FineTimer::new()?);
-            monoio::spawn(async move { pace(&worker, &timer).await });
+            let (worker, pause) = (Rc::clone(&worker), Pause::new(worker.plan.wait)?);
+            monoio::spawn(async move {
+                pace(&worker, &pause).await.expect("descriptors of its own can be waited for");
+            });
         }
         worker.conduct().await;
         worker.portions.send(worker.tally.take());
@@ -174,6 +178,7 @@ impl Worker {
             tried: Cell::new(0),
             open: Cell::new(0),
             last_received: Cell::new(0),
+            polled_in_vain: Cell::new(0),
             wakers: RefCell::new(vec![None; connections]),
             write_buffers: RefCell::default(),
         }
@@ -285,6 +290,7 @@ impl Worker {
         let handed_over = self.portions.sent();
         self.gauges.echoes.store(handed_over.echoes + tally.echoes, Relaxed);
         self.gauges.errors.store(handed_over.errors + tally.errors.total, Relaxed);
+        self.gauges.polled_in_vain.store(self.polled_in_vain.get(), Relaxed);
     }
 
     #[inline]
@@ -380,6 +386,16 @@ impl Worker {
                 }
             }
         });
+    }
+
+    /// When the last echo arrived.
+    pub(crate) fn last_received(&self) -> u64 {
+        self.last_received.get()
+    }
+
+    /// Counts time in which there was nothing to send or receive.
+    pub(crate) fn count_polled_in_vain(&self, nanoseconds: u64) {
+        self.polled_in_vain.update(|before| before + nanoseconds);
     }
 
     /// Counts a message that was sent as planned, or later.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     payload::{PayloadKind, PayloadPlan, PayloadSource, Verify, files},
-    plan::{EchoKind, Load, Plan},
+    plan::{EchoKind, Load, Plan, Wait},
     target::Target,
 };
 
@@ -64,6 +64,11 @@ pub struct LoadArgs {
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = time(WARMUP))]
     pub warmup: Duration,
 
+    /// What the generator's threads do at a rate until something happens: poll, which takes a CPU
+    /// each, or sleep, which adds the time of a wake-up to each latency
+    #[arg(long, value_name = "HOW", default_value = "poll")]
+    pub wait: Wait,
+
     /// Send texts (generated ones have characters of 1 to 4 bytes) instead of binary messages
     #[arg(long)]
     pub text: bool,
@@ -94,6 +99,7 @@ impl LoadArgs {
             connections: connections.connections,
             depth: self.depth(&load, connections.connections),
             load,
+            wait: self.wait,
             payload: self.payload_plan()?,
             fragments: self.fragments,
             compression: self.compression,

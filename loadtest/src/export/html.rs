@@ -12,7 +12,7 @@ use crate::{
     baseline::BaselineReport,
     condition::{Measurement, Metric},
     numbers::{grouped, rate},
-    report::{LatencyReport, Report, UsageReport},
+    report::{LatencyReport, OpenLoopReport, Report, UsageReport},
 };
 
 const STYLE: &str = include_str!("html/style.css");
@@ -189,6 +189,11 @@ fn facts(report: &Report) -> Markup {
     let usage = |usage: &Option<UsageReport>| {
         usage.map_or_else(|| "not measured".to_owned(), |usage| usage.to_string())
     };
+    let mut generator = usage(&report.generator);
+    if let Some(polling) = report.open_loop.as_ref().and_then(OpenLoopReport::polling) {
+        generator += "; ";
+        generator += &polling;
+    }
     let connections = report.connections;
     let facts = [
         ("began", report.began.clone()),
@@ -215,7 +220,7 @@ fn facts(report: &Report) -> Markup {
         ),
         ("payload", format!("{:.1} MB/s each way", report.payload_megabytes_per_second)),
         ("server", usage(&report.server)),
-        ("generator", usage(&report.generator)),
+        ("generator", generator),
         ("generator's machine", report.host.to_string()),
         ("ringecho-loadtest", report.provenance.version.to_owned()),
     ];

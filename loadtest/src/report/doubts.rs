@@ -32,7 +32,7 @@ impl Report {
             self.not_opened(),
             self.nothing_measured(),
             self.server_ended(plan),
-            generator_saturated(generator),
+            generator_saturated(generator, window.polled_in_vain.as_deref()),
             self.send_lag(),
             self.compression_declined(),
             self.messages_unsent(),
@@ -123,8 +123,15 @@ fn debug_build() -> Option<Warning> {
     })
 }
 
-fn generator_saturated(generator: &[BusyThread]) -> Option<Warning> {
-    let saturated = generator.iter().filter(|thread| thread.busy > BUSY_MAX).count();
+/// A thread that polls always is busy, but may have had something to do all the time, or not.
+fn generator_saturated(
+    generator: &[BusyThread],
+    polled_in_vain: Option<&[f64]>,
+) -> Option<Warning> {
+    let saturated = match polled_in_vain {
+        Some(parts) => parts.iter().filter(|part| 1.0 - **part > BUSY_MAX).count(),
+        None => generator.iter().filter(|thread| thread.busy > BUSY_MAX).count(),
+    };
     (saturated > 0).then(|| {
         let text = format!(
             "{} of the generator had no time left: the server may be able to do more; give the \

@@ -7,9 +7,10 @@ use serde::Serialize;
 use super::LatencyReport;
 use crate::{
     latency::Histograms,
-    numbers::grouped,
-    plan::{Load, Plan, Schedule},
+    numbers::{grouped, rounded},
+    plan::{Load, Plan, Schedule, Wait},
     rate::Arrivals,
+    window_usage::WindowUsage,
 };
 
 /// How well an open loop kept to its plan, in the measured window.
@@ -17,6 +18,11 @@ use crate::{
 pub struct OpenLoopReport {
     /// As it was asked for.
     pub rate: String,
+    /// How the threads waited.
+    pub wait: Wait,
+    /// CPUs of `generator.cpus_busy` that polled and found nothing to send or receive; `None` if
+    /// threads slept.
+    pub polled_in_vain: Option<f64>,
     /// Messages planned.
     pub planned: u64,
     /// Of these, messages that never were sent: the connection was not there, or the server did not
@@ -29,7 +35,12 @@ pub struct OpenLoopReport {
 }
 
 impl OpenLoopReport {
-    pub(super) fn new(plan: &Plan, schedule: &Schedule, histograms: &Histograms) -> Option<Self> {
+    pub(super) fn new(
+        plan: &Plan,
+        schedule: &Schedule,
+        histograms: &Histograms,
+        used: &WindowUsage,
+    ) -> Option<Self> {
         let Load::Open(rate) = &plan.load else {
             return None;
         };
@@ -42,11 +53,19 @@ impl OpenLoopReport {
             planned_before(schedule.end()).saturating_sub(planned_before(schedule.begin()));
         Some(Self {
             rate: rate.to_string(),
+            wait: plan.wait,
+            polled_in_vain: used.polled_in_vain.as_ref().map(|parts| rounded(parts.iter().sum())),
             planned,
             unsent: planned.saturating_sub(histograms.send_lag.samples()),
             send_lag_us: LatencyReport::new(&histograms.send_lag),
             uncorrected_latency_us: LatencyReport::new(&histograms.uncorrected),
         })
+    }
+
+    /// What looking for something to do has taken, in words; `None` if threads slept.
+    pub(crate) fn polling(&self) -> Option<String> {
+        let in_vain = self.polled_in_vain?;
+        Some(format!("with nothing to do, polling took {in_vain:.2} CPUs"))
     }
 }
 
@@ -60,6 +79,10 @@ impl fmt::Display for OpenLoopReport {
         }
         let unsent =
             if self.unsent == 0 { "all".to_owned() } else { grouped(self.unsent) + " not" };
-        writeln!(f, "  planned     {} messages, {unsent} sent", grouped(self.planned))
+        write!(f, "  planned     {} messages, {unsent} sent", grouped(self.planned))?;
+        if let Some(polling) = self.polling() {
+            write!(f, "; {polling}")?;
+        }
+        writeln!(f)
     }
 }

@@ -131,9 +131,9 @@ fn what_an_earlier_run_had_not_in_common_is_named_with_both_values() {
     let later = run(&format!("{} {load} --baseline {path}", server.url()));
     let differences = later.report["baseline"]["differences"].as_array().unwrap();
     let names: Vec<&str> = differences.iter().map(|it| it["name"].as_str().unwrap()).collect();
-    let all = "version url driver threads cpus connections.requested depth open_loop.rate payload \
-               payload_bytes fragments compression verify text raw_tcp host.cpu_model host.cpus \
-               host.kernel";
+    let all = "version url driver threads cpus connections.requested depth open_loop.rate \
+               open_loop.wait payload payload_bytes fragments compression verify text raw_tcp \
+               host.cpu_model host.cpus host.kernel";
     let threads_differ = earlier["threads"] != 1;
     let expected = all.split(' ').filter(|name| threads_differ || *name != "threads");
     assert_eq!(names, expected.collect::<Vec<&str>>());

@@ -53,17 +53,20 @@ fn assert_all_planned_were_sent(outcome: &Outcome, planned: u64) {
 
 #[test]
 fn every_planned_message_is_sent_once() {
-    for (rate, planned) in [
-        ("2k", 1000),
-        ("1k..3k", 1000),
-        ("1k..3k over 250ms", 500 + 750),
-        ("1k,3k,2k over 300ms", 100 + 300 + 200 + 400),
+    for (rate, wait, planned) in [
+        ("2k", "poll", 1000),
+        ("1k..3k", "sleep", 1000),
+        ("1k..3k over 250ms", "poll", 500 + 750),
+        ("1k,3k,2k over 300ms", "sleep", 100 + 300 + 200 + 400),
     ] {
         let server = Server::honest();
         let arguments = "--warmup 0s --duration 500ms --threads 2 --connections 5";
-        let outcome = run_at_rate(&server, rate, arguments);
+        let outcome = run_at_rate(&server, rate, &format!("{arguments} --wait {wait}"));
         assert_all_planned_were_sent(&outcome, planned);
         assert_eq!(outcome.report["open_loop"]["rate"], rate);
+        assert_eq!(outcome.report["open_loop"]["wait"], wait);
+        let in_vain = &outcome.report["open_loop"]["polled_in_vain"];
+        assert_eq!(in_vain.as_f64().is_some_and(|cpus| cpus > 0.0), wait == "poll", "{in_vain}");
         assert_eq!(server.received(), planned, "{rate}");
         assert_eq!(outcome.number("/messages_total"), planned, "{rate}");
     }
@@ -79,20 +82,24 @@ fn the_warm_up_has_the_first_rate_and_is_not_measured() {
 
 #[test]
 fn on_epoll_every_planned_message_is_sent_too() {
-    let server = Server::honest();
-    let output = at_rate(&server, "2k", "--warmup 0s --duration 500ms -c 5")
-        .env("MONOIO_FORCE_LEGACY_DRIVER", "1")
-        .output()
-        .unwrap();
-    let outcome = Outcome::read(&output);
-    assert_eq!(outcome.report["driver"], "epoll");
-    assert_all_planned_were_sent(&outcome, 1000);
+    for wait in ["poll", "sleep"] {
+        let server = Server::honest();
+        let arguments = format!("--warmup 0s --duration 500ms -c 5 --wait {wait}");
+        let output = at_rate(&server, "2k", &arguments)
+            .env("MONOIO_FORCE_LEGACY_DRIVER", "1")
+            .output()
+            .unwrap();
+        let outcome = Outcome::read(&output);
+        assert_eq!(outcome.report["driver"], "epoll");
+        assert_all_planned_were_sent(&outcome, 1000);
+    }
 }
 
 #[test]
 fn the_text_shows_both_latencies_and_the_lag() {
     let server = Server::honest();
-    let output = program(&format!("{} -c 2 --warmup 0s --duration 200ms", server.url()))
+    let arguments = "-c 2 --warmup 0s --duration 200ms --wait sleep";
+    let output = program(&format!("{} {arguments}", server.url()))
         .args(["--rate", "1k..2k over 100ms"])
         .output()
         .unwrap();
