@@ -16,16 +16,18 @@ use ringecho_loadtest::{
     compare,
     condition::Check,
     export, idle,
-    merge::MergedReport,
+    merge::{MergeError, MergedReport},
     progress::Progress,
-    run::run,
+    run::{RunError, run},
     search,
+    threads::ThreadError,
 };
 use serde::Serialize;
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     flag,
 };
+use thiserror::Error;
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
@@ -51,13 +53,12 @@ fn main() -> ExitCode {
         Ok(Ending::Success) => ExitCode::SUCCESS,
         Ok(Ending::Failure) => ExitCode::FAILURE,
         Ok(Ending::ConditionHolds) => EXIT_CONDITION.into(),
-        Err(Fault::Usage(error)) => {
-            eprintln!("error: {error}");
-            EXIT_USAGE.into()
-        }
-        Err(Fault::Failed(error)) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
+        Err(fault) => {
+            eprintln!("error: {fault}");
+            match fault {
+                Fault::Usage(_) => EXIT_USAGE.into(),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -82,25 +83,31 @@ impl Ending {
 }
 
 /// Why the program came to no result.
+#[derive(Debug, Error)]
 enum Fault {
     /// A flag's value is wrong.
-    Usage(String),
-    /// Something else.
+    #[error(transparent)]
+    Usage(#[from] PlanError),
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error(transparent)]
+    Idle(#[from] ThreadError),
+    #[error(transparent)]
+    Merge(#[from] MergeError),
+    /// The system refused something else.
+    #[error("{0}")]
     Failed(String),
 }
 
 /// Runs a load, and says whether every message was echoed correctly.
 fn run_load(args: &RunArgs) -> Result<Ending, Fault> {
-    let wrong = |error: PlanError| Fault::Usage(error.to_string());
-    let (baseline, conditions) =
-        (args.baseline().map_err(wrong)?, args.conditions().map_err(wrong)?);
-    let plan = args.plan().map_err(wrong)?;
+    let (baseline, conditions) = (args.baseline()?, args.conditions()?);
+    let plan = args.plan()?;
     let too_few = args.traffic.connections.prepare_process();
     warn(&too_few);
     let interrupted = interrupt_flag()?;
     let mut progress = if args.full_screen { Progress::full_screen() } else { Progress::default() };
-    let mut report =
-        run(plan, &interrupted, &mut progress).map_err(|error| Fault::Failed(error.to_string()))?;
+    let mut report = run(plan, &interrupted, &mut progress)?;
     baseline::conclude(&mut report, baseline, &conditions);
     let doubts = report.warnings.clone();
     report.warnings.extend(too_few);
@@ -115,12 +122,11 @@ fn run_load(args: &RunArgs) -> Result<Ending, Fault> {
 
 /// Holds idle connections, and says whether all were there until the end.
 fn hold_idle(args: &IdleArgs) -> Result<Ending, Fault> {
-    let plan = args.plan().map_err(|error| Fault::Usage(error.to_string()))?;
+    let plan = args.plan()?;
     let too_few = args.connections.prepare_process();
     warn(&too_few);
     let interrupted = interrupt_flag()?;
-    let mut report = idle::run(plan, &interrupted, &mut Progress::default())
-        .map_err(|error| Fault::Failed(error.to_string()))?;
+    let mut report = idle::run(plan, &interrupted, &mut Progress::default())?;
     let doubts = report.warnings.clone();
     report.warnings.extend(too_few);
     publish(&report, Some(report.to_string()), args.output.json.as_deref())?;
@@ -130,11 +136,10 @@ fn hold_idle(args: &IdleArgs) -> Result<Ending, Fault> {
 
 /// Compares two servers, and says whether every message was echoed correctly.
 fn compare_servers(args: &CompareArgs) -> Result<Ending, Fault> {
-    let plan = args.plan().map_err(|error| Fault::Usage(error.to_string()))?;
+    let plan = args.plan()?;
     warn(&args.traffic.connections.prepare_process());
     let interrupted = interrupt_flag()?;
-    let report = compare::run(&plan, &interrupted, &mut Progress::default())
-        .map_err(|error| Fault::Failed(error.to_string()))?;
+    let report = compare::run(&plan, &interrupted, &mut Progress::default())?;
     publish(&report, Some(report.to_string()), args.output.json.as_deref())?;
     warn(&report.warnings());
     Ok(Ending::of(report.is_success(), &report.checks))
@@ -142,11 +147,10 @@ fn compare_servers(args: &CompareArgs) -> Result<Ending, Fault> {
 
 /// Searches the highest rate under a target, and says whether it was found.
 fn search_rate(args: &SearchArgs) -> Result<Ending, Fault> {
-    let plan = args.plan().map_err(|error| Fault::Usage(error.to_string()))?;
+    let plan = args.plan()?;
     warn(&args.connections.prepare_process());
     let interrupted = interrupt_flag()?;
-    let report = search::run(&plan, &interrupted, &mut Progress::default())
-        .map_err(|error| Fault::Failed(error.to_string()))?;
+    let report = search::run(&plan, &interrupted, &mut Progress::default())?;
     publish(&report, Some(report.to_string()), args.output.json.as_deref())?;
     warn(report.warnings());
     Ok(Ending::of(report.is_success(), &[]))
@@ -154,8 +158,7 @@ fn search_rate(args: &SearchArgs) -> Result<Ending, Fault> {
 
 /// Merges runs, and says whether every message of every run was echoed correctly.
 fn merge(args: &MergeArgs) -> Result<Ending, Fault> {
-    let report =
-        MergedReport::read(&args.logs).map_err(|error| Fault::Failed(error.to_string()))?;
+    let report = MergedReport::read(&args.logs)?;
     let written = report.write(&args.histograms).map_err(Fault::Failed);
     let published = publish(&report, Some(report.to_string()), args.output.json.as_deref());
     warn(&report.warnings);
