@@ -327,11 +327,12 @@ fn interruption_ends_the_run_early_with_a_result() {
     assert!(outcome.report["duration_seconds"].as_f64().unwrap() < 3600.0);
 }
 
-#[test]
-fn progress_is_shown_on_a_terminal_and_removed() {
+/// What a short run shows of itself on a terminal of so many columns.
+fn shown_on_terminal(columns: u16, arguments: &str) -> String {
     let server = Server::honest();
-    let terminal = nix::pty::openpty(None, None).unwrap();
-    let mut child = program(&format!("{} {SHORT} --duration 2s", server.url()))
+    let size = nix::pty::Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    let terminal = nix::pty::openpty(Some(&size), None).unwrap();
+    let mut child = program(&format!("{} {SHORT} {arguments}", server.url()))
         .stdout(Stdio::null())
         .stderr(terminal.slave)
         .spawn()
@@ -340,8 +341,12 @@ fn progress_is_shown_on_a_terminal_and_removed() {
     // Reading a terminal that nobody has open any longer is an error.
     let _ = File::from(terminal.master).read_to_end(&mut shown);
     assert!(child.wait().unwrap().success());
+    String::from_utf8(shown).unwrap()
+}
 
-    let shown = String::from_utf8(shown).unwrap();
+#[test]
+fn progress_is_shown_on_a_terminal_and_removed() {
+    let shown = shown_on_terminal(80, "--duration 2s");
     assert!(shown.contains(" messages/s, 4 connections, 0 errors\x1b[K"), "{shown:?}");
     let (line, warnings) = shown.rsplit_once("\r\x1b[K").unwrap();
     assert!(!line.contains('\n'), "{shown:?}");
@@ -350,19 +355,7 @@ fn progress_is_shown_on_a_terminal_and_removed() {
 
 #[test]
 fn progress_fits_into_a_narrow_terminal() {
-    let server = Server::honest();
-    let size = nix::pty::Winsize { ws_row: 24, ws_col: 30, ws_xpixel: 0, ws_ypixel: 0 };
-    let terminal = nix::pty::openpty(Some(&size), None).unwrap();
-    let mut child = program(&format!("{} {SHORT}", server.url()))
-        .stdout(Stdio::null())
-        .stderr(terminal.slave)
-        .spawn()
-        .unwrap();
-    let mut shown = Vec::new();
-    let _ = File::from(terminal.master).read_to_end(&mut shown);
-    assert!(child.wait().unwrap().success());
-
-    let shown = String::from_utf8(shown).unwrap();
+    let shown = shown_on_terminal(30, "");
     let (progress, _) = shown.rsplit_once("\r\x1b[K").unwrap();
     let lines: Vec<&str> = progress.split("\x1b[K").filter(|line| !line.is_empty()).collect();
     assert!(lines.iter().any(|line| line.starts_with("\rmeasuring, 1 s left: ")), "{lines:?}");
