@@ -280,7 +280,7 @@ check_memory() {
         hidden 'transparent huge pages'
     fi
     if pages=$(sysctl_setting vm.nr_hugepages); then
-        note vm.nr_hugepages "$pages" '--huge-pages explicit takes 2 for each worker'
+        note vm.nr_hugepages "$pages" '--huge-pages explicit takes 1 for each worker, with the default buffers'
     else
         hidden vm.nr_hugepages
     fi

@@ -82,8 +82,8 @@ pub enum DataPlane {
 
 /// What pages the engine's receive buffers are in.
 ///
-/// Huge pages of 2 MiB spare the CPU translations of addresses. By default all of the buffers, 4
-/// MiB for each worker, are 1024 small pages or 2 huge ones.
+/// Huge pages of 2 MiB spare the CPU translations of addresses. By default all of the buffers, 2
+/// MiB for each worker, are 512 small pages or 1 huge one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HugePages {
     /// Small pages.

@@ -1,4 +1,4 @@
-//! A WebSocket echo server for Linux at the cost of a raw TCP echo.
+//! A WebSocket echo server for Linux: `io_uring`, one runtime per core, frames echoed in place.
 //!
 //! The program is a thin shell around [`server::Server`]; the library is there for tests,
 //! benchmarks, and programs that want an echo server inside.

@@ -137,9 +137,11 @@ fn hold_idle(args: &IdleArgs) -> Result<Ending, Fault> {
 /// Compares two servers, and says whether every message was echoed correctly.
 fn compare_servers(args: &CompareArgs) -> Result<Ending, Fault> {
     let plan = args.plan()?;
-    warn(&args.traffic.connections.prepare_process());
+    let too_few = args.traffic.connections.prepare_process();
+    warn(&too_few);
     let interrupted = interrupt_flag()?;
-    let report = compare::run(&plan, &interrupted, &mut Progress::default())?;
+    let mut report = compare::run(&plan, &interrupted, &mut Progress::default())?;
+    report.each_run.warnings = too_few;
     publish(&report, Some(report.to_string()), args.output.json.as_deref())?;
     warn(&report.warnings());
     Ok(Ending::of(report.is_success(), &report.checks))
@@ -148,9 +150,11 @@ fn compare_servers(args: &CompareArgs) -> Result<Ending, Fault> {
 /// Searches the highest rate under a target, and says whether it was found.
 fn search_rate(args: &SearchArgs) -> Result<Ending, Fault> {
     let plan = args.plan()?;
-    warn(&args.connections.prepare_process());
+    let too_few = args.connections.prepare_process();
+    warn(&too_few);
     let interrupted = interrupt_flag()?;
-    let report = search::run(&plan, &interrupted, &mut Progress::default())?;
+    let mut report = search::run(&plan, &interrupted, &mut Progress::default())?;
+    report.each_run.warnings = too_few;
     publish(&report, Some(report.to_string()), args.output.json.as_deref())?;
     warn(report.warnings());
     Ok(Ending::of(report.is_success(), &[]))

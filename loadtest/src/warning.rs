@@ -52,6 +52,14 @@ impl Warning {
     pub(crate) fn new(code: WarningCode, text: impl Into<String>) -> Self {
         Self { code, text: text.into() }
     }
+
+    /// The doubt about every result of a program that was built without optimization.
+    pub(crate) fn of_debug_build() -> Option<Self> {
+        cfg!(debug_assertions).then(|| {
+            let text = "this is a debug build, which is slow; build it with --release";
+            Self::new(WarningCode::DebugBuild, text)
+        })
+    }
 }
 
 impl fmt::Display for Warning {

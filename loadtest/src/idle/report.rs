@@ -88,11 +88,9 @@ impl IdleReport {
             reopened: None,
         };
         let causes = tally.connections.causes();
+        let not_opened = connections.not_opened(&provenance.url, &causes, interrupted);
         Self {
-            warnings: connections
-                .not_opened(&provenance.url, &causes, interrupted)
-                .into_iter()
-                .collect(),
+            warnings: Warning::of_debug_build().into_iter().chain(not_opened).collect(),
             provenance,
             connections,
             interrupted,

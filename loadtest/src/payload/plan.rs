@@ -63,7 +63,7 @@ pub enum PayloadSource {
 pub enum Verify {
     /// Every byte.
     Full,
-    /// The length alone, so echoes are told apart by their number only.
+    /// The length alone, so echoes are told apart by their order only.
     Length,
     /// Nothing: messages are counted.
     None,

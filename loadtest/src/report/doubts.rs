@@ -28,7 +28,7 @@ impl Report {
         let [generator, server] = [&window.generator, &window.server]
             .map(|used| used.as_ref().map_or(&[][..], |used| &used.busy_threads));
         let doubts = [
-            debug_build(),
+            Warning::of_debug_build(),
             self.not_opened(),
             self.nothing_measured(),
             self.server_ended(plan),
@@ -114,13 +114,6 @@ impl Report {
             Warning::new(WarningCode::StartedLate, text)
         })
     }
-}
-
-fn debug_build() -> Option<Warning> {
-    cfg!(debug_assertions).then(|| {
-        let text = "this is a debug build, which is slow; build it with --release";
-        Warning::new(WarningCode::DebugBuild, text)
-    })
 }
 
 /// A thread that polls always is busy, but may have had something to do all the time, or not.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::{numbers::counted, plan::Plan};
+use crate::{numbers::counted, plan::Plan, warning::Warning};
 
 /// What each of several runs was.
 #[derive(Clone, Debug, Serialize)]
@@ -17,6 +17,8 @@ pub struct EachRun {
     pub warmup_seconds: f64,
     /// Length of the measured window.
     pub duration_seconds: f64,
+    /// What casts doubt on all of them.
+    pub warnings: Vec<Warning>,
 }
 
 impl From<&Plan> for EachRun {
@@ -26,6 +28,7 @@ impl From<&Plan> for EachRun {
             payload: plan.payload.source.to_string(),
             warmup_seconds: plan.warmup.as_secs_f64(),
             duration_seconds: plan.duration.as_secs_f64(),
+            warnings: Vec::new(),
         }
     }
 }

@@ -9,7 +9,9 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    invocation::{Files, Outcome, assert_matches_definition, program, run},
+    invocation::{
+        Files, Outcome, assert_matches_definition, program, program_with_descriptors, run,
+    },
     servers::{Server, corrupted, echo},
 };
 
@@ -29,6 +31,19 @@ fn noting_server(name: char, notes: &Arc<Mutex<String>>) -> Server {
         notes.lock().unwrap().push(name);
         echo(websocket);
     })
+}
+
+#[test]
+fn what_the_system_lacks_is_in_the_result() {
+    let server = Server::honest();
+    let output = program_with_descriptors(100)
+        .args(["compare", &server.url(), &server.url(), "--rounds", "2", "-c", "2", "-t", "1"])
+        .args(["--warmup", "0s", "--duration", "50ms", "--json", "-"])
+        .output()
+        .unwrap();
+    let outcome = Outcome::read_any(&output);
+    assert_matches_definition(&outcome.report, "compare");
+    assert_eq!(outcome.report["warnings"][0]["code"], "too_few_descriptors");
 }
 
 #[test]

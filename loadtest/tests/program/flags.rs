@@ -1,11 +1,9 @@
 //! Refusals: each names the flag, the value and what is allowed, and exits with code 2.
 
-use std::process::Command;
-
 use serde_json::Value;
 
 use crate::{
-    invocation::{assert_matches_schema, program},
+    invocation::{assert_matches_schema, program, program_with_descriptors},
     servers::Server,
 };
 
@@ -260,9 +258,7 @@ fn a_name_without_address_is_refused() {
 #[test]
 fn too_few_descriptors_are_announced_with_the_command_that_mends_it() {
     let server = Server::honest();
-    let output = Command::new("sh")
-        .args(["-c", "ulimit -n 60 && exec \"$@\"", "sh"])
-        .arg(env!("CARGO_BIN_EXE_ringecho-loadtest"))
+    let output = program_with_descriptors(60)
         .args([&server.url(), "-c", "100", "--warmup", "0s", "--duration", "100ms", "--json", "-"])
         .args(["-t", "1", "--server-pid", &std::process::id().to_string()])
         .output()

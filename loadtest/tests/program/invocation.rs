@@ -15,6 +15,14 @@ pub(crate) fn program(arguments: &str) -> Command {
     command
 }
 
+/// The program, which may have so many open files at most.
+pub(crate) fn program_with_descriptors(limit: u64) -> Command {
+    let mut command = Command::new("sh");
+    let script = format!("ulimit -n {limit} && exec \"$@\"");
+    command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_ringecho-loadtest")]);
+    command
+}
+
 /// What a run that wrote a report left behind.
 pub(crate) struct Outcome {
     pub(crate) code: Option<i32>,

@@ -1,11 +1,11 @@
 //! `search`: that its pieces are put together. What it decides is tested where it is decided.
 
-use std::{net::TcpListener, process::Command};
+use std::net::TcpListener;
 
 use serde_json::Value;
 
 use crate::{
-    invocation::{Outcome, assert_matches_definition, program},
+    invocation::{Outcome, assert_matches_definition, program, program_with_descriptors},
     servers::{Server, corrupted},
 };
 
@@ -83,9 +83,7 @@ fn the_text_lists_each_run_and_the_answer() {
 #[test]
 fn without_all_connections_nothing_is_searched() {
     let server = Server::honest();
-    let output = Command::new("sh")
-        .args(["-c", "ulimit -n 60 && exec \"$@\"", "sh"])
-        .arg(env!("CARGO_BIN_EXE_ringecho-loadtest"))
+    let output = program_with_descriptors(60)
         .args(["search", &server.url(), "--slo", "p99<9999s", "--start-rate", "10"])
         .args(["-c", "100", "-t", "1", "--warmup", "0s", "--duration", "200ms"])
         .output()
