@@ -318,9 +318,15 @@ mod tests {
     use rand::{SeedableRng, rngs::SmallRng};
 
     use super::*;
-    use crate::payload::{PayloadKind, PayloadPlan, Verify};
+    use crate::{
+        deflate::Deflater,
+        payload::{PayloadKind, PayloadPlan, Verify},
+    };
 
     const FIRST: u64 = 1000;
+
+    /// Of a frame's first byte: the message is compressed.
+    const RSV1: u8 = 0x40;
 
     fn payloads(kind: PayloadKind, len: usize) -> Payloads {
         Payloads::new(&PayloadPlan::generated(kind, len), &mut SmallRng::seed_from_u64(1))
@@ -374,7 +380,16 @@ mod tests {
         sent: usize,
         payloads: &Payloads,
     ) -> Account {
-        let mut verifier = Verifier::new(FIRST, EchoKind::Messages, false, payloads);
+        let verifier = Verifier::new(FIRST, EchoKind::Messages, false, payloads);
+        account_of(verifier, chunks, sent, payloads)
+    }
+
+    fn account_of<'a>(
+        mut verifier: Verifier,
+        chunks: impl IntoIterator<Item = &'a [u8]>,
+        sent: usize,
+        payloads: &Payloads,
+    ) -> Account {
         let mut account = Account::default();
         let mut in_flight = sent;
         for mut rest in chunks {
@@ -485,6 +500,36 @@ mod tests {
             let account = account([&stream[..]], 2, &payloads);
             assert_eq!(account.wrong, [wrong]);
             assert_eq!((account.echoes, account.missing), (1, 0), "{wrong}");
+        }
+    }
+
+    fn deflated_frame(payload: &[u8]) -> Vec<u8> {
+        let mut bytes = frame(true, OpCode::Binary, payload);
+        bytes[0] |= RSV1;
+        bytes
+    }
+
+    #[test]
+    fn a_compressed_echo_that_is_damaged_far_behind_its_beginning_is_known_by_that() {
+        let payloads = payloads(PayloadKind::Binary, 40_000);
+        let mut deflater = Deflater::default();
+        let mut whole = |index| deflated_frame(&deflater.deflate(&payload(&payloads, index)));
+        let (second, third, fourth) = (whole(1), whole(2), whole(3));
+        // The first half is a block of its own, and behind it there is one of a reserved type.
+        let mut damaged = |index| {
+            let half = deflater.deflate(&payload(&payloads, index)[..20_000]);
+            deflated_frame(&[&half[..], &[0, 0, 0xff, 0xff, 0x07]].concat())
+        };
+        for (stream, sent, echoes, missing) in [
+            // Two were dropped before it.
+            ([damaged(2), fourth].concat(), 4, 1, 2),
+            // It comes after that of a later message.
+            ([second, damaged(0), third].concat(), 3, 2, 0),
+        ] {
+            let verifier = Verifier::new(FIRST, EchoKind::Messages, true, &payloads);
+            let account = account_of(verifier, stream.chunks(4096), sent, &payloads);
+            assert_eq!(account.wrong, [WrongEcho::NotDeflated]);
+            assert_eq!((account.echoes, account.missing), (echoes, missing));
         }
     }
 

@@ -197,7 +197,12 @@ impl Comparison {
         if outcome == Err(NotDeflated) {
             // What follows of the message cannot be understood.
             self.deflated = false;
-            let role = if in_flight > 0 { NEXT } else { Role::Unasked };
+            let role = match self.doubt {
+                // Its first bytes have told.
+                Some(Doubt::Identified { role, .. }) => role,
+                _ if in_flight > 0 => NEXT,
+                _ => Role::Unasked,
+            };
             let wrong = Some(WrongEcho::NotDeflated);
             self.doubt = Some(Doubt::Identified { role, wrong });
         }
