@@ -13,8 +13,8 @@ use crate::{idle::IdlePlan, sender::WRITE_LEN_MAX, target::Target};
 const CONNECT_RATE: RangeInclusive<usize> = 1..=1_000_000;
 const DURATION: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(24);
 const ANSWER_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(1);
-/// A message is sent with one write.
-const ECHO: RangeInclusive<ByteSize> = ByteSize(0)..=ByteSize(WRITE_LEN_MAX as u64);
+/// A message is sent with one write, and its frame header too, and perhaps a Pong before it.
+const ECHO: RangeInclusive<ByteSize> = ByteSize(0)..=ByteSize(WRITE_LEN_MAX as u64 / 2);
 
 /// What `idle` is asked for.
 #[derive(Clone, Debug, clap::Args)]
@@ -31,7 +31,7 @@ pub struct IdleArgs {
     #[arg(long, value_name = "N", value_parser = number(CONNECT_RATE))]
     pub connect_rate: Option<usize>,
 
-    /// Have each connection echo one message of SIZE bytes once all are open
+    /// Have each connection echo one message of SIZE bytes, 32KiB at most, once all are open
     #[arg(long, value_name = "SIZE", help_heading = super::LOAD, value_parser = size(ECHO))]
     pub echo: Option<ByteSize>,
 

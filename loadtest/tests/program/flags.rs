@@ -61,6 +61,18 @@ fn values_out_of_range_are_refused_with_the_range() {
 }
 
 #[test]
+fn a_message_that_idle_connections_cannot_send_at_once_is_refused() {
+    for size in ["32769", "64KiB"] {
+        assert_refused(
+            &format!("idle {URL} --echo {size}"),
+            &format!(
+                "invalid value '{size}' for '--echo <SIZE>': expected a size from 0 B to 32.0 KiB"
+            ),
+        );
+    }
+}
+
+#[test]
 fn rates_that_cannot_be_planned_are_refused() {
     let number = "is no rate: expected messages/s from 1 to 100M, such as 500, 50k or 1.5M";
     for (rate, reason) in [

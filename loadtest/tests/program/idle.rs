@@ -66,6 +66,14 @@ fn without_an_echo_nothing_is_sent() {
     let server = Server::honest();
     let outcome = idle(&server.url(), "");
     assert_eq!(outcome.code, Some(0), "{:#}\n{}", outcome.report, outcome.stderr);
+#[test]
+fn the_longest_message_is_echoed_whole() {
+    let server = Server::honest();
+    let outcome = idle(&server.url(), "--echo 32KiB");
+    assert_eq!(outcome.code, Some(0), "{:#}\n{}", outcome.report, outcome.stderr);
+    assert_eq!((outcome.number("/echoed"), outcome.number("/answered")), (20, 20));
+}
+
     assert!(outcome.report["echoed"].is_null() && outcome.report["server"].is_null());
     assert_eq!(server.received(), 0);
 }
