@@ -72,11 +72,15 @@ impl Held {
         }
     }
 
-    fn done(&self, task: Task, holder: &Holder) {
-        if self.due.get() == Some(task) {
+    /// Notes that `task` is done, and says whether it still was to be done: what is late has
+    /// failed.
+    fn done(&self, task: Task, holder: &Holder) -> bool {
+        let is_due = self.due.get() == Some(task);
+        if is_due {
             self.due.set(None);
             holder.count_done();
         }
+        is_due
     }
 
     /// Receives until the connection ends.
@@ -130,24 +134,23 @@ impl Held {
 
     fn note(&self, received: Received, holder: &Holder) -> Option<StreamEnd> {
         let Received { echoes, irregularity, ping, pong, end, .. } = received;
-        if echoes > 0 {
-            holder.count_echo();
-        }
         if let Some(wrong) = irregularity.as_ref().and_then(|irregularity| irregularity.wrong) {
             holder.count_wrong(wrong);
         }
         if echoes > 0 || irregularity.is_some_and(|irregularity| irregularity.answers) {
             self.echo_awaited.set(false);
-            self.done(Task::Echo, holder);
+            if self.done(Task::Echo, holder) && echoes > 0 {
+                holder.count_echo();
+            }
         }
         if ping.is_some() {
             *self.ping.borrow_mut() = ping;
         }
         if pong.is_some_and(|payload| payload == self.sequence.to_be_bytes())
             && let Some(since) = self.pong_awaited.take()
+            && self.done(Task::Ping, holder)
         {
             holder.count_pong(since.elapsed());
-            self.done(Task::Ping, holder);
         }
         end
     }

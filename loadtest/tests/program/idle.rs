@@ -1,13 +1,18 @@
 //! `idle`: connections that are held, lost, silent, or never opened.
 
-use std::{net::TcpListener, process, sync::Mutex, sync::mpsc};
+use std::{
+    io::{Read, Write},
+    net::TcpListener,
+    process,
+    sync::{Mutex, mpsc},
+};
 
 use serde_json::Value;
 use tungstenite::protocol::frame::{CloseFrame, coding::CloseCode};
 
 use crate::{
     invocation::{Outcome, assert_matches, program},
-    servers::{Server, accept_with_early_bytes},
+    servers::{Server, accept_with_early_bytes, accepting_response},
 };
 
 const SCHEMA: &str = include_str!("../../idle.schema.json");
@@ -62,11 +67,6 @@ fn all_that_were_opened_are_still_there() {
 }
 
 #[test]
-fn without_an_echo_nothing_is_sent() {
-    let server = Server::honest();
-    let outcome = idle(&server.url(), "");
-    assert_eq!(outcome.code, Some(0), "{:#}\n{}", outcome.report, outcome.stderr);
-#[test]
 fn the_longest_message_is_echoed_whole() {
     let server = Server::honest();
     let outcome = idle(&server.url(), "--echo 32KiB");
@@ -74,6 +74,11 @@ fn the_longest_message_is_echoed_whole() {
     assert_eq!((outcome.number("/echoed"), outcome.number("/answered")), (20, 20));
 }
 
+#[test]
+fn without_an_echo_nothing_is_sent() {
+    let server = Server::honest();
+    let outcome = idle(&server.url(), "");
+    assert_eq!(outcome.code, Some(0), "{:#}\n{}", outcome.report, outcome.stderr);
     assert!(outcome.report["echoed"].is_null() && outcome.report["server"].is_null());
     assert_eq!(server.received(), 0);
 }
@@ -122,6 +127,37 @@ fn pings_of_the_server_are_answered() {
     let outcome = idle(&server.url(), "");
     assert_eq!(outcome.code, Some(0), "{:#}\n{}", outcome.report, outcome.stderr);
     assert_eq!(answers.try_iter().filter(|payload| payload == &b"hello"[..]).count(), 20);
+}
+
+#[test]
+fn what_comes_after_its_time_is_missing_and_nothing_else() {
+    let server = Server::of_tcp(|mut stream| {
+        let response = accepting_response(&mut stream);
+        stream.write_all(&response).unwrap();
+        // Masked frames: a message of 5 bytes, a Ping of 8, and a Close frame with a code.
+        let (mut message, mut ping, mut close) = ([0; 6 + 5], [0; 6 + 8], [0; 6 + 2]);
+        stream.read_exact(&mut message).unwrap();
+        stream.read_exact(&mut ping).unwrap();
+        stream.read_exact(&mut close).unwrap();
+        for frame in [&message[..], &ping, &close] {
+            stream.write_all(&answered(frame)).unwrap();
+        }
+    });
+    let outcome = idle(&server.url(), "--echo 5 --answer-timeout 300ms");
+    outcome.assert_errors(&[("missing", 40)]);
+    let counts = ["/pinged", "/echoed", "/answered", "/connections/lost"];
+    assert_eq!(counts.map(|path| outcome.number(path)), [20, 0, 0, 0]);
+}
+
+/// The server's answer to a masked frame of at most 125 bytes: the same without its mask, and of a
+/// Ping the Pong.
+fn answered(frame: &[u8]) -> Vec<u8> {
+    const PING: u8 = 0x89;
+    const PONG: u8 = 0x8a;
+    let (front, payload) = frame.split_at(6);
+    let first = if front[0] == PING { PONG } else { front[0] };
+    let unmasked = payload.iter().zip(front[2..].iter().cycle()).map(|(byte, key)| byte ^ key);
+    [first, front[1] & 0x7f].into_iter().chain(unmasked).collect()
 }
 
 #[test]
