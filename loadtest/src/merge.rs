@@ -66,6 +66,9 @@ struct Counts {
     causes: Vec<Cause>,
     duration_seconds: f64,
     interrupted: bool,
+    /// A merged report has those of all runs elsewhere.
+    #[serde(default, skip_serializing)]
+    warnings: Vec<Warning>,
 }
 
 /// The result of several runs.
@@ -86,7 +89,8 @@ pub struct MergedReport {
     uncorrected_latency_us: Option<LatencyReport>,
     /// From the planned instant to that of sending; `None` if all were closed loops.
     send_lag_us: Option<LatencyReport>,
-    /// What somebody should know who is about to believe the numbers.
+    /// What somebody should know who is about to believe the numbers; what a run's report says, with
+    /// its log's name before it.
     pub warnings: Vec<Warning>,
     #[serde(skip)]
     total: Histograms,
@@ -154,7 +158,7 @@ impl MergedReport {
             latency_us: LatencyReport::new(&total.latency),
             uncorrected_latency_us: LatencyReport::new(&total.uncorrected),
             send_lag_us: LatencyReport::new(&total.send_lag),
-            warnings: begins_apart(last_began.saturating_sub(began)).into_iter().collect(),
+            warnings: doubts(logs, last_began.saturating_sub(began)),
             total,
             seconds,
             began,
@@ -175,6 +179,20 @@ impl MergedReport {
         let hlog = || hlog::text(self, UNIX_EPOCH + self.began, seconds);
         export::write_histograms(to, &self.total, hlog)
     }
+}
+
+/// What casts doubt on the sum, and on each of the runs, whose windows began within `time`.
+fn doubts(logs: &[(&Path, Log<'_, Counts>)], time: Duration) -> Vec<Warning> {
+    let mut doubts: Vec<Warning> = begins_apart(time).into_iter().collect();
+    for (path, log) in logs {
+        for Warning { code, text } in &log.report.warnings {
+            let doubt = Warning::new(*code, format!("{}: {text}", path.display()));
+            if !doubts.contains(&doubt) {
+                doubts.push(doubt);
+            }
+        }
+    }
+    doubts
 }
 
 fn begins_apart(time: Duration) -> Option<Warning> {

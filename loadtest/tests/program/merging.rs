@@ -94,6 +94,30 @@ fn errors_of_all_runs_are_counted_by_cause() {
 }
 
 #[test]
+fn doubts_about_each_run_are_told_with_its_log() {
+    let files = Files::new("merge-doubts");
+    let server = Server::honest();
+    let [doubtful, other, both] = ["doubtful", "other", "both"].map(|name| files.path(name));
+    let arguments = "-c 1 --warmup 0s --duration 100ms --hlog";
+    // The server declines it.
+    run(&format!("{} --compression {arguments} {doubtful}", server.url())).assert_success();
+    run(&format!("{} {arguments} {other}", server.url())).assert_success();
+    let declined = |merged: &Value| -> Vec<String> {
+        let warnings = merged["warnings"].as_array().unwrap().iter();
+        let declined = warnings.filter(|warning| warning["code"] == "compression_declined");
+        declined.map(|warning| warning["text"].as_str().unwrap().to_owned()).collect()
+    };
+    let (_, merged, said) = merge(&files, &format!("{doubtful} {other} --hlog {both}"));
+    let doubt = format!("{doubtful}: the server declined --compression on 1 of 1 connection");
+    assert_eq!(declined(&merged), [&*doubt]);
+    assert!(said.contains(&format!("warning: {doubt}\n")), "{said}");
+
+    // No matter how often a log is named, and where it is in.
+    let (_, merged, _) = merge(&files, &format!("{doubtful} {both} {doubtful}"));
+    assert_eq!(declined(&merged), [doubt.clone(), format!("{both}: {doubt}")]);
+}
+
+#[test]
 fn runs_that_began_apart_are_warned_about() {
     let files = Files::new("merge-apart");
     let server = Server::honest();
