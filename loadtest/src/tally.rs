@@ -89,6 +89,16 @@ pub enum ErrorKind {
     Protocol,
 }
 
+impl ErrorKind {
+    /// Whether it happens to connections that are not open yet, and to no others.
+    pub(crate) fn keeps_from_opening(self) -> bool {
+        match self {
+            Self::Connect | Self::Handshake | Self::Timeout => true,
+            Self::Wrong | Self::Missing | Self::Closed | Self::Protocol => false,
+        }
+    }
+}
+
 impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -45,7 +45,8 @@ impl Connections {
     ) -> Option<Warning> {
         let requested = self.requested as u64;
         let unopened = requested - self.opened;
-        let cause = causes.first().map_or_else(String::new, |cause| format!(": {cause}"));
+        let cause = causes.iter().find(|cause| cause.kind.keeps_from_opening());
+        let cause = cause.map_or_else(String::new, |cause| format!(": {cause}"));
         let text = match (self.opened, unopened) {
             (_, 0) => return None,
             (0, _) if interrupted => "interrupted before a connection was open".to_owned(),
@@ -69,5 +70,30 @@ impl fmt::Display for Connections {
             write!(f, " (of {})", grouped(requested as u64))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tally::ErrorKind;
+
+    #[test]
+    fn why_connections_never_opened_is_none_of_the_errors_of_open_ones() {
+        let cause = |kind, cause: &str, count| Cause { kind, cause: cause.to_owned(), count };
+        let wrong = cause(ErrorKind::Wrong, "byte 3 of an echo is 0x01 instead of 0x00", 1000);
+        let refused = cause(ErrorKind::Handshake, "the server answered 503", 2);
+        let connections = Connections { requested: 64, opened: 62, lost: 0, reopened: None };
+        for (causes, text) in [
+            (
+                &[wrong.clone(), refused][..],
+                "2 of 64 connections never opened: handshake: the server answered 503 (2x)",
+            ),
+            // The cause is one of too many different ones.
+            (&[wrong], "2 of 64 connections never opened"),
+        ] {
+            let warning = connections.not_opened("ws://localhost/", causes, false).unwrap();
+            assert_eq!(warning.text, text);
+        }
     }
 }
