@@ -61,17 +61,36 @@ pub(crate) struct BusyThread {
     pub(crate) cpus: BTreeSet<usize>,
 }
 
-/// The CPUs that both groups of threads may run on, if the threads are more than their CPUs: with a
-/// CPU for each, the kernel keeps them apart by itself.
+/// The CPUs that threads of both groups may run on and that are too few for them: with a CPU for
+/// each, the kernel keeps them apart by itself.
+///
+/// All CPUs together may be enough, and those that some of the threads are pinned to not; so the CPUs
+/// of each thread are looked at too, with the threads that may run nowhere else.
 pub(crate) fn contended_cpus(some: &[BusyThread], others: &[BusyThread]) -> Vec<usize> {
-    let union = |threads: &[BusyThread]| -> BTreeSet<usize> {
-        threads.iter().flat_map(|thread| thread.cpus.iter().copied()).collect()
+    let threads = || some.iter().chain(others).map(|thread| &thread.cpus);
+    let all: BTreeSet<usize> = threads().flatten().copied().collect();
+    let sets: BTreeSet<&BTreeSet<usize>> = threads().chain([&all]).collect();
+    let contended = sets.into_iter().flat_map(|cpus| contended_among(cpus, some, others));
+    contended.collect::<BTreeSet<usize>>().into_iter().collect()
+}
+
+/// The CPUs that threads of both groups may run on, if those that may run on `cpus` alone are more
+/// than these.
+fn contended_among(
+    cpus: &BTreeSet<usize>,
+    some: &[BusyThread],
+    others: &[BusyThread],
+) -> BTreeSet<usize> {
+    let confined = |threads: &[BusyThread]| -> Vec<BTreeSet<usize>> {
+        let sets = threads.iter().map(|thread| thread.cpus.clone());
+        sets.filter(|set| !set.is_empty() && set.is_subset(cpus)).collect()
     };
-    let (ours, theirs) = (union(some), union(others));
-    if some.len() + others.len() <= ours.union(&theirs).count() {
-        return Vec::new();
+    let (ours, theirs) = (confined(some), confined(others));
+    if ours.len() + theirs.len() <= cpus.len() {
+        return BTreeSet::new();
     }
-    ours.intersection(&theirs).copied().collect()
+    let theirs: BTreeSet<usize> = theirs.into_iter().flatten().collect();
+    ours.into_iter().flatten().filter(|cpu| theirs.contains(cpu)).collect()
 }
 
 #[cfg(test)]
@@ -95,6 +114,14 @@ mod tests {
             (threads([&[0, 1], &[0, 1]]), threads([&[0, 1]]), vec![0, 1]),
             (threads([&[1]]), threads([&[0], &[1]]), vec![1]),
             (threads([&[0], &[0]]), threads([&[1]]), vec![]),
+            // There is a CPU for each, but two of the threads cannot leave theirs.
+            (threads([&[0]]), threads([&[0], &[1, 2]]), vec![0]),
+            (threads([&[0, 1], &[5, 6, 7]]), threads([&[0], &[0, 1]]), vec![0, 1]),
+            (threads([&[0], &[0]]), threads([&[1, 2, 3]]), vec![]),
+            // Those of no thread alone are too few.
+            (threads([&[0, 1], &[1, 2]]), threads([&[0, 2], &[0, 1]]), vec![0, 1, 2]),
+            // One that has ended is in nobody's way.
+            (threads([&[0, 1]]), threads([&[], &[0, 1]]), vec![]),
             (threads([&[0]]), vec![], vec![]),
         ] {
             assert_eq!(contended_cpus(&some, &others), contended, "{some:?} {others:?}");
