@@ -26,9 +26,12 @@ const OPENING_TIMEOUT: RangeInclusive<Duration> =
     Duration::from_millis(1)..=Duration::from_hours(1);
 const THREADS: RangeInclusive<usize> = 1..=1024;
 
-/// Descriptors beside those of the connections: standard streams, rings, and connections that are
+/// Descriptors beside those of connections and threads: standard streams, and connections that are
 /// being opened while others are being closed.
-const DESCRIPTORS_BESIDE: u64 = 128;
+const DESCRIPTORS_BESIDE: usize = 128;
+
+/// Descriptors of each thread: its ring, and at a rate what it polls or, twice, its timer.
+const DESCRIPTORS_PER_THREAD: usize = 3;
 
 /// The ports that the kernel takes for connections that do not name one, of both IP versions.
 const LOCAL_PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
@@ -161,8 +164,9 @@ impl ConnectionArgs {
         let Self { connections, .. } = self;
         // A socket that monoio has not made has a second descriptor while it connects.
         let twice = self.source.is_some() || self.unix_socket.is_some();
-        let connecting = if twice { OPENING_MAX * self.threads().count } else { 0 };
-        let needed = (*connections + connecting) as u64 + DESCRIPTORS_BESIDE;
+        let connecting = if twice { OPENING_MAX } else { 0 };
+        let of_threads = self.threads().count * (DESCRIPTORS_PER_THREAD + connecting);
+        let needed = (*connections + of_threads + DESCRIPTORS_BESIDE) as u64;
         let limit = raise_limit(needed).ok()?;
         (limit < needed).then(|| {
             let text = format!(

@@ -279,8 +279,8 @@ fn too_few_descriptors_are_announced_with_the_command_that_mends_it() {
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(
         stderr.contains(
-            "warning: --connections 100 needs 228 open files, but the limit is 60; raise it for \
-             this shell: sudo prlimit --pid $$ --nofile=228:228"
+            "warning: --connections 100 needs 231 open files, but the limit is 60; raise it for \
+             this shell: sudo prlimit --pid $$ --nofile=231:231"
         ),
         "{stderr}"
     );
