@@ -10,6 +10,7 @@ use crate::{
 /// Flags about the traffic of a run.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
+#[command(mut_arg("wait", |wait| wait.requires("rate")))]
 pub struct TrafficArgs {
     /// How the connections are.
     #[command(flatten)]

@@ -227,6 +227,18 @@ fn header_fields_that_cannot_be_sent_are_refused_with_the_reason() {
 }
 
 #[test]
+fn a_way_to_wait_is_refused_without_a_rate() {
+    for command in [URL, &format!("compare {URL} {URL}")] {
+        let output = program(&format!("{command} --wait sleep")).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        let message =
+            "error: the following required arguments were not provided:\n  --rate <RATE>\n";
+        assert!(stderr.starts_with(message) && stderr.contains("--wait <HOW>"), "{stderr}");
+    }
+}
+
+#[test]
 fn flags_that_do_not_fit_the_url_are_refused() {
     assert_refused(
         &format!("{URL} --insecure"),
