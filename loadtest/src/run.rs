@@ -126,11 +126,13 @@ impl Run<'_> {
     fn wait_for_start(&mut self) {
         let Some(start) = self.plan.start_at else { return };
         while let Ok(ahead) = start.duration_since(SystemTime::now()) {
-            if self.ends_early() || self.threads.sum(|gauges| &gauges.open) == 0 {
+            let open = self.threads.sum(|gauges| &gauges.open);
+            if self.ends_early() || open == 0 {
                 return;
             }
             let seconds = ahead.as_secs() + 1;
-            self.progress.show(|_| format!("all connections are open; {seconds} s to --start-at"));
+            self.progress
+                .show(|_| format!("{open} connections are open; {seconds} s to --start-at"));
             thread::sleep(ahead.min(POLL_INTERVAL));
         }
     }

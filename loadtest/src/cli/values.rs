@@ -196,7 +196,7 @@ pub(super) fn process(text: &str) -> Result<u32, String> {
     let pid = text.parse().map_err(|_| "expected the number of a process".to_owned())?;
     match ProcessUsage::read(pid) {
         Ok(_) => Ok(pid),
-        Err(cause) => Err(format!("cannot read /proc/{pid}/stat: {cause}")),
+        Err(cause) => Err(format!("cannot read what process {pid} uses: {cause}")),
     }
 }
 

@@ -265,8 +265,8 @@ fn flags_that_do_not_fit_the_url_are_refused() {
 fn a_process_that_does_not_exist_is_refused() {
     assert_refused(
         &format!("{URL} --server-pid 4294967295"),
-        "invalid value '4294967295' for '--server-pid <PID>': cannot read /proc/4294967295/stat: \
-         No such file or directory (os error 2)",
+        "invalid value '4294967295' for '--server-pid <PID>': cannot read what process \
+         4294967295 uses: No such file or directory (os error 2)",
     );
 }
 
