@@ -418,30 +418,30 @@ impl<K: Kernel> Engine<K> {
 
     /// Gives the kernel the replies of this turn.
     fn send_replies(&mut self) {
-        let Self { table, replies, ring, .. } = self;
-        for key in replies.connections.drain(..) {
+        let Self { table, replies: Replies { parts, connections }, ring, .. } = self;
+        for key in connections.drain(..) {
             let Some(connection) = table.get_mut(key) else { continue };
             if let Send::Ready(queue) = &mut connection.send {
-                let mut next = queue.take_first();
-                ring.send(
-                    key,
-                    std::iter::from_fn(|| {
-                        let queued = &mut replies.parts[next? as usize];
-                        next = queued.next;
-                        queued.part.take()
-                    }),
-                );
+                ring.send(key, take_queued(parts, queue));
             }
         }
-        replies.parts.clear();
+        parts.clear();
     }
 
     /// Takes a peer that does not read off the shared buffers.
     #[cold]
     fn block(&mut self, key: Key, rest: Vec<u8>) {
         let Some(connection) = self.table.get_mut(key) else { return };
+        // What was queued between turns, as a goodbye or a Ping, goes behind the rest.
+        let queued: Vec<Part> = match &mut connection.send {
+            Send::Ready(queue) => take_queued(&mut self.replies.parts, queue).collect(),
+            Send::Blocked(_) => unreachable!("nothing is sent at once while it is blocked"),
+        };
         connection.send = Send::Blocked(Box::default());
         self.ring.send_patiently(key, rest);
+        for part in queued {
+            self.queue(key, part);
+        }
         if !self.may_receive(key) {
             self.disarm(key);
         }
@@ -620,4 +620,15 @@ impl Replies {
             None => self.connections.push(key),
         }
     }
+}
+
+/// Empties a connection's queue: its parts, in order.
+#[inline]
+fn take_queued(parts: &mut [QueuedPart], queue: &mut Queue) -> impl Iterator<Item = Part> {
+    let mut next = queue.take_first();
+    std::iter::from_fn(move || {
+        let queued = &mut parts[next? as usize];
+        next = queued.next;
+        queued.part.take()
+    })
 }

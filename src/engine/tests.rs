@@ -7,7 +7,7 @@
 use std::{
     cell::RefCell,
     fs::File,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsRawFd, OwnedFd, RawFd},
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     sync::Arc,
@@ -62,6 +62,22 @@ fn every_seed_is_echoed_and_leaves_nothing_behind() {
     }
 }
 
+#[test]
+fn goodbye_follows_a_reply_that_is_on_its_way_and_goes_out_short() {
+    for seed in 0..100 {
+        let mut run = Run::new(seed);
+        let (raw, reply) = run.connect_reader_of(100, 1);
+        run.turn();
+        run.engine.drain();
+        run.turn();
+        run.world.borrow_mut().peers.get_mut(&raw).expect("it is connected").room = usize::MAX;
+        run.turns(50);
+        let goodbye = encode_close_frame(CloseCode::Away, GOODBYE);
+        let world = run.world.borrow();
+        assert!(world.peers[&raw].output == [reply, goodbye].concat(), "seed {seed}");
+    }
+}
+
 /// A run of one seed.
 struct Run {
     world: Rc<RefCell<World>>,
@@ -90,11 +106,20 @@ impl Run {
         Self { world, engine, rng, now: Tick::default(), departed: Vec::new() }
     }
 
+    /// A new connection, whose peer has sent one message with the request head, and has room for
+    /// no more than `room` bytes of the reply, which is returned with the descriptor.
+    fn connect_reader_of(&mut self, payload_len: usize, room: usize) -> (RawFd, Vec<u8>) {
+        let input = frame(&mut self.rng, true, OpCode::Binary, vec![b'?'; payload_len]);
+        let (replies, _) = reference(&input);
+        let (taken, ending, reads) = (input.len(), Ending::Silence, Reads::Never);
+        let peer = Peer { input, taken, ending, reads, output: Vec::new(), room, broken: false };
+        (self.connect(peer), replies.concat())
+    }
+
     /// A new connection, some of whose bytes may have come with the request head.
-    fn connect(&mut self) {
+    fn connect(&mut self, peer: Peer) -> RawFd {
         let descriptor = OwnedFd::from(File::open("/dev/null").expect("a descriptor"));
         let raw = descriptor.as_raw_fd();
-        let peer = random_peer(&mut self.rng);
         let early = peer.input[..peer.taken].to_vec();
         self.world.borrow_mut().peers.insert(raw, peer);
         if let Err((descriptor, given_back)) =
@@ -104,6 +129,13 @@ impl Run {
             let peer = self.world.borrow_mut().peers.remove(&raw).expect("it was just inserted");
             assert_eq!(given_back, peer.input[..peer.taken], "early bytes are given back");
             assert_eq!(self.engine.connection_count(), CONNECTIONS_MAX as usize);
+        }
+        raw
+    }
+
+    fn turns(&mut self, count: usize) {
+        for _ in 0..count {
+            self.turn();
         }
     }
 
@@ -139,7 +171,8 @@ impl Run {
             if self.rng.random_ratio(1, 20) {
                 self.engine.drain();
             }
-            self.connect();
+            let peer = random_peer(&mut self.rng);
+            self.connect(peer);
             for _ in 0..self.rng.random_range(0..busy_turns) {
                 self.turn();
                 if self.rng.random_ratio(1, 20) {
