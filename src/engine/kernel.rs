@@ -23,7 +23,8 @@ pub enum SendMode {
     /// It sends what the socket takes, and is over before [`Kernel::enter`] returns; it completes
     /// only if that was not all.
     AtOnce,
-    /// It waits until the peer has made room, and completes in any case.
+    /// It waits until the peer has made room, sends what there is room for, and completes in any
+    /// case.
     Patient,
 }
 

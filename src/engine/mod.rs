@@ -323,6 +323,7 @@ impl<K: Kernel> Engine<K> {
                 self.receive_ended(key);
                 self.leave(key, ConnectionEnd::Broken(kind));
             }
+            Event::SendGoesOn => self.send_goes_on(key),
             Event::Unblocked => self.unblock(key),
             Event::SendBroken(kind) => {
                 self.send_ended(key);
@@ -447,16 +448,24 @@ impl<K: Kernel> Engine<K> {
         }
     }
 
+    /// A peer has taken some of what it was sent, which makes room to receive more.
+    #[cold]
+    fn send_goes_on(&mut self, key: Key) {
+        let Some(connection) = self.table.get_mut(key) else { return };
+        connection.timing.traffic(self.now);
+        self.arm(key);
+    }
+
     /// A peer has taken what it was sent: the rest, or back to normal.
     #[cold]
     fn unblock(&mut self, key: Key) {
         let Some(connection) = self.table.get_mut(key) else { return };
+        connection.timing.traffic(self.now);
         if let Send::Blocked(waiting) = &mut connection.send
             && !waiting.is_empty()
         {
             self.ring.send_patiently(key, mem::take(waiting));
         } else {
-            connection.timing.traffic(self.now);
             connection.send = Send::Ready(Queue::default());
         }
         self.arm(key);

@@ -91,6 +91,8 @@ pub(super) enum Event {
     PeerEnded,
     /// The receive ended without bytes.
     ReceiveEnded(ReceiveEnd),
+    /// Some of a patient send is sent, and the send goes on with the rest.
+    SendGoesOn,
     /// All of a patient send is sent.
     Unblocked,
     /// A patient send failed.
@@ -252,7 +254,7 @@ impl<K: Kernel> Ring<K> {
         self.push(&operation, user_data);
     }
 
-    /// Sends bytes as the peer takes them. An event in any case.
+    /// Sends bytes as the peer takes them. An event each time that it does, and at the end.
     pub(super) fn send_patiently(&mut self, key: Key, bytes: Vec<u8>) {
         self.patient.insert(key.slot, PatientSend { bytes, sent: 0 });
         self.push_patient_send(key);
@@ -391,7 +393,7 @@ impl<K: Kernel> Ring<K> {
                 send.sent += len as usize;
                 if send.sent < send.bytes.len() {
                     self.push_patient_send(key);
-                    return None;
+                    return Some(Event::SendGoesOn);
                 }
                 Event::Unblocked
             }

@@ -92,7 +92,6 @@ struct PatientSend {
     slot: u32,
     user_data: u64,
     piece: libc::iovec,
-    sent: usize,
 }
 
 impl Simulation {
@@ -137,7 +136,7 @@ impl World {
             }
             Operation::Cancel { target } => self.cancels.push((target, user_data)),
             Operation::Send { slot, piece, mode: SendMode::Patient } => {
-                self.patient_sends.push(PatientSend { slot, user_data, piece, sent: 0 });
+                self.patient_sends.push(PatientSend { slot, user_data, piece });
             }
             Operation::Send { slot, piece, mode: SendMode::AtOnce } => {
                 failed.extend(self.send_at_once(slot, &[piece], user_data));
@@ -161,7 +160,7 @@ impl World {
         if peer.broken {
             return Some(last(user_data, Err(Errno::EPIPE)));
         }
-        let sent = pieces.iter().map(|piece| peer.take(piece, 0)).sum::<usize>();
+        let sent = pieces.iter().map(|piece| peer.take(piece)).sum::<usize>();
         let is_short = sent < len;
         is_short.then(|| last(user_data, if sent == 0 { Err(Errno::EAGAIN) } else { Ok(sent) }))
     }
@@ -253,19 +252,16 @@ impl World {
 
     fn progress_patient_sends(&mut self) {
         let mut sends = std::mem::take(&mut self.patient_sends);
-        sends.retain_mut(|send| {
-            let gives_up = self.rng.random_ratio(1, 5);
+        sends.retain(|send| {
             let peer = self.peer(send.slot);
             let result = if peer.broken {
                 Err(Errno::EPIPE)
             } else {
-                send.sent += peer.take(&send.piece, send.sent);
-                let is_short = send.sent < send.piece.iov_len;
-                // Even a patient send may be short.
-                if is_short && !(gives_up && send.sent > 0) {
-                    return true;
+                // Even a patient send may be short, but not empty.
+                match peer.take(&send.piece) {
+                    0 => return true,
+                    sent => Ok(sent),
                 }
-                Ok(send.sent)
             };
             self.completed.push_back(last(send.user_data, result));
             false
@@ -277,12 +273,11 @@ impl World {
 impl Peer {
     /// Takes what there is room for from a piece, and returns how much that is.
     #[expect(unsafe_code, reason = "the kernel is given addresses")]
-    fn take(&mut self, piece: &libc::iovec, from: usize) -> usize {
-        let len = self.room.min(piece.iov_len - from);
+    fn take(&mut self, piece: &libc::iovec) -> usize {
+        let len = self.room.min(piece.iov_len);
         // SAFETY: pieces stay where they are for as long as the engine must keep them, and a
         // `Vec` of the engine that did not would be found by the comparison of what arrives.
-        let bytes =
-            unsafe { std::slice::from_raw_parts(piece.iov_base.cast::<u8>().add(from), len) };
+        let bytes = unsafe { std::slice::from_raw_parts(piece.iov_base.cast::<u8>(), len) };
         self.output.extend_from_slice(bytes);
         self.room -= len;
         len

@@ -78,6 +78,25 @@ fn goodbye_follows_a_reply_that_is_on_its_way_and_goes_out_short() {
     }
 }
 
+#[test]
+fn peer_that_reads_slowly_but_steadily_is_not_silent() {
+    const TICKS: usize = 1000;
+    for seed in 0..20 {
+        let mut run = Run::new(seed);
+        let (raw, reply) = run.connect_reader_of(TICKS, 1);
+        for _ in 0..TICKS {
+            run.turns(5);
+            run.sweep();
+            let mut world = run.world.borrow_mut();
+            world.peers.get_mut(&raw).unwrap_or_else(|| panic!("seed {seed}: given up")).room = 1;
+        }
+        run.turns(50);
+        let world = run.world.borrow();
+        let output = &world.peers[&raw].output;
+        assert!(output.len() > TICKS / 2 && reply.starts_with(output), "seed {seed}");
+    }
+}
+
 /// A run of one seed.
 struct Run {
     world: Rc<RefCell<World>>,
