@@ -168,9 +168,15 @@ impl Control {
         }
     }
 
-    /// Asks for something. An end that was asked for before stands.
+    /// Asks for something. An end that was asked for before stands, and a closing yields to nothing
+    /// but an end: neither is asked for twice.
     pub fn demand(&self, demand: Demand) {
-        if !matches!(self.demand.get(), Some(Demand::End(_))) {
+        let stands = match self.demand.get() {
+            Some(Demand::End(_)) => true,
+            Some(Demand::Drain) => !matches!(demand, Demand::End(_)),
+            Some(Demand::Ping | Demand::TimeOut) | None => false,
+        };
+        if !stands {
             self.demand.set(Some(demand));
         }
         self.wake();
@@ -368,16 +374,17 @@ impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Connection<'_, R, W> {
                 *close_sent = true;
                 write_close(writer, control, CloseCode::Away, GOODBYE).await?;
             }
-            let demand = match select(read.as_mut(), pin!(control.demanded())).await {
-                Either::Left(((Ok(0), _), _)) => return Err(ConnectionEnd::PeerVanished),
-                Either::Left(((Ok(_), chunk), _)) => {
+            // The demand first: a peer that streams always has something to read.
+            let demand = match select(pin!(control.demanded()), read.as_mut()).await {
+                Either::Left((demand, _)) => demand,
+                Either::Right(((Ok(0), _), _)) => return Err(ConnectionEnd::PeerVanished),
+                Either::Right(((Ok(_), chunk), _)) => {
                     control.traffic();
                     return Ok(chunk);
                 }
-                Either::Left(((Err(error), _), _)) => {
+                Either::Right(((Err(error), _), _)) => {
                     return Err(ConnectionEnd::Broken(error.kind()));
                 }
-                Either::Right((demand, _)) => demand,
             };
             match demand {
                 Demand::Ping if echo.between_frames() && !*close_sent => {
@@ -516,10 +523,11 @@ pub async fn write_all<T: IoBuf>(
     let mut unsent = buffer.slice(range);
     loop {
         let unsent_at = unsent.begin();
+        // The end first: a peer that reads quickly always takes something.
         let (result, written) =
-            match select(pin!(writer.write(unsent)), pin!(control.ended())).await {
-                Either::Left((completion, _)) => completion,
-                Either::Right((end, _)) => return Err(end),
+            match select(pin!(control.ended()), pin!(writer.write(unsent))).await {
+                Either::Left((end, _)) => return Err(end),
+                Either::Right((completion, _)) => completion,
             };
         let buffer = Slice::into_inner(written);
         match result {
@@ -554,9 +562,16 @@ pub async fn linger(
         return;
     }
     let mut discarded = Vec::with_capacity(RECEIVE_BUFFER_START.in_memory());
-    while let Either::Left(((Ok(1..), buffer), _)) =
-        select(pin!(reader.read(discarded)), pin!(control.ended())).await
-    {
+    let mut share = RECEIVE_SHARE;
+    loop {
+        let (end, read) = (pin!(control.ended()), pin!(reader.read(discarded)));
+        let (outcome, has_waited) = noting_waits(select(end, read)).await;
+        let Either::Right(((Ok(1..), buffer), _)) = outcome else { return };
         discarded = buffer;
+        share = if has_waited { RECEIVE_SHARE } else { share.saturating_sub(discarded.capacity()) };
+        if share == 0 {
+            share = RECEIVE_SHARE;
+            let_others_go_on().await;
+        }
     }
 }

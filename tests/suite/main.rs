@@ -6,6 +6,7 @@
 mod balance;
 mod check_host;
 mod clients;
+mod demands;
 mod dialogue;
 mod endings;
 mod fairness;

@@ -1,0 +1,204 @@
+//! What a worker asks of a connection is done, however much its peer sends and takes: over streams
+//! that are never anything but ready, as epoll's are beside a peer at full speed.
+
+use std::{cell::Cell, io, rc::Rc, sync::Arc};
+
+use monoio::{
+    BufResult, LegacyDriver, RuntimeBuilder,
+    buf::{IoBuf, IoBufMut, IoVecBuf, IoVecBufMut},
+    io::{AsyncReadRent, AsyncWriteRent, CancelHandle, CancelableAsyncReadRent},
+};
+use ringecho::{
+    config::Limits,
+    connection::{ConnectionEnd, Control, Demand, Shared, linger, run, write_all},
+    metrics::Counters,
+    protocol::echo::Compression,
+};
+
+use crate::frames::{binary, server_close};
+
+/// A peer that sends this many frames, so that a test ends whatever the connection does.
+const FRAMES: usize = 1000;
+
+/// So many that others have their turn several times.
+const FRAME_LEN: usize = 4000;
+
+/// One frame at each read, at once.
+struct Streaming {
+    frame: Vec<u8>,
+    left: Rc<Cell<usize>>,
+}
+
+/// Takes everything at once, and notes whether it was ever a Close frame.
+#[derive(Clone, Default)]
+struct Greedy {
+    is_closed: Rc<Cell<bool>>,
+}
+
+/// Takes a byte at a time, at once, and demands an end in the middle of it.
+struct Sipping {
+    taken: usize,
+    control: Rc<Control>,
+}
+
+impl Streaming {
+    fn new() -> (Self, Rc<Cell<usize>>) {
+        let left = Rc::new(Cell::new(FRAMES));
+        (Self { frame: binary(vec![7; FRAME_LEN]).encode(), left: left.clone() }, left)
+    }
+}
+
+impl AsyncReadRent for Streaming {
+    async fn read<T: IoBufMut>(&mut self, mut buffer: T) -> BufResult<usize, T> {
+        let Some(left) = self.left.get().checked_sub(1) else { return (Ok(0), buffer) };
+        self.left.set(left);
+        assert!(buffer.bytes_total() >= self.frame.len(), "a frame fits");
+        AsyncReadRent::read(&mut &self.frame[..], buffer).await
+    }
+
+    async fn readv<T: IoVecBufMut>(&mut self, _: T) -> BufResult<usize, T> {
+        unreachable!("the portable path reads into one buffer")
+    }
+}
+
+impl CancelableAsyncReadRent for Streaming {
+    async fn cancelable_read<T: IoBufMut>(
+        &mut self,
+        buffer: T,
+        _: CancelHandle,
+    ) -> BufResult<usize, T> {
+        self.read(buffer).await
+    }
+
+    async fn cancelable_readv<T: IoVecBufMut>(
+        &mut self,
+        _: T,
+        _: CancelHandle,
+    ) -> BufResult<usize, T> {
+        unreachable!("the portable path reads into one buffer")
+    }
+}
+
+impl AsyncWriteRent for Greedy {
+    async fn write<T: IoBuf>(&mut self, buffer: T) -> BufResult<usize, T> {
+        let goodbye_len = server_close(1001, "the server is stopping").len();
+        self.is_closed.set(self.is_closed.get() || buffer.bytes_init() == goodbye_len);
+        (Ok(buffer.bytes_init()), buffer)
+    }
+
+    async fn writev<T: IoVecBuf>(&mut self, _: T) -> BufResult<usize, T> {
+        unreachable!("the portable path writes from one buffer")
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    async fn shutdown(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsyncWriteRent for Sipping {
+    async fn write<T: IoBuf>(&mut self, buffer: T) -> BufResult<usize, T> {
+        self.taken += 1;
+        if self.taken == 5 {
+            self.control.demand(Demand::End(ConnectionEnd::Abandoned));
+        }
+        (Ok(1), buffer)
+    }
+
+    async fn writev<T: IoVecBuf>(&mut self, _: T) -> BufResult<usize, T> {
+        unreachable!("the portable path writes from one buffer")
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    async fn shutdown(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn control() -> Rc<Control> {
+    Rc::new(Control::new(Rc::default()))
+}
+
+fn on_a_worker<T>(connection: impl Future<Output = T>) -> T {
+    RuntimeBuilder::<LegacyDriver>::new().build().unwrap().block_on(connection)
+}
+
+/// Has the worker demand something as soon as the connection lets it go on.
+fn demand_soon(control: &Rc<Control>, demand: Demand) {
+    let control = control.clone();
+    monoio::spawn(async move { control.demand(demand) });
+}
+
+/// How a connection ends whose peer streams while the worker demands something, and whether a
+/// Close frame was sent.
+fn end_beside(demand: Demand) -> (ConnectionEnd, bool) {
+    on_a_worker(async {
+        let control = control();
+        demand_soon(&control, demand);
+        let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
+        let shared = Shared::new(&Limits::default(), counters);
+        let (reader, _) = Streaming::new();
+        let writer = Greedy::default();
+        let is_closed = writer.is_closed.clone();
+        let end = run(reader, writer, Vec::new(), Compression::None, &control, &shared).await;
+        (end, is_closed.get())
+    })
+}
+
+#[test]
+fn peer_that_streams_is_ended_when_the_worker_says_so() {
+    let end = ConnectionEnd::Abandoned;
+    assert_eq!(end_beside(Demand::End(end)), (end, false));
+}
+
+#[test]
+fn peer_that_streams_is_sent_the_close_of_a_stopping_server() {
+    assert_eq!(end_beside(Demand::Drain), (ConnectionEnd::PeerVanished, true));
+}
+
+#[test]
+fn peer_that_streams_behind_the_end_lets_others_go_on_and_is_ended_by_them() {
+    on_a_worker(async {
+        let control = control();
+        demand_soon(&control, Demand::End(ConnectionEnd::CloseTimeout));
+        let (mut reader, left) = Streaming::new();
+        linger(&mut reader, &mut Greedy::default(), &control).await;
+        assert!(left.get() > FRAMES / 2, "{} of {FRAMES} frames are left", left.get());
+    });
+}
+
+#[test]
+fn reply_that_is_taken_piece_by_piece_is_ended_in_the_middle() {
+    on_a_worker(async {
+        let control = control();
+        let mut writer = Sipping { taken: 0, control: control.clone() };
+        let end = write_all(&mut writer, vec![7; 100], 0..100, &control).await;
+        assert_eq!(end, Err(ConnectionEnd::Abandoned));
+        assert_eq!(writer.taken, 5);
+    });
+}
+
+/// A connection looks at what is demanded of it only when it has its turn.
+#[test]
+fn closing_yields_to_nothing_but_an_end() {
+    on_a_worker(async {
+        let control = control();
+        for demand in [Demand::Ping, Demand::Drain, Demand::TimeOut, Demand::Ping] {
+            control.demand(demand);
+        }
+        assert_eq!(control.demanded().await, Demand::Drain);
+
+        let end = Demand::End(ConnectionEnd::Abandoned);
+        let late = Demand::End(ConnectionEnd::KeepAliveTimeout);
+        for demand in [Demand::Drain, end, Demand::Drain, late] {
+            control.demand(demand);
+        }
+        assert_eq!(control.demanded().await, end);
+    });
+}
