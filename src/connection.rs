@@ -213,11 +213,15 @@ impl Control {
 
     /// Waits for the demand to end; others stay for later.
     async fn ended(&self) -> ConnectionEnd {
-        self.wait(|| match self.demand.get() {
+        self.wait(|| self.demanded_end()).await
+    }
+
+    /// The end, if that has been demanded.
+    pub(crate) fn demanded_end(&self) -> Option<ConnectionEnd> {
+        match self.demand.get() {
             Some(Demand::End(end)) => Some(end),
             _ => None,
-        })
-        .await
+        }
     }
 
     /// Waits until the send that is under way takes longer than to the next sweep.
@@ -249,7 +253,8 @@ impl Control {
         self.timing.set(timing);
     }
 
-    fn closing(&self) {
+    /// Nothing but the end is left to come, so the time for that begins.
+    pub(crate) fn closing(&self) {
         let mut timing = self.timing.get();
         timing.closing(self.now.get());
         self.timing.set(timing);

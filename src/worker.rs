@@ -347,6 +347,8 @@ impl Worker {
                 self.hand_over(Upgraded { stream, early, negotiated }, control).await
             }
             Answer::Respond(response, end) => {
+                // A client that does not take its response has no longer than one that stays.
+                control.closing();
                 let response_len = response.len();
                 if let Err(end) = write_all(&mut stream, response, 0..response_len, control).await {
                     return Some(end);
@@ -361,6 +363,10 @@ impl Worker {
     /// Gives an upgraded connection to its data plane: the engine, or the portable path where
     /// there is no engine or it is full.
     async fn hand_over(&self, upgraded: Upgraded, control: &Control) -> Option<ConnectionEnd> {
+        // The engine, which has no control, would not see it.
+        if let Some(end) = control.demanded_end() {
+            return Some(end);
+        }
         let Upgraded { mut stream, mut early, negotiated } = upgraded;
         let Negotiated { subprotocol, compression } = negotiated;
         debug!(subprotocol, ?compression, "connection upgraded");
@@ -547,10 +553,16 @@ async fn contain(connection: impl Future<Output = Option<ConnectionEnd>>) -> Opt
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Read, net::TcpStream, thread};
+    use std::{
+        io::{Read, Write},
+        net::TcpStream,
+        thread,
+    };
 
     use super::*;
-    use crate::{balance::Balance, cpu_list::CpuList};
+    use crate::{
+        balance::Balance, config::HugePages, cpu_list::CpuList, protocol::echo::Compression,
+    };
 
     fn site() -> Site {
         let policy = Policy {
@@ -614,6 +626,81 @@ mod tests {
             worker.join().unwrap().unwrap();
             assert_eq!(counters.accepted.get(), assigned_count);
         }
+    }
+
+    /// A page that no buffers of sockets hold, and a client that reads nothing of it. Were it taken
+    /// for an open connection, it would be ended later and for its silence.
+    #[test]
+    fn response_that_is_not_taken_is_given_up_after_the_close_timeout() {
+        const SECOND: Duration = Duration::from_secs(1);
+        for driver in [Driver::IoUring, Driver::Epoll] {
+            let limits = Limits {
+                close_timeout: SECOND,
+                keep_alive_interval: SECOND,
+                keep_alive_timeout: SECOND,
+                ..Limits::default()
+            };
+            let site = Site { page: vec![b' '; 64 << 20].into(), limits, ..site() };
+            let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let (stop, worker_stop) = StdUnixStream::pair().unwrap();
+            let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
+            let plan = Plan {
+                cpu: CpuList::usable().as_slice()[0],
+                driver,
+                engine: None,
+                listener,
+                member: None,
+                stop: worker_stop,
+                counters: counters.clone(),
+                site: Arc::new(site),
+            };
+            let worker = thread::spawn(move || run(plan, || ()));
+            let mut client = TcpStream::connect(address).unwrap();
+            client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+            let ended = || (0..ConnectionEnd::KINDS.len()).find(|at| counters.ended(*at).get() > 0);
+            let end = loop {
+                match ended() {
+                    Some(kind) => break kind,
+                    None => thread::sleep(Duration::from_millis(10)),
+                }
+            };
+            assert_eq!(ConnectionEnd::KINDS[end], "close_timeout", "{driver:?}");
+            drop(stop);
+            worker.join().unwrap().unwrap();
+        }
+    }
+
+    /// As when the drain timeout passes while the 101 is being written.
+    #[test]
+    fn connection_whose_end_was_demanded_is_not_handed_over() {
+        if let Err(error) = engine::probe() {
+            return eprintln!("skipped, this kernel carries no engine: {error}");
+        }
+        let dimensions = engine::Dimensions {
+            receive_buffers: 2,
+            receive_buffer_len: 4096,
+            huge_pages: HugePages::Off,
+            receive_share: 0,
+            unsent_max: 4096,
+            connections_max: 1,
+        };
+        ring_builder().unwrap().build().unwrap().block_on(async {
+            let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
+            let worker = Worker::new(Arc::new(site()), counters, Some(dimensions), None).unwrap();
+            let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
+            let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (stream, _) = listener.accept().unwrap();
+            let upgraded = Upgraded {
+                stream: super::TcpStream::from_std(stream).unwrap(),
+                early: Vec::new(),
+                negotiated: Negotiated { subprotocol: None, compression: Compression::None },
+            };
+            let control = Control::new(worker.now.clone());
+            control.demand(Demand::End(ConnectionEnd::Abandoned));
+            let end = worker.hand_over(upgraded, &control).await;
+            assert_eq!(end, Some(ConnectionEnd::Abandoned));
+        });
     }
 
     #[test]
