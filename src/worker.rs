@@ -241,18 +241,22 @@ impl Worker {
                     out_of_resources = false;
                     self.assign(stream, peer);
                 }
-                Err(error) => match error.raw_os_error().map(Errno::from_raw) {
-                    Some(Errno::ECANCELED) => return,
-                    Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => {
-                        if !out_of_resources {
-                            warn!(%error, "cannot accept; raise the limit with ulimit -n");
-                        }
-                        out_of_resources = true;
-                        monoio::time::sleep(ACCEPT_PAUSE).await;
+                Err(error) => {
+                    let errno = Errno::from_raw(error.raw_os_error().unwrap_or_default());
+                    if errno == Errno::ECANCELED {
+                        return;
                     }
-                    // The peer was gone before it was accepted.
-                    _ => debug!(%error, "accept failed"),
-                },
+                    let Some(remedy) = remedy(errno) else {
+                        // The peer was gone before it was accepted.
+                        debug!(%error, "accept failed");
+                        continue;
+                    };
+                    if !out_of_resources {
+                        warn!(%error, "cannot accept; {remedy}");
+                    }
+                    out_of_resources = true;
+                    monoio::time::sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
     }
@@ -538,6 +542,17 @@ fn into_descriptor(stream: TcpStream) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(stream.into_raw_fd()) }
 }
 
+/// What helps where accepting fails for want of something.
+#[cold]
+fn remedy(errno: Errno) -> Option<&'static str> {
+    match errno {
+        Errno::EMFILE => Some("raise the limit of this process with ulimit -n"),
+        Errno::ENFILE => Some("raise the limit of the system with sysctl -w fs.file-max=N"),
+        Errno::ENOBUFS | Errno::ENOMEM => Some("the kernel has no memory left for connections"),
+        _ => None,
+    }
+}
+
 fn refuse(status: StatusCode, reason: &impl ToString) -> Answer {
     let response = encode_refusal(status, &reason.to_string());
     Answer::Respond(response.into(), ConnectionEnd::Refused(status))
@@ -701,6 +716,15 @@ mod tests {
             let end = worker.hand_over(upgraded, &control).await;
             assert_eq!(end, Some(ConnectionEnd::Abandoned));
         });
+    }
+
+    #[test]
+    fn remedy_is_that_of_what_is_wanting() {
+        let said = |errno, what| remedy(errno).is_some_and(|remedy| remedy.contains(what));
+        assert!(said(Errno::EMFILE, "ulimit -n"));
+        assert!(said(Errno::ENFILE, "sysctl -w fs.file-max"));
+        assert!(said(Errno::ENOMEM, "memory") && said(Errno::ENOBUFS, "memory"));
+        assert_eq!(remedy(Errno::ECONNABORTED), None);
     }
 
     #[test]
