@@ -18,6 +18,8 @@ use crate::config::Config;
 #[derive(Clone, Debug)]
 pub struct Listening {
     address: SocketAddr,
+    /// Whether other programs may listen there as well.
+    reuse_port: bool,
     backlog: u32,
     tcp_congestion: Option<String>,
     incoming_cpu: bool,
@@ -32,6 +34,12 @@ pub enum ListenError {
          with --reuse-port"
     )]
     AddressInUse(SocketAddr),
+    /// Another program listens on the address, and it cannot be shared with that one.
+    #[error(
+        "--listen {0}: another program listens there, which does not share the port or runs as \
+         another user; choose another port, or start that one as this user, with --reuse-port too"
+    )]
+    AddressNotShared(SocketAddr),
     /// The address cannot be listened on.
     #[error(
         "--listen {address}: {source}; it must be an address of this machine, with a port \
@@ -68,6 +76,7 @@ impl Listening {
     pub fn new(config: &Config) -> Self {
         let listening = Self {
             address: config.listen,
+            reuse_port: config.reuse_port,
             backlog: config.backlog,
             tcp_congestion: config.tcp_congestion.clone(),
             incoming_cpu: config.incoming_cpu,
@@ -125,6 +134,7 @@ impl Listening {
     fn error(&self, source: io::Error) -> ListenError {
         let address = self.address;
         match source.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EADDRINUSE) if self.reuse_port => ListenError::AddressNotShared(address),
             Some(Errno::EADDRINUSE) => ListenError::AddressInUse(address),
             _ => ListenError::Address { address, source },
         }
@@ -166,6 +176,19 @@ mod tests {
     fn connect(listener: &TcpListener) -> (TcpStream, TcpStream) {
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         (client, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn port_that_its_owner_does_not_share_is_refused_with_what_helps() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listen = taken.local_addr().unwrap();
+        for (reuse_port, advice) in
+            [(false, "share this one with --reuse-port"), (true, "which does not share the port")]
+        {
+            let config = Config { listen, reuse_port, ..Config::default() };
+            let refusal = Listening::new(&config).open(0).unwrap_err().to_string();
+            assert!(refusal.contains(advice), "{refusal}");
+        }
     }
 
     #[test]
