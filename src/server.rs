@@ -234,16 +234,35 @@ impl Server {
         for thread in threads {
             thread.join().unwrap_or_else(|_| unreachable!("a worker's thread catches its panics"));
         }
-        debug_assert!(self.is_balance_settled(), "every connection that was assigned has ended");
+        let dead = self.count_deaths_while_stopping(&counters);
+        debug_assert!(self.is_balance_settled(&dead), "what was assigned to the living has ended");
         for counters in &counters {
             totals.add(counters);
         }
         Ok(totals)
     }
 
-    /// Whether nobody is said to have connections, now that there are none.
-    fn is_balance_settled(&self) -> bool {
-        let is_dead = |worker| self.replacements.iter().any(|(_, dead)| *dead == worker);
+    /// Finds the workers that died instead of stopping.
+    fn count_deaths_while_stopping(&self, counters: &[Arc<Counters>]) -> Vec<usize> {
+        let mut dead = Vec::new();
+        while let Ok(event) = self.events.try_recv() {
+            let Event::Ended { worker, result } = event else { continue };
+            let cause = match result {
+                Some(Ok(())) => continue,
+                Some(Err(error)) => error.to_string(),
+                None => "a defect".to_owned(),
+            };
+            let lost = count_lost(&counters[worker]);
+            error!(worker, lost, "a worker died of {cause} while it was to stop");
+            dead.push(worker);
+        }
+        dead
+    }
+
+    /// Whether no worker but the `dead` is said to have connections, now that there are none.
+    fn is_balance_settled(&self, dead: &[usize]) -> bool {
+        let is_replaced = |worker| self.replacements.iter().any(|(_, dead)| *dead == worker);
+        let is_dead = |worker| dead.contains(&worker) || is_replaced(worker);
         self.balance.as_ref().is_none_or(|balance| {
             (0..balance.workers())
                 .all(|worker| is_dead(worker) || balance.connection_count(worker) == 0)
@@ -311,8 +330,9 @@ impl Server {
                     let source = io::Error::other("it ended");
                     return Err(StartError::Worker { worker, source });
                 }
-                Event::Stop => self.stop_handle().stop(),
-                Event::ReplacementDue { .. } => unreachable!("nothing is replaced yet"),
+                Event::Stop | Event::ReplacementDue { .. } => {
+                    unreachable!("nobody has a stop handle yet, and nothing is replaced")
+                }
             }
         }
         Ok(())
@@ -328,13 +348,11 @@ impl Server {
             return Err(StartError::Worker { worker, source });
         }
         let WorkerThread { counters, started, pause, .. } = &mut self.workers[worker];
-        let mut totals = Totals::default();
-        totals.add(counters);
-        let lost = totals.accepted - totals.ended_count();
-        counters.ended(ConnectionEnd::Panicked.kind()).add(lost);
+        let lost = count_lost(counters);
         *pause = replacement_pause(started.elapsed(), *pause);
         error!(
             worker,
+            lost,
             ?pause,
             "a worker died of a defect, and its connections with it; replacing it"
         );
@@ -352,6 +370,15 @@ impl Server {
         self.workers[worker] = WorkerThread { pause, ..thread };
         Ok(())
     }
+}
+
+/// Counts the connections that a worker's death has ended, and says how many they are.
+fn count_lost(counters: &Counters) -> u64 {
+    let mut totals = Totals::default();
+    totals.add(counters);
+    let lost = totals.accepted - totals.ended_count();
+    counters.ended(ConnectionEnd::Panicked.kind()).add(lost);
+    lost
 }
 
 /// How long the place of a worker stays empty that died after it `lived` so long, and before which
@@ -462,7 +489,7 @@ mod tests {
         io::{Read, Write},
         net::TcpStream,
         sync::{
-            Barrier,
+            Barrier, Mutex,
             atomic::{AtomicBool, AtomicU32, Ordering},
         },
     };
@@ -527,6 +554,26 @@ mod tests {
         let totals = running.join().unwrap().unwrap();
         assert_eq!(totals.accepted_by_worker, [4, 4]);
         assert_eq!(totals.ended_count(), 8);
+    }
+
+    #[test]
+    fn connections_of_a_worker_that_dies_while_it_is_to_stop_are_counted() {
+        const LOST: u64 = 3;
+        let (die, told) = channel();
+        let told = Mutex::new(told);
+        let on_ready: OnReady = Arc::new(move |worker| {
+            if worker == 1 {
+                told.lock().unwrap().recv().unwrap();
+                panic!("a defect, for the test");
+            }
+        });
+        let config = Config { workers: Some(2), ..config() };
+        let server = Server::start_with(&config, on_ready).unwrap();
+        server.workers[1].counters.accepted.add(LOST);
+        server.stop_handle().stop();
+        die.send(()).unwrap();
+        let totals = server.run().unwrap();
+        assert_eq!(totals.ended, [("panicked", LOST)]);
     }
 
     #[test]
