@@ -55,7 +55,7 @@ fn main() {
     } else {
         Effort { rounds: 1, round: Duration::from_millis(100) }
     };
-    let usable = CpuList::usable();
+    let usable = CpuList::usable().unwrap();
     let (first, last) = match usable.as_slice() {
         [only] => (only, only),
         [first, .., last] => (first, last),

@@ -4,12 +4,14 @@
 use std::{ops::RangeInclusive, str::FromStr};
 
 use nix::{
+    errno::Errno,
     sched::{CpuSet, sched_getaffinity},
     unistd::Pid,
 };
 use thiserror::Error;
 
-/// CPUs in the order in which they were listed, each once, all of them usable by this process.
+/// CPUs in the order in which they were listed, each once, all of them usable by this process as far
+/// as the kernel tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuList(Vec<usize>);
 
@@ -30,12 +32,16 @@ pub enum CpuListError {
     /// A CPU that is listed twice.
     #[error("CPU {0} is listed twice")]
     Repeated(usize),
+    /// The kernel does not tell which CPUs there are: it has more than its answer has room for, or
+    /// may not be asked.
+    #[error("the kernel does not tell which CPUs this process may use (sched_getaffinity: {0})")]
+    Unknown(Errno),
 }
 
 impl CpuList {
     /// All that this process may run on.
-    pub fn usable() -> Self {
-        Self(usable_cpus())
+    pub fn usable() -> Result<Self, CpuListError> {
+        usable_cpus().map(Self).map_err(CpuListError::Unknown)
     }
 
     /// The CPUs, in their order.
@@ -48,13 +54,15 @@ impl FromStr for CpuList {
     type Err = CpuListError;
 
     fn from_str(text: &str) -> Result<Self, CpuListError> {
-        parse(text, &usable_cpus())
+        // Where they are unknown, pinning a thread finds out.
+        let usable = usable_cpus().unwrap_or_else(|_| (0..CpuSet::count()).collect());
+        parse(text, &usable)
     }
 }
 
-fn usable_cpus() -> Vec<usize> {
-    let set = sched_getaffinity(Pid::from_raw(0)).unwrap_or_else(|_| CpuSet::new());
-    (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).collect()
+fn usable_cpus() -> nix::Result<Vec<usize>> {
+    let set = sched_getaffinity(Pid::from_raw(0))?;
+    Ok((0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).collect())
 }
 
 fn parse(text: &str, usable: &[usize]) -> Result<CpuList, CpuListError> {

@@ -169,7 +169,7 @@ mod tests {
 
     fn open(config: Config) -> Result<TcpListener, ListenError> {
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        Listening::new(&Config { listen, ..config }).open(CpuList::usable().as_slice()[0])
+        Listening::new(&Config { listen, ..config }).open(CpuList::usable().unwrap().as_slice()[0])
     }
 
     /// Both ends of a connection.
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn listener_asks_for_connections_of_its_cpu_only_if_told_to() {
-        let cpu = CpuList::usable().as_slice()[0];
+        let cpu = CpuList::usable().unwrap().as_slice()[0];
         for (incoming_cpu, expected) in [(true, cpu), (false, usize::MAX)] {
             let listener = open(Config { incoming_cpu, ..Config::default() }).unwrap();
             // Without one the kernel says -1.

@@ -30,7 +30,7 @@ use crate::{
     balance::Balance,
     config::{self, Compression, Config, ConfigError, DataPlane},
     connection::ConnectionEnd,
-    cpu_list::CpuList,
+    cpu_list::{CpuList, CpuListError},
     descriptors::raise_limit,
     engine,
     handshake::Policy,
@@ -47,6 +47,9 @@ pub enum StartError {
     /// A value of the configuration is refused.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// There is no CPU that workers could be pinned to.
+    #[error("{0}; name those that --workers are to be pinned to with --cpus")]
+    Cpus(#[from] CpuListError),
     /// The server cannot listen.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -140,7 +143,7 @@ impl Server {
     fn start_with(config: &Config, on_ready: OnReady) -> Result<Self, StartError> {
         config.check()?;
         let driver = resolve_driver(config.driver)?;
-        let cpus = worker_cpus(config);
+        let cpus = worker_cpus(config)?;
         // Each connection takes a descriptor.
         if let Err(error) = raise_limit(u64::MAX) {
             warn!(%error, "the limit of open files stays as it is");
@@ -476,11 +479,14 @@ const RECEIVE_SHARE_MAX: u32 = 256 << 10;
 const ENGINE_CONNECTIONS_MAX: u64 = 1 << 20;
 
 /// The CPU of each worker.
-fn worker_cpus(config: &Config) -> Vec<usize> {
-    let cpus = config.cpus.clone().unwrap_or_else(CpuList::usable);
+fn worker_cpus(config: &Config) -> Result<Vec<usize>, StartError> {
+    let cpus = match &config.cpus {
+        Some(cpus) => cpus.clone(),
+        None => CpuList::usable()?,
+    };
     let cpus = cpus.as_slice();
     let count = config.workers.unwrap_or(cpus.len());
-    cpus.iter().copied().cycle().take(count).collect()
+    Ok(cpus.iter().copied().cycle().take(count).collect())
 }
 
 #[cfg(test)]

@@ -606,7 +606,7 @@ mod tests {
             let (stop, worker_stop) = StdUnixStream::pair().unwrap();
             let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
             let plan = Plan {
-                cpu: CpuList::usable().as_slice()[0],
+                cpu: CpuList::usable().unwrap().as_slice()[0],
                 driver,
                 engine: None,
                 listener: StdTcpListener::bind("127.0.0.1:0").unwrap(),
@@ -661,7 +661,7 @@ mod tests {
             let (stop, worker_stop) = StdUnixStream::pair().unwrap();
             let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
             let plan = Plan {
-                cpu: CpuList::usable().as_slice()[0],
+                cpu: CpuList::usable().unwrap().as_slice()[0],
                 driver,
                 engine: None,
                 listener,

@@ -1,6 +1,6 @@
 //! The machine that numbers are of.
 
-use std::{fmt, fs};
+use std::{fmt, fs, thread};
 
 use nix::sys::utsname::uname;
 use ringecho::cpu_list::CpuList;
@@ -25,10 +25,16 @@ impl Host {
         });
         Self {
             cpu_model: cpu_model(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
-            cpus: CpuList::usable().as_slice().len(),
+            cpus: usable_cpus(),
             kernel: kernel.unwrap_or_else(|_| "an unknown kernel".to_owned()),
         }
     }
+}
+
+/// How many there are, or how many threads the system would have, where it does not tell.
+fn usable_cpus() -> usize {
+    let guess = || thread::available_parallelism().map_or(1, Into::into);
+    CpuList::usable().map_or_else(|_| guess(), |cpus| cpus.as_slice().len())
 }
 
 fn cpu_model(cpuinfo: &str) -> String {

@@ -82,7 +82,7 @@ fn without_balance_connections_are_where_the_kernel_puts_them() {
 fn connections_can_be_left_on_the_cpu_that_they_come_from() {
     const EACH: usize = 16;
     const CPUS_MAX: usize = 4;
-    let usable = CpuList::usable();
+    let usable = CpuList::usable().unwrap();
     let cpus = &usable.as_slice()[..usable.as_slice().len().min(CPUS_MAX)];
     let config = Config {
         workers: Some(cpus.len()),

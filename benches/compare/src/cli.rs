@@ -118,7 +118,7 @@ impl Args {
 
     /// Completes what the command line says.
     pub(crate) fn plan(&self) -> anyhow::Result<Plan> {
-        let usable = CpuList::usable();
+        let usable = CpuList::usable()?;
         let usable = usable.as_slice();
         let mode = self.sweep.map_or(Mode::Cases, Mode::Sweep);
         let server_cpu = single(self.server_cpu.as_ref(), "--server-cpu")?.unwrap_or(usable[0]);
