@@ -160,6 +160,10 @@ pub const RECEIVE_BUFFER: Knob<Size> = Knob {
 pub const RECEIVE_BUFFERS: Knob<u16> =
     Knob { flag: "--receive-buffers", default: 8, min: 2, max: 1 << 15 };
 
+/// The most memory that the shared receive buffers of a worker take together. They are all there
+/// from the start; far fewer bytes already no longer fit any cache.
+pub const RECEIVE_BUFFERS_TOTAL_MAX: Size = Size::kib(1 << 20);
+
 /// The most that is kept for a peer that does not read its echoes; then nothing more is received
 /// from it.
 ///
@@ -260,6 +264,18 @@ pub enum ConfigError {
     /// The number of shared buffers does not fit the kernel's ring.
     #[error("--receive-buffers is {0}, but must be a power of two")]
     ReceiveBuffers(u16),
+    /// The shared buffers are too much memory together.
+    #[error(
+        "--receive-buffers {number} of --receive-buffer {size} take {} for each worker, but may \
+         take at most {RECEIVE_BUFFERS_TOTAL_MAX}; have fewer or smaller ones",
+        Size(u64::from(*.number) * .size.0)
+    )]
+    ReceiveBuffersTotal {
+        /// How many there are.
+        number: u16,
+        /// How large each is.
+        size: Size,
+    },
     /// Two ways of spreading connections contradict each other.
     #[error(
         "--incoming-cpu leaves a connection on the CPU that its packets arrive on, but --balance \
@@ -365,6 +381,10 @@ impl Limits {
         RECEIVE_BUFFERS.check(self.receive_buffers, u16::to_string)?;
         if !self.receive_buffers.is_power_of_two() {
             return Err(ConfigError::ReceiveBuffers(self.receive_buffers));
+        }
+        let (number, size) = (self.receive_buffers, self.receive_buffer);
+        if u64::from(number) * size.0 > RECEIVE_BUFFERS_TOTAL_MAX.0 {
+            return Err(ConfigError::ReceiveBuffersTotal { number, size });
         }
         UNSENT_MAX.check(self.unsent_max, Size::to_string)?;
         HOLD.check(self.hold, Size::to_string)?;
@@ -482,6 +502,21 @@ mod tests {
         let limits = Limits { receive_buffer: Size(1000), ..Limits::default() };
         let error = Config { limits, ..Config::default() }.check().unwrap_err();
         assert_eq!(error.to_string(), "--receive-buffer is 1000, but must be from 4KiB to 16MiB");
+    }
+
+    #[test]
+    fn shared_buffers_are_bounded_together() {
+        let check = |receive_buffers, receive_buffer| {
+            let limits = Limits { receive_buffer, receive_buffers, ..Limits::default() };
+            Config { limits, ..Config::default() }.check()
+        };
+        assert_eq!(check(64, RECEIVE_BUFFER.max), Ok(()));
+        assert_eq!(check(RECEIVE_BUFFERS.max, Size::kib(32)), Ok(()));
+        assert_eq!(
+            check(RECEIVE_BUFFERS.max, RECEIVE_BUFFER.max).unwrap_err().to_string(),
+            "--receive-buffers 32768 of --receive-buffer 16MiB take 512GiB for each worker, but \
+             may take at most 1GiB; have fewer or smaller ones"
+        );
     }
 
     #[test]
