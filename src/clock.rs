@@ -2,7 +2,8 @@
 //!
 //! Nothing on a message's way reads a clock. Traffic stores the current [`Tick`], and once a tick
 //! the worker asks each connection's [`Timing`] what is due. Deadlines are therefore met at least
-//! after the time given, and at most one tick later.
+//! after the time given, and at most one tick later, beside the time that the sweeps themselves
+//! take: each tick begins when the sweep before it is done, so that none is shorter than it says.
 
 use std::time::Duration;
 

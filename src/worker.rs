@@ -3,7 +3,8 @@
 //! A worker shares nothing with the others but counters that they read and their balance, through
 //! which it gives away connections that it accepted but others admit. It reads each request head,
 //! answers it, and hands upgraded connections to their data plane. A defect in one
-//! connection's task ends that connection only.
+//! connection's task ends that connection only; one in the engine, which has no tasks, ends the
+//! worker.
 
 use std::{
     cell::{Cell, RefCell},
