@@ -21,7 +21,7 @@ use std::{fs, path::Path, process::ExitCode};
 
 use anyhow::Context;
 use clap::Parser;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use ringecho::descriptors::raise_limit;
 
 use crate::{cli::Args, host::Host, plan::Mode, process::Interrupt, results::Results};
 
@@ -48,17 +48,12 @@ fn compare(args: &Args) -> anyhow::Result<bool> {
         eprintln!("warning: {warning}");
     }
     eprintln!("{}", plan.announcement());
-    raise_descriptor_limit().context("cannot raise the limit on open files")?;
+    // Servers and generator inherit it, and need a descriptor for each connection.
+    raise_limit(u64::MAX).context("cannot raise the limit on open files")?;
     let interrupt = Interrupt::catch().context("cannot handle signals")?;
     let results = run::run(plan, host, &args.programs()?, &interrupt);
     publish(args, &results)?;
     Ok(results.is_complete())
-}
-
-/// Servers and generator inherit it, and need a descriptor for each connection.
-fn raise_descriptor_limit() -> nix::Result<()> {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
 }
 
 /// Writes the files that were asked for.

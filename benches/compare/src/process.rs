@@ -5,10 +5,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::unix::process::CommandExt,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicI32, Ordering::SeqCst},
-    },
+    sync::{Arc, Mutex, MutexGuard},
     thread,
     time::{Duration, Instant},
 };
@@ -123,41 +120,81 @@ fn on_cpus<T>(cpus: &[usize], action: impl FnOnce() -> T) -> anyhow::Result<T> {
 }
 
 /// Whether somebody wants the comparison to end, and which process is to be told first.
-#[derive(Clone, Debug)]
-pub(crate) struct Interrupt {
-    is_requested: Arc<AtomicBool>,
-    /// The generator that runs, or 0.
-    generator: Arc<AtomicI32>,
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Interrupt(Arc<Mutex<Interruption>>);
+
+#[derive(Debug, Default)]
+struct Interruption {
+    is_requested: bool,
+    /// The generator that runs.
+    generator: Option<Pid>,
 }
 
 impl Interrupt {
     /// From here on Ctrl-C, SIGTERM and SIGHUP end the running generator early, which then ends the
     /// comparison in order.
     pub(crate) fn catch() -> io::Result<Self> {
-        let interrupt = Self { is_requested: Arc::default(), generator: Arc::default() };
+        let interrupt = Self::default();
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
-        let Self { is_requested, generator } = interrupt.clone();
+        let requested = interrupt.clone();
         thread::spawn(move || {
             for _ in signals.forever() {
-                is_requested.store(true, SeqCst);
-                let generator = generator.load(SeqCst);
-                if generator != 0 {
-                    let _ = kill(Pid::from_raw(generator), Signal::SIGINT);
-                }
+                requested.request();
             }
         });
         Ok(interrupt)
     }
 
     pub(crate) fn is_requested(&self) -> bool {
-        self.is_requested.load(SeqCst)
+        self.lock().is_requested
     }
 
-    /// Waits for a generator, which a signal ends early.
+    /// Waits for a generator, which a signal ends early: one that comes now, or came while the
+    /// generator was being started. Each is passed on once, for a second one ends it at once.
     pub(crate) fn wait<T>(&self, generator: u32, wait: impl FnOnce() -> T) -> T {
-        self.generator.store(generator.cast_signed(), SeqCst);
+        let mut state = self.lock();
+        state.generator = Some(Pid::from_raw(generator.cast_signed()));
+        if state.is_requested {
+            state.tell_generator();
+        }
+        drop(state);
         let outcome = wait();
-        self.generator.store(0, SeqCst);
+        self.lock().generator = None;
         outcome
+    }
+
+    fn request(&self) {
+        let mut state = self.lock();
+        state.is_requested = true;
+        state.tell_generator();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Interruption> {
+        self.0.lock().expect("nobody panics who holds it")
+    }
+}
+
+impl Interruption {
+    fn tell_generator(&self) {
+        if let Some(generator) = self.generator {
+            let _ = kill(generator, Signal::SIGINT);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    #[test]
+    fn generator_is_told_of_a_signal_that_came_before_it_was_known() {
+        // A signal that is caught here is not ignored by a child, whoever started the test.
+        let interrupt = Interrupt::catch().unwrap();
+        let mut child = Command::new("sleep").arg("10").spawn().unwrap();
+        interrupt.request();
+        let end = interrupt.wait(child.id(), || child.wait()).unwrap();
+        assert_eq!(end.signal(), Some(SIGINT));
     }
 }
