@@ -1,9 +1,16 @@
 //! Looking for what has happened without going to sleep.
 
-use std::{future::ready, io, os::fd::OwnedFd};
+use std::{cell::Cell, future::ready, io, os::fd::OwnedFd, time::Duration};
 
 use monoio::net::UnixStream;
 use nix::sys::eventfd::EventFd;
+
+use crate::fine_timer::FineTimer;
+
+/// On epoll, one poll of so many sleeps, for this long: as short as can be without being over
+/// before the sleep begins.
+const POLLS_PER_SLEEP: u32 = 64;
+const SLEEP: Duration = Duration::from_micros(10);
 
 /// A way around the sleep of this thread's runtime, for one spawned task.
 #[derive(Debug)]
@@ -14,14 +21,15 @@ pub(crate) enum BusyPoll {
     IoUring { always_ready: UnixStream },
     /// On epoll, what is always ready is not waited for, but a task that waits for the end of another
     /// has the runtime ask. (One that wakes itself would run before all others, again and again.)
-    Epoll,
+    /// The runtime looks at its own timers only when it sleeps, so now and then it has to.
+    Epoll { timer: FineTimer, polls: Cell<u32> },
 }
 
 impl BusyPoll {
     /// One for the runtime of this thread.
     pub(crate) fn new() -> io::Result<Self> {
         if !monoio::utils::detect_uring() {
-            return Ok(Self::Epoll);
+            return Ok(Self::Epoll { timer: FineTimer::new()?, polls: Cell::new(0) });
         }
         let always_ready = OwnedFd::from(EventFd::from_value(1)?);
         Ok(Self::IoUring { always_ready: UnixStream::from_std(always_ready.into())? })
@@ -31,7 +39,11 @@ impl BusyPoll {
     pub(crate) async fn once(&self) -> io::Result<()> {
         match self {
             Self::IoUring { always_ready } => always_ready.readable(false).await,
-            Self::Epoll => {
+            Self::Epoll { timer, polls } => {
+                polls.set(polls.get().wrapping_add(1));
+                if polls.get().is_multiple_of(POLLS_PER_SLEEP) {
+                    return timer.sleep(SLEEP).await;
+                }
                 monoio::spawn(ready(())).await;
                 Ok(())
             }
@@ -41,15 +53,16 @@ impl BusyPoll {
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::Cell, io::Write, rc::Rc};
+    use std::{io::Write, rc::Rc};
 
-    use monoio::{LegacyDriver, RuntimeBuilder, io::AsyncReadRent};
+    use monoio::{LegacyDriver, RuntimeBuilder, io::AsyncReadRent, time::sleep};
 
     use super::*;
     use crate::worker::build_runtime;
 
-    /// Polls until another task has received a byte, which was sent by hand between two polls.
-    async fn poll_until_received(poll: BusyPoll) {
+    /// Polls until another task has received a byte, which was sent by hand between two polls, and
+    /// until yet another has slept.
+    async fn poll_until_received_and_slept(poll: BusyPoll) {
         let (mut peer, stream) = std::os::unix::net::UnixStream::pair().unwrap();
         let mut stream = UnixStream::from_std(stream).unwrap();
         let received = Rc::new(Cell::new(false));
@@ -66,14 +79,26 @@ mod tests {
         while !seen.get() {
             poll.once().await.unwrap();
         }
+        let slept = Rc::new(Cell::new(false));
+        let seen = Rc::clone(&slept);
+        monoio::spawn(async move {
+            sleep(Duration::from_millis(1)).await;
+            slept.set(true);
+        });
+        while !seen.get() {
+            poll.once().await.unwrap();
+        }
     }
 
     #[test]
     fn others_go_on_while_a_task_polls_on_either_driver() {
         build_runtime().unwrap().block_on(async {
-            monoio::spawn(poll_until_received(BusyPoll::new().unwrap())).await;
+            monoio::spawn(poll_until_received_and_slept(BusyPoll::new().unwrap())).await;
         });
-        let mut epoll = RuntimeBuilder::<LegacyDriver>::new().build().unwrap();
-        epoll.block_on(async { monoio::spawn(poll_until_received(BusyPoll::Epoll)).await });
+        let mut epoll = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build().unwrap();
+        epoll.block_on(async {
+            let (timer, polls) = (FineTimer::new().unwrap(), Cell::new(0));
+            monoio::spawn(poll_until_received_and_slept(BusyPoll::Epoll { timer, polls })).await;
+        });
     }
 }

@@ -175,6 +175,8 @@ impl<'w> Connection<'w> {
             }
             let read;
             (read, buffer) = half.read(buffer).await;
+            // A read that did not have to wait belongs to the same turn, but not to the same instant.
+            self.turn_instant.set(None);
             end = match read {
                 Ok(0) => Some(self.end_without_close_frame(ConnectionError::EndOfStream)),
                 Ok(_) => self.verify(&mut verifier, &buffer),
@@ -186,6 +188,7 @@ impl<'w> Connection<'w> {
     /// Verifies one chunk, and says how the connection ends if it does.
     #[inline]
     fn verify(&self, verifier: &mut Verifier, chunk: &[u8]) -> Option<End> {
+        self.worker.count_busy_turn();
         let mut in_flight = self.in_flight.borrow_mut();
         let mut rest = chunk;
         while !rest.is_empty() {
@@ -253,9 +256,11 @@ impl<'w> Connection<'w> {
     async fn send(&self, mut half: impl WriteHalf, mut sender: FrameSender) -> io::Result<()> {
         loop {
             poll_fn(|_| if self.may_send(&sender) { Poll::Ready(()) } else { Poll::Pending }).await;
+            self.worker.count_busy_turn();
             let mut buffer = self.worker.take_write_buffer();
             let is_last = self.fill(&mut buffer, &mut sender);
             let (written, buffer) = half.write_all(buffer).await;
+            self.turn_instant.set(None);
             self.worker.return_write_buffer(buffer);
             written?;
             if is_last {

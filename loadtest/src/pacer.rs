@@ -17,7 +17,8 @@ const SLEEP_MIN: Duration = Duration::from_micros(50);
 /// How often is looked whether the schedule is known.
 const SCHEDULE_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Wakes connections until the last planned message of the load.
+/// Wakes connections when they have a message to send. Who polls goes on after the last message, so
+/// that no echo waits for a wake-up; who sleeps has nothing left to do then.
 pub(crate) async fn pace(worker: &Worker, pause: &Pause) -> io::Result<()> {
     while worker.schedule.origin().is_none() {
         sleep(SCHEDULE_INTERVAL).await;
@@ -25,29 +26,40 @@ pub(crate) async fn pace(worker: &Worker, pause: &Pause) -> io::Result<()> {
     let mut turn = Turn::default();
     loop {
         let now = worker.schedule.now();
-        let first = turn;
-        let mut planned = turn.planned(worker);
-        while planned <= now {
-            worker.wake(turn.index);
-            turn = turn.next(worker);
-            planned = turn.planned(worker);
-        }
-        if planned >= worker.schedule.end() {
-            return Ok(());
-        }
-        match pause {
-            Pause::Poll(poll) => {
-                let last_received = worker.last_received();
+        let next = wake_due(&mut turn, worker, now);
+        match (pause, next) {
+            (Pause::Poll(poll), _) => {
+                let busy_turns = worker.busy_turns();
                 poll.once().await?;
-                if turn == first && worker.last_received() == last_received {
-                    worker.count_polled_in_vain(worker.schedule.now() - now);
+                if worker.busy_turns() == busy_turns {
+                    // From the next planned instant on there was something to do.
+                    let until = worker.schedule.now().min(next.unwrap_or(u64::MAX));
+                    worker.count_polled_in_vain(until.saturating_sub(now));
                 }
             }
-            Pause::Sleep(timer) => {
-                timer.sleep(Duration::from_nanos(planned - now).max(SLEEP_MIN)).await?;
+            (Pause::Sleep(timer), Some(planned)) => {
+                let pause = Duration::from_nanos(planned.saturating_sub(now));
+                timer.sleep(pause.max(SLEEP_MIN)).await?;
             }
+            (Pause::Sleep(_), None) => return Ok(()),
         }
     }
+}
+
+/// Wakes the connections whose messages are due at the instant `now`, each at most once. Returns the
+/// instant of the message after these; `None` behind the last one of the load.
+fn wake_due(turn: &mut Turn, worker: &Worker, now: u64) -> Option<u64> {
+    let end = worker.schedule.end();
+    let mut planned = turn.planned(worker);
+    for _ in 0..worker.connections() {
+        if planned > now || planned >= end {
+            break;
+        }
+        worker.wake(turn.index);
+        *turn = turn.next(worker);
+        planned = turn.planned(worker);
+    }
+    (planned < end).then_some(planned)
 }
 
 /// What a thread does when no message is due.
@@ -68,7 +80,7 @@ impl Pause {
 }
 
 /// Which connection has the next message.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Turn {
     /// Messages that it and the connections behind it have had; those before it have had one more.
     round: u64,

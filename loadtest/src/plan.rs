@@ -75,6 +75,13 @@ pub enum Load {
     Open(Rate),
 }
 
+impl Load {
+    /// Whether threads that wait so look for what has happened all the time.
+    pub(crate) fn polls(&self, wait: Wait) -> bool {
+        wait == Wait::Poll && matches!(self, Self::Open(_))
+    }
+}
+
 /// What the threads of an open loop do until something happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
@@ -105,7 +112,7 @@ impl Plan {
 
     /// Whether threads look for what has happened all the time.
     pub fn polls(&self) -> bool {
-        self.wait == Wait::Poll && matches!(self.load, Load::Open(_))
+        self.load.polls(self.wait)
     }
 
     /// How long after its window is known the load begins.

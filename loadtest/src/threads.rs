@@ -5,7 +5,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Acquire},
     },
     thread::{self, JoinHandle},
 };
@@ -82,7 +82,7 @@ impl<G: Default + Send + Sync + 'static, T: Send + 'static> Threads<G, T> {
 
     /// A gauge of each thread.
     pub(crate) fn each(&self, gauge: impl Fn(&G) -> &AtomicU64) -> Vec<u64> {
-        self.0.iter().map(|thread| gauge(&thread.gauges).load(Relaxed)).collect()
+        self.0.iter().map(|thread| gauge(&thread.gauges).load(Acquire)).collect()
     }
 
     /// Whether the gauges of all threads are so.
@@ -106,6 +106,8 @@ impl<G: Default + Send + Sync + 'static, T: Send + 'static> Threads<G, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering::Relaxed;
+
     use super::*;
 
     #[test]

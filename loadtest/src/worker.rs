@@ -8,7 +8,10 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Relaxed, Release},
+        },
     },
     task::{Poll, Waker},
     time::Duration,
@@ -97,7 +100,8 @@ pub(crate) struct Worker {
     tried: Cell<u64>,
     open: Cell<u64>,
     last_received: Cell<u64>,
-    polled_in_vain: Cell<u64>,
+    /// Turns of connections in which something was received or sent.
+    busy_turns: Cell<u64>,
     /// Of the connections' tasks, to be woken when the stage changes or a message is due.
     wakers: RefCell<Vec<Option<Waker>>>,
     /// Write buffers that are not in use. As few as possible are, the last returned first, so that
@@ -178,7 +182,7 @@ impl Worker {
             tried: Cell::new(0),
             open: Cell::new(0),
             last_received: Cell::new(0),
-            polled_in_vain: Cell::new(0),
+            busy_turns: Cell::new(0),
             wakers: RefCell::new(vec![None; connections]),
             write_buffers: RefCell::default(),
         }
@@ -283,14 +287,14 @@ impl Worker {
     }
 
     fn publish(&self) {
-        self.gauges.tried.store(self.tried.get(), Relaxed);
         self.gauges.open.store(self.open.get(), Relaxed);
+        // Who sees that all were tried sees how many of them are open.
+        self.gauges.tried.store(self.tried.get(), Release);
         self.gauges.sends.store(self.stage() != Stage::Opening, Relaxed);
         let tally = self.tally.borrow();
         let handed_over = self.portions.sent();
         self.gauges.echoes.store(handed_over.echoes + tally.echoes, Relaxed);
         self.gauges.errors.store(handed_over.errors + tally.errors.total, Relaxed);
-        self.gauges.polled_in_vain.store(self.polled_in_vain.get(), Relaxed);
     }
 
     #[inline]
@@ -388,21 +392,29 @@ impl Worker {
         });
     }
 
-    /// When the last echo arrived.
-    pub(crate) fn last_received(&self) -> u64 {
-        self.last_received.get()
+    /// Counts a turn in which something was received or sent.
+    #[inline]
+    pub(crate) fn count_busy_turn(&self) {
+        self.busy_turns.update(|turns| turns.wrapping_add(1));
+    }
+
+    /// How many these were so far.
+    pub(crate) fn busy_turns(&self) -> u64 {
+        self.busy_turns.get()
     }
 
     /// Counts time in which there was nothing to send or receive.
     pub(crate) fn count_polled_in_vain(&self, nanoseconds: u64) {
-        self.polled_in_vain.update(|before| before + nanoseconds);
+        self.gauges.polled_in_vain.fetch_add(nanoseconds, Relaxed);
     }
 
     /// Counts a message that was sent as planned, or later.
     #[inline]
     pub(crate) fn count_planned(&self, Instants { planned, sent }: Instants) {
+        let mut tally = self.tally.borrow_mut();
+        self.hand_over_if_due(sent, &mut tally);
         if self.schedule.measures(planned) {
-            self.tally.borrow_mut().histograms.send_lag.record(sent - planned, 1);
+            tally.histograms.send_lag.record(sent - planned, 1);
         }
     }
 

@@ -83,7 +83,8 @@ pub struct ConnectionArgs {
     #[arg(long)]
     pub insecure: bool,
 
-    /// Threads, at most one for each connection [default: one for each CPU, or for each of --cpus]
+    /// Threads, at most one for each connection [default: one for each of --cpus; without, one for
+    /// each CPU, or at a rate for every other one, since threads that poll leave nothing of theirs]
     #[arg(short, long, value_name = "N", value_parser = number(THREADS))]
     pub threads: Option<usize>,
 
@@ -143,11 +144,14 @@ impl ConnectionArgs {
         Ok(Sources::new(addresses))
     }
 
-    /// The threads that the connections are spread over.
-    pub(super) fn threads(&self) -> ThreadPlan {
+    /// The threads that the connections are spread over, which may poll.
+    pub(super) fn threads(&self, poll: bool) -> ThreadPlan {
         let cpus = self.cpus.as_ref().map_or_else(Vec::new, |list| list.as_slice().to_vec());
         let count = self.threads.unwrap_or_else(|| match cpus.len() {
-            0 => thread::available_parallelism().map_or(1, Into::into),
+            0 => {
+                let cpus = thread::available_parallelism().map_or(1, Into::into);
+                if poll { usize::div_ceil(cpus, 2) } else { cpus }
+            }
             cpus => cpus,
         });
         ThreadPlan { count: count.min(self.connections), cpus }
@@ -165,7 +169,7 @@ impl ConnectionArgs {
         // A socket that monoio has not made has a second descriptor while it connects.
         let twice = self.source.is_some() || self.unix_socket.is_some();
         let connecting = if twice { OPENING_MAX } else { 0 };
-        let of_threads = self.threads().count * (DESCRIPTORS_PER_THREAD + connecting);
+        let of_threads = self.threads(false).count * (DESCRIPTORS_PER_THREAD + connecting);
         let needed = (*connections + of_threads + DESCRIPTORS_BESIDE) as u64;
         let limit = raise_limit(needed).ok()?;
         (limit < needed).then(|| {

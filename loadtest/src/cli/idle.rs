@@ -68,7 +68,7 @@ impl IdleArgs {
             echo_len: self.echo.map(|size| size.as_u64() as usize),
             duration: self.duration,
             answer_timeout: self.answer_timeout,
-            threads: self.connections.threads(),
+            threads: self.connections.threads(false),
             server_pid: self.server_pid,
         })
     }

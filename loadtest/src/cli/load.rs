@@ -92,6 +92,7 @@ impl LoadArgs {
         connections: &ConnectionArgs,
         server_pid: Option<u32>,
     ) -> Result<Plan, PlanError> {
+        let polls = load.polls(self.wait);
         Ok(Plan {
             connector: Arc::new(
                 connections.connector(target)?.offering_compression(self.compression),
@@ -108,7 +109,7 @@ impl LoadArgs {
             start_at: None,
             warmup: self.warmup,
             duration: self.duration,
-            threads: connections.threads(),
+            threads: connections.threads(polls),
             server_pid,
         })
     }

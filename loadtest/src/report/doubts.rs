@@ -69,8 +69,9 @@ impl Report {
         let latency = self.latency_us?.p99;
         (lag > latency * SEND_LAG_MAX).then(|| {
             let text = format!(
-                "the generator was late: p99 of its send lag is {lag:.1} us, and that of latency, \
-                 which contains it, {latency:.1} us; give it more with --threads or --cpus"
+                "messages were sent late: p99 of the send lag is {lag:.1} us, and that of latency, \
+                 which contains it, {latency:.1} us; unless --depth or the server held them back, \
+                 give the generator more with --threads or --cpus"
             );
             Warning::new(WarningCode::SendLag, text)
         })

@@ -20,8 +20,7 @@ pub struct OpenLoopReport {
     pub rate: String,
     /// How the threads waited.
     pub wait: Wait,
-    /// CPUs of `generator.cpus_busy` that polled and found nothing to send or receive; `None` if
-    /// threads slept.
+    /// Threads, on average, that polled and found nothing to send or receive; `None` if they slept.
     pub polled_in_vain: Option<f64>,
     /// Messages planned.
     pub planned: u64,

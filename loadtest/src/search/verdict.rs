@@ -73,7 +73,7 @@ pub(crate) fn judge(observation: &Observation, goals: &[Condition]) -> (Verdict,
     }
     if *unsent > 0 {
         reasons.push(format!("{} of {} not sent", grouped(*unsent), grouped(*planned)));
-    } else if (*echoed as f64) < *planned as f64 * ECHOED_MIN {
+    } else if !observation.is_kept_up() {
         let (echoed, planned) = (grouped(*echoed), grouped(*planned));
         reasons.push(format!("only {echoed} of {planned} echoed in time"));
     }
@@ -86,11 +86,17 @@ pub(crate) fn judge(observation: &Observation, goals: &[Condition]) -> (Verdict,
 }
 
 impl Observation {
+    /// Whether what was planned was sent, and echoed in time.
+    fn is_kept_up(&self) -> bool {
+        self.unsent == 0 && self.echoed as f64 >= self.planned as f64 * ECHOED_MIN
+    }
+
     /// Whether a miss may be due to the generator: it had no time left, or what it was late made
-    /// the difference.
+    /// the difference to a rate that the server did keep up.
     fn tells_of_the_generator(&self, goals: &[Condition]) -> bool {
         let from_send = Measurement { latency_us: self.from_send, ..self.measurement.clone() };
-        let made_by_lag = self.late && goals.iter().all(|goal| goal.holds(&from_send));
+        let made_by_lag =
+            self.is_kept_up() && self.late && goals.iter().all(|goal| goal.holds(&from_send));
         self.measurement.errors.total == 0 && (self.saturated || made_by_lag)
     }
 }
@@ -183,7 +189,11 @@ mod tests {
         let late = Observation { late: true, from_send: Some(latency(1000.0)), ..observed(3000.0) };
         assert_eq!(judged(&late, &["p99<2ms"]).0, Verdict::GeneratorLimited);
         // What a server that reads slowly holds back is sent late too, and slow from then on.
-        let slow = Observation { from_send: Some(latency(2500.0)), ..late };
+        let slow = Observation { from_send: Some(latency(2500.0)), ..late.clone() };
         assert_eq!(judged(&slow, &["p99<2ms"]).0, Verdict::Missed);
+        let behind = Observation { echoed: 900, ..late.clone() };
+        assert_eq!(judged(&behind, &["p99<1s"]).0, Verdict::Missed);
+        let unsent = Observation { unsent: 1, ..late };
+        assert_eq!(judged(&unsent, &["p99<1s"]).0, Verdict::Missed);
     }
 }

@@ -7,7 +7,7 @@ use hdrhistogram::{
     Histogram,
     serialization::{
         Deserializer,
-        interval_log::{IntervalLogIterator, LogEntry},
+        interval_log::{IntervalLogHistogram, IntervalLogIterator, LogEntry},
     },
 };
 
@@ -68,6 +68,31 @@ fn the_interval_log_holds_every_latency() {
     }
     for header in ["#[StartTime: ", "#[BaseTime: ", "#[Report: {\"version\":"] {
         assert_eq!(log.lines().filter(|line| line.starts_with(header)).count(), 1, "{header}");
+    }
+}
+
+#[test]
+fn the_interval_log_of_an_open_loop_holds_every_latency_and_every_lag() {
+    let files = Files::new("open-hlog");
+    let outcome = run_with(&format!("--rate 5k --hlog {}", files.path("run.hlog")));
+    let log = files.read("run.hlog");
+    let samples = |tag: Option<&str>| {
+        let intervals = IntervalLogIterator::new(log.as_bytes()).filter_map(|entry| {
+            let LogEntry::Interval(interval) = entry.unwrap() else { return None };
+            (interval.tag().map(|tag| tag.as_str()) == tag).then_some(interval)
+        });
+        let len = |interval: IntervalLogHistogram| {
+            let bytes = BASE64_STANDARD.decode(interval.encoded_histogram()).unwrap();
+            Deserializer::new().deserialize::<u64, _>(&mut &*bytes).unwrap().len()
+        };
+        intervals.map(len).sum::<u64>()
+    };
+    for (tag, path) in [
+        (None, "/latency_us/samples"),
+        (Some("uncorrected"), "/open_loop/uncorrected_latency_us/samples"),
+        (Some("send_lag"), "/open_loop/send_lag_us/samples"),
+    ] {
+        assert_eq!(samples(tag), outcome.number(path), "{tag:?}");
     }
 }
 

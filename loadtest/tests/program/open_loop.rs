@@ -73,6 +73,15 @@ fn every_planned_message_is_sent_once() {
 }
 
 #[test]
+fn a_thread_with_nothing_left_to_send_is_not_saturated() {
+    let server = Server::honest();
+    let outcome = run_at_rate(&server, "1", "-c 1 --warmup 0s --duration 500ms");
+    assert_all_planned_were_sent(&outcome, 1);
+    let warnings = outcome.report["warnings"].as_array().unwrap();
+    assert!(warnings.iter().all(|it| it["code"] != "generator_saturated"), "{warnings:?}");
+}
+
+#[test]
 fn the_warm_up_has_the_first_rate_and_is_not_measured() {
     let server = Server::honest();
     let outcome = run_at_rate(&server, "400,2k", "--warmup 250ms --duration 500ms -c 3");
