@@ -29,17 +29,8 @@ struct Streaming {
     left: Rc<Cell<usize>>,
 }
 
-/// Takes everything at once, and notes whether it was ever a Close frame.
-#[derive(Clone, Default)]
-struct Greedy {
-    is_closed: Rc<Cell<bool>>,
-}
-
-/// Takes a byte at a time, at once, and demands an end in the middle of it.
-struct Sipping {
-    taken: usize,
-    control: Rc<Control>,
-}
+/// Takes at once as many of so many bytes as the function says.
+struct Taking<F>(F);
 
 impl Streaming {
     fn new() -> (Self, Rc<Cell<usize>>) {
@@ -79,33 +70,9 @@ impl CancelableAsyncReadRent for Streaming {
     }
 }
 
-impl AsyncWriteRent for Greedy {
+impl<F: FnMut(usize) -> usize> AsyncWriteRent for Taking<F> {
     async fn write<T: IoBuf>(&mut self, buffer: T) -> BufResult<usize, T> {
-        let goodbye_len = server_close(1001, "the server is stopping").len();
-        self.is_closed.set(self.is_closed.get() || buffer.bytes_init() == goodbye_len);
-        (Ok(buffer.bytes_init()), buffer)
-    }
-
-    async fn writev<T: IoVecBuf>(&mut self, _: T) -> BufResult<usize, T> {
-        unreachable!("the portable path writes from one buffer")
-    }
-
-    async fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-
-    async fn shutdown(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl AsyncWriteRent for Sipping {
-    async fn write<T: IoBuf>(&mut self, buffer: T) -> BufResult<usize, T> {
-        self.taken += 1;
-        if self.taken == 5 {
-            self.control.demand(Demand::End(ConnectionEnd::Abandoned));
-        }
-        (Ok(1), buffer)
+        (Ok(self.0(buffer.bytes_init())), buffer)
     }
 
     async fn writev<T: IoVecBuf>(&mut self, _: T) -> BufResult<usize, T> {
@@ -144,10 +111,14 @@ fn end_beside(demand: Demand) -> (ConnectionEnd, bool) {
         let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
         let shared = Shared::new(&Limits::default(), counters);
         let (reader, _) = Streaming::new();
-        let writer = Greedy::default();
-        let is_closed = writer.is_closed.clone();
+        let goodbye_len = server_close(1001, "the server is stopping").len();
+        let mut is_closed = false;
+        let writer = Taking(|len| {
+            is_closed |= len == goodbye_len;
+            len
+        });
         let end = run(reader, writer, Vec::new(), Compression::None, &control, &shared).await;
-        (end, is_closed.get())
+        (end, is_closed)
     })
 }
 
@@ -168,7 +139,7 @@ fn peer_that_streams_behind_the_end_lets_others_go_on_and_is_ended_by_them() {
         let control = control();
         demand_soon(&control, Demand::End(ConnectionEnd::CloseTimeout));
         let (mut reader, left) = Streaming::new();
-        linger(&mut reader, &mut Greedy::default(), &control).await;
+        linger(&mut reader, &mut Taking(|len| len), &control).await;
         assert!(left.get() > FRAMES / 2, "{} of {FRAMES} frames are left", left.get());
     });
 }
@@ -177,10 +148,17 @@ fn peer_that_streams_behind_the_end_lets_others_go_on_and_is_ended_by_them() {
 fn reply_that_is_taken_piece_by_piece_is_ended_in_the_middle() {
     on_a_worker(async {
         let control = control();
-        let mut writer = Sipping { taken: 0, control: control.clone() };
+        let mut taken = 0;
+        let mut writer = Taking(|_| {
+            taken += 1;
+            if taken == 5 {
+                control.demand(Demand::End(ConnectionEnd::Abandoned));
+            }
+            1
+        });
         let end = write_all(&mut writer, vec![7; 100], 0..100, &control).await;
         assert_eq!(end, Err(ConnectionEnd::Abandoned));
-        assert_eq!(writer.taken, 5);
+        assert_eq!(taken, 5);
     });
 }
 
