@@ -12,7 +12,10 @@ use std::{
 use mimalloc::MiMalloc;
 use ringecho_loadtest::{
     baseline,
-    cli::{Cli, Command, CompareArgs, IdleArgs, MergeArgs, PlanError, RunArgs, STDOUT, SearchArgs},
+    cli::{
+        Cli, Command, CompareArgs, ConnectionArgs, IdleArgs, MergeArgs, PlanError, RunArgs, STDOUT,
+        SearchArgs,
+    },
     compare,
     condition::Check,
     export, idle,
@@ -21,6 +24,7 @@ use ringecho_loadtest::{
     run::{RunError, run},
     search,
     threads::ThreadError,
+    warning::Warning,
 };
 use serde::Serialize;
 use signal_hook::{
@@ -103,9 +107,7 @@ enum Fault {
 fn run_load(args: &RunArgs) -> Result<Ending, Fault> {
     let (baseline, conditions) = (args.baseline()?, args.conditions()?);
     let plan = args.plan()?;
-    let too_few = args.traffic.connections.prepare_process();
-    warn(&too_few);
-    let interrupted = interrupt_flag()?;
+    let (too_few, interrupted) = prepare(&args.traffic.connections)?;
     let mut progress = if args.full_screen { Progress::full_screen() } else { Progress::default() };
     let mut report = run(plan, &interrupted, &mut progress)?;
     baseline::conclude(&mut report, baseline, &conditions);
@@ -123,9 +125,7 @@ fn run_load(args: &RunArgs) -> Result<Ending, Fault> {
 /// Holds idle connections, and says whether all were there until the end.
 fn hold_idle(args: &IdleArgs) -> Result<Ending, Fault> {
     let plan = args.plan()?;
-    let too_few = args.connections.prepare_process();
-    warn(&too_few);
-    let interrupted = interrupt_flag()?;
+    let (too_few, interrupted) = prepare(&args.connections)?;
     let mut report = idle::run(plan, &interrupted, &mut Progress::default())?;
     let doubts = report.warnings.clone();
     report.warnings.extend(too_few);
@@ -137,9 +137,7 @@ fn hold_idle(args: &IdleArgs) -> Result<Ending, Fault> {
 /// Compares two servers, and says whether every message was echoed correctly.
 fn compare_servers(args: &CompareArgs) -> Result<Ending, Fault> {
     let plan = args.plan()?;
-    let too_few = args.traffic.connections.prepare_process();
-    warn(&too_few);
-    let interrupted = interrupt_flag()?;
+    let (too_few, interrupted) = prepare(&args.traffic.connections)?;
     let mut report = compare::run(&plan, &interrupted, &mut Progress::default())?;
     report.each_run.warnings = too_few;
     publish(&report, Some(report.to_string()), args.output.json.as_deref())?;
@@ -150,9 +148,7 @@ fn compare_servers(args: &CompareArgs) -> Result<Ending, Fault> {
 /// Searches the highest rate under a target, and says whether it was found.
 fn search_rate(args: &SearchArgs) -> Result<Ending, Fault> {
     let plan = args.plan()?;
-    let too_few = args.connections.prepare_process();
-    warn(&too_few);
-    let interrupted = interrupt_flag()?;
+    let (too_few, interrupted) = prepare(&args.connections)?;
     let mut report = search::run(&plan, &interrupted, &mut Progress::default())?;
     report.each_run.warnings = too_few;
     publish(&report, Some(report.to_string()), args.output.json.as_deref())?;
@@ -174,6 +170,14 @@ fn warn(warnings: &[impl Display]) {
     for warning in warnings {
         eprintln!("warning: {warning}");
     }
+}
+
+/// Prepares the process for connections: says what it has too little of, and returns that with the
+/// flag that Ctrl-C sets.
+fn prepare(connections: &ConnectionArgs) -> Result<(Vec<Warning>, Arc<AtomicBool>), Fault> {
+    let too_few = connections.prepare_process();
+    warn(&too_few);
+    Ok((too_few, interrupt_flag()?))
 }
 
 /// A flag that the first Ctrl-C sets. The second one ends the program.
