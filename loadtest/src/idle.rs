@@ -179,8 +179,9 @@ impl Conductor<'_> {
         for _ in 0..self.plan.threads.count {
             let plan = Arc::clone(&self.plan);
             let (orders, received) = channel();
-            self.threads
-                .start(move |number, gauges| holder::run(plan, gauges, number, &received))?;
+            self.threads.start(&self.plan.threads, move |number, gauges| {
+                holder::run(plan, gauges, number, &received)
+            })?;
             self.orders.push(orders);
         }
         Ok(())

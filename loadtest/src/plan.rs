@@ -128,11 +128,6 @@ impl Plan {
     pub fn connection_number(&self, thread: usize, index: usize) -> u64 {
         (index * self.threads.count + thread) as u64
     }
-
-    /// The CPU of thread number `thread`, if threads are pinned.
-    pub fn cpu_of(&self, thread: usize) -> Option<usize> {
-        self.threads.cpu_of(thread)
-    }
 }
 
 /// The instants that all threads share, in nanoseconds since the run began.

@@ -101,7 +101,7 @@ impl Run<'_> {
     fn start_threads(&mut self, portions: Vec<Portions>) -> Result<(), ThreadError> {
         for portions in portions {
             let (plan, schedule) = (Arc::clone(&self.plan), Arc::clone(&self.schedule));
-            self.threads.start(move |number, gauges| {
+            self.threads.start(&self.plan.threads, move |number, gauges| {
                 worker::run(plan, schedule, gauges, portions, number)
             })?;
         }

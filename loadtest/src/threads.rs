@@ -23,7 +23,7 @@ pub struct ThreadPlan {
 
 impl ThreadPlan {
     /// The CPU of thread number `thread`, if threads are pinned.
-    pub fn cpu_of(&self, thread: usize) -> Option<usize> {
+    fn cpu_of(&self, thread: usize) -> Option<usize> {
         self.cpus.get(thread % self.cpus.len().max(1)).copied()
     }
 }
@@ -59,17 +59,24 @@ impl<G, T> Default for Threads<G, T> {
 }
 
 impl<G: Default + Send + Sync + 'static, T: Send + 'static> Threads<G, T> {
-    /// Starts another thread, which is told its number and where its gauges are.
+    /// Starts another thread, where `plan` says, which is told its number and where its gauges are.
     pub(crate) fn start(
         &mut self,
+        plan: &ThreadPlan,
         run: impl FnOnce(usize, Arc<G>) -> io::Result<T> + Send + 'static,
     ) -> Result<(), ThreadError> {
         let number = self.0.len();
+        let cpu = plan.cpu_of(number);
         let gauges = Arc::new(G::default());
         let shared = Arc::clone(&gauges);
         let handle = thread::Builder::new()
             .name(format!("loadtest-{number}"))
-            .spawn(move || run(number, shared))
+            .spawn(move || {
+                if let Some(cpu) = cpu {
+                    monoio::utils::bind_to_cpu_set([cpu])?;
+                }
+                run(number, shared)
+            })
             .map_err(ThreadError::Spawn)?;
         self.0.push(Thread { handle, gauges });
         Ok(())
@@ -120,10 +127,11 @@ mod tests {
 
     #[test]
     fn what_threads_return_and_why_they_failed_is_known() {
+        let plan = ThreadPlan { count: 3, cpus: Vec::new() };
         let mut threads = Threads::<AtomicU64, usize>::default();
         for _ in 0..3 {
             threads
-                .start(|number, gauge| {
+                .start(&plan, |number, gauge| {
                     gauge.store(number as u64, Relaxed);
                     Ok(10 * number)
                 })
@@ -138,7 +146,7 @@ mod tests {
         assert_eq!(threads.join().unwrap(), [0, 10, 20]);
 
         let mut threads = Threads::<(), ()>::default();
-        threads.start(|_, _| Err(io::ErrorKind::OutOfMemory.into())).unwrap();
+        threads.start(&plan, |_, _| Err(io::ErrorKind::OutOfMemory.into())).unwrap();
         assert_eq!(
             threads.join().unwrap_err().to_string(),
             "a thread could not run: out of memory"

@@ -117,9 +117,6 @@ pub(crate) fn run(
     portions: Portions,
     thread: usize,
 ) -> io::Result<()> {
-    if let Some(cpu) = plan.cpu_of(thread) {
-        monoio::utils::bind_to_cpu_set([cpu])?;
-    }
     build_runtime()?.block_on(async move {
         let worker = Rc::new(Worker::new(plan, schedule, gauges, portions, thread));
         worker.open_connections();

@@ -102,9 +102,6 @@ pub(super) fn run(
     number: usize,
     orders: &Receiver<Task>,
 ) -> io::Result<HolderTally> {
-    if let Some(cpu) = plan.threads.cpu_of(number) {
-        monoio::utils::bind_to_cpu_set([cpu])?;
-    }
     crate::worker::build_runtime()?.block_on(async move {
         let holder = Rc::new(Holder::new(plan, gauges, number));
         for _ in 0..OPENING_MAX {
