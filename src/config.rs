@@ -158,7 +158,7 @@ pub const RECEIVE_BUFFER: Knob<Size> = Knob {
 /// Few, so that they stay in the CPU's cache; they go back to the kernel every turn. Fewer still
 /// are cheaper for large messages, but dearer when more than they hold arrives at once.
 pub const RECEIVE_BUFFERS: Knob<u16> =
-    Knob { flag: "--receive-buffers", default: 8, min: 2, max: 1 << 15 };
+    Knob { flag: "--receive-buffers", default: 8, min: 2, max: 1 << 10 };
 
 /// The most memory that the shared receive buffers of a worker take together. They are all there
 /// from the start; far fewer bytes already no longer fit any cache.
@@ -511,10 +511,10 @@ mod tests {
             Config { limits, ..Config::default() }.check()
         };
         assert_eq!(check(64, RECEIVE_BUFFER.max), Ok(()));
-        assert_eq!(check(RECEIVE_BUFFERS.max, Size::kib(32)), Ok(()));
+        assert_eq!(check(RECEIVE_BUFFERS.max, Size::kib(1 << 10)), Ok(()));
         assert_eq!(
             check(RECEIVE_BUFFERS.max, RECEIVE_BUFFER.max).unwrap_err().to_string(),
-            "--receive-buffers 32768 of --receive-buffer 16MiB take 512GiB for each worker, but \
+            "--receive-buffers 1024 of --receive-buffer 16MiB take 16GiB for each worker, but \
              may take at most 1GiB; have fewer or smaller ones"
         );
     }

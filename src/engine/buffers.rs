@@ -1,10 +1,14 @@
 //! The shared receive buffers.
 //!
 //! The kernel fills a buffer from front to back, in chunks, for whichever connection has bytes,
-//! before it takes the next. The invariant: a byte belongs either to the kernel or to the one
-//! [`Chunk`] it was received as, and a used-up buffer goes back to the kernel only in a later turn.
+//! before it takes the next. After each turn it is told to begin anew, at the start of the buffers
+//! that have been sent from last: while little is under way, all of it passes through the same few
+//! bytes, which therefore stay in the cache.
+//!
+//! The invariant: a byte belongs either to the kernel or to the one [`Chunk`] it was received as,
+//! and a buffer that was received into goes back to the kernel only when its turn is over.
 
-use std::io;
+use std::{io, mem};
 
 use memmap2::{Advice, MmapMut, MmapOptions};
 
@@ -24,10 +28,14 @@ pub(super) struct Chunk {
 pub(super) struct Buffers {
     memory: MmapMut,
     buffer_len: u32,
-    /// How far each buffer is consumed.
-    consumed: Vec<u32>,
-    /// Buffers that are used up, and go back to the kernel when this turn is over.
-    used_up: Vec<u16>,
+    /// What the kernel has, the buffer that it takes next last.
+    provided: Vec<u16>,
+    /// Buffers with chunks of this turn, in order.
+    in_use: Vec<u16>,
+    /// How far the last of them is consumed.
+    consumed: u32,
+    /// Buffers whose turn is over.
+    sent: Vec<u16>,
     turn: u32,
 }
 
@@ -37,46 +45,54 @@ impl Buffers {
         Ok(Self {
             memory: map(usize::from(count) * buffer_len as usize, huge_pages)?,
             buffer_len,
-            consumed: vec![0; count.into()],
-            used_up: (0..count).collect(),
+            provided: Vec::new(),
+            in_use: Vec::new(),
+            consumed: 0,
+            sent: (0..count).collect(),
             turn: 0,
         })
     }
 
-    /// Voids all chunks, and gives used-up buffers to the kernel.
-    #[expect(unsafe_code, reason = "the kernel is given memory")]
-    pub(super) fn next_turn(&mut self, kernel: &mut impl Kernel) {
+    /// Voids all chunks.
+    pub(super) fn next_turn(&mut self) {
         self.turn = self.turn.wrapping_add(1);
-        if self.used_up.is_empty() {
-            return;
-        }
-        let Self { memory, consumed, used_up, buffer_len, .. } = self;
-        let buffers = used_up.drain(..).map(|buffer| {
-            consumed[usize::from(buffer)] = 0;
-            let start = usize::from(buffer) * *buffer_len as usize;
-            (buffer, memory[start..].as_mut_ptr())
-        });
-        // SAFETY: each buffer lies within the memory, which the ring drops after the kernel, and
-        // of which `chunk_mut` shows only what was received in the same turn.
-        unsafe { kernel.provide(buffers, *buffer_len) };
+        mem::swap(&mut self.in_use, &mut self.sent);
     }
 
-    /// The chunk of `len` bytes that the kernel has just put into `buffer`, with which it is done
-    /// unless it `goes_on`.
-    pub(super) fn take(&mut self, buffer: u16, len: u32, goes_on: bool) -> Chunk {
-        let consumed = &mut self.consumed[usize::from(buffer)];
-        let at = *consumed;
-        *consumed += len;
-        assert!(*consumed <= self.buffer_len, "the kernel stays within its buffer");
-        if !goes_on {
-            self.used_up.push(buffer);
+    /// The chunk of `len` bytes that the kernel has put into `buffer`.
+    pub(super) fn take(&mut self, buffer: u16, len: u32) -> Chunk {
+        if self.in_use.last() != Some(&buffer) {
+            let next = self.provided.pop();
+            assert_eq!(next, Some(buffer), "the kernel takes its buffers in order");
+            self.in_use.push(buffer);
+            self.consumed = 0;
         }
+        let at = self.consumed;
+        self.consumed += len;
+        assert!(self.consumed <= self.buffer_len, "the kernel stays within its buffer");
         Chunk { buffer, at, len, turn: self.turn }
+    }
+
+    /// Provides the kernel with all buffers that have no chunks of this turn.
+    #[expect(unsafe_code, reason = "the kernel is given memory")]
+    pub(super) fn provide(&mut self, kernel: &mut impl Kernel) {
+        if self.in_use.is_empty() && self.sent.is_empty() {
+            return;
+        }
+        let Self { memory, buffer_len, provided, sent, .. } = self;
+        provided.extend(sent.drain(..).rev());
+        let buffers = provided.iter().rev().map(|buffer| {
+            let start = usize::from(*buffer) * *buffer_len as usize;
+            (*buffer, memory[start..].as_mut_ptr())
+        });
+        // SAFETY: each buffer lies within the memory, which the ring drops after the kernel, and
+        // `chunk_mut` shows only what was received in this turn, in other buffers than these.
+        unsafe { kernel.provide(buffers, *buffer_len) };
     }
 
     #[cfg(test)]
     pub(super) fn count(&self) -> usize {
-        self.consumed.len()
+        self.provided.len() + self.in_use.len() + self.sent.len()
     }
 
     /// The bytes of a chunk of this turn.

@@ -37,8 +37,6 @@ pub struct Completion {
     pub result: i32,
     /// The buffer that was received into; none if nothing was.
     pub buffer: Option<u16>,
-    /// That buffer has room for more, and stays the kernel's.
-    pub buffer_goes_on: bool,
     /// The operation goes on, and completes again.
     pub goes_on: bool,
 }
@@ -60,15 +58,18 @@ pub trait Kernel {
     #[expect(unsafe_code, reason = "operations point to memory")]
     unsafe fn push(&mut self, operation: &Operation, user_data: u64);
 
-    /// Provides buffers to receive into, each a number and the address of `buffer_len` bytes.
+    /// Provides buffers to receive into, in this order, each a number and the address of
+    /// `buffer_len` bytes. What is left of those provided before is the kernel's no longer.
     ///
     /// # Safety
     ///
-    /// The memory outlives the kernel, and nobody else touches what has not been received into.
+    /// The memory outlives the kernel, and until buffers are provided again nobody else touches
+    /// what has not been received into.
     #[expect(unsafe_code, reason = "the kernel is given memory")]
     unsafe fn provide(&mut self, buffers: impl Iterator<Item = (u16, *mut u8)>, buffer_len: u32);
 
-    /// Has everything done that was asked for, as far as it can be, and collects what completed.
+    /// Has everything done that was asked for, as far as it can be, and collects what completed,
+    /// including all that has been received.
     fn enter(&mut self, completions: &mut Vec<Completion>) -> io::Result<()>;
 
     /// Whether completions that come outside of [`enter`](Self::enter) are announced.

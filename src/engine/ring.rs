@@ -186,7 +186,7 @@ impl<K: Kernel> Ring<K> {
     pub(super) fn new(mut kernel: K, dimensions: Dimensions) -> io::Result<Self> {
         let Dimensions { receive_buffers, receive_buffer_len, huge_pages, .. } = dimensions;
         let mut buffers = Buffers::new(receive_buffers, receive_buffer_len, huge_pages)?;
-        buffers.next_turn(&mut kernel);
+        buffers.provide(&mut kernel);
         Ok(Self {
             kernel,
             buffers,
@@ -276,10 +276,11 @@ impl<K: Kernel> Ring<K> {
     pub(super) fn turn(&mut self, events: &mut Events) -> io::Result<()> {
         let mut completions = std::mem::take(&mut self.completions);
         self.kernel.enter(&mut completions)?;
-        self.buffers.next_turn(&mut self.kernel);
+        self.buffers.next_turn();
         for completion in completions.drain(..) {
             self.complete(&completion, events);
         }
+        self.buffers.provide(&mut self.kernel);
         self.completions = completions;
         self.sends.clear();
         self.owned.clear();
@@ -338,7 +339,7 @@ impl<K: Kernel> Ring<K> {
         }
         let end = match (result, completion.buffer) {
             (Ok(len @ 1..), Some(buffer)) => {
-                let chunk = self.buffers.take(buffer, len, completion.buffer_goes_on);
+                let chunk = self.buffers.take(buffer, len);
                 return Event::Received { chunk, goes_on: completion.goes_on };
             }
             (Ok(_), _) => return Event::PeerEnded,

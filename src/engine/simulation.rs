@@ -198,7 +198,8 @@ impl World {
         self.cancels = cancels;
     }
 
-    fn progress_receives(&mut self) {
+    /// Bytes are collected in the call that receives them, the end of a receive perhaps later.
+    fn progress_receives(&mut self, completions: &mut Vec<Completion>) {
         let mut receives = std::mem::take(&mut self.receives);
         receives.shuffle(&mut self.rng);
         receives.retain_mut(|receive| {
@@ -206,7 +207,10 @@ impl World {
             while goes_on && self.rng.random_ratio(2, 3) {
                 match self.receive(receive) {
                     Some(completion) => {
-                        self.completed.push_back(completion);
+                        match completion.buffer {
+                            Some(_) => completions.push(completion),
+                            None => self.completed.push_back(completion),
+                        }
                         goes_on = completion.goes_on;
                     }
                     None => break,
@@ -238,13 +242,11 @@ impl World {
         receive.left -= len;
         let number = buffer.number;
         // An incremental buffer goes on until it is full; others end with their first bytes.
-        let buffer_goes_on = buffer.used < buffer.len && !rng.random_ratio(1, 20);
-        if !buffer_goes_on {
+        if buffer.used == buffer.len || rng.random_ratio(1, 20) {
             free_buffers.pop_front();
         }
         Some(Completion {
             buffer: Some(number),
-            buffer_goes_on,
             goes_on: receive.left > 0 && !rng.random_ratio(1, 10),
             ..last(receive.user_data, Ok(len))
         })
@@ -302,7 +304,7 @@ fn last(user_data: u64, result: Result<usize, Errno>) -> Completion {
         Ok(len) => i32::try_from(len).expect("a short length"),
         Err(errno) => -(errno as i32),
     };
-    Completion { user_data, result, buffer: None, buffer_goes_on: false, goes_on: false }
+    Completion { user_data, result, buffer: None, goes_on: false }
 }
 
 #[expect(unsafe_code, reason = "the kernel is given addresses")]
@@ -339,6 +341,7 @@ impl Kernel for Simulation {
     #[expect(unsafe_code, reason = "the kernel is given memory")]
     unsafe fn provide(&mut self, buffers: impl Iterator<Item = (u16, *mut u8)>, buffer_len: u32) {
         let mut world = self.0.borrow_mut();
+        world.free_buffers.clear();
         for (number, memory) in buffers {
             assert!(world.free_buffers.iter().all(|free| free.number != number), "provided twice");
             let len = buffer_len as usize;
@@ -349,13 +352,17 @@ impl Kernel for Simulation {
     fn enter(&mut self, completions: &mut Vec<Completion>) -> io::Result<()> {
         let mut world = self.0.borrow_mut();
         let world = &mut *world;
+        // What is received does not wait for what is sent.
+        if world.rng.random() {
+            world.progress_receives(completions);
+        }
         let mut failed = Vec::new();
         for (operation, user_data) in std::mem::take(&mut world.pushed) {
             world.perform(operation, user_data, &mut failed);
         }
         world.pass();
         world.progress_cancels();
-        world.progress_receives();
+        world.progress_receives(completions);
         world.progress_patient_sends();
         let collected = world.rng.random_range(0..=world.completed.len());
         completions.extend(world.completed.drain(..collected));

@@ -2,7 +2,9 @@
 //!
 //! Task work is deferred, so the kernel writes into our memory only inside of `io_uring_enter`.
 //! Buffers are consumed incrementally (`IOU_PBUF_RING_INC`, Linux 6.12): the kernel fills one from
-//! front to back, for whichever connection has bytes, before it takes the next.
+//! front to back, for whichever connection has bytes, before it takes the next. A receive that waits
+//! holds none, and a multishot one is never left to one of the kernel's threads, so that between two
+//! calls nobody looks at the queue of buffers, and it can be written anew.
 
 use std::{
     io,
@@ -46,7 +48,8 @@ pub struct Uring {
     /// What the kernel reads to find a free buffer: an entry for each, and the tail.
     buffer_entries: MmapMut,
     buffer_count: u16,
-    buffer_tail: u16,
+    /// The entry that the kernel is at: as many as it has taken and does not go on with.
+    buffer_head: u16,
 }
 
 impl Uring {
@@ -75,7 +78,7 @@ impl Uring {
                 INCREMENTAL,
             )?;
         }
-        Ok(Self { ring, buffer_entries, buffer_count, buffer_tail: 0 })
+        Ok(Self { ring, buffer_entries, buffer_count, buffer_head: 0 })
     }
 }
 
@@ -108,21 +111,22 @@ impl Kernel for Uring {
     #[expect(clippy::cast_ptr_alignment, reason = "a mapping is aligned to a page")]
     unsafe fn provide(&mut self, buffers: impl Iterator<Item = (u16, *mut u8)>, buffer_len: u32) {
         let entries = self.buffer_entries.as_mut_ptr().cast::<BufRingEntry>();
+        let mut end = self.buffer_head;
         for (buffer, memory) in buffers {
-            let at = usize::from(self.buffer_tail % self.buffer_count);
+            let at = usize::from(end % self.buffer_count);
             // SAFETY: `at` is below the number of entries, so the entry lies within the mapping,
-            // which is aligned for it; the kernel reads it only once the tail has passed it.
+            // which is aligned for it; the kernel reads it only when it is entered.
             let entry = unsafe { &mut *entries.add(at) };
             entry.set_addr(memory as u64);
             entry.set_len(buffer_len);
             entry.set_bid(buffer);
-            self.buffer_tail = self.buffer_tail.wrapping_add(1);
+            end = end.wrapping_add(1);
         }
         // SAFETY: the mapping starts with the first entry, whose reserved field is the tail; it is
         // aligned, and shared with the kernel only.
         unsafe {
             let tail = BufRingEntry::tail(entries);
-            AtomicU16::from_ptr(tail.cast_mut()).store(self.buffer_tail, Ordering::Release);
+            AtomicU16::from_ptr(tail.cast_mut()).store(end, Ordering::Release);
         }
     }
 
@@ -141,7 +145,13 @@ impl Kernel for Uring {
                 Ok(_) | Err((Some(Errno::EINTR | Errno::EBUSY | Errno::EAGAIN), _)) => {}
                 Err((_, error)) => return Err(error),
             }
-            completions.extend(self.ring.completion().map(|entry| completion(&entry)));
+            for entry in self.ring.completion() {
+                let flags = entry.flags();
+                if cqueue::buffer_select(flags).is_some() && !cqueue::buffer_more(flags) {
+                    self.buffer_head = self.buffer_head.wrapping_add(1);
+                }
+                completions.push(completion(&entry));
+            }
             // Sends at once are over only when every entry is submitted, and whether they failed
             // is known only when the kernel holds nothing back.
             let submission = self.ring.submission();
@@ -167,7 +177,6 @@ fn completion(entry: &cqueue::Entry) -> Completion {
         user_data: entry.user_data(),
         result: entry.result(),
         buffer: cqueue::buffer_select(entry.flags()),
-        buffer_goes_on: cqueue::buffer_more(entry.flags()),
         goes_on: cqueue::more(entry.flags()),
     }
 }

@@ -125,7 +125,7 @@ fn bad_values_are_refused_with_flag_value_and_what_is_allowed() {
         (&["--listen", "9001"][..], "'9001' for '--listen <ADDRESS:PORT>': an IP address and"),
         (&["--receive-buffer", "1KiB"], "--receive-buffer is 1KiB, but must be from 4KiB to 16MiB"),
         (&["--receive-buffer", "big"], "'big' for '--receive-buffer <SIZE>': a size is a number"),
-        (&["--receive-buffers", "1"], "--receive-buffers is 1, but must be from 2 to 32768"),
+        (&["--receive-buffers", "1"], "--receive-buffers is 1, but must be from 2 to 1024"),
         (&["--receive-buffers", "3"], "--receive-buffers is 3, but must be a power of two"),
         (&["--unsent-max", "1KiB"], "--unsent-max is 1KiB, but must be from 64KiB to 64MiB"),
         (&["--hold", "2MiB"], "--hold is 2MiB, but must be from 0 to 1MiB"),

@@ -3,15 +3,15 @@
 //! Task work is deferred, so the kernel writes into the shared buffers only inside of
 //! `io_uring_enter`. Sends are made such that they are over when the call that submits them
 //! returns: with `MSG_DONTWAIT` a send is never queued, and with `MSG_WAITALL` a short one counts
-//! as failed, so that it completes although successful ones are told not to. So a buffer that is
-//! used up goes back to the kernel in the turn after.
+//! as failed, so that it completes although successful ones are told not to. So a buffer that was
+//! received into goes back to the kernel in the turn after.
 //!
 //! Its invariant: everything that a submitted entry points to (the shared buffers, messages,
 //! bytes of patient sends) lives, and stays where it is, until the entry's operation is over.
 
 use std::{
     collections::HashMap,
-    io,
+    io, mem,
     net::TcpListener,
     os::fd::AsRawFd,
     ptr,
@@ -229,15 +229,17 @@ impl Ring {
         self.completions.clear();
         self.next = 0;
         self.push_replies();
+        self.buffers.provide();
         loop {
-            self.enter(may_wait)?;
+            let has_events = !self.completions.is_empty() || !self.unsent.is_empty();
+            self.enter(may_wait && !has_events)?;
             self.collect();
             // Only when every entry is submitted are the sends over.
             if self.io.submission().is_empty() {
                 break;
             }
         }
-        self.buffers.give_back();
+        self.buffers.next_turn();
         self.replies.clear();
         self.messages.clear();
         Ok(())
@@ -418,75 +420,88 @@ impl Message {
 }
 
 /// The shared buffers: a provided-buffer ring that the kernel takes memory from.
+///
+/// For each turn it begins at the start of those that were sent from last, so that while little is
+/// under way, all of it passes through the same few bytes, and those stay in the cache.
 struct Buffers {
-    /// What the kernel reads: an entry for each free buffer, and the tail.
+    /// What the kernel reads: an entry for each buffer that it may take, and the tail.
     entries: MmapMut,
     memory: MmapMut,
-    tail: u16,
-    /// How far each buffer is consumed.
-    consumed: [u32; BUFFERS as usize],
-    /// Buffers that are used up, and go back to the kernel in the next turn.
-    used_up: Vec<u16>,
+    /// How many entries the kernel has used up.
+    head: u16,
+    /// What the kernel has, the buffer that it takes next last.
+    provided: Vec<u16>,
+    /// Buffers with chunks of the last turn, in order, and how far the last of them is consumed.
+    in_use: Vec<u16>,
+    consumed: u32,
+    /// Buffers whose chunks have been sent.
+    sent: Vec<u16>,
 }
 
 impl Buffers {
     #[expect(unsafe_code, reason = "the kernel is given memory of ours")]
     fn register(io: &IoUring) -> io::Result<Self> {
-        let mut buffers = Self {
+        let buffers = Self {
             entries: MmapMut::map_anon(usize::from(BUFFERS) * size_of::<BufRingEntry>())?,
             memory: MmapOptions::new()
                 .len(usize::from(BUFFERS) * BUFFER_LEN as usize)
                 .populate()
                 .map_anon()?,
-            tail: 0,
-            consumed: [0; BUFFERS as usize],
-            used_up: (0..BUFFERS).collect(),
+            head: 0,
+            provided: Vec::new(),
+            in_use: Vec::new(),
+            consumed: 0,
+            sent: (0..BUFFERS).collect(),
         };
-        let address = buffers.entries.as_mut_ptr() as u64;
+        let address = buffers.entries.as_ptr() as u64;
         // SAFETY: the entries are page-aligned, as many as said, and live as long as `Buffers`,
         // which the ring's owner drops after the ring.
         unsafe {
             io.submitter().register_buf_ring_with_flags(address, BUFFERS, GROUP, INCREMENTAL)?;
         }
-        buffers.give_back();
         Ok(buffers)
     }
 
-    /// Gives used-up buffers back to the kernel.
+    /// Gives the kernel all buffers without chunks that are still to be sent.
     #[expect(unsafe_code, reason = "the kernel reads these entries")]
     #[expect(clippy::cast_ptr_alignment, reason = "a mapping is aligned to a page")]
-    fn give_back(&mut self) {
-        if self.used_up.is_empty() {
-            return;
-        }
-        for buffer in self.used_up.drain(..) {
-            self.consumed[usize::from(buffer)] = 0;
-            let address = self.memory.as_ptr() as u64 + u64::from(buffer) * u64::from(BUFFER_LEN);
-            let at = usize::from(self.tail % BUFFERS);
+    fn provide(&mut self) {
+        self.provided.extend(self.sent.drain(..).rev());
+        let mut end = self.head;
+        for buffer in self.provided.iter().rev() {
+            let address = self.memory.as_ptr() as u64 + u64::from(*buffer) * u64::from(BUFFER_LEN);
+            let at = usize::from(end % BUFFERS);
             // SAFETY: `at` is below the number of entries, so this one lies within the mapping,
-            // which is aligned for it; the kernel reads it only once the tail has passed it.
+            // which is aligned for it; the kernel reads it only when it is entered.
             let entry = unsafe { &mut *self.entries.as_mut_ptr().cast::<BufRingEntry>().add(at) };
             entry.set_addr(address);
             entry.set_len(BUFFER_LEN);
-            entry.set_bid(buffer);
-            self.tail = self.tail.wrapping_add(1);
+            entry.set_bid(*buffer);
+            end = end.wrapping_add(1);
         }
         // SAFETY: the mapping starts with the first entry, whose reserved field is the tail; it is
         // aligned, and shared with the kernel only.
         unsafe {
             let tail = BufRingEntry::tail(self.entries.as_ptr().cast());
-            AtomicU16::from_ptr(tail.cast_mut()).store(self.tail, Ordering::Release);
+            AtomicU16::from_ptr(tail.cast_mut()).store(end, Ordering::Release);
         }
     }
 
-    /// The chunk of `len` bytes that the kernel has just put into `buffer`.
+    /// All that was to be sent is sent.
+    fn next_turn(&mut self) {
+        mem::swap(&mut self.in_use, &mut self.sent);
+    }
+
+    /// The chunk of `len` bytes that the kernel has put into `buffer`.
     fn take(&mut self, buffer: u16, len: u32, is_used_up: bool) -> Chunk {
-        let consumed = &mut self.consumed[usize::from(buffer)];
-        let at = u32::from(buffer) * BUFFER_LEN + *consumed;
-        *consumed += len;
-        if is_used_up {
-            self.used_up.push(buffer);
+        if self.in_use.last() != Some(&buffer) {
+            assert_eq!(self.provided.pop(), Some(buffer), "the kernel takes its buffers in order");
+            self.in_use.push(buffer);
+            self.consumed = 0;
         }
+        let at = u32::from(buffer) * BUFFER_LEN + self.consumed;
+        self.consumed += len;
+        self.head = self.head.wrapping_add(is_used_up.into());
         Chunk { at, len }
     }
 
