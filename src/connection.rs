@@ -491,7 +491,7 @@ async fn noting_waits<T>(future: impl Future<Output = T>) -> (T, bool) {
 ///
 /// monoio runs a task that wakes itself before all others; one that waits for a new task to end
 /// comes behind them.
-async fn let_others_go_on() {
+pub(crate) async fn let_others_go_on() {
     monoio::spawn(async {}).await;
 }
 

@@ -307,9 +307,12 @@ impl Server {
         let events = self.events_sender.clone();
         let on_ready = self.on_ready.clone();
         let thread = thread::Builder::new().name(format!("worker-{worker}")).spawn(move || {
-            let ready = || {
-                let _ = events.send(Event::Ready);
-                on_ready(worker);
+            let ready = {
+                let events = events.clone();
+                move || {
+                    let _ = events.send(Event::Ready);
+                    on_ready(worker);
+                }
             };
             let result = catch_unwind(AssertUnwindSafe(|| worker::run(plan, ready))).ok();
             if let Some(balance) = balance {

@@ -47,8 +47,10 @@ use crate::{
     balance::{Accepted, Member},
     clock::{Deadlines, TICK, Tick},
     config::Limits,
-    connection::{self, ConnectionEnd, Control, Demand, Shared, linger, write_all},
-    engine::{self, Departure, Engine},
+    connection::{
+        self, ConnectionEnd, Control, Demand, Shared, let_others_go_on, linger, write_all,
+    },
+    engine::{self, Calls, Departure, Engine},
     handshake::{self, Negotiated, Policy},
     http::{HeadError, RequestRefusal, Route, encode_refusal, read_request_head, route},
     metrics::Counters,
@@ -99,14 +101,16 @@ pub struct Site {
 /// Runs a worker on this thread until it is told to stop and its connections have ended.
 ///
 /// `ready` is called once connections are accepted.
-pub fn run(plan: Plan, ready: impl FnOnce()) -> io::Result<()> {
+pub fn run(plan: Plan, ready: impl FnOnce() + 'static) -> io::Result<()> {
     monoio::utils::bind_to_cpu_set([plan.cpu])?;
-    match plan.driver {
-        Driver::IoUring => ring_builder()?.build()?.block_on(serve(plan, ready)),
-        Driver::Epoll => RuntimeBuilder::<LegacyDriver>::new()
-            .enable_timer()
-            .build()?
-            .block_on(serve(plan, ready)),
+    let driver = plan.driver;
+    // As a task it has its turns among the others; monoio runs what it blocks on behind all tasks.
+    let served = async move { monoio::spawn(serve(plan, ready)).await };
+    match driver {
+        Driver::IoUring => ring_builder()?.build()?.block_on(served),
+        Driver::Epoll => {
+            RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?.block_on(served)
+        }
     }
 }
 
@@ -152,10 +156,11 @@ struct Worker {
     drained: Cell<Option<Waker>>,
 }
 
-/// The engine, and what wakes it.
+/// The engine, what wakes it, and what calls it back from its own ring.
 struct EnginePlane {
     engine: RefCell<Engine>,
     wake: EventFd,
+    calls: Calls,
 }
 
 /// A connection whose opening handshake is done: what a data plane takes over.
@@ -179,19 +184,23 @@ async fn serve(plan: Plan, ready: impl FnOnce()) -> io::Result<()> {
     let nonblocking = plan.driver == Driver::Epoll;
     plan.listener.set_nonblocking(nonblocking)?;
     plan.stop.set_nonblocking(nonblocking)?;
-    let listener = TcpListener::from_std(plan.listener)?;
-    let mut stop = UnixStream::from_std(plan.stop)?;
     let (member, woken) = plan.member.unzip();
 
     let worker = Rc::new(Worker::new(plan.site, plan.counters, plan.engine, member)?);
     monoio::spawn(worker.clone().sweep());
+    if let Some(plane) = &worker.engine {
+        plane.calls.add(&plan.listener)?;
+        for stream in [&plan.stop].into_iter().chain(&woken) {
+            plane.calls.add(stream)?;
+        }
+        let wake = File::from_std(plane.wake.as_fd().try_clone_to_owned()?.into())?;
+        monoio::spawn(worker.clone().drive_engine(wake));
+    }
+    let listener = TcpListener::from_std(plan.listener)?;
+    let mut stop = UnixStream::from_std(plan.stop)?;
     if let Some(woken) = woken {
         woken.set_nonblocking(nonblocking)?;
         monoio::spawn(worker.clone().admit_assigned(UnixStream::from_std(woken)?));
-    }
-    if let Some(plane) = &worker.engine {
-        let wake = File::from_std(plane.wake.as_fd().try_clone_to_owned()?.into())?;
-        monoio::spawn(worker.clone().drive_engine(wake));
     }
     ready();
     {
@@ -397,12 +406,10 @@ impl Worker {
         let mut count = vec![0; size_of::<u64>()];
         loop {
             (_, count) = wake.read_at(count, 0).await;
-            let slice = if self.connections.borrow().is_empty() {
-                ENGINE_SLICE
-            } else {
-                ENGINE_SLICE_SHORT
-            };
-            for departure in plane.turn_until_idle(slice) {
+            // What has completed in this ring calls no more, and must not wait for the engine.
+            let_others_go_on().await;
+            let is_alone = self.connections.borrow().is_empty();
+            for departure in plane.run(is_alone) {
                 self.finish(departure);
             }
         }
@@ -516,7 +523,7 @@ impl EnginePlane {
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
         let counters = shared.counters.clone();
         let engine = Engine::new(dimensions, shared.rules, counters, &wake)?;
-        Ok(Self { engine: RefCell::new(engine), wake })
+        Ok(Self { engine: RefCell::new(engine), wake, calls: Calls::new()? })
     }
 
     /// Has the engine turn soon.
@@ -525,11 +532,17 @@ impl EnginePlane {
         let _ = self.wake.write(1);
     }
 
-    /// Has the engine turn until it is idle, or for a slice of time; then it wakes itself, behind
-    /// whatever else the worker has to do. Returns the connections that have left.
-    fn turn_until_idle(&self, slice: Duration) -> Vec<Departure> {
+    /// Has the engine turn until it is idle, or others are to have their turn; then it wakes itself
+    /// behind them. If it carries all of the worker's connections, others are those that call.
+    /// Returns the connections that have left.
+    fn run(&self, is_alone: bool) -> Vec<Departure> {
         let mut engine = self.engine.borrow_mut();
-        if !engine.turn_until_idle(slice).expect("the engine's ring works") {
+        let is_idle = if is_alone && engine.is_active() {
+            engine.stay(&self.calls)
+        } else {
+            engine.turn_until_idle(if is_alone { ENGINE_SLICE } else { ENGINE_SLICE_SHORT })
+        };
+        if !is_idle.expect("the engine's ring works") {
             self.wake();
         }
         engine.departures()

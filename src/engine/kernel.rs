@@ -1,7 +1,10 @@
 //! The kernel as a ring sees it: operations go in, completions come out. [`super::uring`] is the
 //! real one; the tests have one that completes late, short, in any order, or not at all.
 
-use std::{io, os::fd::BorrowedFd};
+use std::{
+    io,
+    os::fd::{BorrowedFd, RawFd},
+};
 
 /// What the kernel can be asked to do on the connection in a slot.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +18,8 @@ pub enum Operation {
     SendMessage { slot: u32, header: *const libc::msghdr, mode: SendMode },
     /// End the receive that was pushed with this user data.
     Cancel { target: u64 },
+    /// Complete as soon as a descriptor is readable.
+    Watch { descriptor: RawFd },
 }
 
 /// How a send treats a socket that is full.
@@ -70,7 +75,8 @@ pub trait Kernel {
 
     /// Has everything done that was asked for, as far as it can be, and collects what completed,
     /// including all that has been received.
-    fn enter(&mut self, completions: &mut Vec<Completion>) -> io::Result<()>;
+    /// If it may wait, something has completed when it returns, unless a signal came.
+    fn enter(&mut self, completions: &mut Vec<Completion>, may_wait: bool) -> io::Result<()>;
 
     /// Whether completions that come outside of [`enter`](Self::enter) are announced.
     fn announce(&mut self, enabled: bool);

@@ -15,6 +15,7 @@
 //! here is the turn.
 
 mod buffers;
+mod calls;
 mod kernel;
 mod ring;
 #[cfg(test)]
@@ -56,7 +57,13 @@ use crate::{
     },
 };
 
-pub use self::ring::Dimensions;
+pub use self::{calls::Calls, ring::Dimensions};
+
+/// How long the engine stays in its own ring without a call from elsewhere.
+///
+/// Everything that does not call, as timers, may be so much later; and an engine that has been idle
+/// for longer sleeps with everything else.
+const STAY_MAX: Duration = Duration::from_millis(10);
 
 /// A connection that has left the engine, for an ordinary task to finish.
 pub struct Departure {
@@ -83,6 +90,8 @@ pub struct Engine<K = Uring> {
     /// The server is stopping, and closes connections between two messages.
     draining: bool,
     departures: Vec<Departure>,
+    /// When something last happened.
+    active_at: Instant,
     /// Empty between turns.
     events: Events,
 }
@@ -122,7 +131,7 @@ pub fn probe() -> io::Result<Probe> {
     ring.adopt(key, table.present_mut(key).descriptor.as_fd())?;
     ring.receive(key, dimensions.receive_share);
     let mut events = Events::default();
-    ring.turn(&mut events)?;
+    ring.turn(&mut events, false)?;
     Ok(match events.others[..] {
         [(_, Event::Received { .. })] => Probe { limits_receives: true },
         _ => Probe { limits_receives: false },
@@ -169,6 +178,7 @@ impl<K: Kernel> Engine<K> {
             leaving: Vec::new(),
             draining: false,
             departures: Vec::new(),
+            active_at: Instant::now(),
             events: Events::default(),
         })
     }
@@ -228,25 +238,67 @@ impl<K: Kernel> Engine<K> {
         let begin = Instant::now();
         self.ring.announce(false);
         while begin.elapsed() < slice {
-            if self.turn()? {
-                continue;
-            }
-            // What came before the announcements shows in one more turn.
-            self.ring.announce(true);
-            if !self.turn()? {
+            if !self.turn(false)? && self.fall_asleep()? {
                 return Ok(true);
             }
-            self.ring.announce(false);
         }
         Ok(false)
     }
 
-    /// One turn: sends the replies of the one before, takes what has arrived, and queues the
-    /// replies to it. Says whether anything happened.
-    fn turn(&mut self) -> io::Result<bool> {
+    /// Whether so much is happening that [`stay`](Self::stay) is worth its while.
+    pub fn is_active(&self) -> bool {
+        !self.draining && self.active_at.elapsed() < STAY_MAX
+    }
+
+    /// Turns until there is a call, waiting in its own ring while nothing happens. One system call
+    /// then sends and waits, where sleeping elsewhere takes several.
+    ///
+    /// Says whether nothing happens any more. If so, the wake-up descriptor is written to when
+    /// something does.
+    pub fn stay(&mut self, calls: &Calls) -> io::Result<bool> {
+        self.ring.announce(false);
+        if !self.ring.is_watching() {
+            calls.call_after(STAY_MAX)?;
+            self.ring.watch(calls.as_fd());
+        }
+        // What has been queued between turns is sent by the second.
+        let mut may_wait = false;
+        loop {
+            let happened = self.turn(may_wait)?;
+            let is_called = !self.ring.is_watching();
+            may_wait = !self.is_in_haste();
+            if happened {
+                if is_called {
+                    return Ok(false);
+                }
+            } else if is_called || !may_wait {
+                return self.fall_asleep();
+            }
+        }
+    }
+
+    /// Whether something is to be done for which no event will come.
+    fn is_in_haste(&self) -> bool {
+        !(self.starved.is_empty() && self.leaving.is_empty() && self.departures.is_empty())
+    }
+
+    /// Has what happens from now on announced, unless something still happens.
+    fn fall_asleep(&mut self) -> io::Result<bool> {
+        self.ring.announce(true);
+        // What came before the announcements shows in one more turn.
+        let happened = self.turn(false)?;
+        if happened {
+            self.ring.announce(false);
+        }
+        Ok(!happened)
+    }
+
+    /// One turn: sends the replies of the one before, takes what has arrived, for which it may
+    /// wait, and queues the replies to it. Says whether anything happened.
+    fn turn(&mut self, may_wait: bool) -> io::Result<bool> {
         let starved = self.starved.len();
         let mut events = mem::take(&mut self.events);
-        self.ring.turn(&mut events)?;
+        self.ring.turn(&mut events, may_wait)?;
         let happened = !(starved == 0 && events.unsent.is_empty() && events.others.is_empty());
         for (key, unsent) in events.unsent.drain(..) {
             match unsent {
@@ -256,6 +308,9 @@ impl<K: Kernel> Engine<K> {
         }
         for (key, event) in events.others.drain(..) {
             self.handle(key, event);
+        }
+        if happened {
+            self.active_at = Instant::now();
         }
         self.events = events;
         for at in 0..starved {

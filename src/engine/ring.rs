@@ -5,7 +5,13 @@
 //! until its completion is looked at: in the same [`Ring::turn`]. A patient send has memory of its
 //! own until it completes.
 
-use std::{collections::HashMap, io, ops::Range, os::fd::BorrowedFd, ptr};
+use std::{
+    collections::HashMap,
+    io,
+    ops::Range,
+    os::fd::{AsRawFd, BorrowedFd},
+    ptr,
+};
 
 use nix::errno::Errno;
 
@@ -33,6 +39,7 @@ pub(super) struct Ring<K> {
     /// Memory of patient sends that are over, for the next ones.
     spare: Vec<Vec<u8>>,
     receives_under_way: usize,
+    is_watching: bool,
     /// Completions before they are looked at; empty between turns.
     completions: Vec<Completion>,
 }
@@ -137,15 +144,19 @@ struct Message {
     pieces: Vec<libc::iovec>,
 }
 
-/// The kind of an operation, in the upper two bits of its user data. The lower ones are a key, or
-/// the index of a send record.
+/// The kind of an operation, in the upper two bits of its user data. The lower ones are a key, the
+/// index of a send record, or one of few.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Receive,
     Send,
     SendPatiently,
-    CancelReceive,
+    /// [`CANCEL`] or [`WATCH`].
+    Other,
 }
+
+const CANCEL: u64 = 0;
+const WATCH: u64 = 1;
 
 /// How much memory of past patient sends is kept: so many pieces, each of so many bytes.
 const SPARE_MAX: usize = 4;
@@ -176,7 +187,7 @@ impl Kind {
             0 => Self::Receive,
             1 => Self::Send,
             2 => Self::SendPatiently,
-            _ => Self::CancelReceive,
+            _ => Self::Other,
         };
         (kind, user_data & ((1 << Self::SHIFT) - 1))
     }
@@ -197,6 +208,7 @@ impl<K: Kernel> Ring<K> {
             patient: HashMap::new(),
             spare: Vec::new(),
             receives_under_way: 0,
+            is_watching: false,
             completions: Vec::new(),
         })
     }
@@ -226,7 +238,19 @@ impl<K: Kernel> Ring<K> {
     /// Ends the receive; its end is an event all the same.
     pub(super) fn cancel_receive(&mut self, key: Key) {
         let target = Kind::Receive.user_data(key.to_bits());
-        self.push(&Operation::Cancel { target }, Kind::CancelReceive.user_data(key.to_bits()));
+        self.push(&Operation::Cancel { target }, Kind::Other.user_data(CANCEL));
+    }
+
+    /// Watches a descriptor until it is readable.
+    pub(super) fn watch(&mut self, descriptor: BorrowedFd<'_>) {
+        self.is_watching = true;
+        let operation = Operation::Watch { descriptor: descriptor.as_raw_fd() };
+        self.push(&operation, Kind::Other.user_data(WATCH));
+    }
+
+    /// Whether a descriptor is watched that has not been readable since.
+    pub(super) fn is_watching(&self) -> bool {
+        self.is_watching
     }
 
     /// The bytes of a chunk of this turn.
@@ -271,11 +295,11 @@ impl<K: Kernel> Ring<K> {
         self.spare.pop().unwrap_or_default()
     }
 
-    /// Has everything done that was asked for, and collects what has happened. Chunks of the turns
-    /// before are void from here on.
-    pub(super) fn turn(&mut self, events: &mut Events) -> io::Result<()> {
+    /// Has everything done that was asked for, and collects what has happened, for which it may
+    /// wait. Chunks of the turns before are void from here on.
+    pub(super) fn turn(&mut self, events: &mut Events, may_wait: bool) -> io::Result<()> {
         let mut completions = std::mem::take(&mut self.completions);
-        self.kernel.enter(&mut completions)?;
+        self.kernel.enter(&mut completions, may_wait)?;
         self.buffers.next_turn();
         for completion in completions.drain(..) {
             self.complete(&completion, events);
@@ -326,8 +350,11 @@ impl<K: Kernel> Ring<K> {
             }
             Kind::Receive => Some(self.complete_receive(result, completion)),
             Kind::SendPatiently => self.complete_patient_send(key, result),
-            // Whether it came in time shows in the receive's own completion.
-            Kind::CancelReceive => None,
+            Kind::Other => {
+                // Whether a cancellation came in time shows in the receive's own completion.
+                self.is_watching &= rest != WATCH;
+                None
+            }
         };
         events.others.extend(event.map(|event| (key, event)));
     }

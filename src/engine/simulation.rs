@@ -31,6 +31,8 @@ pub(super) struct World {
     /// User data of receives to end, with that of the cancellations.
     cancels: Vec<(u64, u64)>,
     patient_sends: Vec<PatientSend>,
+    /// User data of a watched descriptor.
+    watch: Option<u64>,
     /// Completions that have not been collected, in order.
     completed: VecDeque<Completion>,
 }
@@ -105,6 +107,7 @@ impl Simulation {
             receives: Vec::new(),
             cancels: Vec::new(),
             patient_sends: Vec::new(),
+            watch: None,
             completed: VecDeque::new(),
         })))
     }
@@ -135,6 +138,9 @@ impl World {
                 self.receives.push(ArmedReceive { slot, user_data, left });
             }
             Operation::Cancel { target } => self.cancels.push((target, user_data)),
+            Operation::Watch { .. } => {
+                assert_eq!(self.watch.replace(user_data), None, "one watch at a time");
+            }
             Operation::Send { slot, piece, mode: SendMode::Patient } => {
                 self.patient_sends.push(PatientSend { slot, user_data, piece });
             }
@@ -349,7 +355,7 @@ impl Kernel for Simulation {
         }
     }
 
-    fn enter(&mut self, completions: &mut Vec<Completion>) -> io::Result<()> {
+    fn enter(&mut self, completions: &mut Vec<Completion>, _: bool) -> io::Result<()> {
         let mut world = self.0.borrow_mut();
         let world = &mut *world;
         // What is received does not wait for what is sent.
@@ -364,6 +370,9 @@ impl Kernel for Simulation {
         world.progress_cancels();
         world.progress_receives(completions);
         world.progress_patient_sends();
+        if let Some(watch) = world.watch.take_if(|_| world.rng.random_ratio(1, 10)) {
+            world.completed.push_back(last(watch, Ok(1)));
+        }
         let collected = world.rng.random_range(0..=world.completed.len());
         completions.extend(world.completed.drain(..collected));
         // Sends at once complete in the same call, but not before or behind anything in particular.

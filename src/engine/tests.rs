@@ -18,7 +18,7 @@ use fastwebsockets::CloseCode;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use super::{
-    Departure, Engine,
+    Calls, Departure, Engine,
     ring::{Dimensions, UnderWay},
     simulation::{Ending, Peer, Reads, Simulation, World},
 };
@@ -101,6 +101,7 @@ fn peer_that_reads_slowly_but_steadily_is_not_silent() {
 struct Run {
     world: Rc<RefCell<World>>,
     engine: Engine<Simulation>,
+    calls: Calls,
     rng: SmallRng,
     now: Tick,
     /// Peers that have departed, with how.
@@ -122,7 +123,8 @@ impl Run {
         };
         let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
         let engine = Engine::with_kernel(kernel, dimensions, RULES, counters).expect("memory");
-        Self { world, engine, rng, now: Tick::default(), departed: Vec::new() }
+        let calls = Calls::new().expect("descriptors");
+        Self { world, engine, calls, rng, now: Tick::default(), departed: Vec::new() }
     }
 
     /// A new connection, whose peer has sent one message with the request head, and has room for
@@ -159,7 +161,12 @@ impl Run {
     }
 
     fn turn(&mut self) {
-        self.engine.turn().expect("the simulation has no errors");
+        if self.rng.random_ratio(1, 10) {
+            self.engine.stay(&self.calls).map(drop)
+        } else {
+            self.engine.turn(false).map(drop)
+        }
+        .expect("the simulation has no errors");
         for Departure { descriptor, end } in self.engine.departures() {
             let mut world = self.world.borrow_mut();
             let raw = descriptor.as_raw_fd();

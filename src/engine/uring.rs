@@ -7,7 +7,7 @@
 //! calls nobody looks at the queue of buffers, and it can be written anew.
 
 use std::{
-    io,
+    io, mem,
     net::Shutdown,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     sync::atomic::{AtomicU16, Ordering},
@@ -15,7 +15,7 @@ use std::{
 
 use io_uring::{
     IoUring, cqueue, opcode, squeue,
-    types::{BufRingEntry, Fixed},
+    types::{BufRingEntry, Fd, Fixed},
 };
 use memmap2::MmapMut;
 use nix::{errno::Errno, sys::eventfd::EventFd};
@@ -131,13 +131,14 @@ impl Kernel for Uring {
     }
 
     #[expect(unsafe_code, reason = "the io-uring crate marks every enter so")]
-    fn enter(&mut self, completions: &mut Vec<Completion>) -> io::Result<()> {
+    fn enter(&mut self, completions: &mut Vec<Completion>, mut may_wait: bool) -> io::Result<()> {
         const GET_EVENTS: u32 = 1;
         loop {
             let entries = self.ring.submission().len() as u32;
+            let wanted = mem::take(&mut may_wait).into();
             // SAFETY: no signal mask is given, and `push` made all entries.
             let entered = unsafe {
-                self.ring.submitter().enter::<libc::sigset_t>(entries, 0, GET_EVENTS, None)
+                self.ring.submitter().enter::<libc::sigset_t>(entries, wanted, GET_EVENTS, None)
             };
             match entered.map_err(|error| (error.raw_os_error().map(Errno::from_raw), error)) {
                 // After EBUSY and EAGAIN, what has completed is to be collected before more can be
@@ -202,6 +203,10 @@ fn entry(operation: &Operation) -> squeue::Entry {
                 .flags(entry_flags)
         }
         Operation::Cancel { target } => opcode::AsyncCancel::new(target).build(),
+        Operation::Watch { descriptor } => {
+            const READABLE: u32 = libc::POLLIN as u32;
+            opcode::PollAdd::new(Fd(descriptor), READABLE).build()
+        }
     }
 }
 
