@@ -155,8 +155,8 @@ pub const RECEIVE_BUFFER: Knob<Size> = Knob {
 
 /// How many receive buffers the connections of a worker share, on the engine: a power of two.
 ///
-/// Few, so that they stay in the CPU's cache; they go back to the kernel every turn. Fewer still
-/// are cheaper for large messages, but dearer when more than they hold arrives at once.
+/// Enough for what arrives in a turn, which begins with those that the cache still holds. Each turn
+/// lists them all for the kernel, so there are not too many.
 pub const RECEIVE_BUFFERS: Knob<u16> =
     Knob { flag: "--receive-buffers", default: 8, min: 2, max: 1 << 10 };
 

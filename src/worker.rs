@@ -136,7 +136,8 @@ pub(crate) const RING_PROBE_ENTRIES: u32 = 8;
 /// How long accepting rests after the process ran out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long the engine may go on before it lets accepts, requests and the sweep have their turn.
+/// How long the engine may go on before it lets accepts, requests and the sweep have their turn,
+/// unless those call it.
 const ENGINE_SLICE: Duration = Duration::from_millis(1);
 
 /// The same while there are connections in their opening or closing handshake: each takes a few
