@@ -277,7 +277,7 @@ pub async fn run(
         control,
         shared,
         echo: Echo::with_compression(compression),
-        share: RECEIVE_SHARE,
+        share: Share::default(),
         ahead: Vec::new(),
         draining: false,
         close_sent: false,
@@ -298,8 +298,7 @@ struct Connection<'a, R, W> {
     control: &'a Control,
     shared: &'a Shared,
     echo: Echo,
-    /// What may still be received before others have their turn.
-    share: usize,
+    share: Share,
     /// What was received while a send stalled.
     ahead: Vec<u8>,
     /// The server is stopping, and a Close frame is to be sent between two messages.
@@ -337,16 +336,7 @@ impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Connection<'_, R, W> {
             let buffer = self.next_buffer(chunk);
             let (received, has_waited) = noting_waits(self.receive(buffer)).await;
             chunk = received?;
-            self.share = if has_waited {
-                RECEIVE_SHARE
-            } else {
-                // Even the smallest piece has cost the others the time of a page.
-                self.share.saturating_sub(chunk.len().max(RECEIVE_BUFFER_START.in_memory()))
-            };
-            if self.share == 0 {
-                self.share = RECEIVE_SHARE;
-                let_others_go_on().await;
-            }
+            self.share.spend(chunk.len(), has_waited).await;
         }
     }
 
@@ -475,6 +465,32 @@ async fn receive_ahead<T>(
 /// the others go on.
 const RECEIVE_SHARE: usize = 256 << 10;
 
+/// What of that a connection has left.
+struct Share(usize);
+
+impl Default for Share {
+    fn default() -> Self {
+        Self(RECEIVE_SHARE)
+    }
+}
+
+impl Share {
+    /// Counts what was received, and lets others go on when that is all. Who has waited for it has
+    /// done so already.
+    async fn spend(&mut self, len: usize, has_waited: bool) {
+        if has_waited {
+            *self = Self::default();
+            return;
+        }
+        // Even the smallest piece has cost the others the time of a page.
+        self.0 = self.0.saturating_sub(len.max(RECEIVE_BUFFER_START.in_memory()));
+        if self.0 == 0 {
+            *self = Self::default();
+            let_others_go_on().await;
+        }
+    }
+}
+
 /// What a future comes to, and whether others had their turn meanwhile.
 async fn noting_waits<T>(future: impl Future<Output = T>) -> (T, bool) {
     let mut future = pin!(future);
@@ -567,16 +583,12 @@ pub async fn linger(
         return;
     }
     let mut discarded = Vec::with_capacity(RECEIVE_BUFFER_START.in_memory());
-    let mut share = RECEIVE_SHARE;
+    let mut share = Share::default();
     loop {
         let (end, read) = (pin!(control.ended()), pin!(reader.read(discarded)));
         let (outcome, has_waited) = noting_waits(select(end, read)).await;
         let Either::Right(((Ok(1..), buffer), _)) = outcome else { return };
         discarded = buffer;
-        share = if has_waited { RECEIVE_SHARE } else { share.saturating_sub(discarded.capacity()) };
-        if share == 0 {
-            share = RECEIVE_SHARE;
-            let_others_go_on().await;
-        }
+        share.spend(discarded.len(), has_waited).await;
     }
 }
