@@ -604,6 +604,19 @@ mod tests {
         Site { echo_path: "/ws".to_owned(), policy, page: bytes::Bytes::new(), limits }
     }
 
+    /// A worker without an engine, and alone.
+    fn plan(
+        driver: Driver,
+        listener: StdTcpListener,
+        stop: StdUnixStream,
+        counters: Arc<Counters>,
+        site: Site,
+    ) -> Plan {
+        let cpu = CpuList::usable().unwrap().as_slice()[0];
+        let site = Arc::new(site);
+        Plan { cpu, driver, engine: None, listener, member: None, stop, counters, site }
+    }
+
     /// An acceptor assigns connections to a worker that is told to stop in the middle of it. Each
     /// stays with the acceptor or is answered by the worker.
     #[test]
@@ -620,15 +633,10 @@ mod tests {
             }
             let (stop, worker_stop) = StdUnixStream::pair().unwrap();
             let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
+            let own_listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
             let plan = Plan {
-                cpu: CpuList::usable().unwrap().as_slice()[0],
-                driver,
-                engine: None,
-                listener: StdTcpListener::bind("127.0.0.1:0").unwrap(),
                 member: Some(balance.join(1).unwrap()),
-                stop: worker_stop,
-                counters: counters.clone(),
-                site: Arc::new(site()),
+                ..plan(driver, own_listener, worker_stop, counters.clone(), site())
             };
             let worker = thread::spawn(move || run(plan, || ()));
             let mut stop = Some(stop);
@@ -675,16 +683,7 @@ mod tests {
             let address = listener.local_addr().unwrap();
             let (stop, worker_stop) = StdUnixStream::pair().unwrap();
             let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
-            let plan = Plan {
-                cpu: CpuList::usable().unwrap().as_slice()[0],
-                driver,
-                engine: None,
-                listener,
-                member: None,
-                stop: worker_stop,
-                counters: counters.clone(),
-                site: Arc::new(site),
-            };
+            let plan = plan(driver, listener, worker_stop, counters.clone(), site);
             let worker = thread::spawn(move || run(plan, || ()));
             let mut client = TcpStream::connect(address).unwrap();
             client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();

@@ -3,11 +3,7 @@
 
 use std::{cell::Cell, io, rc::Rc, sync::Arc};
 
-use monoio::{
-    BufResult, LegacyDriver, RuntimeBuilder,
-    buf::{IoBuf, IoBufMut, IoVecBuf, IoVecBufMut},
-    io::{AsyncReadRent, AsyncWriteRent, CancelHandle, CancelableAsyncReadRent},
-};
+use monoio::{LegacyDriver, RuntimeBuilder};
 use ringecho::{
     config::Limits,
     connection::{ConnectionEnd, Control, Demand, Shared, linger, run, write_all},
@@ -15,7 +11,10 @@ use ringecho::{
     protocol::echo::Compression,
 };
 
-use crate::frames::{binary, server_close};
+use crate::{
+    frames::{binary, server_close},
+    streams::{Reader, Sink, Source, Writer},
+};
 
 /// A peer that sends this many frames, so that a test ends whatever the connection does.
 const FRAMES: usize = 1000;
@@ -33,58 +32,25 @@ struct Streaming {
 struct Taking<F>(F);
 
 impl Streaming {
-    fn new() -> (Self, Rc<Cell<usize>>) {
+    fn new() -> (Reader<Self>, Rc<Cell<usize>>) {
         let left = Rc::new(Cell::new(FRAMES));
-        (Self { frame: binary(vec![7; FRAME_LEN]).encode(), left: left.clone() }, left)
+        let frame = binary(vec![7; FRAME_LEN]).encode();
+        (Reader(Self { frame, left: left.clone() }), left)
     }
 }
 
-impl AsyncReadRent for Streaming {
-    async fn read<T: IoBufMut>(&mut self, mut buffer: T) -> BufResult<usize, T> {
-        let Some(left) = self.left.get().checked_sub(1) else { return (Ok(0), buffer) };
+impl Source for Streaming {
+    async fn next_piece(&mut self, len_max: usize) -> io::Result<Vec<u8>> {
+        let Some(left) = self.left.get().checked_sub(1) else { return Ok(Vec::new()) };
         self.left.set(left);
-        assert!(buffer.bytes_total() >= self.frame.len(), "a frame fits");
-        AsyncReadRent::read(&mut &self.frame[..], buffer).await
-    }
-
-    async fn readv<T: IoVecBufMut>(&mut self, _: T) -> BufResult<usize, T> {
-        unreachable!("the portable path reads into one buffer")
+        assert!(len_max >= self.frame.len(), "a frame fits");
+        Ok(self.frame.clone())
     }
 }
 
-impl CancelableAsyncReadRent for Streaming {
-    async fn cancelable_read<T: IoBufMut>(
-        &mut self,
-        buffer: T,
-        _: CancelHandle,
-    ) -> BufResult<usize, T> {
-        self.read(buffer).await
-    }
-
-    async fn cancelable_readv<T: IoVecBufMut>(
-        &mut self,
-        _: T,
-        _: CancelHandle,
-    ) -> BufResult<usize, T> {
-        unreachable!("the portable path reads into one buffer")
-    }
-}
-
-impl<F: FnMut(usize) -> usize> AsyncWriteRent for Taking<F> {
-    async fn write<T: IoBuf>(&mut self, buffer: T) -> BufResult<usize, T> {
-        (Ok(self.0(buffer.bytes_init())), buffer)
-    }
-
-    async fn writev<T: IoVecBuf>(&mut self, _: T) -> BufResult<usize, T> {
-        unreachable!("the portable path writes from one buffer")
-    }
-
-    async fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-
-    async fn shutdown(&mut self) -> io::Result<()> {
-        Ok(())
+impl<F: FnMut(usize) -> usize> Sink for Taking<F> {
+    async fn take(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(self.0(bytes.len()))
     }
 }
 
@@ -113,10 +79,10 @@ fn end_beside(demand: Demand) -> (ConnectionEnd, bool) {
         let (reader, _) = Streaming::new();
         let goodbye_len = server_close(1001, "the server is stopping").len();
         let mut is_closed = false;
-        let writer = Taking(|len| {
+        let writer = Writer(Taking(|len| {
             is_closed |= len == goodbye_len;
             len
-        });
+        }));
         let end = run(reader, writer, Vec::new(), Compression::None, &control, &shared).await;
         (end, is_closed)
     })
@@ -139,7 +105,7 @@ fn peer_that_streams_behind_the_end_lets_others_go_on_and_is_ended_by_them() {
         let control = control();
         demand_soon(&control, Demand::End(ConnectionEnd::CloseTimeout));
         let (mut reader, left) = Streaming::new();
-        linger(&mut reader, &mut Taking(|len| len), &control).await;
+        linger(&mut reader, &mut Writer(Taking(|len| len)), &control).await;
         assert!(left.get() > FRAMES / 2, "{} of {FRAMES} frames are left", left.get());
     });
 }
@@ -149,13 +115,13 @@ fn reply_that_is_taken_piece_by_piece_is_ended_in_the_middle() {
     on_a_worker(async {
         let control = control();
         let mut taken = 0;
-        let mut writer = Taking(|_| {
+        let mut writer = Writer(Taking(|_| {
             taken += 1;
             if taken == 5 {
                 control.demand(Demand::End(ConnectionEnd::Abandoned));
             }
             1
-        });
+        }));
         let end = write_all(&mut writer, vec![7; 100], 0..100, &control).await;
         assert_eq!(end, Err(ConnectionEnd::Abandoned));
         assert_eq!(taken, 5);

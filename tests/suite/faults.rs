@@ -10,11 +10,6 @@ use std::{
     sync::Arc,
 };
 
-use monoio::{
-    BufResult,
-    buf::{IoBuf, IoBufMut, IoVecBuf, IoVecBufMut},
-    io::{AsyncReadRent, AsyncWriteRent, CancelHandle, CancelableAsyncReadRent},
-};
 use proptest::{
     prelude::*,
     test_runner::{RngAlgorithm, TestRng},
@@ -27,7 +22,10 @@ use ringecho::{
     protocol::echo::Compression,
 };
 
-use crate::frames::{ClientFrame, close, conversation};
+use crate::{
+    frames::{ClientFrame, close, conversation},
+    streams::{Reader, Sink, Source, Writer},
+};
 
 /// One in this many operations stalls, and one in ten times as many breaks the stream.
 const STALL_ODDS: u32 = 4;
@@ -86,67 +84,19 @@ impl Faults {
     }
 }
 
-impl AsyncReadRent for FaultyReader {
-    async fn read<T: IoBufMut>(&mut self, mut buffer: T) -> BufResult<usize, T> {
-        let len = match self.faults.strike(self.input.len().min(buffer.bytes_total())).await {
-            Ok(len) => len,
-            Err(error) => return (Err(error), buffer),
-        };
-        let piece: Vec<u8> = self.input.drain(..len).collect();
-        AsyncReadRent::read(&mut &piece[..], buffer).await
-    }
-
-    async fn readv<T: IoVecBufMut>(&mut self, _: T) -> BufResult<usize, T> {
-        unreachable!("the portable path reads into one buffer")
+impl Source for FaultyReader {
+    async fn next_piece(&mut self, len_max: usize) -> io::Result<Vec<u8>> {
+        let len = self.faults.strike(self.input.len().min(len_max)).await?;
+        Ok(self.input.drain(..len).collect())
     }
 }
 
-impl CancelableAsyncReadRent for FaultyReader {
-    /// A read that somebody wants to cancel may as well complete.
-    async fn cancelable_read<T: IoBufMut>(
-        &mut self,
-        buffer: T,
-        _: CancelHandle,
-    ) -> BufResult<usize, T> {
-        self.read(buffer).await
+impl Sink for FaultyWriter {
+    async fn take(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let len = self.faults.strike(bytes.len()).await?;
+        self.output.borrow_mut().extend_from_slice(&bytes[..len]);
+        Ok(len)
     }
-
-    async fn cancelable_readv<T: IoVecBufMut>(
-        &mut self,
-        _: T,
-        _: CancelHandle,
-    ) -> BufResult<usize, T> {
-        unreachable!("the portable path reads into one buffer")
-    }
-}
-
-impl AsyncWriteRent for FaultyWriter {
-    async fn write<T: IoBuf>(&mut self, buffer: T) -> BufResult<usize, T> {
-        let result = self.faults.strike(buffer.bytes_init()).await;
-        if let Ok(len) = result {
-            self.output.borrow_mut().extend_from_slice(&bytes(&buffer)[..len]);
-        }
-        (result, buffer)
-    }
-
-    async fn writev<T: IoVecBuf>(&mut self, _: T) -> BufResult<usize, T> {
-        unreachable!("the portable path writes from one buffer")
-    }
-
-    async fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-
-    async fn shutdown(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// The initialised bytes of a buffer, which monoio itself hands only to the kernel.
-#[expect(unsafe_code, reason = "IoBuf has no safe view of its bytes")]
-fn bytes(buffer: &impl IoBuf) -> &[u8] {
-    // SAFETY: an IoBuf has bytes_init() initialised bytes at read_ptr() for as long as it lives.
-    unsafe { std::slice::from_raw_parts(buffer.read_ptr(), buffer.bytes_init()) }
 }
 
 async fn yield_now() {
@@ -184,8 +134,8 @@ proptest! {
 
         let faults = Faults::new(seed);
         let output = Rc::new(RefCell::new(Vec::new()));
-        let reader = FaultyReader { faults: faults.clone(), input: rest.into() };
-        let writer = FaultyWriter { faults: faults.clone(), output: output.clone() };
+        let reader = Reader(FaultyReader { faults: faults.clone(), input: rest.into() });
+        let writer = Writer(FaultyWriter { faults: faults.clone(), output: output.clone() });
         let limits = Limits {
             receive_buffer: Size(receive_buffer),
             unsent_max: Size(unsent_max),

@@ -19,5 +19,6 @@ mod http;
 mod oracle;
 mod peer;
 mod program;
+mod streams;
 mod time;
 mod transformer;
