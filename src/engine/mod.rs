@@ -3,7 +3,8 @@
 //!
 //! A turn enters the kernel once. That sends the replies of the turn before and receives, into
 //! shared buffers, what has arrived meanwhile; then each chunk is transformed in place, and its
-//! reply queued. A connection without traffic costs its entry in the table and nothing else.
+//! reply queued. A connection without traffic costs its entry in the table and nothing else. While
+//! messages come, the engine waits for them in its own ring.
 //!
 //! Rare things leave: a connection that ends, in whatever way, is given back with its descriptor
 //! once nothing is under way on it, and an ordinary task finishes it. A peer that does not read
@@ -11,8 +12,8 @@
 //! and when that has become too much, its receive ends until the socket has taken some.
 //!
 //! From the bottom up: `kernel` is what is asked of the kernel, `uring` the real one, `buffers` what
-//! it receives into, `ring` how parts are sent and chunks received, `table` the connections, and
-//! here is the turn.
+//! it receives into, `ring` how parts are sent and chunks received, `table` the connections, `calls`
+//! what else its thread waits for, and here is the turn.
 
 mod buffers;
 mod calls;
