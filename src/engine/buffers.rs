@@ -90,6 +90,11 @@ impl Buffers {
         unsafe { kernel.provide(buffers, *buffer_len) };
     }
 
+    /// How many buffers the kernel has.
+    pub(super) fn free(&self) -> usize {
+        self.provided.len()
+    }
+
     #[cfg(test)]
     pub(super) fn count(&self) -> usize {
         self.provided.len() + self.in_use.len() + self.sent.len()

@@ -27,6 +27,7 @@ mod tests;
 mod uring;
 
 use std::{
+    collections::VecDeque,
     io::{self, Write},
     mem,
     os::{
@@ -84,8 +85,10 @@ pub struct Engine<K = Uring> {
     /// The sweep's time.
     now: Tick,
     replies: Replies,
-    /// Receives that found no shared buffer; they are armed again a turn later.
-    starved: Vec<Key>,
+    /// Who waits for a shared buffer, in the order in which they receive again.
+    starved: VecDeque<Key>,
+    /// Those whose turn it was, but for whom others left no buffer; they go to the front.
+    unfed: Vec<Key>,
     /// Connections that leave as soon as nothing is under way on them.
     leaving: Vec<Key>,
     /// The server is stopping, and closes connections between two messages.
@@ -175,7 +178,8 @@ impl<K: Kernel> Engine<K> {
             counters,
             now: Tick::default(),
             replies: Replies::default(),
-            starved: Vec::new(),
+            starved: VecDeque::new(),
+            unfed: Vec::new(),
             leaving: Vec::new(),
             draining: false,
             departures: Vec::new(),
@@ -297,10 +301,10 @@ impl<K: Kernel> Engine<K> {
     /// One turn: sends the replies of the one before, takes what has arrived, for which it may
     /// wait, and queues the replies to it. Says whether anything happened.
     fn turn(&mut self, may_wait: bool) -> io::Result<bool> {
-        let starved = self.starved.len();
+        let has_starved = !self.starved.is_empty();
         let mut events = mem::take(&mut self.events);
         self.ring.turn(&mut events, may_wait)?;
-        let happened = !(starved == 0 && events.unsent.is_empty() && events.others.is_empty());
+        let happened = has_starved || !(events.unsent.is_empty() && events.others.is_empty());
         for (key, unsent) in events.unsent.drain(..) {
             match unsent {
                 Unsent::Rest(rest) => self.block(key, rest),
@@ -314,10 +318,7 @@ impl<K: Kernel> Engine<K> {
             self.active_at = Instant::now();
         }
         self.events = events;
-        for at in 0..starved {
-            self.arm(self.starved[at]);
-        }
-        self.starved.drain(..starved);
+        self.feed();
         self.depart();
         self.send_replies();
         if cfg!(debug_assertions) {
@@ -373,7 +374,7 @@ impl<K: Kernel> Engine<K> {
             }
             Event::ReceiveEnded(ReceiveEnd::BuffersExhausted) => {
                 self.receive_ended(key);
-                self.starved.push(key);
+                self.starve(key);
             }
             Event::ReceiveEnded(ReceiveEnd::Broken(kind)) => {
                 self.receive_ended(key);
@@ -392,6 +393,7 @@ impl<K: Kernel> Engine<K> {
     #[inline]
     fn receive(&mut self, key: Key, chunk: Chunk, goes_on: bool) {
         let Some(connection) = self.table.get_mut(key) else { return };
+        connection.is_hungry = false;
         if !goes_on {
             connection.receive = Receive::Idle;
         }
@@ -402,7 +404,7 @@ impl<K: Kernel> Engine<K> {
             self.answer(key, reply, Part::Chunk(chunk, range));
         }
         if !goes_on {
-            self.arm(key);
+            self.starve(key);
         } else if !self.may_receive(key) {
             self.disarm(key);
         }
@@ -541,6 +543,38 @@ impl<K: Kernel> Engine<K> {
         }
     }
 
+    /// Has a connection that does not receive wait for a shared buffer: behind all who do or, if it
+    /// has waited and found none, before them.
+    #[cold]
+    fn starve(&mut self, key: Key) {
+        let Some(connection) = self.table.get_mut(key) else { return };
+        if connection.leaving.is_some() {
+            return;
+        }
+        connection.receive = Receive::Starved;
+        if mem::replace(&mut connection.is_hungry, true) {
+            self.unfed.push(key);
+        } else {
+            self.starved.push_back(key);
+        }
+    }
+
+    /// Has as many of those who wait receive as there are buffers. The others would find none.
+    fn feed(&mut self) {
+        for key in self.unfed.drain(..).rev() {
+            self.starved.push_front(key);
+        }
+        for _ in 0..self.ring.free_buffers() {
+            let Some(key) = self.starved.pop_front() else { return };
+            if let Some(connection) = self.table.get_mut(key)
+                && connection.receive == Receive::Starved
+            {
+                connection.receive = Receive::Idle;
+                self.arm(key);
+            }
+        }
+    }
+
     /// Receives, unless that is under way, or not to be.
     fn arm(&mut self, key: Key) {
         if !self.may_receive(key) {
@@ -585,6 +619,9 @@ impl<K: Kernel> Engine<K> {
             connection.leaving = Some(end);
             connection.timing.closing(self.now);
             self.leaving.push(key);
+        }
+        if connection.receive == Receive::Starved {
+            connection.receive = Receive::Idle;
         }
         self.disarm(key);
     }
@@ -647,7 +684,8 @@ impl<K: Kernel> Engine<K> {
         let mut expected = UnderWay::default();
         let mut leaving = 0;
         for (key, connection) in self.table.iter() {
-            let is_receiving = connection.receive != Receive::Idle;
+            let is_receiving = matches!(connection.receive, Receive::Armed | Receive::Cancelling);
+            let is_starved = connection.receive == Receive::Starved;
             let is_leaving = connection.leaving.is_some();
             let is_blocked = match &connection.send {
                 Send::Ready(queue) => {
@@ -657,13 +695,14 @@ impl<K: Kernel> Engine<K> {
                 Send::Blocked(_) => true,
             };
             assert!(
-                is_receiving || is_blocked || is_leaving || self.starved.contains(&key),
+                is_receiving || is_starved || is_blocked || is_leaving,
                 "something is going to happen to every connection"
             );
             assert!(
                 connection.receive != Receive::Armed || !is_leaving,
                 "nothing is received that could not be answered"
             );
+            assert!(!is_starved || self.starved.contains(&key), "who waits will have its turn");
             expected.receives += usize::from(is_receiving);
             expected.patient_sends += usize::from(is_blocked);
             leaving += usize::from(is_leaving);

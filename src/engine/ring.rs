@@ -235,6 +235,11 @@ impl<K: Kernel> Ring<K> {
         self.push(&operation, Kind::Receive.user_data(key.to_bits()));
     }
 
+    /// How many shared buffers the kernel has to begin receiving into.
+    pub(super) fn free_buffers(&self) -> usize {
+        self.buffers.free()
+    }
+
     /// Ends the receive; its end is an event all the same.
     pub(super) fn cancel_receive(&mut self, key: Key) {
         let target = Kind::Receive.user_data(key.to_bits());

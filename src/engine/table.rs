@@ -26,6 +26,8 @@ pub(super) struct Connection {
     pub(super) descriptor: OwnedFd,
     generation: u32,
     pub(super) receive: Receive,
+    /// It has waited for a shared buffer, and not received since.
+    pub(super) is_hungry: bool,
     pub(super) send: Send,
     /// A Close frame has been sent, so nothing else may be.
     pub(super) close_sent: bool,
@@ -42,6 +44,8 @@ pub(super) enum Receive {
     Idle,
     Armed,
     Cancelling,
+    /// Nothing, until it is its turn to have a shared buffer.
+    Starved,
 }
 
 /// What the kernel is doing about sent bytes.
@@ -123,6 +127,7 @@ impl Table {
             descriptor,
             generation: self.generation,
             receive: Receive::Idle,
+            is_hungry: false,
             send: Send::Ready(Queue::default()),
             close_sent: false,
             leaving: None,

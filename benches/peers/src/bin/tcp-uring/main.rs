@@ -12,7 +12,10 @@
 
 mod ring;
 
-use std::{collections::HashSet, io, mem};
+use std::{
+    collections::{HashSet, VecDeque},
+    io, mem,
+};
 
 use ringecho_peers::{listen, raw_tcp::opening_reply};
 
@@ -25,8 +28,10 @@ struct Server {
     ring: Ring,
     /// By slot.
     connections: Vec<Connection>,
-    /// Connections whose receive found no shared buffer; armed again a turn later.
-    starved: Vec<u32>,
+    /// Connections whose receive found no shared buffer, in the order in which they are armed again.
+    starved: VecDeque<u32>,
+    /// Those whose turn it was, but for whom others left no buffer; they go to the front.
+    unfed: Vec<u32>,
     /// Connections that are closed as soon as nothing is under way on them.
     ending: HashSet<u32>,
 }
@@ -35,6 +40,8 @@ struct Connection {
     stage: Stage,
     /// Whether a receive is under way.
     is_receiving: bool,
+    /// Whether it has waited for a shared buffer, and not received since.
+    is_hungry: bool,
 }
 
 enum Stage {
@@ -47,8 +54,13 @@ enum Stage {
 
 fn main() -> anyhow::Result<()> {
     let ring = Ring::new(listen("tcp")?, CONNECTIONS_MAX)?;
-    let mut server =
-        Server { ring, connections: Vec::new(), starved: Vec::new(), ending: HashSet::new() };
+    let mut server = Server {
+        ring,
+        connections: Vec::new(),
+        starved: VecDeque::new(),
+        unfed: Vec::new(),
+        ending: HashSet::new(),
+    };
     loop {
         server.turn()?;
     }
@@ -56,17 +68,14 @@ fn main() -> anyhow::Result<()> {
 
 impl Server {
     fn turn(&mut self) -> io::Result<()> {
-        let starved = mem::take(&mut self.starved);
         // Nothing else would end a turn that waits for these.
         let is_in_haste =
-            !starved.is_empty() || self.ending.iter().any(|slot| self.ring.has_reply(*slot));
+            !self.starved.is_empty() || self.ending.iter().any(|slot| self.ring.has_reply(*slot));
         self.ring.turn(!is_in_haste)?;
         while let Some((slot, event)) = self.ring.next_event() {
             self.handle(slot, event);
         }
-        for slot in starved {
-            self.arm(slot);
-        }
+        self.feed();
         self.close_ended();
         Ok(())
     }
@@ -76,6 +85,7 @@ impl Server {
             Event::Received { chunk, goes_on } => {
                 let connection = &mut self.connections[slot as usize];
                 connection.is_receiving = goes_on;
+                connection.is_hungry = false;
                 match &mut connection.stage {
                     Stage::Echoing => self.ring.reply(slot, chunk),
                     Stage::Sending(waiting) => {
@@ -89,9 +99,13 @@ impl Server {
                 self.arm(slot);
             }
             Event::ReceiveEnded(end) => {
-                self.connections[slot as usize].is_receiving = false;
+                let connection = &mut self.connections[slot as usize];
+                connection.is_receiving = false;
                 match end {
-                    ReceiveEnd::NoBuffer => self.starved.push(slot),
+                    ReceiveEnd::NoBuffer if mem::replace(&mut connection.is_hungry, true) => {
+                        self.unfed.push(slot);
+                    }
+                    ReceiveEnd::NoBuffer => self.starved.push_back(slot),
                     ReceiveEnd::Cancelled => self.arm(slot),
                     ReceiveEnd::PeerEnded => drop(self.ending.insert(slot)),
                 }
@@ -106,7 +120,8 @@ impl Server {
     fn accept(&mut self, slot: u32) {
         let needed = slot as usize + 1;
         if self.connections.len() < needed {
-            let vacant = || Connection { stage: Stage::Echoing, is_receiving: false };
+            let vacant =
+                || Connection { stage: Stage::Echoing, is_receiving: false, is_hungry: false };
             self.connections.resize_with(needed, vacant);
         }
         self.connections[slot as usize].stage = Stage::Opening(Vec::new());
@@ -128,6 +143,17 @@ impl Server {
                 eprintln!("a connection ended early: {error}");
                 self.end(slot);
             }
+        }
+    }
+
+    /// Has as many of those who wait receive as there are buffers. The others would find none.
+    fn feed(&mut self) {
+        for slot in self.unfed.drain(..).rev() {
+            self.starved.push_front(slot);
+        }
+        for _ in 0..self.ring.free_buffers() {
+            let Some(slot) = self.starved.pop_front() else { return };
+            self.arm(slot);
         }
     }
 
@@ -185,7 +211,7 @@ impl Server {
         if self.ending.is_empty() {
             return;
         }
-        let Self { ring, connections, starved, ending } = self;
+        let Self { ring, connections, starved, ending, .. } = self;
         ending.retain(|slot| {
             let connection = &connections[*slot as usize];
             let is_quiet = !connection.is_receiving

@@ -219,6 +219,11 @@ impl Ring {
         self.reply_of[slot as usize] != NO_REPLY
     }
 
+    /// How many shared buffers can be received into in the next turn.
+    pub(crate) fn free_buffers(&self) -> usize {
+        self.buffers.free()
+    }
+
     /// The bytes of a chunk that was received in this turn.
     pub(crate) fn bytes(&self, chunk: Chunk) -> &[u8] {
         self.buffers.bytes(chunk)
@@ -485,6 +490,11 @@ impl Buffers {
             let tail = BufRingEntry::tail(self.entries.as_ptr().cast());
             AtomicU16::from_ptr(tail.cast_mut()).store(end, Ordering::Release);
         }
+    }
+
+    /// How many buffers [`provide`](Self::provide) would give the kernel.
+    fn free(&self) -> usize {
+        self.provided.len() + self.sent.len()
     }
 
     /// All that was to be sent is sent.
