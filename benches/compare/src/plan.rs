@@ -120,10 +120,7 @@ impl Plan {
 
     /// Why the numbers may mean little.
     pub(crate) fn warnings(&self) -> Vec<String> {
-        let mut shared = BTreeSet::new();
-        for server in &self.servers {
-            shared.extend(server.cpus.iter().filter(|cpu| server.generator_cpus.contains(cpu)));
-        }
+        let shared: BTreeSet<usize> = self.servers.iter().flat_map(Server::shared_cpus).collect();
         let warning = |cpu: &usize| {
             format!("generator and server share CPU {cpu}; the numbers of such runs mean little")
         };

@@ -81,6 +81,11 @@ impl Server {
         self.command.iter().map(complete).collect()
     }
 
+    /// CPUs on which the generator is in its way.
+    pub(crate) fn shared_cpus(&self) -> impl Iterator<Item = usize> {
+        self.cpus.iter().copied().filter(|cpu| self.generator_cpus.contains(cpu))
+    }
+
     pub(crate) fn url(&self, port: u16) -> String {
         format!("ws://127.0.0.1:{port}{}", self.path)
     }
@@ -141,7 +146,8 @@ pub(crate) fn with_workers(
     for plane in ["engine", "portable"] {
         for workers in 1..=usable.len() {
             let (cpus, rest) = usable.split_at(workers);
-            let name = format!("ringecho-{plane}, {workers} workers");
+            let plural = if workers == 1 { "" } else { "s" };
+            let name = format!("ringecho-{plane}, {workers} worker{plural}");
             let mut server = ringecho(programs, &name, &["--data-plane", plane]);
             server.cpus = cpus.to_vec();
             server.generator_cpus =

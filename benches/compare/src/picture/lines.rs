@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use plotters::style::{RGBColor, text_anchor::HPos};
 
-use super::{Canvas, Error, FAINT_INK, INK, RULE};
+use super::{Canvas, Error, FAINT_INK, INK, PAPER, RULE};
 use crate::{
     plan::{Axis, payload},
     results::{Measurement, Results},
@@ -36,7 +36,14 @@ const COLORS: [RGBColor; 7] = [
 /// One server's line, or one of several that a sweep has of a server.
 struct Line {
     name: String,
-    points: Vec<(f64, Summary)>,
+    points: Vec<Point>,
+}
+
+struct Point {
+    at: f64,
+    summary: Summary,
+    /// The generator was in the server's way.
+    is_disturbed: bool,
 }
 
 /// A range of values on a range of pixels.
@@ -75,7 +82,11 @@ pub(crate) fn sweep(results: &Results, axis: Axis) -> Result<String, Error> {
     let name = "Server CPU per message in us";
     draw_panel(&canvas, name, upper, &cpu, axis, is_logarithmic)?;
     draw_panel(&canvas, "Messages per second", lower, &rate, axis, is_logarithmic)?;
-    canvas.text(&results.host.to_string(), (MARGIN, HEIGHT - 18), HPos::Left, 15, FAINT_INK)?;
+    let mut note = results.host.to_string();
+    if cpu.iter().flat_map(|line| &line.points).any(|point| point.is_disturbed) {
+        note += ". Hollow points: server and generator shared a CPU.";
+    }
+    canvas.text(&note, (MARGIN, HEIGHT - 18), HPos::Left, 15, FAINT_INK)?;
     canvas.area.present()?;
     drop(canvas);
     Ok(svg)
@@ -92,9 +103,11 @@ fn lines(results: &Results, axis: Axis, value: impl Fn(&Measurement) -> f64) -> 
                 #[expect(clippy::cast_precision_loss, reason = "payloads are below 2^52")]
                 _ => (&server.name, case.payload_bytes as f64),
             };
+            let is_disturbed = server.shared_cpus().next().is_some();
+            let point = Point { at: x, summary, is_disturbed };
             match lines.iter_mut().find(|line| line.name == *name) {
-                Some(line) => line.points.push((x, summary)),
-                None => lines.push(Line { name: name.clone(), points: vec![(x, summary)] }),
+                Some(line) => line.points.push(point),
+                None => lines.push(Line { name: name.clone(), points: vec![point] }),
             }
         }
     }
@@ -111,7 +124,7 @@ fn draw_panel(
 ) -> Result<(), Error> {
     canvas.text(name, (MARGIN, top - 24), HPos::Left, 17, INK)?;
     let points = || lines.iter().flat_map(|line| &line.points);
-    let mut values: Vec<f64> = points().map(|(x, _)| *x).collect();
+    let mut values: Vec<f64> = points().map(|point| point.at).collect();
     values.sort_unstable_by(f64::total_cmp);
     values.dedup();
     let [first, .., last] = values[..] else { return Ok(()) };
@@ -120,7 +133,7 @@ fn draw_panel(
         pixels: (PANEL.start, PANEL.end),
         is_logarithmic: axis != Axis::Workers,
     };
-    let y = Scale::of_values(points().map(|(_, summary)| *summary), top, is_logarithmic);
+    let y = Scale::of_values(points().map(|point| point.summary), top, is_logarithmic);
     for value in y.ticks() {
         let at = y.at(value);
         canvas.path(vec![(PANEL.start, at), (PANEL.end, at)], RULE, 1)?;
@@ -142,13 +155,17 @@ fn draw_panel(
 fn draw_lines(canvas: &Canvas<'_>, lines: &[Line], x: &Scale, y: &Scale) -> Result<(), Error> {
     let mut ends = Vec::new();
     for (line, color) in lines.iter().zip(COLORS.into_iter().cycle()) {
-        let point = |(value, summary): &(f64, Summary)| (x.at(*value), y.at(summary.median));
-        let points: Vec<(i32, i32)> = line.points.iter().map(point).collect();
+        let place = |point: &Point| (x.at(point.at), y.at(point.summary.median));
+        let points: Vec<(i32, i32)> = line.points.iter().map(place).collect();
         canvas.path(points.clone(), color, 2)?;
-        for ((across, down), (_, summary)) in points.iter().zip(&line.points) {
+        for ((across, down), Point { summary, is_disturbed, .. }) in points.iter().zip(&line.points)
+        {
             let spread = vec![(*across, y.at(summary.min)), (*across, y.at(summary.max))];
             canvas.path(spread, color, 1)?;
             canvas.rectangle([(across - 3, down - 3), (across + 3, down + 3)], color)?;
+            if *is_disturbed {
+                canvas.rectangle([(across - 2, down - 2), (across + 2, down + 2)], PAPER)?;
+            }
         }
         ends.extend(points.last().map(|(across, down)| (*down, *across, &line.name, color)));
     }
@@ -238,6 +255,18 @@ mod tests {
         for name in ["epoll", "uring", "twice", "64 B", "16 KiB"] {
             assert_eq!(svg.lines().filter(|line| line.trim() == name).count(), 2, "{name}");
         }
+    }
+
+    #[test]
+    fn points_are_hollow_where_the_generator_was_in_the_way() {
+        let mut results = examples::results();
+        assert!(!sweep(&results, Axis::Payload).unwrap().contains("Hollow"));
+        let server = &mut results.plan.servers[0];
+        (server.cpus, server.generator_cpus) = (vec![0, 1], vec![1]);
+        let svg = sweep(&results, Axis::Payload).unwrap();
+        // In both cases and both panels.
+        let hollow = svg.matches(r#"width="4" height="4""#).count();
+        assert_eq!((hollow, svg.matches("Hollow points").count()), (4, 1));
     }
 
     #[test]
