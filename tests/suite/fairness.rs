@@ -4,10 +4,7 @@
 use std::{
     io::{Read, Write},
     net::Shutdown,
-    sync::atomic::{
-        AtomicBool, AtomicUsize,
-        Ordering::{AcqRel, Relaxed},
-    },
+    sync::atomic::{AtomicBool, AtomicIsize, Ordering::Relaxed},
     thread,
 };
 
@@ -84,15 +81,15 @@ fn peers_that_do_not_read_do_not_disturb_the_others() {
 
 #[test]
 fn peers_have_buffers_by_turns_when_there_are_too_few() {
-    const STREAMING: usize = 32;
+    const STREAMING: isize = 32;
     /// What each receives when all are served alike.
-    const SHARE: usize = 512 << 10;
+    const SHARE: isize = 512 << 10;
     let limits = Limits { receive_buffers: 2, receive_buffer: Size(4096), ..Limits::default() };
     with_server(&Config { limits, ..config() }, |server| {
         let request = binary(vec![7; 64 << 10]).encode();
         let peers: Vec<Peer> = (0..STREAMING).map(|_| server.open()).collect();
-        let received: Vec<AtomicUsize> = (0..STREAMING).map(|_| AtomicUsize::new(0)).collect();
-        let left = AtomicUsize::new(STREAMING * SHARE);
+        let received: Vec<AtomicIsize> = (0..STREAMING).map(|_| AtomicIsize::new(0)).collect();
+        let left = AtomicIsize::new(STREAMING * SHARE);
         thread::scope(|scope| {
             for (peer, received) in peers.iter().zip(&received) {
                 scope.spawn(|| {
@@ -104,17 +101,15 @@ fn peers_have_buffers_by_turns_when_there_are_too_few() {
                 scope.spawn(|| {
                     let mut bytes = vec![0; 64 << 10];
                     while let len @ 1.. = (&peer.stream).read(&mut bytes).expect("an echo") {
-                        let counts = left.fetch_update(AcqRel, Relaxed, |left| {
-                            (left > 0).then(|| left.saturating_sub(len))
-                        });
-                        if counts.is_ok() {
+                        let len = len.cast_signed();
+                        if left.fetch_sub(len, Relaxed) > 0 {
                             received.fetch_add(len, Relaxed);
                         }
                     }
                 });
             }
         });
-        let received: Vec<usize> = received.iter().map(|received| received.load(Relaxed)).collect();
+        let received: Vec<isize> = received.iter().map(|received| received.load(Relaxed)).collect();
         let least = received.iter().min().expect("peers");
         assert!(*least > SHARE / 16, "{received:?}");
     });

@@ -137,15 +137,15 @@ impl Case {
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plural = if self.connections == 1 { "" } else { "s" };
-        write!(
-            f,
-            "{} x {} connection{plural} x depth {}",
-            payload(self.payload_bytes),
-            self.connections,
-            self.depth
-        )
+        let connections = counted(self.connections as usize, "connection");
+        write!(f, "{} x {connections} x depth {}", payload(self.payload_bytes), self.depth)
     }
+}
+
+/// How many of something, in words: `1 worker`, `2 workers`.
+pub(crate) fn counted(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
 }
 
 impl fmt::Display for Axis {

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::plan::counted;
+
 /// What a command's words are completed with.
 const PORT: &str = "{port}";
 const CPUS: &str = "{cpus}";
@@ -146,8 +148,7 @@ pub(crate) fn with_workers(
     for plane in ["engine", "portable"] {
         for workers in 1..=usable.len() {
             let (cpus, rest) = usable.split_at(workers);
-            let plural = if workers == 1 { "" } else { "s" };
-            let name = format!("ringecho-{plane}, {workers} worker{plural}");
+            let name = format!("ringecho-{plane}, {}", counted(workers, "worker"));
             let mut server = ringecho(programs, &name, &["--data-plane", plane]);
             server.cpus = cpus.to_vec();
             server.generator_cpus =
