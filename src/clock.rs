@@ -4,10 +4,13 @@
 //! the worker asks each connection's [`Timing`] what is due. Deadlines are therefore met at least
 //! after the time given, and at most one tick later, beside the time that the sweeps themselves
 //! take: each tick begins when the sweep before it is done, so that none is shorter than it says.
+//!
+//! Deadlines are for peers that stand still. One that still has bytes to take is given up when its
+//! deadline has passed and it has acknowledged none of them since the last one passed.
 
-use std::time::Duration;
+use std::{mem, num::NonZeroU32, time::Duration};
 
-use crate::config::Limits;
+use crate::{config::Limits, intake::Intake};
 
 /// The time between two sweeps.
 pub const TICK: Duration = Duration::from_secs(1);
@@ -20,14 +23,17 @@ pub struct Tick(u32);
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
     stage: Stage,
-    /// When the stage began or, while open, when the peer last sent or took something.
+    /// When the stage began or, while open, when the peer last sent or took something. Begins anew
+    /// whenever an end was due, but the peer had taken something.
     since: Tick,
+    /// How much the peer had acknowledged when an end was last due.
+    acknowledged: Option<NonZeroU32>,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Stage {
     Handshake,
-    Open { pinged: Option<Tick> },
+    Open { is_pinged: bool },
     Closing,
 }
 
@@ -82,41 +88,72 @@ impl Deadlines {
 impl Timing {
     /// A connection that was accepted `now`.
     pub fn accepted(now: Tick) -> Self {
-        Self { stage: Stage::Handshake, since: now }
+        Self { stage: Stage::Handshake, since: now, acknowledged: None }
     }
 
-    /// The connection is open, or the peer sent or took something.
+    /// The opening handshake is over.
+    pub fn opened(&mut self, now: Tick) {
+        *self = Self { stage: Stage::Open { is_pinged: false }, since: now, acknowledged: None };
+    }
+
+    /// The peer sent or took something.
+    #[inline]
     pub fn traffic(&mut self, now: Tick) {
-        if !matches!(self.stage, Stage::Closing) {
-            *self = Self { stage: Stage::Open { pinged: None }, since: now };
+        if let Stage::Open { is_pinged } = &mut self.stage {
+            *is_pinged = false;
+            self.since = now;
         }
     }
 
-    /// The connection is closed, and what the peer does no longer counts as traffic.
+    /// The connection is closed, and what the peer sends no longer counts as traffic.
     pub fn closing(&mut self, now: Tick) {
         if !matches!(self.stage, Stage::Closing) {
-            *self = Self { stage: Stage::Closing, since: now };
+            *self = Self { stage: Stage::Closing, since: now, acknowledged: None };
         }
     }
 
     /// What is due `now`. A Ping that is due is taken to be sent.
-    pub fn sweep(&mut self, now: Tick, deadlines: &Deadlines) -> Option<Due> {
+    ///
+    /// No end is due to a peer that goes on taking what it was sent: when one would be, `intake`
+    /// says how far it is.
+    pub fn sweep(
+        &mut self,
+        now: Tick,
+        deadlines: &Deadlines,
+        intake: impl FnOnce() -> Option<Intake>,
+    ) -> Option<Due> {
         let passed = now.passed_since(self.since);
-        match self.stage {
-            Stage::Handshake if passed >= deadlines.handshake => Some(Due::HandshakeTimeout),
-            Stage::Closing if passed >= deadlines.close => Some(Due::CloseTimeout),
-            Stage::Handshake | Stage::Closing => None,
-            Stage::Open { pinged: Some(pinged) } => (now.passed_since(pinged)
-                >= deadlines.keep_alive_timeout)
-                .then_some(Due::KeepAliveTimeout),
-            Stage::Open { pinged: None } => {
-                if passed < deadlines.keep_alive_interval? {
-                    return None;
-                }
-                self.stage = Stage::Open { pinged: Some(now) };
-                Some(Due::Ping)
+        let end = match self.stage {
+            Stage::Handshake if passed >= deadlines.handshake => {
+                return Some(Due::HandshakeTimeout);
             }
+            Stage::Open { is_pinged: false } if passed >= deadlines.keep_alive_interval? => {
+                self.stage = Stage::Open { is_pinged: true };
+                self.since = now;
+                return Some(Due::Ping);
+            }
+            Stage::Open { is_pinged: true } if passed >= deadlines.keep_alive_timeout => {
+                Due::KeepAliveTimeout
+            }
+            Stage::Closing if passed >= deadlines.close => Due::CloseTimeout,
+            _ => return None,
+        };
+        if intake().is_some_and(|intake| self.goes_on(intake, passed)) {
+            self.since = now;
+            return None;
         }
+        Some(end)
+    }
+
+    /// Whether the peer has taken something in the last `passed` ticks, or may have: how far it was
+    /// before is known only from the second time on.
+    fn goes_on(&mut self, intake: Intake, passed: u32) -> bool {
+        if !intake.is_behind {
+            // Said so late, it is no acknowledgement of what these ticks began with.
+            return intake.silence + TICK < passed * TICK;
+        }
+        let acknowledged = NonZeroU32::new(intake.acknowledged.max(1));
+        mem::replace(&mut self.acknowledged, acknowledged) != acknowledged
     }
 }
 
@@ -143,7 +180,7 @@ mod tests {
     fn sweeps(timing: &mut Timing, now: &mut Tick, ticks: usize) -> Vec<Option<Due>> {
         std::iter::repeat_with(|| {
             *now = now.next();
-            timing.sweep(*now, &deadlines())
+            timing.sweep(*now, &deadlines(), || None)
         })
         .take(ticks)
         .collect()
@@ -162,7 +199,7 @@ mod tests {
     fn silence_is_pinged_once_and_then_ended() {
         let mut now = Tick::default();
         let mut timing = Timing::accepted(now);
-        timing.traffic(now);
+        timing.opened(now);
         assert_eq!(sweeps(&mut timing, &mut now, 3), [None, None, Some(Due::Ping)]);
         let due = sweeps(&mut timing, &mut now, 5);
         assert_eq!(due, [None, None, None, None, Some(Due::KeepAliveTimeout)]);
@@ -172,7 +209,7 @@ mod tests {
     fn traffic_answers_a_ping() {
         let mut now = Tick::default();
         let mut timing = Timing::accepted(now);
-        timing.traffic(now);
+        timing.opened(now);
         assert_eq!(sweeps(&mut timing, &mut now, 3)[2], Some(Due::Ping));
         timing.traffic(now);
         assert_eq!(sweeps(&mut timing, &mut now, 3), [None, None, Some(Due::Ping)]);
@@ -189,11 +226,67 @@ mod tests {
     }
 
     #[test]
+    fn traffic_does_not_open_a_connection() {
+        let mut now = Tick::default();
+        let mut timing = Timing::accepted(now);
+        timing.traffic(now);
+        let due = sweeps(&mut timing, &mut now, 4);
+        assert_eq!(due, [None, None, None, Some(Due::HandshakeTimeout)]);
+    }
+
+    /// What is due at each of the next ticks to a peer whose intake is this.
+    fn sweeps_of(timing: &mut Timing, now: &mut Tick, intakes: &[Intake]) -> Vec<Option<Due>> {
+        let sweep = |intake: &Intake| {
+            *now = now.next();
+            timing.sweep(*now, &deadlines(), || Some(*intake))
+        };
+        intakes.iter().map(sweep).collect()
+    }
+
+    const BEHIND: Intake =
+        Intake { acknowledged: 7, is_behind: true, silence: Duration::from_millis(100) };
+
+    #[test]
+    fn peer_that_takes_what_it_was_sent_is_not_given_up_until_it_stands_still() {
+        for (end, deadline) in [(Due::CloseTimeout, 3), (Due::KeepAliveTimeout, 5)] {
+            let mut now = Tick::default();
+            let mut timing = Timing::accepted(now);
+            timing.opened(now);
+            if end == Due::CloseTimeout {
+                timing.closing(now);
+            } else {
+                assert_eq!(sweeps(&mut timing, &mut now, 3)[2], Some(Due::Ping));
+            }
+            for acknowledged in 1..20 {
+                let intakes = vec![Intake { acknowledged, ..BEHIND }; deadline];
+                assert_eq!(sweeps_of(&mut timing, &mut now, &intakes), vec![None; deadline]);
+            }
+            let intakes = vec![Intake { acknowledged: 19, ..BEHIND }; deadline];
+            assert_eq!(sweeps_of(&mut timing, &mut now, &intakes).last(), Some(&Some(end)));
+        }
+    }
+
+    /// Its program has made room since, which its system tells of. A peer whose program stands still
+    /// acknowledges a Ping or a Close, and no more.
+    #[test]
+    fn peer_that_has_all_but_reads_it_slowly_is_not_given_up() {
+        let mut now = Tick::default();
+        let mut timing = Timing::accepted(now);
+        timing.closing(now);
+        let behind = |silence| Intake { is_behind: false, silence, ..BEHIND };
+        let reads = [behind(Duration::from_millis(900)); 6];
+        assert_eq!(sweeps_of(&mut timing, &mut now, &reads), [None; 6]);
+        let stands_still = [behind(Duration::from_millis(1900)); 3];
+        let due = sweeps_of(&mut timing, &mut now, &stands_still);
+        assert_eq!(due.last(), Some(&Some(Due::CloseTimeout)));
+    }
+
+    #[test]
     fn interval_of_zero_never_pings() {
         let limits = Limits { keep_alive_interval: Duration::ZERO, ..Limits::default() };
         let deadlines = Deadlines::new(&limits);
         let mut timing = Timing::accepted(Tick(0));
-        timing.traffic(Tick(0));
-        assert_eq!(timing.sweep(Tick(1_000_000), &deadlines), None);
+        timing.opened(Tick(0));
+        assert_eq!(timing.sweep(Tick(1_000_000), &deadlines, || None), None);
     }
 }

@@ -9,6 +9,7 @@ use std::{
     future::poll_fn,
     io, mem,
     ops::Range,
+    os::fd::RawFd,
     pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
@@ -26,6 +27,7 @@ use monoio::{
 use crate::{
     clock::{Deadlines, Due, Tick, Timing},
     config::{Limits, RECEIVE_BUFFER_START},
+    intake::intake,
     metrics::Counters,
     protocol::{
         ProtocolError,
@@ -80,6 +82,8 @@ pub enum ConnectionEnd {
     PeerVanished,
     /// The connection broke.
     Broken(io::ErrorKind),
+    /// The peer did not take the response to its opening handshake in time.
+    HandshakeTimeout,
     /// The peer was silent even after a Ping.
     KeepAliveTimeout,
     /// The peer did not answer the server's Close frame.
@@ -92,7 +96,7 @@ pub enum ConnectionEnd {
 
 impl ConnectionEnd {
     /// The names under which ends are counted, by [`kind`](Self::kind).
-    pub const KINDS: [&'static str; 12] = [
+    pub const KINDS: [&'static str; 13] = [
         "page_served",
         "refused",
         "peer_left",
@@ -101,6 +105,7 @@ impl ConnectionEnd {
         "failed",
         "peer_vanished",
         "broken",
+        "handshake_timeout",
         "keep_alive_timeout",
         "close_timeout",
         "abandoned",
@@ -124,10 +129,11 @@ impl ConnectionEnd {
             Self::Failed(_) => 5,
             Self::PeerVanished => 6,
             Self::Broken(_) => 7,
-            Self::KeepAliveTimeout => 8,
-            Self::CloseTimeout => 9,
-            Self::Abandoned => 10,
-            Self::Panicked => 11,
+            Self::HandshakeTimeout => 8,
+            Self::KeepAliveTimeout => 9,
+            Self::CloseTimeout => 10,
+            Self::Abandoned => 11,
+            Self::Panicked => 12,
         }
     }
 }
@@ -135,6 +141,8 @@ impl ConnectionEnd {
 /// The worker's hold on a connection: what its sweep reads, and how it asks for something.
 pub struct Control {
     now: Rc<Cell<Tick>>,
+    /// The connection, as long as it is in the worker's table; its task owns it.
+    descriptor: Option<RawFd>,
     timing: Cell<Timing>,
     demand: Cell<Option<Demand>>,
     /// When the send that is under way began.
@@ -156,11 +164,13 @@ pub enum Demand {
 }
 
 impl Control {
-    /// For a connection accepted now, on the worker whose time is `now`.
-    pub fn new(now: Rc<Cell<Tick>>) -> Self {
+    /// For a connection accepted now, on the worker whose time is `now`. What its peer takes is
+    /// looked up by its descriptor, if it has one.
+    pub fn new(now: Rc<Cell<Tick>>, descriptor: Option<RawFd>) -> Self {
         let timing = Cell::new(Timing::accepted(now.get()));
         Self {
             now,
+            descriptor,
             timing,
             demand: Cell::new(None),
             sending: Cell::new(None),
@@ -179,6 +189,11 @@ impl Control {
         if !stands {
             self.demand.set(Some(demand));
         }
+        if demand == Demand::Drain && self.sending.get().is_some() {
+            // It is heard when the peer has taken what is being sent, for which it has as long as
+            // for what else it is to do before the end.
+            self.closing();
+        }
         self.wake();
     }
 
@@ -194,10 +209,10 @@ impl Control {
             self.wake();
         }
         let mut timing = self.timing.get();
-        let Some(due) = timing.sweep(self.now.get(), deadlines) else {
-            return;
-        };
+        let intake = || intake(&self.descriptor?);
+        let due = timing.sweep(self.now.get(), deadlines, intake);
         self.timing.set(timing);
+        let Some(due) = due else { return };
         self.demand(match due {
             Due::Ping => Demand::Ping,
             Due::HandshakeTimeout => Demand::TimeOut,
@@ -216,11 +231,12 @@ impl Control {
         self.wait(|| self.demanded_end()).await
     }
 
-    /// The end, if that has been demanded.
+    /// The end, if that has been demanded. The time for a request head is also that for its answer.
     pub(crate) fn demanded_end(&self) -> Option<ConnectionEnd> {
-        match self.demand.get() {
-            Some(Demand::End(end)) => Some(end),
-            _ => None,
+        match self.demand.get()? {
+            Demand::End(end) => Some(end),
+            Demand::TimeOut => Some(ConnectionEnd::HandshakeTimeout),
+            Demand::Ping | Demand::Drain => None,
         }
     }
 
@@ -245,6 +261,13 @@ impl Control {
             Poll::Pending
         })
         .await
+    }
+
+    /// The opening handshake is over.
+    fn opened(&self) {
+        let mut timing = self.timing.get();
+        timing.opened(self.now.get());
+        self.timing.set(timing);
     }
 
     fn traffic(&self) {
@@ -282,7 +305,7 @@ pub async fn run(
         draining: false,
         close_sent: false,
     };
-    control.traffic();
+    control.opened();
     match connection.echo_until_closed(early).await {
         Ok(end) => {
             linger(&mut reader, &mut writer, control).await;

@@ -14,6 +14,7 @@ pub mod engine;
 pub mod extensions;
 pub mod handshake;
 pub mod http;
+pub mod intake;
 pub mod listener;
 pub mod metrics;
 pub mod page;

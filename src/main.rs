@@ -1,5 +1,5 @@
-//! The command line in, an exit code out: 0 after a stop, 1 when the server could not start or go
-//! on, 2 for a command line that it cannot run with.
+//! The command line in, an exit code out: 0 after a stop, 1 when the server could not start, 2 for a
+//! command line that it cannot run with, 70 when it could not go on.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -11,8 +11,9 @@ use mimalloc::MiMalloc;
 use ringecho::{
     cli::{Arguments, LogFormat, LogLevel},
     config::Config,
-    server::{Server, StartError},
+    server::{RunError, Server, StartError},
 };
+use thiserror::Error;
 use tracing::{info, level_filters::LevelFilter};
 
 #[global_allocator]
@@ -23,20 +24,35 @@ fn main() -> ExitCode {
     start_log(arguments.log_level, arguments.log_format);
     match run(&arguments.into()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(StartError::Config(error)) => {
+        Err(Fault::Start(StartError::Config(error))) => {
             Arguments::command().error(ErrorKind::ValueValidation, error).exit()
         }
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
+        Err(fault) => {
+            eprintln!("error: {fault}");
+            match fault {
+                Fault::Start(_) => ExitCode::FAILURE,
+                Fault::Run(_) => EXIT_CANNOT_GO_ON.into(),
+            }
         }
     }
 }
 
-fn run(config: &Config) -> Result<(), StartError> {
+/// `EX_SOFTWARE` of sysexits.h.
+const EXIT_CANNOT_GO_ON: u8 = 70;
+
+/// Why the program ends without having been told to.
+#[derive(Debug, Error)]
+enum Fault {
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Run(#[from] RunError),
+}
+
+fn run(config: &Config) -> Result<(), Fault> {
     let server = Server::start(config)?;
     server.stop_on_signals()?;
-    writeln!(io::stdout(), "{}", server.ready_line())?;
+    writeln!(io::stdout(), "{}", server.ready_line()).map_err(StartError::from)?;
     let totals = server.run()?;
     info!(
         connections = totals.accepted,
@@ -44,6 +60,7 @@ fn run(config: &Config) -> Result<(), StartError> {
         upgraded = totals.upgraded,
         messages = totals.messages,
         received_bytes = totals.received_bytes,
+        late_wake_ups = totals.late_wake_ups,
         ended = ?totals.ended,
         "stopped"
     );

@@ -15,6 +15,8 @@ pub struct Counters {
     pub messages: Counter,
     /// Bytes received on upgraded connections.
     pub received_bytes: Counter,
+    /// Wake-ups that the kernel lost, so that only the sweep found what had arrived.
+    pub late_wake_ups: Counter,
     /// Connections that ended, by kind of end.
     ended: Vec<(&'static str, Counter)>,
 }
@@ -36,6 +38,8 @@ pub struct Totals {
     pub messages: u64,
     /// Bytes received on upgraded connections.
     pub received_bytes: u64,
+    /// Wake-ups that the kernel lost, so that only the sweep found what had arrived.
+    pub late_wake_ups: u64,
     /// Connections that ended, by kind of end; kinds that did not occur are left out.
     pub ended: Vec<(&'static str, u64)>,
 }
@@ -48,6 +52,7 @@ impl Counters {
             upgraded: Counter::default(),
             messages: Counter::default(),
             received_bytes: Counter::default(),
+            late_wake_ups: Counter::default(),
             ended: end_kinds.iter().map(|kind| (*kind, Counter::default())).collect(),
         }
     }
@@ -80,6 +85,7 @@ impl Totals {
         self.upgraded += counters.upgraded.get();
         self.messages += counters.messages.get();
         self.received_bytes += counters.received_bytes.get();
+        self.late_wake_ups += counters.late_wake_ups.get();
         for (kind, counter) in counters.ended.iter().filter(|(_, counter)| counter.get() > 0) {
             match self.ended.iter_mut().find(|(known, _)| known == kind) {
                 Some((_, sum)) => *sum += counter.get(),

@@ -17,7 +17,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use io_uring_monoio::IoUring;
 use nix::sys::resource::{Resource, getrlimit};
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
@@ -28,17 +27,19 @@ use tracing::{error, info, warn};
 
 use crate::{
     balance::Balance,
-    config::{self, Compression, Config, ConfigError, DataPlane},
+    config::{self, Compression, Config, ConfigError, DataPlane, HugePages},
     connection::ConnectionEnd,
     cpu_list::{CpuList, CpuListError},
     descriptors::raise_limit,
-    engine,
+    engine::{self, Lack},
     handshake::Policy,
     http::encode_page,
     listener::{ListenError, Listening},
     metrics::{Counters, Totals},
     page,
-    worker::{self, Driver, Plan, Site},
+    worker::{
+        self, Driver, Fallback, Footing, Plan, Ready, Shortage, ShortageKind, Site, WorkerError,
+    },
 };
 
 /// Why a server did not start.
@@ -60,23 +61,38 @@ pub enum StartError {
     #[error("--data-plane engine: {0}; use --data-plane auto to fall back to the portable path")]
     EngineUnavailable(String),
     /// A worker could not start.
-    #[error("worker {worker} could not start: {source}")]
+    #[error("worker {worker} could not start: {cause}")]
     Worker {
         /// Its number.
         worker: usize,
-        /// What the kernel said.
-        source: io::Error,
+        /// Why.
+        cause: String,
     },
     /// The system refused something else.
     #[error("{0}")]
     System(#[from] io::Error),
 }
 
+/// Why a server that had started could not go on.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// A worker died, and no other could be put in its place.
+    #[error("worker {worker} died, and could not be replaced in {tries} tries: {cause}")]
+    WorkerLost {
+        /// Its number.
+        worker: usize,
+        /// How often it was tried.
+        tries: u32,
+        /// Why the last one failed.
+        cause: String,
+    },
+}
+
 /// A running server.
 pub struct Server {
     listening: Listening,
-    driver: Driver,
-    engine: Option<engine::Dimensions>,
+    footing: Footing,
+    fallback: Fallback,
     site: Arc<Site>,
     balance: Option<Arc<Balance>>,
     workers: Vec<WorkerThread>,
@@ -103,14 +119,19 @@ struct WorkerThread {
     started: Instant,
     /// How long its place was empty before.
     pause: Duration,
+    /// How many have been put in this place since one was last ready.
+    tries: u32,
 }
 
 enum Event {
-    Ready,
+    Ready {
+        worker: usize,
+        ready: Ready,
+    },
     /// A worker is over: it stopped, could not go on, or (`None`) panicked.
     Ended {
         worker: usize,
-        result: Option<io::Result<()>>,
+        result: Option<Result<(), WorkerError>>,
     },
     ReplacementDue {
         worker: usize,
@@ -121,6 +142,9 @@ enum Event {
 /// A worker that lives for less than this probably dies of something that its replacement meets
 /// as well.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
+
+/// How often a place is tried to be filled before the server gives up: for some 25 seconds.
+const TRIES_MAX: u32 = 8;
 
 /// How long the place of a short-lived worker stays empty, the first time and at most.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -148,7 +172,12 @@ impl Server {
         if let Err(error) = raise_limit(u64::MAX) {
             warn!(%error, "the limit of open files stays as it is");
         }
-        let engine = resolve_data_plane(config, driver)?;
+        let footing = Footing { driver, engine: resolve_data_plane(config, driver)? };
+        let fallback = Fallback {
+            // Huge pages were asked for, so there is to be something in them.
+            plane: config.data_plane == DataPlane::Auto && config.huge_pages == HugePages::Off,
+            driver: config.driver == config::Driver::Auto,
+        };
         let mut listening = Listening::new(config);
         if !config.reuse_port {
             listening.probe()?;
@@ -158,8 +187,8 @@ impl Server {
         let (events_sender, events) = channel();
         let mut server = Self {
             listening,
-            driver,
-            engine,
+            footing,
+            fallback,
             site: Arc::new(site(config)),
             balance: (config.balance && cpus.len() > 1).then(|| Arc::new(Balance::new(cpus.len()))),
             workers: Vec::new(),
@@ -182,18 +211,13 @@ impl Server {
         self.listening.address()
     }
 
-    /// What a server says when it is ready.
+    /// What a server says when it is ready. Workers that had to fall back are told of in the log.
     pub fn ready_line(&self) -> String {
         let address = self.address();
-        let Self { site, workers, driver, engine, .. } = self;
-        let driver = match driver {
-            Driver::IoUring => "io_uring",
-            Driver::Epoll => "epoll",
-        };
+        let Self { site, workers, footing, .. } = self;
         let count = workers.len();
         let plural = if count == 1 { "worker" } else { "workers" };
-        let plane = if engine.is_some() { " with engine" } else { "" };
-        format!("listening on ws://{address}{} ({count} {plural}, {driver}{plane})", site.echo_path)
+        format!("listening on ws://{address}{} ({count} {plural}, {footing})", site.echo_path)
     }
 
     /// A handle that stops the server.
@@ -220,16 +244,27 @@ impl Server {
         Ok(())
     }
 
-    /// Runs until the server is stopped and its connections have ended; returns what it did.
-    pub fn run(mut self) -> Result<Totals, StartError> {
+    /// Runs until the server is stopped, or cannot go on, and its connections have ended; returns
+    /// what it did.
+    pub fn run(mut self) -> Result<Totals, RunError> {
+        let result = self.run_until_stopped();
+        let totals = self.stop_workers();
+        result.map(|()| totals)
+    }
+
+    fn run_until_stopped(&mut self) -> Result<(), RunError> {
         loop {
             match self.next_event() {
-                Event::Stop => break,
-                Event::Ready => {}
+                Event::Stop => return Ok(()),
+                Event::Ready { worker, .. } => self.workers[worker].tries = 0,
                 Event::Ended { worker, result } => self.plan_replacement(worker, result)?,
                 Event::ReplacementDue { worker } => self.replace_worker(worker)?,
             }
         }
+    }
+
+    /// Stops all workers, and returns what they did.
+    fn stop_workers(&mut self) -> Totals {
         let mut totals = Totals::default();
         let workers = std::mem::take(&mut self.workers);
         let counters: Vec<_> = workers.iter().map(|worker| worker.counters.clone()).collect();
@@ -242,7 +277,7 @@ impl Server {
         for counters in &counters {
             totals.add(counters);
         }
-        Ok(totals)
+        totals
     }
 
     /// Finds the workers that died instead of stopping.
@@ -250,13 +285,9 @@ impl Server {
         let mut dead = Vec::new();
         while let Ok(event) = self.events.try_recv() {
             let Event::Ended { worker, result } = event else { continue };
-            let cause = match result {
-                Some(Ok(())) => continue,
-                Some(Err(error)) => error.to_string(),
-                None => "a defect".to_owned(),
-            };
+            let Some(cause) = cause_of_death(result) else { continue };
             let lost = count_lost(&counters[worker]);
-            error!(worker, lost, "a worker died of {cause} while it was to stop");
+            error!(worker, lost, "a worker died while it was to stop: {cause}");
             dead.push(worker);
         }
         dead
@@ -296,8 +327,8 @@ impl Server {
         let balance = self.balance.clone();
         let plan = Plan {
             cpu,
-            driver: self.driver,
-            engine: self.engine,
+            footing: self.footing,
+            fallback: self.fallback,
             listener,
             member: balance.as_ref().map(|balance| balance.join(worker)).transpose()?,
             stop: worker_stop,
@@ -309,8 +340,8 @@ impl Server {
         let thread = thread::Builder::new().name(format!("worker-{worker}")).spawn(move || {
             let ready = {
                 let events = events.clone();
-                move || {
-                    let _ = events.send(Event::Ready);
+                move |ready| {
+                    let _ = events.send(Event::Ready { worker, ready });
                     on_ready(worker);
                 }
             };
@@ -320,27 +351,25 @@ impl Server {
             }
             let _ = events.send(Event::Ended { worker, result });
         })?;
-        let (started, pause) = (Instant::now(), Duration::ZERO);
-        Ok(WorkerThread { cpu, counters, stop, thread, started, pause })
+        let (started, pause, tries) = (Instant::now(), Duration::ZERO, 0);
+        Ok(WorkerThread { cpu, counters, stop, thread, started, pause, tries })
     }
 
     fn wait_until_ready(&self) -> Result<(), StartError> {
-        let mut ready = 0;
-        while ready < self.workers.len() {
+        let mut all_ready = Vec::new();
+        while all_ready.len() < self.workers.len() {
             match self.next_event() {
-                Event::Ready => ready += 1,
-                Event::Ended { worker, result: Some(Err(source)) } => {
-                    return Err(StartError::Worker { worker, source });
-                }
-                Event::Ended { worker, .. } => {
-                    let source = io::Error::other("it ended");
-                    return Err(StartError::Worker { worker, source });
+                Event::Ready { ready, .. } => all_ready.push(ready),
+                Event::Ended { worker, result } => {
+                    let cause = cause_of_death(result).unwrap_or_else(|| "it ended".to_owned());
+                    return Err(StartError::Worker { worker, cause });
                 }
                 Event::Stop | Event::ReplacementDue { .. } => {
                     unreachable!("nobody has a stop handle yet, and nothing is replaced")
                 }
             }
         }
+        tell_of_shortages(&all_ready);
         Ok(())
     }
 
@@ -348,35 +377,87 @@ impl Server {
     fn plan_replacement(
         &mut self,
         worker: usize,
-        result: Option<io::Result<()>>,
-    ) -> Result<(), StartError> {
-        if let Some(Err(source)) = result {
-            return Err(StartError::Worker { worker, source });
+        result: Option<Result<(), WorkerError>>,
+    ) -> Result<(), RunError> {
+        let cause = cause_of_death(result).unwrap_or_else(|| "it ended".to_owned());
+        let lost = count_lost(&self.workers[worker].counters);
+        error!(worker, lost, "a worker died, and its connections with it: {cause}");
+        self.try_again(worker, cause)
+    }
+
+    /// Has a place tried to be filled again later, unless that has been tried often enough.
+    fn try_again(&mut self, worker: usize, cause: String) -> Result<(), RunError> {
+        let WorkerThread { started, pause, tries, .. } = &mut self.workers[worker];
+        if *tries == TRIES_MAX {
+            return Err(RunError::WorkerLost { worker, tries: *tries, cause });
         }
-        let WorkerThread { counters, started, pause, .. } = &mut self.workers[worker];
-        let lost = count_lost(counters);
         *pause = replacement_pause(started.elapsed(), *pause);
-        error!(
-            worker,
-            lost,
-            ?pause,
-            "a worker died of a defect, and its connections with it; replacing it"
-        );
+        info!(worker, ?pause, "replacing a worker");
         self.replacements.push((Instant::now() + *pause, worker));
         Ok(())
     }
 
     /// Puts a new worker in the place of one that died.
-    fn replace_worker(&mut self, worker: usize) -> Result<(), StartError> {
+    fn replace_worker(&mut self, worker: usize) -> Result<(), RunError> {
         self.replacements.retain(|(_, replaced)| *replaced != worker);
-        let WorkerThread { cpu, counters, pause, .. } = &self.workers[worker];
-        let (cpu, counters, pause) = (*cpu, counters.clone(), *pause);
-        let listener = self.listening.open(cpu)?;
-        let thread = self.spawn_worker(worker, cpu, listener, counters)?;
-        self.workers[worker] = WorkerThread { pause, ..thread };
+        let WorkerThread { cpu, counters, pause, tries, .. } = &self.workers[worker];
+        let (cpu, counters, pause, tries) = (*cpu, counters.clone(), *pause, *tries + 1);
+        match self.start_replacement(worker, cpu, counters) {
+            Ok(thread) => self.workers[worker] = WorkerThread { pause, tries, ..thread },
+            Err(error) => {
+                error!(worker, "a worker cannot be replaced: {error}");
+                self.workers[worker].tries = tries;
+                // As if it had lived for no time at all.
+                self.workers[worker].started = Instant::now();
+                self.try_again(worker, error.to_string())?;
+            }
+        }
         Ok(())
     }
+
+    fn start_replacement(
+        &mut self,
+        worker: usize,
+        cpu: usize,
+        counters: Arc<Counters>,
+    ) -> Result<WorkerThread, StartError> {
+        let listener = self.listening.open(cpu)?;
+        self.spawn_worker(worker, cpu, listener, counters)
+    }
 }
+
+/// What a worker died of, unless it did as it was told.
+fn cause_of_death(result: Option<Result<(), WorkerError>>) -> Option<String> {
+    match result {
+        Some(Ok(())) => None,
+        Some(Err(error)) => Some(error.to_string()),
+        None => Some("a defect of this program; please report it".to_owned()),
+    }
+}
+
+/// Says, in a line for each kind, how many workers do without what others have.
+fn tell_of_shortages(all_ready: &[Ready]) {
+    for kind in [ShortageKind::SmallRing, ShortageKind::NoEngine, ShortageKind::NoRing] {
+        let mut having =
+            all_ready.iter().filter_map(|ready| ready.shortage.as_ref()).filter(|s| s.kind == kind);
+        let Some(Shortage { error, .. }) = having.next() else { continue };
+        let (count, total) = (1 + having.count(), all_ready.len());
+        let instead = match kind {
+            ShortageKind::SmallRing => "have smaller rings than they should",
+            ShortageKind::NoEngine => "have no engine and use the portable path",
+            ShortageKind::NoRing => "have no ring and use epoll",
+        };
+        let remedy = if error.kind() == io::ErrorKind::OutOfMemory { MORE_MEMORY } else { "" };
+        warn!("{count} of {total} workers {instead}: {error}{remedy}");
+    }
+    if let Some(error) = all_ready.iter().find_map(|ready| ready.unpinned.as_ref()) {
+        warn!("workers are not pinned to CPUs (sched_setaffinity: {error})");
+    }
+}
+
+/// What helps where a ring needs more memory than may be locked.
+const MORE_MEMORY: &str = "; let this user lock more memory (ulimit -l, LimitMEMLOCK= or \
+                           --ulimit memlock), or have fewer --workers";
 
 /// Counts the connections that a worker's death has ended, and says how many they are.
 fn count_lost(counters: &Counters) -> u64 {
@@ -418,9 +499,11 @@ fn resolve_driver(wanted: config::Driver) -> Result<Driver, StartError> {
     if wanted == config::Driver::Epoll {
         return Ok(Driver::Epoll);
     }
-    let obstacle = match IoUring::new(worker::RING_PROBE_ENTRIES) {
-        Ok(_) if monoio::utils::detect_uring() => return Ok(Driver::IoUring),
-        Ok(_) => "this kernel's io_uring lacks an operation that is needed".to_owned(),
+    let obstacle = match worker::try_uring() {
+        Ok(()) if monoio::utils::detect_uring() => return Ok(Driver::IoUring),
+        Ok(()) => "this kernel's io_uring lacks an operation that is needed".to_owned(),
+        // Each worker takes what it can have, and says so.
+        Err(error) if error.kind() == io::ErrorKind::OutOfMemory => return Ok(Driver::IoUring),
         Err(error) => format!(
             "io_uring cannot be used here ({error}): allow io_uring_setup, io_uring_enter and \
              io_uring_register in the container's seccomp profile, or set \
@@ -446,10 +529,10 @@ fn resolve_data_plane(
         Driver::Epoll => "it needs io_uring".to_owned(),
         Driver::IoUring => match engine::probe() {
             Ok(probe) => return Ok(Some(engine_dimensions(config, probe)?)),
-            Err(error) => format!(
-                "this kernel lacks what it needs ({error}): deferred task running (Linux 6.1) and \
-                 incremental buffers (6.12)"
-            ),
+            Err(Lack::Memory(error)) => {
+                format!("there is no memory for its ring ({error}){MORE_MEMORY}")
+            }
+            Err(lack) => lack.to_string(),
         },
     };
     if config.data_plane == DataPlane::Engine {

@@ -2,17 +2,24 @@
 //!
 //! A worker shares nothing with the others but counters that they read and their balance, through
 //! which it gives away connections that it accepted but others admit. It reads each request head,
-//! answers it, and hands upgraded connections to their data plane. A defect in one
-//! connection's task ends that connection only; one in the engine, which has no tasks, ends the
-//! worker.
+//! answers it, and hands upgraded connections to their data plane, which is also what its tasks wait
+//! with. A defect in one connection's task ends that connection only; one in the engine, which has
+//! no tasks, ends the worker.
+
+mod plane;
+mod portable;
+mod ring;
+mod runtime;
 
 use std::{
     cell::{Cell, RefCell},
+    fmt,
     future::{Future, poll_fn},
-    io,
-    net::{SocketAddr, TcpListener as StdTcpListener},
+    io::{self, Read},
+    mem,
+    net::{SocketAddr, TcpListener as StdTcpListener, TcpStream as StdTcpStream},
     os::{
-        fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd},
+        fd::{AsRawFd, OwnedFd},
         unix::net::UnixStream as StdUnixStream,
     },
     panic::AssertUnwindSafe,
@@ -28,33 +35,28 @@ use futures_util::{
     future::{Either, select},
 };
 use http::{Request, StatusCode};
-use io_uring_monoio::IoUring;
-use monoio::{
-    IoUringDriver, LegacyDriver, RuntimeBuilder,
-    fs::File,
-    io::{AsyncReadRent, CancelHandle, Canceller, Splitable},
-    net::{TcpListener, TcpStream, UnixStream},
-    time::TimeDriver,
-};
-use nix::{
-    errno::Errno,
-    sys::eventfd::{EfdFlags, EventFd},
-};
+use nix::errno::Errno;
 use slab::Slab;
+use thiserror::Error;
 use tracing::{debug, error, warn};
 
+use self::{
+    plane::{Plane, Upgraded},
+    portable::Portable,
+    ring::RingPlane,
+};
 use crate::{
     balance::{Accepted, Member},
     clock::{Deadlines, TICK, Tick},
     config::Limits,
-    connection::{
-        self, ConnectionEnd, Control, Demand, Shared, let_others_go_on, linger, write_all,
-    },
-    engine::{self, Calls, Departure, Engine},
-    handshake::{self, Negotiated, Policy},
+    connection::{ConnectionEnd, Control, Demand, Shared, linger, write_all},
+    engine,
+    handshake::{self, Policy},
     http::{HeadError, RequestRefusal, Route, encode_refusal, read_request_head, route},
     metrics::Counters,
 };
+
+pub(crate) use self::runtime::try_uring;
 
 /// The kernel interface that a worker waits on; [`crate::config::Driver`] resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,10 +71,10 @@ pub enum Driver {
 pub struct Plan {
     /// The CPU that it is pinned to.
     pub cpu: usize,
-    /// What it waits on.
-    pub driver: Driver,
-    /// The engine that carries connections after their opening handshake, if one does.
-    pub engine: Option<engine::Dimensions>,
+    /// What it stands on, if the system grants it.
+    pub footing: Footing,
+    /// What it may stand on if not.
+    pub fallback: Fallback,
     /// The listening socket, its own.
     pub listener: StdTcpListener,
     /// Its place in the balance, with the stream that wakes it; `None` leaves connections where
@@ -84,6 +86,76 @@ pub struct Plan {
     pub counters: Arc<Counters>,
     /// What all workers answer with.
     pub site: Arc<Site>,
+}
+
+/// What a worker stands on.
+#[derive(Clone, Copy, Debug)]
+pub struct Footing {
+    /// What it waits on.
+    pub driver: Driver,
+    /// The engine that carries connections after their opening handshake, if one does.
+    pub engine: Option<engine::Dimensions>,
+}
+
+impl fmt::Display for Footing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.driver, self.engine) {
+            (Driver::IoUring, Some(_)) => "io_uring with engine",
+            (Driver::IoUring, None) => "io_uring",
+            (Driver::Epoll, _) => "epoll",
+        })
+    }
+}
+
+/// Which parts of a footing may be replaced by the next best.
+#[derive(Clone, Copy, Debug)]
+pub struct Fallback {
+    /// The engine, by the portable path.
+    pub plane: bool,
+    /// `io_uring`, by epoll.
+    pub driver: bool,
+}
+
+/// What a worker that accepts connections has to say.
+#[derive(Debug)]
+pub struct Ready {
+    /// What it stands on.
+    pub footing: Footing,
+    /// What it could not have, and does without.
+    pub shortage: Option<Shortage>,
+    /// Why it is not pinned to its CPU, if it is not.
+    pub unpinned: Option<io::Error>,
+}
+
+/// Something that a worker does without.
+#[derive(Debug)]
+pub struct Shortage {
+    /// What it is.
+    pub kind: ShortageKind,
+    /// Why it could not be had.
+    pub error: io::Error,
+}
+
+/// What a worker may do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShortageKind {
+    /// Its ring is smaller than it should be.
+    SmallRing,
+    /// It has no engine.
+    NoEngine,
+    /// It has no ring.
+    NoRing,
+}
+
+/// Why a worker ended without having been told to.
+#[derive(Debug, Error)]
+pub enum WorkerError {
+    /// It could not start.
+    #[error("it could not start: {0}")]
+    Start(io::Error),
+    /// The ring that it waits in failed.
+    #[error("its ring failed: {0}")]
+    Ring(io::Error),
 }
 
 /// What all workers answer with.
@@ -101,53 +173,75 @@ pub struct Site {
 /// Runs a worker on this thread until it is told to stop and its connections have ended.
 ///
 /// `ready` is called once connections are accepted.
-pub fn run(plan: Plan, ready: impl FnOnce() + 'static) -> io::Result<()> {
-    monoio::utils::bind_to_cpu_set([plan.cpu])?;
-    let driver = plan.driver;
-    // As a task it has its turns among the others; monoio runs what it blocks on behind all tasks.
-    let served = async move { monoio::spawn(serve(plan, ready)).await };
-    match driver {
-        Driver::IoUring => ring_builder()?.build()?.block_on(served),
-        Driver::Epoll => {
-            RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?.block_on(served)
+pub fn run(plan: Plan, ready: impl FnOnce(Ready) + 'static) -> Result<(), WorkerError> {
+    let unpinned = monoio::utils::bind_to_cpu_set([plan.cpu]).err().map(io::Error::from);
+    Outset { plan, shortage: None, unpinned, ready }.run()
+}
+
+/// A worker that is about to start.
+struct Outset<R> {
+    plan: Plan,
+    shortage: Option<Shortage>,
+    unpinned: Option<io::Error>,
+    ready: R,
+}
+
+impl<R: FnOnce(Ready) + 'static> Outset<R> {
+    /// Runs on the best that can be had.
+    fn run(mut self) -> Result<(), WorkerError> {
+        let shared = Shared::new(&self.plan.site.limits, self.plan.counters.clone());
+        if let Some(dimensions) = self.plan.footing.engine {
+            match RingPlane::new(dimensions, &shared) {
+                Ok(plane) => return self.run_on_engine(plane, shared),
+                Err(error) if !self.plan.fallback.plane => return Err(WorkerError::Start(error)),
+                Err(error) => {
+                    self.shortage = Some(Shortage { kind: ShortageKind::NoEngine, error });
+                    self.plan.footing.engine = None;
+                }
+            }
+        }
+        if self.plan.footing.driver == Driver::IoUring {
+            match runtime::uring() {
+                Ok((mut runtime, is_reduced)) => {
+                    self.note_small_ring(is_reduced);
+                    let plane = Portable::new(Driver::IoUring);
+                    return runtime.block_on(serve(plane, self, shared));
+                }
+                Err(error) if !self.plan.fallback.driver => return Err(WorkerError::Start(error)),
+                Err(error) => {
+                    self.shortage = Some(Shortage { kind: ShortageKind::NoRing, error });
+                    self.plan.footing.driver = Driver::Epoll;
+                }
+            }
+        }
+        let mut runtime = runtime::epoll().map_err(WorkerError::Start)?;
+        runtime.block_on(serve(Portable::new(Driver::Epoll), self, shared))
+    }
+
+    fn run_on_engine(mut self, plane: RingPlane, shared: Shared) -> Result<(), WorkerError> {
+        self.note_small_ring(plane.is_reduced());
+        let mut runtime = runtime::without_waiting().map_err(WorkerError::Start)?;
+        runtime.block_on(serve(plane, self, shared))
+    }
+
+    fn note_small_ring(&mut self, is_reduced: bool) {
+        if is_reduced {
+            let error = io::Error::from(Errno::ENOMEM);
+            self.shortage.get_or_insert(Shortage { kind: ShortageKind::SmallRing, error });
         }
     }
 }
 
-/// A runtime whose ring has the flags that this kernel knows.
-///
-/// With deferred task running (6.1) the kernel does the work of completions only when the worker
-/// enters it, instead of interrupting it; cooperative task running (5.19) is the next best.
-fn ring_builder() -> io::Result<RuntimeBuilder<TimeDriver<IoUringDriver>>> {
-    let mut deferred = IoUring::builder();
-    deferred.setup_single_issuer().setup_defer_taskrun().setup_submit_all();
-    let mut cooperative = IoUring::builder();
-    cooperative.setup_coop_taskrun().setup_submit_all();
-    let flags = [deferred, cooperative, IoUring::builder()]
-        .into_iter()
-        .find(|flags| flags.build(RING_PROBE_ENTRIES).is_ok())
-        .ok_or_else(io::Error::last_os_error)?;
-    Ok(RuntimeBuilder::<IoUringDriver>::new().uring_builder(flags).enable_timer())
-}
-
-/// Entries of a ring that is made only to see whether it can be.
-pub(crate) const RING_PROBE_ENTRIES: u32 = 8;
+/// How many connections are accepted before others have their turn.
+const ACCEPTED_MAX: usize = 32;
 
 /// How long accepting rests after the process ran out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long the engine may go on before it lets accepts, requests and the sweep have their turn,
-/// unless those call it.
-const ENGINE_SLICE: Duration = Duration::from_millis(1);
-
-/// The same while there are connections in their opening or closing handshake: each takes a few
-/// turns of its own.
-const ENGINE_SLICE_SHORT: Duration = Duration::from_micros(100);
-
 /// A worker's state, shared by its tasks.
-struct Worker {
+struct Worker<P> {
+    plane: P,
     member: Option<Member>,
-    engine: Option<EnginePlane>,
     site: Arc<Site>,
     shared: Shared,
     deadlines: Deadlines,
@@ -157,19 +251,16 @@ struct Worker {
     drained: Cell<Option<Waker>>,
 }
 
-/// The engine, what wakes it, and what calls it back from its own ring.
-struct EnginePlane {
-    engine: RefCell<Engine>,
-    wake: EventFd,
-    calls: Calls,
+/// A stream that tells something by a byte, or by its end.
+struct Signal<S> {
+    stream: StdUnixStream,
+    source: S,
 }
 
-/// A connection whose opening handshake is done: what a data plane takes over.
-struct Upgraded {
-    stream: TcpStream,
-    /// What came together with the request head: the first frames.
-    early: Vec<u8>,
-    negotiated: Negotiated,
+/// Accepting failed for want of something.
+struct Exhausted {
+    error: io::Error,
+    remedy: &'static str,
 }
 
 /// How a request is answered.
@@ -180,101 +271,143 @@ enum Answer {
     Respond(bytes::Bytes, ConnectionEnd),
 }
 
-async fn serve(plan: Plan, ready: impl FnOnce()) -> io::Result<()> {
-    // Only epoll wants descriptors that do not block; io_uring waits by itself.
-    let nonblocking = plan.driver == Driver::Epoll;
-    plan.listener.set_nonblocking(nonblocking)?;
-    plan.stop.set_nonblocking(nonblocking)?;
+/// Starts a worker's tasks, and waits for their end.
+async fn serve<P: Plane, R: FnOnce(Ready) + 'static>(
+    plane: P,
+    outset: Outset<R>,
+    shared: Shared,
+) -> Result<(), WorkerError> {
+    let Outset { plan, shortage, unpinned, ready } = outset;
     let (member, woken) = plan.member.unzip();
-
-    let worker = Rc::new(Worker::new(plan.site, plan.counters, plan.engine, member)?);
-    monoio::spawn(worker.clone().sweep());
-    if let Some(plane) = &worker.engine {
-        plane.calls.add(&plan.listener)?;
-        for stream in [&plan.stop].into_iter().chain(&woken) {
-            plane.calls.add(stream)?;
-        }
-        let wake = File::from_std(plane.wake.as_fd().try_clone_to_owned()?.into())?;
-        monoio::spawn(worker.clone().drive_engine(wake));
-    }
-    let listener = TcpListener::from_std(plan.listener)?;
-    let mut stop = UnixStream::from_std(plan.stop)?;
+    let worker = Rc::new(Worker::new(plane, plan.site, shared, member));
+    let start = || {
+        let stop = worker.signal(plan.stop)?;
+        let woken = woken.map(|woken| worker.signal(woken)).transpose()?;
+        plan.listener.set_nonblocking(true)?;
+        Ok((stop, woken, worker.plane.source(plan.listener.try_clone()?.into())?))
+    };
+    let (stop, woken, source) = start().map_err(WorkerError::Start)?;
+    worker.plane.spawn(worker.clone().sweep());
     if let Some(woken) = woken {
-        woken.set_nonblocking(nonblocking)?;
-        monoio::spawn(worker.clone().admit_assigned(UnixStream::from_std(woken)?));
+        worker.plane.spawn(worker.clone().admit_assigned(woken));
     }
-    ready();
-    {
-        // A pending accept is cancelled rather than dropped: it may just have got a connection.
-        let canceller = Canceller::new();
-        let accepting = pin!(worker.accept(&listener, canceller.handle()));
-        if let Either::Left((_, accepting)) = select(pin!(stop.read(vec![0])), accepting).await {
-            canceller.cancel();
-            accepting.await;
+    let work = worker.plane.spawn(worker.clone().work(plan.listener, source, stop));
+    ready(Ready { footing: plan.footing, shortage, unpinned });
+    // A task of its own among the others, since monoio runs what it blocks on behind all tasks.
+    let driver = worker.clone();
+    let drive = monoio::spawn(async move { driver.plane.drive(&driver).await });
+    match select(work, drive).await {
+        Either::Left(((), _)) => {
+            worker.plane.settle();
+            Ok(())
         }
+        Either::Right((result, _)) => result.map_err(WorkerError::Ring),
     }
-    drop(listener);
-    if let Some(member) = &worker.member {
-        member.leave();
-        worker.empty_inbox(member);
-    }
-    worker.drain().await;
-    Ok(())
 }
 
-impl Worker {
-    fn new(
-        site: Arc<Site>,
-        counters: Arc<Counters>,
-        engine: Option<engine::Dimensions>,
-        member: Option<Member>,
-    ) -> io::Result<Self> {
-        let shared = Shared::new(&site.limits, counters);
-        let engine = engine.map(|dimensions| EnginePlane::new(dimensions, &shared)).transpose()?;
-        Ok(Self {
+impl<P: Plane> Worker<P> {
+    fn new(plane: P, site: Arc<Site>, shared: Shared, member: Option<Member>) -> Self {
+        Self {
+            plane,
             member,
-            engine,
             shared,
             deadlines: Deadlines::new(&site.limits),
             site,
             now: Rc::default(),
             connections: RefCell::default(),
             drained: Cell::default(),
-        })
+        }
     }
 
-    /// Accepts connections until it is cancelled.
-    async fn accept(self: &Rc<Self>, listener: &TcpListener, cancel: CancelHandle) {
-        let mut out_of_resources = false;
+    fn signal(&self, stream: StdUnixStream) -> io::Result<Signal<P::Source>> {
+        stream.set_nonblocking(true)?;
+        let source = self.plane.source(stream.try_clone()?.into())?;
+        Ok(Signal { stream, source })
+    }
+
+    /// Waits for a byte; false at the stream's end.
+    async fn signalled(&self, signal: &mut Signal<P::Source>) -> bool {
         loop {
-            match listener.cancelable_accept(cancel.clone()).await {
-                Ok((stream, peer)) => {
-                    out_of_resources = false;
-                    self.assign(stream, peer);
-                }
-                Err(error) => {
-                    let errno = Errno::from_raw(error.raw_os_error().unwrap_or_default());
-                    if errno == Errno::ECANCELED {
-                        return;
+            match signal.stream.read(&mut [0]) {
+                Ok(len) => return len > 0,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.plane.readable(&signal.source).await.is_err() {
+                        return false;
                     }
-                    let Some(remedy) = remedy(errno) else {
-                        // The peer was gone before it was accepted.
-                        debug!(%error, "accept failed");
-                        continue;
-                    };
-                    if !out_of_resources {
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// Accepts connections until the worker is to stop, and waits for their ends.
+    async fn work(
+        self: Rc<Self>,
+        listener: StdTcpListener,
+        source: P::Source,
+        mut stop: Signal<P::Source>,
+    ) {
+        select(pin!(self.signalled(&mut stop)), pin!(self.accept(&listener, &source))).await;
+        // Closing the queue would reset whoever waits in it.
+        if let Err(Exhausted { error, remedy }) = self.accept_waiting(&listener, usize::MAX) {
+            warn!(%error, "cannot accept all who wait; {remedy}");
+        }
+        drop((source, listener));
+        if let Some(member) = &self.member {
+            member.leave();
+            self.empty_inbox(member);
+        }
+        self.drain().await;
+    }
+
+    /// Accepts connections for ever.
+    async fn accept(self: &Rc<Self>, listener: &StdTcpListener, source: &P::Source) {
+        let mut is_paused = false;
+        loop {
+            match self.accept_waiting(listener, ACCEPTED_MAX) {
+                Ok(()) => {
+                    is_paused = false;
+                    if let Err(error) = self.plane.readable(source).await {
+                        warn!(%error, "cannot wait for connections; trying again");
+                        self.plane.sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+                Err(Exhausted { error, remedy }) => {
+                    if !mem::replace(&mut is_paused, true) {
                         warn!(%error, "cannot accept; {remedy}");
                     }
-                    out_of_resources = true;
-                    monoio::time::sleep(ACCEPT_PAUSE).await;
+                    self.plane.sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
     }
 
+    /// Accepts the connections that wait in the queue, at most so many.
+    fn accept_waiting(
+        self: &Rc<Self>,
+        listener: &StdTcpListener,
+        count_max: usize,
+    ) -> Result<(), Exhausted> {
+        for _ in 0..count_max {
+            match listener.accept() {
+                Ok((stream, peer)) => self.assign(stream, peer),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    if let Some(remedy) = remedy(&error) {
+                        return Err(Exhausted { error, remedy });
+                    }
+                    // The peer was gone before it was accepted.
+                    debug!(%error, "accept failed");
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Admits an accepted connection, unless it is another worker's to admit.
-    fn assign(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
-        let release = |stream| Accepted { descriptor: into_descriptor(stream), peer };
+    fn assign(self: &Rc<Self>, stream: StdTcpStream, peer: SocketAddr) {
+        let release = |stream: StdTcpStream| Accepted { descriptor: stream.into(), peer };
         let stays = match &self.member {
             Some(member) => member.assign(stream, release),
             None => Some(stream),
@@ -285,37 +418,34 @@ impl Worker {
     }
 
     /// Admits what other workers assign to this one, until it leaves the balance.
-    async fn admit_assigned(self: Rc<Self>, mut woken: UnixStream) {
+    async fn admit_assigned(self: Rc<Self>, mut woken: Signal<P::Source>) {
         let Some(member) = &self.member else { return };
-        let mut buffer = vec![0];
         loop {
             // Before the first wait too: a worker that died may have left some.
             self.empty_inbox(member);
-            let woken = woken.read(buffer).await;
-            let (Ok(1..), read) = woken else { return };
-            buffer = read;
+            if !self.signalled(&mut woken).await {
+                return;
+            }
         }
     }
 
     fn empty_inbox(self: &Rc<Self>, member: &Member) {
         for Accepted { descriptor, peer } in member.take() {
-            match TcpStream::from_std(descriptor.into()) {
-                Ok(stream) => self.admit(stream, peer),
-                Err(error) => {
-                    self.shared.counters.accepted.add(1);
-                    self.count_end(ConnectionEnd::Broken(error.kind()));
-                }
-            }
+            self.admit(descriptor.into(), peer);
         }
     }
 
     /// Starts the task of an accepted connection.
-    fn admit(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+    fn admit(self: &Rc<Self>, stream: StdTcpStream, peer: SocketAddr) {
         self.shared.counters.accepted.add(1);
-        let control = Rc::new(Control::new(self.now.clone()));
+        let stream = match self.plane.stream(stream) {
+            Ok(stream) => stream,
+            Err(error) => return self.count_end(ConnectionEnd::Broken(error.kind())),
+        };
+        let control = Rc::new(Control::new(self.now.clone(), Some(stream.as_raw_fd())));
         let key = self.connections.borrow_mut().insert(control.clone());
         let worker = self.clone();
-        monoio::spawn(async move {
+        self.plane.spawn(async move {
             let end = contain(worker.converse(stream, &control)).await;
             worker.connections.borrow_mut().remove(key);
             debug!(%peer, ?end, "connection ended, or was handed over");
@@ -339,13 +469,11 @@ impl Worker {
     }
 
     fn connection_count(&self) -> usize {
-        let in_engine =
-            self.engine.as_ref().map_or(0, |plane| plane.engine.borrow().connection_count());
-        self.connections.borrow().len() + in_engine
+        self.connections.borrow().len() + self.plane.connection_count()
     }
 
     /// One connection's life, as far as it is not handed over (`None`).
-    async fn converse(&self, mut stream: TcpStream, control: &Control) -> Option<ConnectionEnd> {
+    async fn converse(&self, mut stream: P::Stream, control: &Control) -> Option<ConnectionEnd> {
         let (answer, early) = match self.answer_request(&mut stream, control).await {
             Ok(answer) => answer,
             Err(end) => return Some(end),
@@ -358,8 +486,10 @@ impl Worker {
                     return Some(end);
                 }
                 self.shared.counters.upgraded.add(1);
-                let negotiated = acceptance.negotiated;
-                self.hand_over(Upgraded { stream, early, negotiated }, control).await
+                let handshake::Negotiated { subprotocol, compression } = acceptance.negotiated;
+                debug!(subprotocol, ?compression, "connection upgraded");
+                let upgraded = Upgraded { stream, early, compression };
+                self.plane.carry(upgraded, self, control).await
             }
             Answer::Respond(response, end) => {
                 // A client that does not take its response has no longer than one that stays.
@@ -368,67 +498,25 @@ impl Worker {
                 if let Err(end) = write_all(&mut stream, response, 0..response_len, control).await {
                     return Some(end);
                 }
-                let (mut reader, mut writer) = stream.into_split();
+                let (mut reader, mut writer) = P::split(stream);
                 linger(&mut reader, &mut writer, control).await;
                 Some(end)
             }
         }
     }
 
-    /// Gives an upgraded connection to its data plane: the engine, or the portable path where
-    /// there is no engine or it is full.
-    async fn hand_over(&self, upgraded: Upgraded, control: &Control) -> Option<ConnectionEnd> {
-        // The engine, which has no control, would not see it.
-        if let Some(end) = control.demanded_end() {
-            return Some(end);
-        }
-        let Upgraded { mut stream, mut early, negotiated } = upgraded;
-        let Negotiated { subprotocol, compression } = negotiated;
-        debug!(subprotocol, ?compression, "connection upgraded");
-        if let Some(plane) = &self.engine {
-            let descriptor = into_descriptor(stream);
-            let adopted = plane.engine.borrow_mut().adopt(descriptor, compression, early);
-            plane.wake();
-            let Err((descriptor, given_back)) = adopted else { return None };
-            stream = match TcpStream::from_std(descriptor.into()) {
-                Ok(stream) => stream,
-                Err(error) => return Some(ConnectionEnd::Broken(error.kind())),
-            };
-            early = given_back;
-        }
-        let (reader, writer) = stream.into_split();
-        Some(connection::run(reader, writer, early, compression, control, &self.shared).await)
-    }
-
-    /// Runs the engine whenever it is woken. Its event counter is read first; the engine then
-    /// turns until nothing comes, so that no wake-up is lost.
-    async fn drive_engine(self: Rc<Self>, wake: File) {
-        let Some(plane) = &self.engine else { return };
-        let mut count = vec![0; size_of::<u64>()];
-        loop {
-            (_, count) = wake.read_at(count, 0).await;
-            // What has completed in this ring calls no more, and must not wait for the engine.
-            let_others_go_on().await;
-            let is_alone = self.connections.borrow().is_empty();
-            for departure in plane.run(is_alone) {
-                self.finish(departure);
-            }
-        }
-    }
-
-    /// Ends a connection that has left the engine.
-    fn finish(self: &Rc<Self>, departure: Departure) {
-        let Departure { descriptor, end } = departure;
+    /// Ends a connection that the data plane had taken over.
+    fn finish(self: &Rc<Self>, descriptor: OwnedFd, end: ConnectionEnd) {
         if !end.is_orderly() {
             drop(descriptor);
             return self.count_end(end);
         }
-        let control = Rc::new(Control::new(self.now.clone()));
+        let control = Rc::new(Control::new(self.now.clone(), Some(descriptor.as_raw_fd())));
         let key = self.connections.borrow_mut().insert(control.clone());
         let worker = self.clone();
-        monoio::spawn(async move {
-            if let Ok(stream) = TcpStream::from_std(descriptor.into()) {
-                let (mut reader, mut writer) = stream.into_split();
+        self.plane.spawn(async move {
+            if let Ok(stream) = worker.plane.stream(descriptor.into()) {
+                let (mut reader, mut writer) = P::split(stream);
                 linger(&mut reader, &mut writer, &control).await;
             }
             worker.connections.borrow_mut().remove(key);
@@ -439,19 +527,23 @@ impl Worker {
     /// Reads the request head and finds its answer, with the bytes that came behind the head.
     async fn answer_request(
         &self,
-        stream: &mut TcpStream,
+        stream: &mut P::Stream,
         control: &Control,
     ) -> Result<(Answer, Vec<u8>), ConnectionEnd> {
-        let refusal = match select(pin!(read_request_head(stream)), pin!(control.demanded())).await
-        {
-            Either::Left((Ok((request, early)), _)) => {
-                return Ok((self.answer(request), early.into()));
+        let mut head = pin!(read_request_head(stream));
+        let refusal = loop {
+            match select(head.as_mut(), pin!(control.demanded())).await {
+                Either::Left((Ok((request, early)), _)) => {
+                    return Ok((self.answer(request), early.into()));
+                }
+                Either::Left((Err(HeadError::PeerLeft), _)) => return Err(ConnectionEnd::PeerLeft),
+                Either::Left((Err(HeadError::Refused(refusal)), _)) => break refusal,
+                Either::Right((Demand::TimeOut, _)) => break RequestRefusal::TimedOut,
+                Either::Right((Demand::Drain, _)) => break RequestRefusal::Stopping,
+                // There is nothing to ping yet.
+                Either::Right((Demand::Ping, _)) => {}
+                Either::Right((Demand::End(end), _)) => return Err(end),
             }
-            Either::Left((Err(HeadError::PeerLeft), _)) => return Err(ConnectionEnd::PeerLeft),
-            Either::Left((Err(HeadError::Refused(refusal)), _)) => refusal,
-            Either::Right((Demand::TimeOut, _)) => RequestRefusal::TimedOut,
-            Either::Right((Demand::Drain | Demand::Ping, _)) => RequestRefusal::Stopping,
-            Either::Right((Demand::End(end), _)) => return Err(end),
         };
         Ok((refuse(refusal.status(), &refusal), Vec::new()))
     }
@@ -470,33 +562,24 @@ impl Worker {
     /// Counts the ticks, and at each has every connection's deadlines looked at.
     async fn sweep(self: Rc<Self>) {
         loop {
-            monoio::time::sleep(TICK).await;
+            self.plane.sleep(TICK).await;
             self.now.set(self.now.get().next());
             for (_, control) in self.connections.borrow().iter() {
                 control.sweep(&self.deadlines);
             }
-            self.with_engine(|engine| engine.sweep(self.now.get(), &self.deadlines));
+            self.plane.sweep(self.now.get(), &self.deadlines);
         }
     }
 
     /// Has every connection closed, and waits for their ends, for as long as the limits say.
     async fn drain(&self) {
         self.demand_of_all(Demand::Drain);
-        self.with_engine(Engine::drain);
-        let timeout = monoio::time::sleep(self.site.limits.drain_timeout);
+        self.plane.drain();
+        let timeout = self.plane.sleep(self.site.limits.drain_timeout);
         if let Either::Right(_) = select(pin!(self.drained()), pin!(timeout)).await {
             self.demand_of_all(Demand::End(ConnectionEnd::Abandoned));
-            self.with_engine(Engine::abandon);
+            self.plane.abandon();
             self.drained().await;
-        }
-        self.with_engine(|engine| debug_assert!(engine.is_idle(), "nothing is left under way"));
-    }
-
-    /// Has the engine do something, and what comes of it.
-    fn with_engine(&self, act: impl FnOnce(&mut Engine)) {
-        if let Some(plane) = &self.engine {
-            act(&mut plane.engine.borrow_mut());
-            plane.wake();
         }
     }
 
@@ -519,48 +602,10 @@ impl Worker {
     }
 }
 
-impl EnginePlane {
-    fn new(dimensions: engine::Dimensions, shared: &Shared) -> io::Result<Self> {
-        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
-        let counters = shared.counters.clone();
-        let engine = Engine::new(dimensions, shared.rules, counters, &wake)?;
-        Ok(Self { engine: RefCell::new(engine), wake, calls: Calls::new()? })
-    }
-
-    /// Has the engine turn soon.
-    fn wake(&self) {
-        // It fails when the counter is full, and then the engine is about to be woken anyway.
-        let _ = self.wake.write(1);
-    }
-
-    /// Has the engine turn until it is idle, or others are to have their turn; then it wakes itself
-    /// behind them. If it carries all of the worker's connections, others are those that call.
-    /// Returns the connections that have left.
-    fn run(&self, is_alone: bool) -> Vec<Departure> {
-        let mut engine = self.engine.borrow_mut();
-        let is_idle = if is_alone && engine.is_active() {
-            engine.stay(&self.calls)
-        } else {
-            engine.turn_until_idle(if is_alone { ENGINE_SLICE } else { ENGINE_SLICE_SHORT })
-        };
-        if !is_idle.expect("the engine's ring works") {
-            self.wake();
-        }
-        engine.departures()
-    }
-}
-
-/// Takes a stream's descriptor out of monoio's hands.
-#[expect(unsafe_code, reason = "monoio gives descriptors away only raw")]
-fn into_descriptor(stream: TcpStream) -> OwnedFd {
-    // SAFETY: into_raw_fd gives up the ownership of an open descriptor.
-    unsafe { OwnedFd::from_raw_fd(stream.into_raw_fd()) }
-}
-
 /// What helps where accepting fails for want of something.
 #[cold]
-fn remedy(errno: Errno) -> Option<&'static str> {
-    match errno {
+fn remedy(error: &io::Error) -> Option<&'static str> {
+    match Errno::from_raw(error.raw_os_error()?) {
         Errno::EMFILE => Some("raise the limit of this process with ulimit -n"),
         Errno::ENFILE => Some("raise the limit of the system with sysctl -w fs.file-max=N"),
         Errno::ENOBUFS | Errno::ENOMEM => Some("the kernel has no memory left for connections"),
@@ -590,9 +635,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{
-        balance::Balance, config::HugePages, cpu_list::CpuList, protocol::echo::Compression,
-    };
+    use crate::{balance::Balance, config::HugePages, cpu_list::CpuList};
 
     fn site() -> Site {
         let policy = Policy {
@@ -604,17 +647,44 @@ mod tests {
         Site { echo_path: "/ws".to_owned(), policy, page: bytes::Bytes::new(), limits }
     }
 
-    /// A worker without an engine, and alone.
+    const DIMENSIONS: engine::Dimensions = engine::Dimensions {
+        receive_buffers: 2,
+        receive_buffer_len: 4096,
+        huge_pages: HugePages::Off,
+        receive_share: 0,
+        unsent_max: 4096,
+        connections_max: 1024,
+    };
+
+    /// Everything that a worker can stand on here.
+    fn footings() -> Vec<Footing> {
+        let engine = match engine::probe() {
+            Ok(_) => Some(DIMENSIONS),
+            Err(lack) => {
+                eprintln!("without an engine: {lack}");
+                None
+            }
+        };
+        let mut footings = vec![
+            Footing { driver: Driver::IoUring, engine: None },
+            Footing { driver: Driver::Epoll, engine: None },
+        ];
+        footings.extend(engine.map(|_| Footing { driver: Driver::IoUring, engine }));
+        footings
+    }
+
+    /// A worker that is alone.
     fn plan(
-        driver: Driver,
+        footing: Footing,
         listener: StdTcpListener,
         stop: StdUnixStream,
         counters: Arc<Counters>,
         site: Site,
     ) -> Plan {
         let cpu = CpuList::usable().unwrap().as_slice()[0];
+        let fallback = Fallback { plane: false, driver: false };
         let site = Arc::new(site);
-        Plan { cpu, driver, engine: None, listener, member: None, stop, counters, site }
+        Plan { cpu, footing, fallback, listener, member: None, stop, counters, site }
     }
 
     /// An acceptor assigns connections to a worker that is told to stop in the middle of it. Each
@@ -622,7 +692,7 @@ mod tests {
     #[test]
     fn stopping_worker_answers_everything_that_was_assigned_to_it() {
         const CONNECTIONS: usize = 200;
-        for driver in [Driver::IoUring, Driver::Epoll] {
+        for footing in footings() {
             let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
             let address = listener.local_addr().unwrap();
             let balance = Arc::new(Balance::new(2));
@@ -636,15 +706,14 @@ mod tests {
             let own_listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
             let plan = Plan {
                 member: Some(balance.join(1).unwrap()),
-                ..plan(driver, own_listener, worker_stop, counters.clone(), site())
+                ..plan(footing, own_listener, worker_stop, counters.clone(), site())
             };
-            let worker = thread::spawn(move || run(plan, || ()));
+            let worker = thread::spawn(move || run(plan, |_| ()));
             let mut stop = Some(stop);
             let mut assigned = Vec::new();
             for at in 0..CONNECTIONS {
                 let client = TcpStream::connect(address).unwrap();
                 let (stream, peer) = listener.accept().unwrap();
-                stream.set_nonblocking(driver == Driver::Epoll).unwrap();
                 let release = |stream: TcpStream| Accepted { descriptor: stream.into(), peer };
                 match acceptor.assign(stream, release) {
                     None => assigned.push(client),
@@ -671,7 +740,7 @@ mod tests {
     #[test]
     fn response_that_is_not_taken_is_given_up_after_the_close_timeout() {
         const SECOND: Duration = Duration::from_secs(1);
-        for driver in [Driver::IoUring, Driver::Epoll] {
+        for footing in footings() {
             let limits = Limits {
                 close_timeout: SECOND,
                 keep_alive_interval: SECOND,
@@ -683,8 +752,8 @@ mod tests {
             let address = listener.local_addr().unwrap();
             let (stop, worker_stop) = StdUnixStream::pair().unwrap();
             let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
-            let plan = plan(driver, listener, worker_stop, counters.clone(), site);
-            let worker = thread::spawn(move || run(plan, || ()));
+            let plan = plan(footing, listener, worker_stop, counters.clone(), site);
+            let worker = thread::spawn(move || run(plan, |_| ()));
             let mut client = TcpStream::connect(address).unwrap();
             client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
             let ended = || (0..ConnectionEnd::KINDS.len()).find(|at| counters.ended(*at).get() > 0);
@@ -694,46 +763,42 @@ mod tests {
                     None => thread::sleep(Duration::from_millis(10)),
                 }
             };
-            assert_eq!(ConnectionEnd::KINDS[end], "close_timeout", "{driver:?}");
+            assert_eq!(ConnectionEnd::KINDS[end], "close_timeout", "{footing}");
             drop(stop);
             worker.join().unwrap().unwrap();
         }
     }
 
-    /// As when the drain timeout passes while the 101 is being written.
+    /// As when the drain timeout passes while the 101 is being written: the data plane would not
+    /// know of it.
     #[test]
     fn connection_whose_end_was_demanded_is_not_handed_over() {
-        if let Err(error) = engine::probe() {
-            return eprintln!("skipped, this kernel carries no engine: {error}");
-        }
-        let dimensions = engine::Dimensions {
-            receive_buffers: 2,
-            receive_buffer_len: 4096,
-            huge_pages: HugePages::Off,
-            receive_share: 0,
-            unsent_max: 4096,
-            connections_max: 1,
-        };
-        ring_builder().unwrap().build().unwrap().block_on(async {
+        runtime::epoll().unwrap().block_on(async {
             let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
-            let worker = Worker::new(Arc::new(site()), counters, Some(dimensions), None).unwrap();
+            let shared = Shared::new(&Limits::default(), counters.clone());
+            let plane = Portable::new(Driver::Epoll);
+            let worker = Worker::new(plane, Arc::new(site()), shared, None);
             let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
-            let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            let (stream, _) = listener.accept().unwrap();
-            let upgraded = Upgraded {
-                stream: super::TcpStream::from_std(stream).unwrap(),
-                early: Vec::new(),
-                negotiated: Negotiated { subprotocol: None, compression: Compression::None },
-            };
-            let control = Control::new(worker.now.clone());
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            client
+                .write_all(
+                    b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+                    Sec-WebSocket-Version: 13\r\n\r\n",
+                )
+                .unwrap();
+            let stream = worker.plane.stream(listener.accept().unwrap().0).unwrap();
+            let control = Control::new(worker.now.clone(), None);
             control.demand(Demand::End(ConnectionEnd::Abandoned));
-            let end = worker.hand_over(upgraded, &control).await;
+            let end = worker.converse(stream, &control).await;
             assert_eq!(end, Some(ConnectionEnd::Abandoned));
+            assert_eq!(counters.upgraded.get(), 0);
         });
     }
 
     #[test]
     fn remedy_is_that_of_what_is_wanting() {
+        let remedy = |errno| remedy(&io::Error::from(errno));
         let said = |errno, what| remedy(errno).is_some_and(|remedy| remedy.contains(what));
         assert!(said(Errno::EMFILE, "ulimit -n"));
         assert!(said(Errno::ENFILE, "sysctl -w fs.file-max"));

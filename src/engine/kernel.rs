@@ -4,6 +4,7 @@
 use std::{
     io,
     os::fd::{BorrowedFd, RawFd},
+    time::Duration,
 };
 
 /// What the kernel can be asked to do on the connection in a slot.
@@ -16,10 +17,21 @@ pub enum Operation {
     Send { slot: u32, piece: libc::iovec, mode: SendMode },
     /// Send the pieces of a message.
     SendMessage { slot: u32, header: *const libc::msghdr, mode: SendMode },
-    /// End the receive that was pushed with this user data.
+    /// Complete as soon as a descriptor, which is in no slot, is ready for this.
+    Watch { descriptor: RawFd, interest: Interest },
+    /// Complete once this has passed.
+    Sleep { duration: Duration },
+    /// End the receive, the watch or the sleep that was pushed with this user data.
     Cancel { target: u64 },
-    /// Complete as soon as a descriptor is readable.
-    Watch { descriptor: RawFd },
+}
+
+/// What a descriptor is to become ready for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// Reading, or accepting.
+    Readable,
+    /// Writing.
+    Writable,
 }
 
 /// How a send treats a socket that is full.
@@ -77,7 +89,4 @@ pub trait Kernel {
     /// including all that has been received.
     /// If it may wait, something has completed when it returns, unless a signal came.
     fn enter(&mut self, completions: &mut Vec<Completion>, may_wait: bool) -> io::Result<()>;
-
-    /// Whether completions that come outside of [`enter`](Self::enter) are announced.
-    fn announce(&mut self, enabled: bool);
 }

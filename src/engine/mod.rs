@@ -3,8 +3,8 @@
 //!
 //! A turn enters the kernel once. That sends the replies of the turn before and receives, into
 //! shared buffers, what has arrived meanwhile; then each chunk is transformed in place, and its
-//! reply queued. A connection without traffic costs its entry in the table and nothing else. While
-//! messages come, the engine waits for them in its own ring.
+//! reply queued. A connection without traffic costs its entry in the table and nothing else. The
+//! thread waits in this ring only: what its tasks wait for is an operation of it too.
 //!
 //! Rare things leave: a connection that ends, in whatever way, is given back with its descriptor
 //! once nothing is under way on it, and an ordinary task finishes it. A peer that does not read
@@ -12,12 +12,12 @@
 //! and when that has become too much, its receive ends until the socket has taken some.
 //!
 //! From the bottom up: `kernel` is what is asked of the kernel, `uring` the real one, `buffers` what
-//! it receives into, `ring` how parts are sent and chunks received, `table` the connections, `calls`
-//! what else its thread waits for, and here is the turn.
+//! it receives into, `ring` how parts are sent and chunks received, `table` the connections, `waits`
+//! what else its thread waits for, `probe` what this kernel can do, and here is the turn.
 
 mod buffers;
-mod calls;
 mod kernel;
+mod probe;
 mod ring;
 #[cfg(test)]
 mod simulation;
@@ -25,21 +25,18 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod uring;
+mod waits;
 
 use std::{
     collections::VecDeque,
-    io::{self, Write},
-    mem,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::net::UnixStream,
-    },
+    io, mem,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
-    time::{Duration, Instant},
+    task::{Context, Poll},
+    time::Duration,
 };
 
 use fastwebsockets::CloseCode;
-use nix::sys::eventfd::EventFd;
 
 use self::{
     buffers::Chunk,
@@ -47,11 +44,12 @@ use self::{
     ring::{Event, Events, Part, ReceiveEnd, Ring, UnderWay, Unsent},
     table::{Connection, Key, Queue, Receive, Send, Table},
     uring::Uring,
+    waits::Waits,
 };
 use crate::{
     clock::{Deadlines, Due, Tick, Timing},
-    config::HugePages,
     connection::{ConnectionEnd, GOODBYE, PING},
+    intake::intake,
     metrics::Counters,
     protocol::{
         close_code::encode_close_frame,
@@ -59,13 +57,12 @@ use crate::{
     },
 };
 
-pub use self::{calls::Calls, ring::Dimensions};
-
-/// How long the engine stays in its own ring without a call from elsewhere.
-///
-/// Everything that does not call, as timers, may be so much later; and an engine that has been idle
-/// for longer sleeps with everything else.
-const STAY_MAX: Duration = Duration::from_millis(10);
+pub use self::{
+    kernel::Interest,
+    probe::{Lack, Probe, probe},
+    ring::Dimensions,
+    waits::Wait,
+};
 
 /// A connection that has left the engine, for an ordinary task to finish.
 pub struct Departure {
@@ -93,9 +90,13 @@ pub struct Engine<K = Uring> {
     leaving: Vec<Key>,
     /// The server is stopping, and closes connections between two messages.
     draining: bool,
+    /// A connection leaves in the next turn, whether anything happens in it or not.
+    is_departure_due: bool,
     departures: Vec<Departure>,
-    /// When something last happened.
-    active_at: Instant,
+    /// What the worker's tasks wait for.
+    waits: Waits,
+    /// Turns since a wait for time was last over.
+    turns_since_sleep: u32,
     /// Empty between turns.
     events: Events,
 }
@@ -112,54 +113,16 @@ struct QueuedPart {
     next: Option<u32>,
 }
 
-/// What this kernel lacks for an engine, if anything, and whether receives can be limited.
-pub fn probe() -> io::Result<Probe> {
-    let wake = EventFd::new()?;
-    let dimensions = Dimensions {
-        receive_buffers: 1,
-        receive_buffer_len: 4096,
-        huge_pages: HugePages::Off,
-        receive_share: 4096,
-        unsent_max: 4096,
-        connections_max: 1,
-    };
-    let kernel = Uring::new(dimensions.connections_max, dimensions.receive_buffers, &wake)?;
-    let mut ring = Ring::new(kernel, dimensions)?;
-    let (mut peer, connection) = UnixStream::pair()?;
-    peer.write_all(b"?")?;
-    let mut table = Table::new(1);
-    let timing = Timing::accepted(Tick::default());
-    let Ok(key) = table.insert(connection.into(), timing, Compression::None) else {
-        unreachable!("the table has room for one");
-    };
-    ring.adopt(key, table.present_mut(key).descriptor.as_fd())?;
-    ring.receive(key, dimensions.receive_share);
-    let mut events = Events::default();
-    ring.turn(&mut events, false)?;
-    Ok(match events.others[..] {
-        [(_, Event::Received { .. })] => Probe { limits_receives: true },
-        _ => Probe { limits_receives: false },
-    })
-}
-
-/// What a kernel that can carry an engine can do beyond that.
-#[derive(Clone, Copy, Debug)]
-pub struct Probe {
-    /// A multishot receive can be limited to a number of bytes (Linux 6.17).
-    pub limits_receives: bool,
-}
-
 impl Engine {
-    /// An engine on a ring of its own, for this thread, which writes to `wake` when there is
-    /// something to do.
-    pub fn new(
-        dimensions: Dimensions,
-        rules: Rules,
-        counters: Arc<Counters>,
-        wake: &EventFd,
-    ) -> io::Result<Self> {
-        let kernel = Uring::new(dimensions.connections_max, dimensions.receive_buffers, wake)?;
+    /// An engine on a ring of its own, for this thread.
+    pub fn new(dimensions: Dimensions, rules: Rules, counters: Arc<Counters>) -> io::Result<Self> {
+        let kernel = Uring::new(dimensions.connections_max, dimensions.receive_buffers)?;
         Self::with_kernel(kernel, dimensions, rules, counters)
+    }
+
+    /// Whether its ring is smaller than it should be, for want of memory that may be locked.
+    pub fn is_reduced(&self) -> bool {
+        self.ring.kernel().is_reduced()
     }
 }
 
@@ -182,8 +145,10 @@ impl<K: Kernel> Engine<K> {
             unfed: Vec::new(),
             leaving: Vec::new(),
             draining: false,
+            is_departure_due: false,
             departures: Vec::new(),
-            active_at: Instant::now(),
+            waits: Waits::default(),
+            turns_since_sleep: 0,
             events: Events::default(),
         })
     }
@@ -213,7 +178,7 @@ impl<K: Kernel> Engine<K> {
         mut early: Vec<u8>,
     ) -> Result<(), (OwnedFd, Vec<u8>)> {
         let mut timing = Timing::accepted(self.now);
-        timing.traffic(self.now);
+        timing.opened(self.now);
         let key = match self.table.insert(descriptor, timing, compression) {
             Ok(key) => key,
             Err(descriptor) => return Err((descriptor, early)),
@@ -237,74 +202,56 @@ impl<K: Kernel> Engine<K> {
         Ok(())
     }
 
-    /// Turns until nothing happens any more, or until `slice` has passed; says whether nothing
-    /// happens any more. If so, the wake-up descriptor is written to when something does.
-    pub fn turn_until_idle(&mut self, slice: Duration) -> io::Result<bool> {
-        let begin = Instant::now();
-        self.ring.announce(false);
-        while begin.elapsed() < slice {
-            if !self.turn(false)? && self.fall_asleep()? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Whether so much is happening that [`stay`](Self::stay) is worth its while.
-    pub fn is_active(&self) -> bool {
-        !self.draining && self.active_at.elapsed() < STAY_MAX
-    }
-
-    /// Turns until there is a call, waiting in its own ring while nothing happens. One system call
-    /// then sends and waits, where sleeping elsewhere takes several.
-    ///
-    /// Says whether nothing happens any more. If so, the wake-up descriptor is written to when
-    /// something does.
-    pub fn stay(&mut self, calls: &Calls) -> io::Result<bool> {
-        self.ring.announce(false);
-        if !self.ring.is_watching() {
-            calls.call_after(STAY_MAX)?;
-            self.ring.watch(calls.as_fd());
-        }
-        // What has been queued between turns is sent by the second.
-        let mut may_wait = false;
+    /// Turns, and waits while there is nothing to do, until there is something to do for tasks:
+    /// what one of them waited for is over, or connections have departed.
+    pub fn run(&mut self) -> io::Result<()> {
         loop {
-            let happened = self.turn(may_wait)?;
-            let is_called = !self.ring.is_watching();
-            may_wait = !self.is_in_haste();
-            if happened {
-                if is_called {
-                    return Ok(false);
-                }
-            } else if is_called || !may_wait {
-                return self.fall_asleep();
+            let is_awaited = self.turn(!self.is_in_haste())?;
+            if is_awaited || !self.departures.is_empty() {
+                return Ok(());
             }
+        }
+    }
+
+    /// Begins to wait for a descriptor, which is not one of its connections'.
+    pub fn wait_for(&mut self, descriptor: BorrowedFd<'_>, interest: Interest) -> Wait {
+        let wait = self.waits.begin(false);
+        self.ring.watch(wait, descriptor, interest);
+        wait
+    }
+
+    /// Begins to wait until `duration` has passed.
+    pub fn wait_until_passed(&mut self, duration: Duration) -> Wait {
+        let wait = self.waits.begin(true);
+        self.ring.sleep(wait, duration);
+        wait
+    }
+
+    /// Whether a wait is over; if not, the task is woken when it is.
+    pub fn poll_wait(&mut self, wait: Wait, context: &mut Context<'_>) -> Poll<()> {
+        self.waits.poll(wait, context)
+    }
+
+    /// Lets go of a wait, whether it is over or not.
+    pub fn end_wait(&mut self, wait: Wait) {
+        if self.waits.end(wait) {
+            self.ring.cancel_wait(wait);
         }
     }
 
     /// Whether something is to be done for which no event will come.
     fn is_in_haste(&self) -> bool {
-        !(self.starved.is_empty() && self.leaving.is_empty() && self.departures.is_empty())
-    }
-
-    /// Has what happens from now on announced, unless something still happens.
-    fn fall_asleep(&mut self) -> io::Result<bool> {
-        self.ring.announce(true);
-        // What came before the announcements shows in one more turn.
-        let happened = self.turn(false)?;
-        if happened {
-            self.ring.announce(false);
-        }
-        Ok(!happened)
+        // What was queued between turns is given to the kernel at the end of the next one.
+        let has_queued = !self.replies.connections.is_empty();
+        has_queued || self.is_departure_due || !self.starved.is_empty()
     }
 
     /// One turn: sends the replies of the one before, takes what has arrived, for which it may
-    /// wait, and queues the replies to it. Says whether anything happened.
-    fn turn(&mut self, may_wait: bool) -> io::Result<bool> {
-        let has_starved = !self.starved.is_empty();
+    /// wait, and queues the replies to it. Says whether something that a task waits for is over.
+    pub fn turn(&mut self, may_wait: bool) -> io::Result<bool> {
         let mut events = mem::take(&mut self.events);
         self.ring.turn(&mut events, may_wait)?;
-        let happened = has_starved || !(events.unsent.is_empty() && events.others.is_empty());
+        self.count_late_wake_up(&events);
         for (key, unsent) in events.unsent.drain(..) {
             match unsent {
                 Unsent::Rest(rest) => self.block(key, rest),
@@ -314,8 +261,9 @@ impl<K: Kernel> Engine<K> {
         for (key, event) in events.others.drain(..) {
             self.handle(key, event);
         }
-        if happened {
-            self.active_at = Instant::now();
+        let mut is_awaited = false;
+        for wait in events.waits.drain(..) {
+            is_awaited |= self.waits.complete(wait);
         }
         self.events = events;
         self.feed();
@@ -324,7 +272,23 @@ impl<K: Kernel> Engine<K> {
         if cfg!(debug_assertions) {
             self.check_invariants();
         }
-        Ok(happened)
+        Ok(is_awaited)
+    }
+
+    /// Counts what should have ended a wait, but was found only when a time had passed.
+    ///
+    /// Time ends a wait at each sweep, if nothing else does. That something else happens in the
+    /// same instant, after a whole second without anything, is so rare that it means a lost wake-up.
+    #[inline]
+    fn count_late_wake_up(&mut self, events: &Events) {
+        self.turns_since_sleep = self.turns_since_sleep.saturating_add(1);
+        if events.waits.iter().any(|wait| wait.is_sleep) {
+            let is_other = events.waits.iter().any(|wait| !wait.is_sleep);
+            if self.turns_since_sleep == 1 && (is_other || !events.others.is_empty()) {
+                self.counters.late_wake_ups.add(1);
+            }
+            self.turns_since_sleep = 0;
+        }
     }
 
     /// The sweep: another tick has passed.
@@ -333,7 +297,10 @@ impl<K: Kernel> Engine<K> {
         let due: Vec<(Key, Due)> = self
             .table
             .iter_mut()
-            .filter_map(|(key, connection)| Some((key, connection.timing.sweep(now, deadlines)?)))
+            .filter_map(|(key, connection)| {
+                let Connection { timing, descriptor, .. } = connection;
+                Some((key, timing.sweep(now, deadlines, || intake(descriptor))?))
+            })
             .collect();
         for (key, due) in due {
             match due {
@@ -623,6 +590,7 @@ impl<K: Kernel> Engine<K> {
         if connection.receive == Receive::Starved {
             connection.receive = Receive::Idle;
         }
+        self.is_departure_due |= connection.receive == Receive::Idle;
         self.disarm(key);
     }
 
@@ -638,12 +606,18 @@ impl<K: Kernel> Engine<K> {
     /// Lets those go on which nothing is under way.
     fn depart(&mut self) {
         let Self { table, ring, leaving, departures, .. } = self;
+        let mut is_departure_due = false;
         leaving.retain(|key| {
             let Some(connection) = table.get_mut(*key) else { return false };
-            let is_quiet = connection.receive == Receive::Idle
-                && matches!(connection.send, Send::Ready(queue) if queue.is_empty());
-            if !is_quiet {
-                return true;
+            match connection.send {
+                Send::Ready(queue) if connection.receive == Receive::Idle => {
+                    if !queue.is_empty() {
+                        // Its last replies go out with the next turn, and it after them.
+                        is_departure_due = true;
+                        return true;
+                    }
+                }
+                Send::Ready(_) | Send::Blocked(_) => return true,
             }
             // A slot that stays registered is overwritten by its next connection.
             let _ = ring.release(*key);
@@ -652,6 +626,7 @@ impl<K: Kernel> Engine<K> {
             }
             false
         });
+        self.is_departure_due = is_departure_due;
     }
 
     #[cold]

@@ -11,14 +11,16 @@ use std::{
     ops::Range,
     os::fd::{AsRawFd, BorrowedFd},
     ptr,
+    time::Duration,
 };
 
 use nix::errno::Errno;
 
 use super::{
     buffers::{Buffers, Chunk},
-    kernel::{Completion, Kernel, Operation, SendMode},
+    kernel::{Completion, Interest, Kernel, Operation, SendMode},
     table::Key,
+    waits::Wait,
 };
 use crate::config::HugePages;
 
@@ -39,7 +41,6 @@ pub(super) struct Ring<K> {
     /// Memory of patient sends that are over, for the next ones.
     spare: Vec<Vec<u8>>,
     receives_under_way: usize,
-    is_watching: bool,
     /// Completions before they are looked at; empty between turns.
     completions: Vec<Completion>,
 }
@@ -76,8 +77,10 @@ pub(super) struct Events {
     /// Sends of the turn before that did not go out whole. They are to be looked at first, since
     /// what has been received meanwhile is answered behind them.
     pub(super) unsent: Vec<(Key, Unsent)>,
-    /// Everything else, in order.
+    /// Everything else that happened on connections, in order.
     pub(super) others: Vec<(Key, Event)>,
+    /// What tasks wait for, and is over.
+    pub(super) waits: Vec<Wait>,
 }
 
 /// Why a reply did not go out whole.
@@ -144,19 +147,19 @@ struct Message {
     pieces: Vec<libc::iovec>,
 }
 
-/// The kind of an operation, in the upper two bits of its user data. The lower ones are a key, the
-/// index of a send record, or one of few.
+/// The kind of an operation, in the upper bits of its user data. The lower ones are a key, the
+/// index of a send record, or a wait.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Receive,
     Send,
     SendPatiently,
-    /// [`CANCEL`] or [`WATCH`].
-    Other,
+    /// Or else [`CANCEL`].
+    Wait,
 }
 
-const CANCEL: u64 = 0;
-const WATCH: u64 = 1;
+/// In the place of a wait: a cancellation, of whose own completion nothing follows.
+const CANCEL: u64 = (1 << Kind::SHIFT) - 1;
 
 /// How much memory of past patient sends is kept: so many pieces, each of so many bytes.
 const SPARE_MAX: usize = 4;
@@ -187,7 +190,7 @@ impl Kind {
             0 => Self::Receive,
             1 => Self::Send,
             2 => Self::SendPatiently,
-            _ => Self::Other,
+            _ => Self::Wait,
         };
         (kind, user_data & ((1 << Self::SHIFT) - 1))
     }
@@ -208,9 +211,12 @@ impl<K: Kernel> Ring<K> {
             patient: HashMap::new(),
             spare: Vec::new(),
             receives_under_way: 0,
-            is_watching: false,
             completions: Vec::new(),
         })
+    }
+
+    pub(super) fn kernel(&self) -> &K {
+        &self.kernel
     }
 
     /// Makes a connection known under its key's slot.
@@ -242,20 +248,28 @@ impl<K: Kernel> Ring<K> {
 
     /// Ends the receive; its end is an event all the same.
     pub(super) fn cancel_receive(&mut self, key: Key) {
-        let target = Kind::Receive.user_data(key.to_bits());
-        self.push(&Operation::Cancel { target }, Kind::Other.user_data(CANCEL));
+        self.cancel(Kind::Receive.user_data(key.to_bits()));
     }
 
-    /// Watches a descriptor until it is readable.
-    pub(super) fn watch(&mut self, descriptor: BorrowedFd<'_>) {
-        self.is_watching = true;
-        let operation = Operation::Watch { descriptor: descriptor.as_raw_fd() };
-        self.push(&operation, Kind::Other.user_data(WATCH));
+    /// Waits for a descriptor, which is in no slot, to become ready.
+    pub(super) fn watch(&mut self, wait: Wait, descriptor: BorrowedFd<'_>, interest: Interest) {
+        let operation = Operation::Watch { descriptor: descriptor.as_raw_fd(), interest };
+        self.push(&operation, Kind::Wait.user_data(wait.to_bits()));
     }
 
-    /// Whether a descriptor is watched that has not been readable since.
-    pub(super) fn is_watching(&self) -> bool {
-        self.is_watching
+    /// Waits until this has passed.
+    pub(super) fn sleep(&mut self, wait: Wait, duration: Duration) {
+        self.push(&Operation::Sleep { duration }, Kind::Wait.user_data(wait.to_bits()));
+    }
+
+    /// Ends a wait; its end is an event all the same.
+    pub(super) fn cancel_wait(&mut self, wait: Wait) {
+        self.cancel(Kind::Wait.user_data(wait.to_bits()));
+    }
+
+    /// Whether a cancellation came in time shows in the completion of what it was to end.
+    fn cancel(&mut self, target: u64) {
+        self.push(&Operation::Cancel { target }, Kind::Wait.user_data(CANCEL));
     }
 
     /// The bytes of a chunk of this turn.
@@ -317,11 +331,6 @@ impl<K: Kernel> Ring<K> {
         Ok(())
     }
 
-    /// Whether the wake-up descriptor is written to.
-    pub(super) fn announce(&mut self, enabled: bool) {
-        self.kernel.announce(enabled);
-    }
-
     pub(super) fn under_way(&self) -> UnderWay {
         UnderWay { receives: self.receives_under_way, patient_sends: self.patient.len() }
     }
@@ -355,11 +364,8 @@ impl<K: Kernel> Ring<K> {
             }
             Kind::Receive => Some(self.complete_receive(result, completion)),
             Kind::SendPatiently => self.complete_patient_send(key, result),
-            Kind::Other => {
-                // Whether a cancellation came in time shows in the receive's own completion.
-                self.is_watching &= rest != WATCH;
-                None
-            }
+            Kind::Wait if rest == CANCEL => return,
+            Kind::Wait => return events.waits.push(Wait::from_bits(rest)),
         };
         events.others.extend(event.map(|event| (key, event)));
     }

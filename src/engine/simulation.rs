@@ -28,11 +28,11 @@ pub(super) struct World {
     free_buffers: VecDeque<FreeBuffer>,
     pushed: Vec<(Operation, u64)>,
     receives: Vec<ArmedReceive>,
-    /// User data of receives to end, with that of the cancellations.
+    /// User data of what is to be ended, with that of the cancellations.
     cancels: Vec<(u64, u64)>,
     patient_sends: Vec<PatientSend>,
-    /// User data of a watched descriptor.
-    watch: Option<u64>,
+    /// User data of watches and sleeps.
+    waits: Vec<u64>,
     /// Completions that have not been collected, in order.
     completed: VecDeque<Completion>,
 }
@@ -107,7 +107,7 @@ impl Simulation {
             receives: Vec::new(),
             cancels: Vec::new(),
             patient_sends: Vec::new(),
-            watch: None,
+            waits: Vec::new(),
             completed: VecDeque::new(),
         })))
     }
@@ -122,6 +122,7 @@ impl World {
     /// Checks that nothing is left of any connection, with `buffer_count` buffers in all.
     pub(super) fn check_leftovers(&self, buffer_count: usize) {
         assert!(self.receives.is_empty() && self.patient_sends.is_empty());
+        assert!(self.waits.is_empty());
         assert!(self.slots.is_empty() && self.peers.is_empty() && self.pushed.is_empty());
         assert_eq!(self.free_buffers.len(), buffer_count);
     }
@@ -138,9 +139,7 @@ impl World {
                 self.receives.push(ArmedReceive { slot, user_data, left });
             }
             Operation::Cancel { target } => self.cancels.push((target, user_data)),
-            Operation::Watch { .. } => {
-                assert_eq!(self.watch.replace(user_data), None, "one watch at a time");
-            }
+            Operation::Watch { .. } | Operation::Sleep { .. } => self.waits.push(user_data),
             Operation::Send { slot, piece, mode: SendMode::Patient } => {
                 self.patient_sends.push(PatientSend { slot, user_data, piece });
             }
@@ -192,12 +191,14 @@ impl World {
             if self.rng.random() {
                 return true;
             }
-            let found = self.receives.iter().position(|receive| receive.user_data == *target);
-            if let Some(at) = found {
-                self.receives.swap_remove(at);
+            let under_way = self.receives.len() + self.waits.len();
+            self.receives.retain(|receive| receive.user_data != *target);
+            self.waits.retain(|wait| wait != target);
+            let is_found = self.receives.len() + self.waits.len() < under_way;
+            if is_found {
                 self.completed.push_back(last(*target, Err(Errno::ECANCELED)));
             }
-            let result = found.map(|_| 0).ok_or(Errno::ENOENT);
+            let result = if is_found { Ok(0) } else { Err(Errno::ENOENT) };
             self.completed.push_back(last(*user_data, result));
             false
         });
@@ -370,9 +371,14 @@ impl Kernel for Simulation {
         world.progress_cancels();
         world.progress_receives(completions);
         world.progress_patient_sends();
-        if let Some(watch) = world.watch.take_if(|_| world.rng.random_ratio(1, 10)) {
-            world.completed.push_back(last(watch, Ok(1)));
-        }
+        let World { waits, completed, rng, .. } = world;
+        waits.retain(|wait| {
+            let is_over = rng.random_ratio(1, 10);
+            if is_over {
+                completed.push_back(last(*wait, Ok(1)));
+            }
+            !is_over
+        });
         let collected = world.rng.random_range(0..=world.completed.len());
         completions.extend(world.completed.drain(..collected));
         // Sends at once complete in the same call, but not before or behind anything in particular.
@@ -382,6 +388,4 @@ impl Kernel for Simulation {
         }
         Ok(())
     }
-
-    fn announce(&mut self, _: bool) {}
 }

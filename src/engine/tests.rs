@@ -7,10 +7,11 @@
 use std::{
     cell::RefCell,
     fs::File,
-    os::fd::{AsRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     sync::Arc,
+    task::{Context, Waker},
     time::Duration,
 };
 
@@ -18,7 +19,7 @@ use fastwebsockets::CloseCode;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use super::{
-    Calls, Departure, Engine,
+    Departure, Engine, Interest, Wait,
     ring::{Dimensions, UnderWay},
     simulation::{Ending, Peer, Reads, Simulation, World},
 };
@@ -101,7 +102,8 @@ fn peer_that_reads_slowly_but_steadily_is_not_silent() {
 struct Run {
     world: Rc<RefCell<World>>,
     engine: Engine<Simulation>,
-    calls: Calls,
+    /// What a task waits for.
+    waits: Vec<Wait>,
     rng: SmallRng,
     now: Tick,
     /// Peers that have departed, with how.
@@ -123,8 +125,8 @@ impl Run {
         };
         let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
         let engine = Engine::with_kernel(kernel, dimensions, RULES, counters).expect("memory");
-        let calls = Calls::new().expect("descriptors");
-        Self { world, engine, calls, rng, now: Tick::default(), departed: Vec::new() }
+        let (waits, departed) = (Vec::new(), Vec::new());
+        Self { world, engine, waits, rng, now: Tick::default(), departed }
     }
 
     /// A new connection, whose peer has sent one message with the request head, and has room for
@@ -162,11 +164,10 @@ impl Run {
 
     fn turn(&mut self) {
         if self.rng.random_ratio(1, 10) {
-            self.engine.stay(&self.calls).map(drop)
+            self.run_until_something_is_over();
         } else {
-            self.engine.turn(false).map(drop)
+            self.engine.turn(false).expect("the simulation has no errors");
         }
-        .expect("the simulation has no errors");
         for Departure { descriptor, end } in self.engine.departures() {
             let mut world = self.world.borrow_mut();
             let raw = descriptor.as_raw_fd();
@@ -174,6 +175,29 @@ impl Run {
             let peer = world.peers.remove(&raw).expect("it departs once");
             self.departed.push((peer, end));
         }
+    }
+
+    /// A run as a worker has it, whose tasks wait for something.
+    fn run_until_something_is_over(&mut self) {
+        let wait = if self.rng.random() {
+            self.engine.wait_until_passed(Duration::ZERO)
+        } else {
+            let descriptor = File::open("/dev/null").expect("a descriptor");
+            self.engine.wait_for(descriptor.as_fd(), Interest::Readable)
+        };
+        self.waits.push(wait);
+        self.engine.run().expect("the simulation has no errors");
+        let mut context = Context::from_waker(Waker::noop());
+        let Self { engine, waits, rng, .. } = self;
+        // A task may lose its interest before its wait is over.
+        waits.retain(|wait| {
+            let is_over = engine.poll_wait(*wait, &mut context).is_ready();
+            let ends = is_over || rng.random_ratio(1, 4);
+            if ends {
+                engine.end_wait(*wait);
+            }
+            !ends
+        });
     }
 
     fn sweep(&mut self) {
@@ -226,6 +250,10 @@ impl Run {
 
     /// Checks that nothing is left of the connections.
     fn check_leftovers(&mut self) {
+        for wait in self.waits.drain(..) {
+            self.engine.end_wait(wait);
+        }
+        self.turn();
         // What became of cancellations may come late.
         while !self.world.borrow().is_quiet() {
             self.turn();

@@ -9,31 +9,29 @@
 use std::{
     io, mem,
     net::Shutdown,
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    os::fd::{AsRawFd, BorrowedFd},
     sync::atomic::{AtomicU16, Ordering},
 };
 
 use io_uring::{
     IoUring, cqueue, opcode, squeue,
-    types::{BufRingEntry, Fd, Fixed},
+    types::{BufRingEntry, Fd, Fixed, Timespec},
 };
 use memmap2::MmapMut;
-use nix::{errno::Errno, sys::eventfd::EventFd};
 use socket2::SockRef;
 
-use super::kernel::{Completion, Kernel, Operation, SendMode};
+use super::kernel::{Completion, Interest, Kernel, Operation, SendMode};
 
-/// Entries of the submission queue. When they are used up they are submitted before the turn ends.
+/// Entries of the submission and of the completion queue, the best first.
 ///
-/// No flag sets it: the call that this takes is one for each 1024 sends.
-const SUBMISSION_ENTRIES: u32 = 1024;
-
-/// Entries of the completion queue; the kernel keeps what does not fit until there is room.
+/// When the submission queue is used up it is submitted before the turn ends: a call for each 1024
+/// sends. What does not fit the completion queue the kernel keeps until there is room: successful
+/// sends do not complete, so it takes 8192 receives to fill it in one turn, and what is left over
+/// costs the turn one call more. From Linux 6.13 on the kernel deals with few of the connections
+/// that have become ready in one call, and it stays far from full.
 ///
-/// No flag sets it: successful sends do not complete, so it takes 8192 receives to fill it in one
-/// turn, and what is left over costs the turn one call more. From Linux 6.13 on the kernel deals
-/// with few of the connections that have become ready in one call, and it stays far from full.
-const COMPLETION_ENTRIES: u32 = 8192;
+/// The smaller ones are for users who may not lock much memory (`RLIMIT_MEMLOCK`).
+const QUEUE_ENTRIES: [(u32, u32); 3] = [(1024, 8192), (256, 1024), (64, 128)];
 
 /// The only group of provided buffers.
 const BUFFER_GROUP: u16 = 0;
@@ -50,21 +48,23 @@ pub struct Uring {
     buffer_count: u16,
     /// The entry that the kernel is at: as many as it has taken and does not go on with.
     buffer_head: u16,
+    /// Completions that were collected to make room, but are not returned yet.
+    collected: Vec<Completion>,
+    /// Why what was pushed could not be submitted.
+    failure: Option<io::Error>,
+    /// What pushed sleeps point to, until they are submitted.
+    #[expect(clippy::vec_box, reason = "the kernel is given their addresses")]
+    sleeps: Vec<Box<Timespec>>,
+    is_reduced: bool,
 }
 
 impl Uring {
     /// A ring with `slots` for connections and a queue of `buffer_count` provided buffers, a power
-    /// of two; it writes to `wake` when there is something to collect.
+    /// of two. Its own queues are as large as the memory that this user may lock allows.
     #[expect(unsafe_code, reason = "the kernel is given memory of ours")]
-    pub(super) fn new(slots: u32, buffer_count: u16, wake: &EventFd) -> io::Result<Self> {
-        let ring = IoUring::builder()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_submit_all()
-            .setup_cqsize(COMPLETION_ENTRIES)
-            .build(SUBMISSION_ENTRIES)?;
+    pub(super) fn new(slots: u32, buffer_count: u16) -> io::Result<Self> {
+        let (ring, is_reduced) = build()?;
         ring.submitter().register_files_sparse(slots)?;
-        ring.submitter().register_eventfd(wake.as_fd().as_raw_fd())?;
         let buffer_entries =
             MmapMut::map_anon(usize::from(buffer_count) * size_of::<BufRingEntry>())?;
         let address = buffer_entries.as_ptr() as u64;
@@ -78,8 +78,41 @@ impl Uring {
                 INCREMENTAL,
             )?;
         }
-        Ok(Self { ring, buffer_entries, buffer_count, buffer_head: 0 })
+        Ok(Self {
+            ring,
+            buffer_entries,
+            buffer_count,
+            buffer_head: 0,
+            collected: Vec::new(),
+            failure: None,
+            sleeps: Vec::new(),
+            is_reduced,
+        })
     }
+
+    /// Whether its queues are smaller than they should be.
+    pub(super) fn is_reduced(&self) -> bool {
+        self.is_reduced
+    }
+}
+
+/// A ring, and whether its queues are smaller than they should be.
+fn build() -> io::Result<(IoUring, bool)> {
+    let mut last_error = None;
+    for (at, (submissions, completions)) in QUEUE_ENTRIES.into_iter().enumerate() {
+        let ring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_submit_all()
+            .setup_cqsize(completions)
+            .build(submissions);
+        match ring {
+            Ok(ring) => return Ok((ring, at > 0)),
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => last_error = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(last_error.unwrap_or_else(|| unreachable!("there are sizes to try")))
 }
 
 impl Kernel for Uring {
@@ -96,14 +129,10 @@ impl Kernel for Uring {
     #[inline]
     #[expect(unsafe_code, reason = "operations point to memory")]
     unsafe fn push(&mut self, operation: &Operation, user_data: u64) {
-        let entry = entry(operation).user_data(user_data);
-        loop {
-            // SAFETY: the caller vouches for what the operation points to.
-            if unsafe { self.ring.submission().push(&entry) }.is_ok() {
-                return;
-            }
-            // The queue is full, and submitting empties it.
-            let _ = self.ring.submit();
+        let entry = entry(operation, &mut self.sleeps).user_data(user_data);
+        // SAFETY: the caller vouches for what the operation points to.
+        while unsafe { self.ring.submission().push(&entry) }.is_err() && self.failure.is_none() {
+            self.make_room();
         }
     }
 
@@ -133,43 +162,66 @@ impl Kernel for Uring {
     #[expect(unsafe_code, reason = "the io-uring crate marks every enter so")]
     fn enter(&mut self, completions: &mut Vec<Completion>, mut may_wait: bool) -> io::Result<()> {
         const GET_EVENTS: u32 = 1;
+        completions.append(&mut self.collected);
         loop {
+            if let Some(failure) = self.failure.take() {
+                return Err(failure);
+            }
             let entries = self.ring.submission().len() as u32;
             let wanted = mem::take(&mut may_wait).into();
             // SAFETY: no signal mask is given, and `push` made all entries.
             let entered = unsafe {
                 self.ring.submitter().enter::<libc::sigset_t>(entries, wanted, GET_EVENTS, None)
             };
-            match entered.map_err(|error| (error.raw_os_error().map(Errno::from_raw), error)) {
-                // After EBUSY and EAGAIN, what has completed is to be collected before more can be
-                // submitted.
-                Ok(_) | Err((Some(Errno::EINTR | Errno::EBUSY | Errno::EAGAIN), _)) => {}
-                Err((_, error)) => return Err(error),
+            if let Err(error) = entered
+                && !is_passing(&error)
+            {
+                return Err(error);
             }
-            for entry in self.ring.completion() {
-                let flags = entry.flags();
-                if cqueue::buffer_select(flags).is_some() && !cqueue::buffer_more(flags) {
-                    self.buffer_head = self.buffer_head.wrapping_add(1);
-                }
-                completions.push(completion(&entry));
-            }
+            self.collect(completions);
             // Sends at once are over only when every entry is submitted, and whether they failed
             // is known only when the kernel holds nothing back.
             let submission = self.ring.submission();
             if submission.is_empty() && !submission.cq_overflow() {
-                return Ok(());
+                break;
             }
+        }
+        self.sleeps.clear();
+        Ok(())
+    }
+}
+
+impl Uring {
+    /// Submits what has been pushed, since the queue is full.
+    #[cold]
+    fn make_room(&mut self) {
+        let Err(error) = self.ring.submit() else { return };
+        if is_passing(&error) {
+            let mut collected = mem::take(&mut self.collected);
+            self.collect(&mut collected);
+            self.collected = collected;
+        } else {
+            self.failure = Some(error);
         }
     }
 
-    fn announce(&mut self, enabled: bool) {
-        let completion = self.ring.completion();
-        if enabled {
-            completion.enable_eventfd();
-        } else {
-            completion.disable_eventfd();
+    /// Takes the completions that are there.
+    #[inline]
+    fn collect(&mut self, completions: &mut Vec<Completion>) {
+        for entry in self.ring.completion() {
+            let flags = entry.flags();
+            if cqueue::buffer_select(flags).is_some() && !cqueue::buffer_more(flags) {
+                self.buffer_head = self.buffer_head.wrapping_add(1);
+            }
+            completions.push(completion(&entry));
         }
     }
+}
+
+/// Whether a call is to be made again: it was interrupted, or what has completed is to be collected
+/// before more can be submitted.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN))
 }
 
 #[inline]
@@ -183,7 +235,8 @@ fn completion(entry: &cqueue::Entry) -> Completion {
 }
 
 #[inline]
-fn entry(operation: &Operation) -> squeue::Entry {
+#[expect(clippy::vec_box, reason = "the kernel is given their addresses")]
+fn entry(operation: &Operation, sleeps: &mut Vec<Box<Timespec>>) -> squeue::Entry {
     match *operation {
         Operation::Receive { slot, len_max } => {
             limit_receive(opcode::RecvMulti::new(Fixed(slot), BUFFER_GROUP).build(), len_max)
@@ -203,9 +256,18 @@ fn entry(operation: &Operation) -> squeue::Entry {
                 .flags(entry_flags)
         }
         Operation::Cancel { target } => opcode::AsyncCancel::new(target).build(),
-        Operation::Watch { descriptor } => {
-            const READABLE: u32 = libc::POLLIN as u32;
-            opcode::PollAdd::new(Fd(descriptor), READABLE).build()
+        Operation::Watch { descriptor, interest } => {
+            let events = match interest {
+                Interest::Readable => libc::POLLIN,
+                Interest::Writable => libc::POLLOUT,
+            };
+            opcode::PollAdd::new(Fd(descriptor), events.cast_unsigned().into()).build()
+        }
+        Operation::Sleep { duration } => {
+            let timespec = Box::new(Timespec::from(duration));
+            let entry = opcode::Timeout::new(&raw const *timespec).build();
+            sleeps.push(timespec);
+            entry
         }
     }
 }

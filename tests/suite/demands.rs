@@ -55,7 +55,7 @@ impl<F: FnMut(usize) -> usize> Sink for Taking<F> {
 }
 
 fn control() -> Rc<Control> {
-    Rc::new(Control::new(Rc::default()))
+    Rc::new(Control::new(Rc::default(), None))
 }
 
 fn on_a_worker<T>(connection: impl Future<Output = T>) -> T {

@@ -142,7 +142,7 @@ proptest! {
             ..Limits::default()
         };
         let shared = Shared::new(&limits, Arc::new(Counters::new(&ConnectionEnd::KINDS)));
-        let control = Control::new(faults.now.clone());
+        let control = Control::new(faults.now.clone(), None);
         let end = futures_executor::block_on(run(reader, writer, input, Compression::None, &control, &shared));
 
         let output = output.borrow();

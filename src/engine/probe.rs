@@ -1,0 +1,173 @@
+//! What this kernel can do for an engine: not asked for, but tried.
+
+use std::{
+    io::{self, Read, Write},
+    os::{fd::AsFd, unix::net::UnixStream},
+    sync::mpsc::{Sender, channel},
+    thread,
+    time::Duration,
+};
+
+use thiserror::Error;
+
+use super::{
+    kernel::Interest,
+    ring::{Dimensions, Event, Events, Ring},
+    table::{Key, Table},
+    uring::Uring,
+    waits::Waits,
+};
+use crate::{
+    clock::{Tick, Timing},
+    config::HugePages,
+    protocol::echo::Compression,
+};
+
+/// What a kernel that can carry an engine can do beyond that.
+#[derive(Clone, Copy, Debug)]
+pub struct Probe {
+    /// A multishot receive can be limited to a number of bytes (Linux 6.17).
+    pub limits_receives: bool,
+}
+
+/// Why this kernel cannot carry an engine.
+#[derive(Debug, Error)]
+pub enum Lack {
+    /// It refuses or does not know something.
+    #[error(
+        "this kernel lacks what it needs ({0}): deferred task running (Linux 6.1) and incremental \
+         buffers (6.12)"
+    )]
+    Refused(io::Error),
+    /// There is not the memory, or this user may not lock it.
+    #[error("there is no memory for its ring: {0}")]
+    Memory(io::Error),
+    /// It does what it is asked to, but does not do it right.
+    #[error("on this kernel {0}")]
+    Faulty(&'static str),
+}
+
+impl From<io::Error> for Lack {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::OutOfMemory => Self::Memory(error),
+            _ => Self::Refused(error),
+        }
+    }
+}
+
+const DIMENSIONS: Dimensions = Dimensions {
+    receive_buffers: 2,
+    receive_buffer_len: 4096,
+    huge_pages: HugePages::Off,
+    receive_share: 4096,
+    unsent_max: 4096,
+    connections_max: 1,
+};
+
+/// How often a sleeping ring is woken, each time by another of two descriptors.
+const WAKE_UPS: usize = 4;
+
+/// How long it may take to be woken. Right kernels take microseconds, on a busy machine some
+/// milliseconds.
+const WAKE_UP_MAX: Duration = Duration::from_millis(500);
+
+/// How long the other side waits, so that the ring sleeps when something comes.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// Tries an engine's ring: whether it receives, and is woken from its sleep by what arrives.
+pub fn probe() -> Result<Probe, Lack> {
+    let mut trial = Trial::new()?;
+    let limits_receives = trial.limits_receives()?;
+    trial.sleep_and_be_woken()?;
+    Ok(Probe { limits_receives })
+}
+
+/// A ring with one connection, and a descriptor that it waits for besides.
+struct Trial {
+    ring: Ring<Uring>,
+    key: Key,
+    peer: UnixStream,
+    awaited: UnixStream,
+    awaited_peer: UnixStream,
+    // Keeps the connection's descriptor open.
+    _table: Table,
+}
+
+impl Trial {
+    fn new() -> io::Result<Self> {
+        let kernel = Uring::new(DIMENSIONS.connections_max, DIMENSIONS.receive_buffers)?;
+        let mut ring = Ring::new(kernel, DIMENSIONS)?;
+        let (peer, connection) = UnixStream::pair()?;
+        let (awaited, awaited_peer) = UnixStream::pair()?;
+        let mut table = Table::new(DIMENSIONS.connections_max);
+        let timing = Timing::accepted(Tick::default());
+        let Ok(key) = table.insert(connection.into(), timing, Compression::None) else {
+            unreachable!("the table has room for one");
+        };
+        ring.adopt(key, table.present_mut(key).descriptor.as_fd())?;
+        Ok(Self { ring, key, peer, awaited, awaited_peer, _table: table })
+    }
+
+    /// Whether a receive can be limited. After this, one is under way.
+    fn limits_receives(&mut self) -> Result<bool, Lack> {
+        for len_max in [DIMENSIONS.receive_share, 0] {
+            self.peer.write_all(b"?")?;
+            self.ring.receive(self.key, len_max);
+            let mut events = Events::default();
+            self.ring.turn(&mut events, false)?;
+            if let [(_, Event::Received { goes_on: true, .. })] = events.others[..] {
+                return Ok(len_max > 0);
+            }
+        }
+        Err(Lack::Faulty("a ring does not receive what is there"))
+    }
+
+    fn sleep_and_be_woken(mut self) -> Result<(), Lack> {
+        let (mut peer, mut awaited_peer) = (self.peer.try_clone()?, self.awaited_peer.try_clone()?);
+        let (say, said) = channel();
+        let other_side = thread::Builder::new().name("probe".to_owned()).spawn(move || {
+            for by_connection in said {
+                thread::sleep(PAUSE);
+                let stream = if by_connection { &mut peer } else { &mut awaited_peer };
+                // If it fails, nobody is woken, which shows.
+                let _ = stream.write_all(b"!");
+            }
+        })?;
+        let result = self.sleep_repeatedly(&say);
+        drop(say);
+        // It writes bytes, and ends.
+        let _ = other_side.join();
+        result
+    }
+
+    fn sleep_repeatedly(&mut self, say: &Sender<bool>) -> Result<(), Lack> {
+        let mut waits = Waits::default();
+        for round in 0..WAKE_UPS {
+            let (limit, wait) = (waits.begin(true), waits.begin(false));
+            self.ring.sleep(limit, WAKE_UP_MAX);
+            self.ring.watch(wait, self.awaited.as_fd(), Interest::Readable);
+            let by_connection = round % 2 == 0;
+            // The other side lives until it is told to end.
+            let _ = say.send(by_connection);
+            let mut events = Events::default();
+            while !events.waits.contains(&limit) {
+                self.ring.turn(&mut events, true)?;
+                let has_received =
+                    events.others.iter().any(|(_, event)| matches!(event, Event::Received { .. }));
+                if by_connection && has_received || events.waits.contains(&wait) {
+                    break;
+                }
+            }
+            if events.waits.contains(&limit) {
+                return Err(Lack::Faulty("data that arrives does not wake a ring that sleeps"));
+            }
+            if !by_connection {
+                self.awaited.read_exact(&mut [0])?;
+            }
+            self.ring.cancel_wait(limit);
+            self.ring.cancel_wait(wait);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,84 @@
+//! What a peer takes of what it was sent, as TCP tells.
+//!
+//! A socket's buffer holds megabytes, so a peer that reads slowly but steadily may for minutes let
+//! no send go on, nor send anything itself. Its acknowledgements tell it from one that stands still.
+
+use std::{mem, os::fd::AsRawFd, time::Duration};
+
+/// What the peer of a connection has taken, and when it last said anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Intake {
+    /// Bytes that it has acknowledged since the connection began, the lower half of that number.
+    pub acknowledged: u32,
+    /// It has not acknowledged all that it was sent.
+    pub is_behind: bool,
+    /// How long ago its last segment came. When it is not behind, that one told of room which its
+    /// program had made.
+    pub silence: Duration,
+}
+
+/// Asks for the intake of a connection's peer; `None` where there is none to be had, as when it is
+/// no TCP connection.
+#[expect(unsafe_code, reason = "no crate in use knows this socket option")]
+pub fn intake(connection: &impl AsRawFd) -> Option<Intake> {
+    // SAFETY: the structure consists of numbers, for which zeros are a value.
+    let mut info: libc::tcp_info = unsafe { mem::zeroed() };
+    let mut info_len = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `info_len` bytes to `info`, and how many to `info_len`.
+    let result = unsafe {
+        libc::getsockopt(
+            connection.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut info_len,
+        )
+    };
+    (result == 0).then(|| Intake {
+        acknowledged: info.tcpi_bytes_acked as u32,
+        is_behind: info.tcpi_unacked > 0 || info.tcpi_notsent_bytes > 0,
+        silence: Duration::from_millis(info.tcpi_last_ack_recv.into()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::{TcpListener, TcpStream},
+        os::unix::net::UnixStream,
+        thread,
+    };
+
+    use super::*;
+
+    #[test]
+    fn what_a_peer_takes_is_seen_and_what_it_leaves_as_well() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut connection, _) = listener.accept().unwrap();
+        connection.set_nonblocking(true).unwrap();
+        let mut sent = 0;
+        while let Ok(len) = connection.write(&[0; 1 << 14]) {
+            sent += len;
+        }
+        let before = intake(&connection).unwrap();
+        assert!(before.is_behind);
+
+        peer.read_exact(&mut vec![0; sent]).unwrap();
+        let after = loop {
+            match intake(&connection).unwrap() {
+                after if after.is_behind => thread::yield_now(),
+                after => break after,
+            }
+        };
+        assert!(after.acknowledged > before.acknowledged);
+        assert!(after.acknowledged as usize >= sent);
+    }
+
+    #[test]
+    fn connection_without_tcp_has_no_intake() {
+        let (connection, _peer) = UnixStream::pair().unwrap();
+        assert_eq!(intake(&connection), None);
+    }
+}

@@ -1,0 +1,325 @@
+//! The engine as a worker's data plane, and its ring as the one place where the worker waits.
+//!
+//! monoio runs the tasks, but never waits: when all of them have gone as far as they can, the
+//! engine turns, and waits in its ring for whatever comes first, for itself or for one of them.
+//! Its invariant: the engine never waits while a task could go on.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::{Future, poll_fn},
+    io, mem,
+    net::{Shutdown, TcpStream as StdTcpStream},
+    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use fastwebsockets::CloseCode;
+use http::StatusCode;
+use monoio::{
+    BufResult,
+    buf::{IoBuf, IoBufMut, IoVecBuf, IoVecBufMut},
+    io::{AsyncReadRent, AsyncWriteRent},
+    task::JoinHandle,
+};
+use socket2::SockRef;
+use tracing::warn;
+
+use super::{
+    Worker,
+    plane::{Plane, Upgraded},
+};
+use crate::{
+    clock::{Deadlines, Tick},
+    connection::{ConnectionEnd, Control, Shared, let_others_go_on, linger, write_all},
+    engine::{Departure, Dimensions, Engine, Interest, Wait},
+    metrics::Counters,
+    protocol::close_code::encode_close_frame,
+};
+
+/// The engine, shared by the tasks that wait in its ring.
+#[derive(Clone)]
+pub(super) struct RingPlane(Rc<State>);
+
+struct State {
+    engine: RefCell<Engine>,
+    /// How often any task of the worker's has been polled.
+    polls: Cell<u64>,
+    counters: Arc<Counters>,
+    has_warned: Cell<bool>,
+}
+
+/// A connection, read and written as far as it goes without waiting, and waited for in the ring.
+#[derive(Clone)]
+pub(super) struct RingStream {
+    socket: Rc<StdTcpStream>,
+    plane: RingPlane,
+    /// It has been read from, so that the next read waits even if there is something to read: a
+    /// peer that streams may not keep the engine from its turn.
+    has_read: bool,
+}
+
+/// A wait that is let go of when this is dropped.
+struct Waiting<'a> {
+    plane: &'a RingPlane,
+    wait: Wait,
+}
+
+impl RingPlane {
+    pub(super) fn new(dimensions: Dimensions, shared: &Shared) -> io::Result<Self> {
+        let counters = shared.counters.clone();
+        let engine = Engine::new(dimensions, shared.rules, counters.clone())?;
+        Ok(Self(Rc::new(State {
+            engine: RefCell::new(engine),
+            polls: Cell::new(0),
+            counters,
+            has_warned: Cell::new(false),
+        })))
+    }
+
+    /// Whether its ring is smaller than it should be, for want of memory that may be locked.
+    pub(super) fn is_reduced(&self) -> bool {
+        self.0.engine.borrow().is_reduced()
+    }
+
+    async fn ready(&self, descriptor: &impl AsFd, interest: Interest) {
+        let wait = self.0.engine.borrow_mut().wait_for(descriptor.as_fd(), interest);
+        Waiting { plane: self, wait }.over().await;
+    }
+
+    /// Waits until no other task can go on without something that the engine has to wait for.
+    async fn others_at_rest(&self) {
+        let polls = &self.0.polls;
+        loop {
+            // monoio's queue is first in, first out: if nobody else has run when this task is back,
+            // nobody else was in it.
+            let before = polls.get();
+            let_others_go_on().await;
+            if polls.get() == before {
+                return;
+            }
+        }
+    }
+
+    /// Closes a connection for which the engine has no room.
+    #[cold]
+    async fn turn_away(&self, descriptor: OwnedFd, control: &Control) -> ConnectionEnd {
+        let mut stream = self.own_stream(descriptor.into());
+        let frame = encode_close_frame(CloseCode::Again, "there is no room for more connections");
+        let frame_len = frame.len();
+        control.closing();
+        if let Err(end) = write_all(&mut stream, frame, 0..frame_len, control).await {
+            return end;
+        }
+        let (mut reader, mut writer) = Self::split(stream);
+        linger(&mut reader, &mut writer, control).await;
+        ConnectionEnd::Refused(StatusCode::SERVICE_UNAVAILABLE)
+    }
+
+    fn own_stream(&self, stream: StdTcpStream) -> RingStream {
+        RingStream { socket: Rc::new(stream), plane: self.clone(), has_read: false }
+    }
+
+    /// Says once that the kernel loses wake-ups, when it has.
+    fn warn_of_late_wake_ups(&self) {
+        let late = self.0.counters.late_wake_ups.get();
+        if late >= LATE_WAKE_UPS_MIN && !self.0.has_warned.replace(true) {
+            warn!(
+                "this kernel loses wake-ups, so that messages wait for up to a second; use \
+                 --data-plane portable, and please report the kernel's version"
+            );
+        }
+    }
+}
+
+/// What is found late once may have come in the very moment of the sweep.
+const LATE_WAKE_UPS_MIN: u64 = 3;
+
+impl Waiting<'_> {
+    async fn over(&self) {
+        poll_fn(|context| self.plane.0.engine.borrow_mut().poll_wait(self.wait, context)).await;
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.plane.0.engine.borrow_mut().end_wait(self.wait);
+    }
+}
+
+impl Plane for RingPlane {
+    type Stream = RingStream;
+    type Reader = RingStream;
+    type Writer = RingStream;
+    type Source = OwnedFd;
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) -> JoinHandle<()> {
+        let state = self.0.clone();
+        monoio::spawn(async move {
+            let mut task = pin!(task);
+            poll_fn(|context| {
+                state.polls.set(state.polls.get() + 1);
+                task.as_mut().poll(context)
+            })
+            .await;
+        })
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        let wait = self.0.engine.borrow_mut().wait_until_passed(duration);
+        Waiting { plane: self, wait }.over().await;
+    }
+
+    fn source(&self, descriptor: OwnedFd) -> io::Result<OwnedFd> {
+        Ok(descriptor)
+    }
+
+    async fn readable(&self, source: &OwnedFd) -> io::Result<()> {
+        self.ready(source, Interest::Readable).await;
+        Ok(())
+    }
+
+    fn stream(&self, stream: StdTcpStream) -> io::Result<RingStream> {
+        Ok(self.own_stream(stream))
+    }
+
+    fn split(stream: RingStream) -> (RingStream, RingStream) {
+        (stream.clone(), stream)
+    }
+
+    async fn carry(
+        &self,
+        upgraded: Upgraded<RingStream>,
+        _: &Worker<Self>,
+        control: &Control,
+    ) -> Option<ConnectionEnd> {
+        let Upgraded { stream, early, compression } = upgraded;
+        let Ok(socket) = Rc::try_unwrap(stream.socket) else {
+            unreachable!("nobody reads or writes it any more")
+        };
+        let adopted = self.0.engine.borrow_mut().adopt(socket.into(), compression, early);
+        let Err((descriptor, _)) = adopted else { return None };
+        Some(self.turn_away(descriptor, control).await)
+    }
+
+    fn connection_count(&self) -> usize {
+        self.0.engine.borrow().connection_count()
+    }
+
+    fn sweep(&self, now: Tick, deadlines: &Deadlines) {
+        self.0.engine.borrow_mut().sweep(now, deadlines);
+        self.warn_of_late_wake_ups();
+    }
+
+    fn drain(&self) {
+        self.0.engine.borrow_mut().drain();
+    }
+
+    fn abandon(&self) {
+        self.0.engine.borrow_mut().abandon();
+    }
+
+    /// The kernel closes a ring in its own time, and until then holds what is awaited in it: the
+    /// listener, which would go on listening.
+    fn settle(&self) {
+        // If the ring fails now, it is the end of it all the same.
+        let _ = self.0.engine.borrow_mut().turn(false);
+    }
+
+    /// Has the engine turn, and finishes the connections that have left it.
+    async fn drive(&self, worker: &Rc<Worker<Self>>) -> io::Result<()> {
+        loop {
+            self.others_at_rest().await;
+            let mut engine = self.0.engine.borrow_mut();
+            engine.run()?;
+            let departures = engine.departures();
+            drop(engine);
+            for Departure { descriptor, end } in departures {
+                worker.finish(descriptor, end);
+            }
+        }
+    }
+}
+
+impl AsRawFd for RingStream {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl RingStream {
+    /// Does something with the socket that does not wait, as soon as it can be done.
+    async fn when_ready<T>(
+        &self,
+        interest: Interest,
+        mut act: impl FnMut(&SockRef<'_>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        loop {
+            match act(&SockRef::from(&*self.socket)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.plane.ready(&*self.socket, interest).await;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+}
+
+impl AsyncReadRent for RingStream {
+    #[expect(unsafe_code, reason = "IoBufMut has no safe view of its memory")]
+    async fn read<T: IoBufMut>(&mut self, mut buffer: T) -> BufResult<usize, T> {
+        if mem::replace(&mut self.has_read, true) {
+            self.plane.ready(&*self.socket, Interest::Readable).await;
+        }
+        let received = self
+            .when_ready(Interest::Readable, |socket| {
+                // SAFETY: an IoBufMut has bytes_total() bytes at write_ptr() for as long as it
+                // lives, and nobody else has it meanwhile; they may be uninitialised.
+                let memory = unsafe {
+                    std::slice::from_raw_parts_mut(buffer.write_ptr().cast(), buffer.bytes_total())
+                };
+                socket.recv_with_flags(memory, libc::MSG_DONTWAIT)
+            })
+            .await;
+        if let Ok(len) = received {
+            // SAFETY: the kernel has just written this many bytes.
+            unsafe { buffer.set_init(len) };
+        }
+        (received, buffer)
+    }
+
+    async fn readv<T: IoVecBufMut>(&mut self, buffers: T) -> BufResult<usize, T> {
+        (Err(io::ErrorKind::Unsupported.into()), buffers)
+    }
+}
+
+impl AsyncWriteRent for RingStream {
+    #[expect(unsafe_code, reason = "IoBuf has no safe view of its bytes")]
+    async fn write<T: IoBuf>(&mut self, buffer: T) -> BufResult<usize, T> {
+        let sent = self
+            .when_ready(Interest::Writable, |socket| {
+                // SAFETY: an IoBuf has bytes_init() initialised bytes at read_ptr() for as long as
+                // it lives.
+                let bytes =
+                    unsafe { std::slice::from_raw_parts(buffer.read_ptr(), buffer.bytes_init()) };
+                socket.send_with_flags(bytes, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+            })
+            .await;
+        (sent, buffer)
+    }
+
+    async fn writev<T: IoVecBuf>(&mut self, buffers: T) -> BufResult<usize, T> {
+        (Err(io::ErrorKind::Unsupported.into()), buffers)
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    async fn shutdown(&mut self) -> io::Result<()> {
+        self.socket.shutdown(Shutdown::Write)
+    }
+}
