@@ -423,7 +423,7 @@ impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Connection<'_, R, W> {
         if self.close_sent {
             return Ok(chunk);
         }
-        let Self { reader, writer, control, ahead, .. } = self;
+        let Self { reader, writer, control, ahead, draining, .. } = self;
         if !reply.prefix.is_empty() {
             let prefix_len = reply.prefix.len();
             write_all(writer, reply.prefix, 0..prefix_len, control).await?;
@@ -437,6 +437,9 @@ impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Connection<'_, R, W> {
         let written = match select(write.as_mut(), pin!(control.send_stalled())).await {
             Either::Left((written, _)) => written,
             Either::Right(_) => {
+                if *draining {
+                    control.closing();
+                }
                 // All at once, or the allocator would keep what it outgrows.
                 ahead.reserve_exact(room);
                 receive_ahead(reader, ahead, room, control, write).await

@@ -669,6 +669,32 @@ mod tests {
     }
 
     #[test]
+    fn replacement_that_cannot_start_is_tried_again_until_the_server_gives_up() {
+        let mut server = Server::start(&config()).unwrap();
+        // A network for documentation: no address of this machine.
+        let elsewhere = Config { listen: SocketAddr::from(([192, 0, 2, 1], 9001)), ..config() };
+        server.listening = Listening::new(&elsewhere);
+        for tried in 1..TRIES_MAX {
+            server.replace_worker(0).unwrap();
+            assert_eq!(server.workers[0].tries, tried);
+            assert_eq!(server.replacements.len(), 1);
+        }
+        let error = server.replace_worker(0).unwrap_err();
+        assert!(matches!(error, RunError::WorkerLost { worker: 0, tries: TRIES_MAX, .. }));
+        assert!(error.to_string().contains("192.0.2.1:9001"), "{error}");
+        server.stop_workers();
+    }
+
+    #[test]
+    fn ring_that_fails_is_no_defect() {
+        let failure = WorkerError::Ring(io::Error::from(nix::errno::Errno::EPERM));
+        let cause = cause_of_death(Some(Err(failure))).unwrap();
+        assert!(cause.starts_with("its ring failed: ") && !cause.contains("defect"), "{cause}");
+        assert!(cause_of_death(None).unwrap().contains("defect"));
+        assert_eq!(cause_of_death(Some(Ok(()))), None);
+    }
+
+    #[test]
     fn worker_that_dies_is_replaced() {
         let first = AtomicBool::new(true);
         let (ready, replaced) = channel();

@@ -471,6 +471,7 @@ impl<K: Kernel> Engine<K> {
         if !self.may_receive(key) {
             self.disarm(key);
         }
+        self.close_if_draining(key);
     }
 
     /// A peer has taken some of what it was sent, which makes room to receive more.
@@ -640,17 +641,19 @@ impl<K: Kernel> Engine<K> {
         }
     }
 
-    /// Says goodbye on a connection of a stopping server, when no message is under way.
+    /// Says goodbye on a connection of a stopping server, when no message is under way. A peer that
+    /// does not read has as long to go on with it as for what else it is to do before the end.
     fn close_if_draining(&mut self, key: Key) {
         let Some(connection) = self.table.get_mut(key) else { return };
-        if self.draining
-            && !connection.close_sent
-            && connection.leaving.is_none()
-            && connection.echo.between_messages()
-        {
+        if !self.draining || connection.close_sent || connection.leaving.is_some() {
+            return;
+        }
+        if connection.echo.between_messages() {
             connection.close_sent = true;
             connection.timing.closing(self.now);
             self.queue(key, Part::Owned(encode_close_frame(CloseCode::Away, GOODBYE)));
+        } else if matches!(connection.send, Send::Blocked(_)) {
+            connection.timing.closing(self.now);
         }
     }
 

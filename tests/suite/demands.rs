@@ -128,6 +128,17 @@ fn reply_that_is_taken_piece_by_piece_is_ended_in_the_middle() {
     });
 }
 
+#[test]
+fn response_that_is_not_taken_in_time_ends_with_the_time_for_the_handshake() {
+    on_a_worker(async {
+        let control = control();
+        control.demand(Demand::TimeOut);
+        let mut writer = Writer(Taking(|len| len));
+        let end = write_all(&mut writer, vec![7; 100], 0..100, &control).await;
+        assert_eq!(end, Err(ConnectionEnd::HandshakeTimeout));
+    });
+}
+
 /// A connection looks at what is demanded of it only when it has its turn.
 #[test]
 fn closing_yields_to_nothing_but_an_end() {

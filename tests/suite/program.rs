@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     process::{Child, Command, Output, Stdio},
 };
@@ -188,4 +188,32 @@ fn echoes_come_out_of_huge_pages() {
     drop(socket);
     signal(&child, Signal::SIGTERM);
     assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+/// Whoever is in the queue of a listening socket has been promised a connection by the kernel.
+#[test]
+fn whoever_waits_to_be_accepted_when_the_program_stops_is_answered() {
+    const CLIENTS: usize = 40;
+    for flags in [&[][..], &["--data-plane=portable"], &["--driver=epoll"]] {
+        let mut command = ringecho();
+        let (mut child, line) =
+            start(command.args(["--listen=127.0.0.1:0", "--workers=2"]).args(flags));
+        let address = url(&line).strip_prefix("ws://").unwrap().strip_suffix("/ws").unwrap();
+        signal(&child, Signal::SIGSTOP);
+        let mut clients: Vec<TcpStream> =
+            (0..CLIENTS).map(|_| TcpStream::connect(address).unwrap()).collect();
+        for client in &mut clients {
+            client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        }
+        signal(&child, Signal::SIGTERM);
+        signal(&child, Signal::SIGCONT);
+        for mut client in clients {
+            let mut response = String::new();
+            client.read_to_string(&mut response).unwrap();
+            let is_answered =
+                ["HTTP/1.1 200 ", "HTTP/1.1 503 "].iter().any(|line| response.starts_with(line));
+            assert!(is_answered, "{flags:?}: {response:.100}");
+        }
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+    }
 }
