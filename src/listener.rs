@@ -5,6 +5,8 @@
 use std::{
     fs, io,
     net::{SocketAddr, TcpListener},
+    thread,
+    time::{Duration, Instant},
 };
 
 use nix::errno::Errno;
@@ -71,6 +73,13 @@ pub enum ListenError {
     System(#[from] io::Error),
 }
 
+/// How long an address may be in use before somebody is taken to listen there. The kernel closes
+/// the sockets of a process that was killed a little after the process has gone.
+const IN_USE_MAX: Duration = Duration::from_secs(1);
+
+/// How long to wait before asking again.
+const IN_USE_PAUSE: Duration = Duration::from_millis(10);
+
 impl Listening {
     /// As the configuration wants it.
     pub fn new(config: &Config) -> Self {
@@ -90,7 +99,7 @@ impl Listening {
     /// Sockets that share a port join it silently. One that does not share can only be bound where
     /// nobody listens.
     pub fn probe(&self) -> Result<(), ListenError> {
-        self.bind(false).map(drop)
+        ask_again(|| self.bind(false)).map(drop)
     }
 
     /// The address, which has a real port once a socket has been opened.
@@ -100,6 +109,13 @@ impl Listening {
 
     /// The listening socket of a worker that is pinned to `cpu`, together with the others'.
     pub fn open(&mut self, cpu: usize) -> Result<TcpListener, ListenError> {
+        let socket = ask_again(|| self.listen(cpu))?;
+        let listener: TcpListener = socket.into();
+        self.address = listener.local_addr()?;
+        Ok(listener)
+    }
+
+    fn listen(&self, cpu: usize) -> Result<Socket, ListenError> {
         let socket = self.bind(true)?;
         // Accepted connections inherit these two.
         socket.set_tcp_nodelay(true)?;
@@ -117,9 +133,7 @@ impl Listening {
             socket.set_cpu_affinity(cpu)?;
         }
         socket.listen(self.backlog.cast_signed()).map_err(|source| self.error(source))?;
-        let listener: TcpListener = socket.into();
-        self.address = listener.local_addr()?;
-        Ok(listener)
+        Ok(socket)
     }
 
     fn bind(&self, reuse_port: bool) -> Result<Socket, ListenError> {
@@ -148,6 +162,21 @@ impl Listening {
                 "--backlog {backlog}: the kernel caps it at {cap}; to raise that: \
                  sysctl -w net.core.somaxconn={backlog}"
             );
+        }
+    }
+}
+
+/// Tries as long as an address may be in use that nobody listens on.
+fn ask_again<T>(attempt: impl Fn() -> Result<T, ListenError>) -> Result<T, ListenError> {
+    let first = Instant::now();
+    loop {
+        match attempt() {
+            Err(ListenError::AddressInUse(_) | ListenError::AddressNotShared(_))
+                if first.elapsed() < IN_USE_MAX =>
+            {
+                thread::sleep(IN_USE_PAUSE);
+            }
+            result => return result,
         }
     }
 }
@@ -188,6 +217,21 @@ mod tests {
             let config = Config { listen, reuse_port, ..Config::default() };
             let refusal = Listening::new(&config).open(0).unwrap_err().to_string();
             assert!(refusal.contains(advice), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn port_that_is_still_being_closed_is_waited_for() {
+        for reuse_port in [false, true] {
+            let closing = TcpListener::bind("127.0.0.1:0").unwrap();
+            let listen = closing.local_addr().unwrap();
+            let mut listening = Listening::new(&Config { listen, reuse_port, ..Config::default() });
+            let closer = thread::spawn(move || {
+                thread::sleep(5 * IN_USE_PAUSE);
+                drop(closing);
+            });
+            assert_eq!(listening.open(0).unwrap().local_addr().unwrap(), listen);
+            closer.join().unwrap();
         }
     }
 

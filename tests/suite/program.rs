@@ -44,11 +44,16 @@ pub fn url(line: &str) -> &str {
     line.strip_prefix("listening on ").unwrap().split(' ').next().unwrap()
 }
 
+/// The address in that URL.
+fn address(line: &str) -> &str {
+    url(line).strip_prefix("ws://").unwrap().strip_suffix("/ws").unwrap()
+}
+
 #[test]
 fn ready_line_names_the_real_port_and_signals_end_the_program() {
     for stop in [Signal::SIGINT, Signal::SIGTERM] {
         let (mut child, line) = start(ringecho().args(["--listen", "127.0.0.1:0", "--workers=2"]));
-        let address = url(&line).strip_prefix("ws://").unwrap().strip_suffix("/ws").unwrap();
+        let address = address(&line);
         assert!(
             line.starts_with(&format!("listening on ws://{address}/ws (2 workers, ")),
             "{line}"
@@ -120,6 +125,23 @@ fn taken_port_is_refused() {
 }
 
 #[test]
+fn port_of_a_program_that_was_killed_is_free_at_once() {
+    let (mut killed, line) = start(ringecho().args(["--listen=127.0.0.1:0", "--workers=2"]));
+    let address = address(&line).to_owned();
+    for _ in 0..10 {
+        let clients: Vec<_> = (0..50).map(|_| TcpStream::connect(&address).unwrap()).collect();
+        signal(&killed, Signal::SIGKILL);
+        let (next, line) = start(ringecho().args(["--listen", &address, "--workers=2"]));
+        assert_eq!(self::address(&line), address);
+        killed.wait().unwrap();
+        killed = next;
+        drop(clients);
+    }
+    signal(&killed, Signal::SIGKILL);
+    killed.wait().unwrap();
+}
+
+#[test]
 fn bad_values_are_refused_with_flag_value_and_what_is_allowed() {
     for (arguments, expected) in [
         (&["--listen", "9001"][..], "'9001' for '--listen <ADDRESS:PORT>': an IP address and"),
@@ -179,7 +201,7 @@ fn echoes_come_out_of_huge_pages() {
     let mut command = ringecho();
     command.args(["--listen=127.0.0.1:0", "--data-plane=auto", "--huge-pages=transparent"]);
     let (mut child, line) = start(&mut command);
-    let address = url(&line).strip_prefix("ws://").unwrap().strip_suffix("/ws").unwrap();
+    let address = address(&line);
     let stream = TcpStream::connect(address).unwrap();
     let (mut socket, _) = tungstenite::client(url(&line), stream).unwrap();
     let message = tungstenite::Message::Binary((0..=u8::MAX).cycle().take(1 << 20).collect());
