@@ -21,4 +21,5 @@ pub mod page;
 pub mod permessage_deflate;
 pub mod protocol;
 pub mod server;
+pub mod signals;
 pub mod worker;

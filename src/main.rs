@@ -12,6 +12,7 @@ use ringecho::{
     cli::{Arguments, LogFormat, LogLevel},
     config::Config,
     server::{RunError, Server, StartError},
+    signals::stop_on_signals,
 };
 use thiserror::Error;
 use tracing::{info, level_filters::LevelFilter};
@@ -51,7 +52,7 @@ enum Fault {
 
 fn run(config: &Config) -> Result<(), Fault> {
     let server = Server::start(config)?;
-    server.stop_on_signals()?;
+    stop_on_signals(server.stop_handle()).map_err(StartError::from)?;
     writeln!(io::stdout(), "{}", server.ready_line()).map_err(StartError::from)?;
     let totals = server.run()?;
     info!(

@@ -8,7 +8,6 @@ use std::{
     net::{SocketAddr, TcpListener},
     os::unix::net::UnixStream,
     panic::{AssertUnwindSafe, catch_unwind},
-    process,
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
@@ -18,10 +17,6 @@ use std::{
 };
 
 use nix::sys::resource::{Resource, getrlimit};
-use signal_hook::{
-    consts::{SIGINT, SIGTERM},
-    iterator::Signals,
-};
 use thiserror::Error;
 use tracing::{error, info, warn};
 
@@ -68,6 +63,12 @@ pub enum StartError {
         /// Why.
         cause: String,
     },
+    /// A thread cannot be started.
+    #[error(
+        "no thread can be started ({0}); raise the limits on tasks (ulimit -u, or the container's \
+         or service's) and on memory (ulimit -v), or lower --workers"
+    )]
+    Thread(#[source] io::Error),
     /// The system refused something else.
     #[error("{0}")]
     System(#[from] io::Error),
@@ -225,25 +226,6 @@ impl Server {
         StopHandle(self.events_sender.clone())
     }
 
-    /// Has SIGINT and SIGTERM stop the server; a second one ends the process at once.
-    pub fn stop_on_signals(&self) -> Result<(), StartError> {
-        let mut signals = Signals::new([SIGINT, SIGTERM])?;
-        let stop = self.stop_handle();
-        thread::Builder::new().name("signals".to_owned()).spawn(move || {
-            let mut stopping = false;
-            for signal in signals.forever() {
-                if stopping {
-                    // As the shell reports a process that a signal ended.
-                    process::exit(128 + signal);
-                }
-                stopping = true;
-                info!("stopping; once more to end at once");
-                stop.stop();
-            }
-        })?;
-        Ok(())
-    }
-
     /// Runs until the server is stopped, or cannot go on, and its connections have ended; returns
     /// what it did.
     pub fn run(mut self) -> Result<Totals, RunError> {
@@ -337,7 +319,7 @@ impl Server {
         };
         let events = self.events_sender.clone();
         let on_ready = self.on_ready.clone();
-        let thread = thread::Builder::new().name(format!("worker-{worker}")).spawn(move || {
+        let run = move || {
             let ready = {
                 let events = events.clone();
                 move |ready| {
@@ -350,7 +332,9 @@ impl Server {
                 balance.leave(worker);
             }
             let _ = events.send(Event::Ended { worker, result });
-        })?;
+        };
+        let thread = thread::Builder::new().name(format!("worker-{worker}"));
+        let thread = thread.spawn(run).map_err(StartError::Thread)?;
         let (started, pause, tries) = (Instant::now(), Duration::ZERO, 0);
         Ok(WorkerThread { cpu, counters, stop, thread, started, pause, tries })
     }

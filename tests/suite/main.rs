@@ -19,6 +19,7 @@ mod http;
 mod oracle;
 mod peer;
 mod program;
+mod signals;
 mod slow;
 mod streams;
 mod time;

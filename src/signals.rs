@@ -1,0 +1,114 @@
+//! Signals: those that stop a server, and what the first process of a container hears of orphans.
+
+use std::{
+    process, ptr, thread,
+    time::{Duration, Instant},
+};
+
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use signal_hook::{
+    consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM},
+    iterator::Signals,
+};
+use tracing::info;
+
+use crate::server::{StartError, StopHandle};
+
+/// Signals that come this soon after the first are the same wish: a terminal sends Ctrl-C to all of
+/// its foreground processes, and a wrapper among them passes it on.
+const RELAYED_WITHIN: Duration = Duration::from_millis(100);
+
+/// Has SIGINT, SIGTERM and SIGHUP stop the server; a second one ends the process at once. As PID 1
+/// the process also collects orphans, whose entries would otherwise fill the table of processes.
+pub fn stop_on_signals(server: StopHandle) -> Result<(), StartError> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    // nohup ignores it for those that are to outlive their terminal.
+    if !is_ignored(SIGHUP) {
+        signals.add_signal(SIGHUP)?;
+    }
+    if process::id() == 1 {
+        signals.add_signal(SIGCHLD)?;
+        collect_orphans();
+    }
+    let mut wishes = Wishes::default();
+    let hear = move || {
+        for signal in signals.forever() {
+            match signal {
+                SIGCHLD => collect_orphans(),
+                _ => match wishes.hear(Instant::now()) {
+                    Wish::Stop => {
+                        info!("stopping; once more to end at once");
+                        server.stop();
+                    }
+                    Wish::Relayed => {}
+                    // As the shell reports a process that a signal ended.
+                    Wish::EndAtOnce => process::exit(128 + signal),
+                },
+            }
+        }
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(hear).map_err(StartError::Thread)?;
+    Ok(())
+}
+
+/// What those who send signals wish.
+#[derive(Default)]
+struct Wishes {
+    /// When the first signal came.
+    first: Option<Instant>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Wish {
+    Stop,
+    /// The same as before.
+    Relayed,
+    EndAtOnce,
+}
+
+impl Wishes {
+    fn hear(&mut self, now: Instant) -> Wish {
+        match self.first {
+            None => {
+                self.first = Some(now);
+                Wish::Stop
+            }
+            Some(first) if now < first + RELAYED_WITHIN => Wish::Relayed,
+            Some(_) => Wish::EndAtOnce,
+        }
+    }
+}
+
+/// Whether whoever started this process has it ignore a signal.
+#[expect(unsafe_code, reason = "nix tells a signal's action only while it sets another")]
+fn is_ignored(signal: i32) -> bool {
+    // SAFETY: zeroes are a valid sigaction, into which the kernel writes; nothing is set.
+    let (result, action) = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        (libc::sigaction(signal, ptr::null(), &raw mut action), action)
+    };
+    result == 0 && action.sa_sigaction == libc::SIG_IGN
+}
+
+/// Takes note of all children that have ended. A server starts none; they are orphans that the
+/// kernel gives to PID 1.
+fn collect_orphans() {
+    while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG))
+        && status != WaitStatus::StillAlive
+    {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_that_come_together_are_one_and_a_later_one_ends_the_process() {
+        let mut wishes = Wishes::default();
+        let first = Instant::now();
+        assert_eq!(wishes.hear(first), Wish::Stop);
+        assert_eq!(wishes.hear(first), Wish::Relayed);
+        assert_eq!(wishes.hear(first + RELAYED_WITHIN / 2), Wish::Relayed);
+        assert_eq!(wishes.hear(first + RELAYED_WITHIN), Wish::EndAtOnce);
+    }
+}
