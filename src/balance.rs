@@ -317,7 +317,7 @@ mod tests {
             for port in 0..2 * inbox_len {
                 members[0].assign(port, accepted);
             }
-            assert_eq!(members[1].take().len(), inbox_len.into());
+            assert_eq!(members[1].take().len(), usize::from(inbox_len));
         }
         members[1].leave();
         let mut said = Vec::new();

@@ -16,6 +16,7 @@ pub mod handshake;
 pub mod http;
 pub mod intake;
 pub mod listener;
+pub mod log;
 pub mod metrics;
 pub mod page;
 pub mod permessage_deflate;

@@ -1,59 +1,55 @@
-//! The command line in, an exit code out: 0 after a stop, 1 when the server could not start, 2 for a
-//! command line that it cannot run with, 70 when it could not go on.
+//! The command line in, an exit code out; mimalloc is set here.
+//!
+//! 0 after a stop, 1 when the server could not start, 2 for a command line that it cannot run with,
+//! 70 when it could not go on.
 
-use std::{
-    io::{self, IsTerminal, Write},
-    process::ExitCode,
-};
+use std::{io, process::ExitCode, thread};
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use mimalloc::MiMalloc;
 use ringecho::{
-    cli::{Arguments, LogFormat, LogLevel},
+    cli::Arguments,
     config::Config,
+    log::{Log, write_line},
     server::{RunError, Server, StartError},
     signals::stop_on_signals,
 };
 use thiserror::Error;
-use tracing::{info, level_filters::LevelFilter};
+use tracing::{info, warn};
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    start_log(arguments.log_level, arguments.log_format);
-    match run(&arguments.into()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Fault::Start(StartError::Config(error))) => {
-            Arguments::command().error(ErrorKind::ValueValidation, error).exit()
-        }
-        Err(fault) => {
-            eprintln!("error: {fault}");
-            match fault {
-                Fault::Start(_) => ExitCode::FAILURE,
-                Fault::Run(_) => EXIT_CANNOT_GO_ON.into(),
-            }
-        }
-    }
-}
-
-/// `EX_SOFTWARE` of sysexits.h.
-const EXIT_CANNOT_GO_ON: u8 = 70;
-
-/// Why the program ends without having been told to.
+/// Why the program ends other than by a stop.
 #[derive(Debug, Error)]
-enum Fault {
+enum Failure {
+    /// The server did not start.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// The server could not go on.
     #[error(transparent)]
     Run(#[from] RunError),
 }
 
-fn run(config: &Config) -> Result<(), Fault> {
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let mut log = Log::start(arguments.log_level, arguments.log_format);
+    let code = match run(&mut log, &arguments.into()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            log.fail(&failure.text(log.has_color()), &failure);
+            failure.exit_code()
+        }
+    };
+    log.finish();
+    code
+}
+
+fn run(log: &mut Log, config: &Config) -> Result<(), Failure> {
+    log.write_in_background().map_err(StartError::Thread)?;
     let server = Server::start(config)?;
-    stop_on_signals(server.stop_handle()).map_err(StartError::from)?;
-    writeln!(io::stdout(), "{}", server.ready_line()).map_err(StartError::from)?;
+    stop_on_signals(server.stop_handle())?;
+    say_ready(server.ready_line())?;
     let totals = server.run()?;
     info!(
         connections = totals.accepted,
@@ -68,21 +64,34 @@ fn run(config: &Config) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Logs to stderr, so that stdout holds only what a script waits for.
-fn start_log(level: LogLevel, format: LogFormat) {
-    let level = match level {
-        LogLevel::Off => LevelFilter::OFF,
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
+/// Says on stdout that the server is ready. A thread of its own does, for nobody may be reading
+/// there, and the server runs all the same.
+fn say_ready(line: String) -> Result<(), StartError> {
+    let say = move || {
+        if let Err(error) = write_line(io::stdout(), format!("{line}\n").as_bytes()) {
+            warn!(%error, "the ready line could not be written to stdout");
+        }
     };
-    let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let log =
-        tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(level).with_ansi(color);
-    match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
+    thread::Builder::new().name("ready-line".to_owned()).spawn(say).map_err(StartError::Thread)?;
+    Ok(())
+}
+
+impl Failure {
+    /// What people read, with colors or without.
+    fn text(&self, has_color: bool) -> String {
+        let Self::Start(StartError::Config(error)) = self else {
+            return format!("error: {self}\n");
+        };
+        let usage = Arguments::command().error(ErrorKind::ValueValidation, error).render();
+        if has_color { usage.ansi().to_string() } else { usage.to_string() }
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Start(StartError::Config(_)) => 2,
+            Self::Start(_) => 1,
+            // EX_SOFTWARE of sysexits.h.
+            Self::Run(_) => 70,
+        })
     }
 }

@@ -16,6 +16,7 @@ mod frames;
 mod fuzzed;
 mod hostile;
 mod http;
+mod log;
 mod oracle;
 mod peer;
 mod program;

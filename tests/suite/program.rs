@@ -129,6 +129,27 @@ fn port_of_a_program_that_was_killed_is_free_at_once() {
 }
 
 #[test]
+fn failure_is_a_line_of_json_in_a_log_of_json() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = taken.local_addr().unwrap().to_string();
+    let in_use = format!("--listen {listen}: another program listens there; choose another port");
+    for (arguments, code, reason) in [
+        (["--listen", &listen], 1, &*in_use),
+        (["--hold", "2MiB"], 2, "--hold is 2MiB, but must be from 0 to 1MiB"),
+    ] {
+        for level in ["info", "off"] {
+            let mut command = ringecho();
+            command.args(arguments).args(["--log-format=json", "--log-level", level]);
+            let (failed, log) = output(&mut command);
+            assert_eq!(failed.status.code(), Some(code), "{log}");
+            let line: serde_json::Value = serde_json::from_str(&log).expect(&log);
+            assert_eq!(line["level"], "ERROR");
+            assert!(line["fields"]["message"].as_str().unwrap().starts_with(reason), "{log}");
+        }
+    }
+}
+
+#[test]
 fn bad_values_are_refused_with_flag_value_and_what_is_allowed() {
     for (arguments, expected) in [
         (&["--listen", "9001"][..], "'9001' for '--listen <ADDRESS:PORT>': an IP address and"),

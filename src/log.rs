@@ -1,0 +1,299 @@
+//! The log: lines on stderr, which a thread of its own writes, so that nobody who logs waits for
+//! somebody who reads.
+//!
+//! Lines wait in a queue of bounded length. A line that finds no room there, or that cannot be
+//! written, is lost; how many were lost is said once the log can be written again. To log never
+//! panics, never blocks and never ends the process: with a reader that has gone or stands still,
+//! on a full disk and beyond a limit on files, the program goes on without its log.
+
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    collections::VecDeque,
+    fmt::Display,
+    io::{self, IsTerminal, Write},
+    os::fd::AsFd,
+    panic::{self, PanicHookInfo},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    unistd::write,
+};
+use signal_hook::consts::SIGXFSZ;
+use tracing::{Dispatch, dispatcher, error, field, level_filters::LevelFilter};
+
+use crate::cli::{LogFormat, LogLevel};
+
+/// How many bytes of lines wait to be written, at most.
+const QUEUE_LEN_MAX: usize = 1 << 20;
+
+/// How long a program that ends waits for a reader that stands still.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The log of this process, on stderr.
+pub struct Log {
+    format: LogFormat,
+    color: bool,
+    queue: Arc<Queue>,
+    is_written: bool,
+}
+
+/// Lines on their way to whoever writes them.
+#[derive(Default)]
+struct Queue {
+    state: Mutex<QueueState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct QueueState {
+    lines: VecDeque<Vec<u8>>,
+    /// The bytes of these lines.
+    len: usize,
+    /// Whether a line that has left the queue is being written.
+    is_writing: bool,
+    /// How many lines were lost since the start, and how many the log says there were.
+    lost: u64,
+    lost_as_said: u64,
+}
+
+impl Log {
+    /// Has events and panics of this process logged. Their lines wait until somebody writes them:
+    /// [`Log::write_in_background`], or at the latest [`Log::finish`].
+    pub fn start(level: LogLevel, format: LogFormat) -> Self {
+        let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let queue = Arc::new(Queue::default());
+        let log = Self { format, color, queue, is_written: false };
+        // It fails when the process has a log already, as no program of ours has.
+        let _ = dispatcher::set_global_default(log.dispatch(level_filter(level)));
+        panic::set_hook(Box::new(log_panic));
+        log
+    }
+
+    /// Starts the thread that writes the lines.
+    pub fn write_in_background(&mut self) -> io::Result<()> {
+        // A file beyond RLIMIT_FSIZE is an error then, instead of the end of the process.
+        signal_hook::flag::register(SIGXFSZ, Arc::default())?;
+        let queue = self.queue.clone();
+        thread::Builder::new().name("log".to_owned()).spawn(move || {
+            loop {
+                queue.wait_for_line();
+                queue.write_lines(|line| write_line(io::stderr(), line));
+            }
+        })?;
+        self.is_written = true;
+        Ok(())
+    }
+
+    /// Whether the lines have colors.
+    pub fn has_color(&self) -> bool {
+        self.color
+    }
+
+    /// Says why the program fails, whatever the level of the log: `text` to people, and `reason` in
+    /// a log of JSON.
+    pub fn fail(&self, text: &str, reason: &impl Display) {
+        match self.format {
+            LogFormat::Text => self.queue.push(text.as_bytes()),
+            LogFormat::Json => {
+                let dispatch = self.dispatch(LevelFilter::ERROR);
+                dispatcher::with_default(&dispatch, || error!("{reason}"));
+            }
+        }
+    }
+
+    /// Waits until the lines are written, but not for long if nobody reads them.
+    pub fn finish(self) {
+        if self.is_written {
+            self.queue.wait_until_written(FINISH_TIMEOUT);
+        } else {
+            self.queue.write_lines(|line| write_line(io::stderr(), line));
+        }
+    }
+
+    fn dispatch(&self, level: LevelFilter) -> Dispatch {
+        let lines = tracing_subscriber::fmt()
+            .with_writer(self.queue.clone())
+            .with_max_level(level)
+            .with_ansi(self.color)
+            // They would be printed on stderr, and that may block or panic.
+            .log_internal_errors(false);
+        match self.format {
+            LogFormat::Text => lines.into(),
+            LogFormat::Json => lines.json().into(),
+        }
+    }
+}
+
+fn level_filter(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Off => LevelFilter::OFF,
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    }
+}
+
+/// Logs a panic, in place of Rust's own hook, which would wait for a reader of stderr.
+fn log_panic(panic: &PanicHookInfo) {
+    let thread = thread::current();
+    let backtrace = Backtrace::capture();
+    let is_captured = backtrace.status() == BacktraceStatus::Captured;
+    error!(
+        thread = thread.name(),
+        location = panic.location().map(field::display),
+        backtrace = is_captured.then(|| field::display(backtrace)),
+        "panicked: {}",
+        panic.payload_as_str().unwrap_or("no message")
+    );
+}
+
+impl Queue {
+    fn push(&self, line: &[u8]) {
+        let mut state = self.lock();
+        if state.len + line.len() > QUEUE_LEN_MAX {
+            state.lost += 1;
+            return;
+        }
+        state.len += line.len();
+        state.lines.push_back(line.to_vec());
+        self.changed.notify_all();
+    }
+
+    /// Takes the next line; it counts as being written until the next call.
+    fn pop(&self) -> Option<Vec<u8>> {
+        let mut state = self.lock();
+        let line = state.lines.pop_front();
+        state.len -= line.as_ref().map_or(0, Vec::len);
+        state.is_writing = line.is_some();
+        self.changed.notify_all();
+        line
+    }
+
+    /// Writes what is in the queue, and once that is done says how many lines were lost.
+    fn write_lines(&self, mut write: impl FnMut(&[u8]) -> nix::Result<()>) {
+        while let Some(line) = self.pop() {
+            match write(&line) {
+                Ok(()) => self.say_what_was_lost(),
+                Err(_) => self.lock().lost += 1,
+            }
+        }
+    }
+
+    fn say_what_was_lost(&self) {
+        let mut state = self.lock();
+        if state.lost == state.lost_as_said || !state.lines.is_empty() {
+            return;
+        }
+        let lost = state.lost;
+        state.lost_as_said = lost;
+        // This is a line as well, and takes the lock.
+        drop(state);
+        error!(lost, "lines of the log were lost: stderr was not read, or could not be written to");
+    }
+
+    fn wait_for_line(&self) {
+        let state = self.lock();
+        drop(self.changed.wait_while(state, |state| state.lines.is_empty()));
+    }
+
+    fn wait_until_written(&self, timeout: Duration) {
+        let state = self.lock();
+        let is_busy = |state: &mut QueueState| state.is_writing || !state.lines.is_empty();
+        drop(self.changed.wait_timeout_while(state, timeout, is_busy));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A whole line with each call, as the formatter writes them.
+impl Write for &Queue {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes a line, for as long as it takes. Rust's own streams are passed by: they have locks that
+/// others would wait for, and take a descriptor that is not for writing as written to.
+pub fn write_line(stream: impl AsFd, mut line: &[u8]) -> nix::Result<()> {
+    let stream = stream.as_fd();
+    while !line.is_empty() {
+        match write(stream, line) {
+            Ok(written) => line = &line[written..],
+            Err(Errno::EINTR) => {}
+            // Another program has made the terminal or pipe that it shares with us nonblocking.
+            Err(Errno::EAGAIN) => {
+                poll(&mut [PollFd::new(stream, PollFlags::POLLOUT)], PollTimeout::NONE)?;
+            }
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log() -> Log {
+        let queue = Arc::new(Queue::default());
+        Log { format: LogFormat::Text, color: false, queue, is_written: false }
+    }
+
+    /// What is written of the log's queue while `can_write`.
+    fn written(log: &Log, can_write: bool) -> Vec<String> {
+        let mut written = Vec::new();
+        dispatcher::with_default(&log.dispatch(LevelFilter::ERROR), || {
+            log.queue.write_lines(|line| {
+                if !can_write {
+                    return Err(Errno::ENOSPC);
+                }
+                written.push(String::from_utf8(line.to_vec()).unwrap());
+                Ok(())
+            });
+        });
+        written
+    }
+
+    #[test]
+    fn lost_lines_are_counted_once_when_the_log_can_be_written_again() {
+        let log = log();
+        for line in [&b"first\n"[..], b"second\n"] {
+            log.queue.push(line);
+        }
+        assert!(written(&log, false).is_empty());
+        log.queue.push(b"third\n");
+        let said = written(&log, true);
+        assert_eq!((said.len(), &*said[0]), (2, "third\n"));
+        assert!(said[1].contains("lines of the log were lost") && said[1].contains("lost=2"));
+        log.queue.push(b"fourth\n");
+        assert_eq!(written(&log, true), ["fourth\n"]);
+    }
+
+    #[test]
+    fn queue_takes_no_more_than_its_bound() {
+        let log = log();
+        let line = vec![b'.'; QUEUE_LEN_MAX / 4];
+        for _ in 0..6 {
+            log.queue.push(&line);
+        }
+        assert_eq!(log.queue.lock().len, QUEUE_LEN_MAX);
+        let said = written(&log, true);
+        assert_eq!(said.len(), 5);
+        assert!(said[4].contains("lost=2"), "{}", said[4]);
+        assert_eq!(log.queue.lock().len, 0);
+    }
+}
