@@ -1,7 +1,15 @@
 //! The limit on open files, which each connection takes one of. The load generator raises its own
 //! with this module too.
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd},
+};
+
+use nix::{
+    errno::Errno,
+    sys::resource::{Resource, getrlimit, setrlimit},
+};
 
 /// Raises the limit to `wanted`, or as near to it as the system grants; never lowers it. Returns
 /// the limit after that.
@@ -15,9 +23,38 @@ pub fn raise_limit(wanted: u64) -> nix::Result<u64> {
     Ok(limit)
 }
 
+/// How many more files this process may open, by the lowest number that is free.
+pub fn count_free() -> u64 {
+    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default();
+    let lowest_free = io::stdin().as_fd().try_clone_to_owned();
+    lowest_free.map_or(0, |lowest| limit.saturating_sub(lowest.as_raw_fd().unsigned_abs().into()))
+}
+
+/// What helps where the kernel refuses to open one more.
+pub fn remedy(errno: Errno) -> Option<&'static str> {
+    match errno {
+        Errno::EMFILE => Some("raise the limit of this process with ulimit -n"),
+        Errno::ENFILE => Some("raise the limit of the system with sysctl -w fs.file-max=N"),
+        _ => None,
+    }
+}
+
+/// What helps against an error, to be put behind it; empty where that is not known.
+pub fn advice(error: &io::Error) -> String {
+    let remedy = error.raw_os_error().map(Errno::from_raw).and_then(remedy);
+    remedy.map_or_else(String::new, |remedy| format!("; {remedy}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn remedy_is_that_of_what_is_wanting() {
+        assert!(remedy(Errno::EMFILE).is_some_and(|remedy| remedy.contains("ulimit -n")));
+        assert!(remedy(Errno::ENFILE).is_some_and(|remedy| remedy.contains("fs.file-max")));
+        assert_eq!(remedy(Errno::EINVAL), None);
+    }
 
     #[test]
     fn limit_is_raised_as_far_as_granted_and_never_lowered() {

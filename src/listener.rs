@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 use tracing::warn;
 
-use crate::config::Config;
+use crate::{config::Config, descriptors::advice};
 
 /// How the workers of a server listen.
 #[derive(Clone, Debug)]
@@ -69,7 +69,7 @@ pub enum ListenError {
         allowed: String,
     },
     /// The system refused something else.
-    #[error("{0}")]
+    #[error("{error}{advice}", error = .0, advice = advice(.0))]
     System(#[from] io::Error),
 }
 

@@ -25,7 +25,7 @@ use crate::{
     config::{self, Compression, Config, ConfigError, DataPlane, HugePages},
     connection::ConnectionEnd,
     cpu_list::{CpuList, CpuListError},
-    descriptors::raise_limit,
+    descriptors::{self, advice, raise_limit},
     engine::{self, Lack},
     handshake::Policy,
     http::encode_page,
@@ -56,7 +56,7 @@ pub enum StartError {
     #[error("--data-plane engine: {0}; use --data-plane auto to fall back to the portable path")]
     EngineUnavailable(String),
     /// A worker could not start.
-    #[error("worker {worker} could not start: {cause}")]
+    #[error("worker {worker}: {cause}")]
     Worker {
         /// Its number.
         worker: usize,
@@ -70,7 +70,7 @@ pub enum StartError {
     )]
     Thread(#[source] io::Error),
     /// The system refused something else.
-    #[error("{0}")]
+    #[error("{error}{advice}", error = .0, advice = advice(.0))]
     System(#[from] io::Error),
 }
 
@@ -204,6 +204,7 @@ impl Server {
             server.workers.push(thread);
         }
         server.wait_until_ready()?;
+        warn_of_few_descriptors();
         Ok(server)
     }
 
@@ -463,6 +464,19 @@ impl WorkerThread {
     fn stop(self) -> JoinHandle<()> {
         drop(self.stop);
         self.thread
+    }
+}
+
+/// Free descriptors that are worth a warning.
+const DESCRIPTORS_FEW: u64 = 1024;
+
+fn warn_of_few_descriptors() {
+    let free = descriptors::count_free();
+    if free < DESCRIPTORS_FEW {
+        warn!(
+            "the limit of open files leaves room for {free} connections; raise it with ulimit -n, \
+             or LimitNOFILE= of the service"
+        );
     }
 }
 

@@ -50,6 +50,7 @@ use crate::{
     clock::{Deadlines, TICK, Tick},
     config::Limits,
     connection::{ConnectionEnd, Control, Demand, Shared, linger, write_all},
+    descriptors::{self, advice},
     engine,
     handshake::{self, Policy},
     http::{HeadError, RequestRefusal, Route, encode_refusal, read_request_head, route},
@@ -151,7 +152,7 @@ pub enum ShortageKind {
 #[derive(Debug, Error)]
 pub enum WorkerError {
     /// It could not start.
-    #[error("it could not start: {0}")]
+    #[error("it could not start: {error}{advice}", error = .0, advice = advice(.0))]
     Start(io::Error),
     /// The ring that it waits in failed.
     #[error("its ring failed: {0}")]
@@ -606,10 +607,8 @@ impl<P: Plane> Worker<P> {
 #[cold]
 fn remedy(error: &io::Error) -> Option<&'static str> {
     match Errno::from_raw(error.raw_os_error()?) {
-        Errno::EMFILE => Some("raise the limit of this process with ulimit -n"),
-        Errno::ENFILE => Some("raise the limit of the system with sysctl -w fs.file-max=N"),
         Errno::ENOBUFS | Errno::ENOMEM => Some("the kernel has no memory left for connections"),
-        _ => None,
+        errno => descriptors::remedy(errno),
     }
 }
 
@@ -801,7 +800,6 @@ mod tests {
         let remedy = |errno| remedy(&io::Error::from(errno));
         let said = |errno, what| remedy(errno).is_some_and(|remedy| remedy.contains(what));
         assert!(said(Errno::EMFILE, "ulimit -n"));
-        assert!(said(Errno::ENFILE, "sysctl -w fs.file-max"));
         assert!(said(Errno::ENOMEM, "memory") && said(Errno::ENOBUFS, "memory"));
         assert_eq!(remedy(Errno::ECONNABORTED), None);
     }

@@ -22,6 +22,7 @@ mod peer;
 mod program;
 mod signals;
 mod slow;
+mod start;
 mod streams;
 mod time;
 mod transformer;
