@@ -1,11 +1,11 @@
 //! The command line and `RINGECHO_*` variables, turned into a [`Config`].
 #![expect(clippy::doc_markdown, reason = "these comments are the help text on a terminal")]
 
-use std::{net::SocketAddr, str::FromStr, time::Duration};
+use std::{env, net::SocketAddr, str::FromStr, time::Duration};
 
 use clap::{
-    ArgAction, Parser, ValueEnum,
-    builder::{PossibleValuesParser, TypedValueParser},
+    ArgAction, Command, CommandFactory, FromArgMatches, Parser, ValueEnum,
+    error::{ContextKind, ContextValue},
 };
 
 use crate::{
@@ -27,8 +27,8 @@ const LOG: &str = "Log";
 /// A WebSocket echo server for Linux: io_uring, one runtime per core, frames echoed in place.
 ///
 /// Every flag can also be given as a variable: --receive-buffer as RINGECHO_RECEIVE_BUFFER, and
-/// those that may be repeated with commas between the values. Sizes are written as 65536 or 64KiB,
-/// times as 30s or 2min.
+/// those that may be repeated with commas between the values. A variable without a value is not set.
+/// Sizes are written as 65536 or 64KiB, times as 30s or 2min.
 #[derive(Debug, Parser)]
 #[command(name = "ringecho", version, about, long_about, max_term_width = 100)]
 pub struct Arguments {
@@ -40,7 +40,10 @@ pub struct Arguments {
     listen: SocketAddr,
 
     /// Share the port with other programs that share it too, instead of refusing to start
-    #[arg(long, env = "RINGECHO_REUSE_PORT", hide_env = true, help_heading = NETWORK)]
+    #[arg(
+        long, env = "RINGECHO_REUSE_PORT", value_parser = parse_switch, hide_env = true,
+        help_heading = NETWORK
+    )]
     reuse_port: bool,
 
     /// How many connections may wait to be accepted, at each worker; the kernel caps it
@@ -177,17 +180,18 @@ pub struct Arguments {
     )]
     cpus: Option<CpuList>,
 
-    /// Whether a connection goes to the worker with the fewest, whoever accepts it
+    /// Whether a connection goes to the worker with the fewest, whoever accepts it: on or off
     #[arg(
         long, env = "RINGECHO_BALANCE", value_name = "CHOICE", action = ArgAction::Set,
-        default_value = "on",
-        value_parser = PossibleValuesParser::new(["on", "off"]).map(|choice| choice == "on"),
-        hide_env = true, help_heading = CORES
+        default_value = "on", value_parser = parse_switch, hide_env = true, help_heading = CORES
     )]
     balance: bool,
 
     /// Leave connections on the CPU that their packets arrive on; needs --balance off
-    #[arg(long, env = "RINGECHO_INCOMING_CPU", hide_env = true, help_heading = CORES)]
+    #[arg(
+        long, env = "RINGECHO_INCOMING_CPU", value_parser = parse_switch, hide_env = true,
+        help_heading = CORES
+    )]
     incoming_cpu: bool,
 
     /// Kernel interface to wait on; auto is io_uring where it is allowed, and epoll elsewhere
@@ -280,6 +284,44 @@ pub enum LogFormat {
     Json,
 }
 
+impl Arguments {
+    /// Parses the command line and the variables of this process; ends it if they are wrong, or
+    /// ask for help.
+    pub fn parse_or_exit() -> Self {
+        let command = without_empty_variables(Self::command());
+        command
+            .try_get_matches()
+            .and_then(|matches| Self::from_arg_matches(&matches))
+            .unwrap_or_else(|error| with_variable_named(error).exit())
+    }
+}
+
+/// A variable without a value is how a compose file writes one that is not set.
+fn without_empty_variables(command: Command) -> Command {
+    command.mut_args(|argument| {
+        let value = argument.get_env().and_then(env::var_os);
+        if value.is_some_and(|value| value.is_empty()) {
+            argument.env(None::<&str>)
+        } else {
+            argument
+        }
+    })
+}
+
+/// Names the variable beside the flag if the wrong value may have come from there.
+fn with_variable_named(mut error: clap::Error) -> clap::Error {
+    let mut command = Arguments::command();
+    command.build();
+    if let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg)
+        && let Some(argument) = command.get_arguments().find(|it| it.to_string() == *flag)
+        && let Some(variable) = argument.get_env().filter(|name| env::var_os(name).is_some())
+    {
+        let both = format!("{flag} or {}", variable.display());
+        error.insert(ContextKind::InvalidArg, ContextValue::String(both));
+    }
+    error
+}
+
 impl From<Arguments> for Config {
     fn from(arguments: Arguments) -> Self {
         Self {
@@ -338,6 +380,14 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         .map_err(|_| "a time is a number with a unit: 500ms, 10s, 2min, 1h".to_owned())
 }
 
+fn parse_switch(text: &str) -> Result<bool, String> {
+    match &*text.to_ascii_lowercase() {
+        "on" | "true" | "yes" | "1" => Ok(true),
+        "off" | "false" | "no" | "0" => Ok(false),
+        _ => Err("expected on or off; also true, yes or 1, and false, no or 0".to_owned()),
+    }
+}
+
 fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         "an IP address and a port are needed: 127.0.0.1:9001, 0.0.0.0:80, [::1]:9001".to_owned()
@@ -346,8 +396,6 @@ fn parse_address(text: &str) -> Result<SocketAddr, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -9,6 +9,7 @@
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
     collections::VecDeque,
+    env,
     fmt::Display,
     io::{self, IsTerminal, Write},
     os::fd::AsFd,
@@ -65,7 +66,8 @@ impl Log {
     /// Has events and panics of this process logged. Their lines wait until somebody writes them:
     /// [`Log::write_in_background`], or at the latest [`Log::finish`].
     pub fn start(level: LogLevel, format: LogFormat) -> Self {
-        let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let color =
+            io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|it| it.is_empty());
         let queue = Arc::new(Queue::default());
         let log = Self { format, color, queue, is_written: false };
         // It fails when the process has a log already, as no program of ours has.

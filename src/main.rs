@@ -5,7 +5,7 @@
 
 use std::{io, process::ExitCode, thread};
 
-use clap::{CommandFactory, Parser, error::ErrorKind};
+use clap::{CommandFactory, error::ErrorKind};
 use mimalloc::MiMalloc;
 use ringecho::{
     cli::Arguments,
@@ -32,7 +32,7 @@ enum Failure {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::parse_or_exit();
     let mut log = Log::start(arguments.log_level, arguments.log_format);
     let code = match run(&mut log, &arguments.into()) {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,10 +7,12 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
+use clap::CommandFactory;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use ringecho::cli::Arguments;
 
 pub fn ringecho() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringecho"));
@@ -96,6 +98,52 @@ fn variables_set_what_flags_set_and_flags_win() {
 }
 
 #[test]
+fn variables_without_a_value_are_not_set() {
+    let mut command = ringecho();
+    for flag in Arguments::command().get_arguments().filter(|flag| flag.get_env().is_some()) {
+        command.env(flag.get_env().unwrap(), "");
+    }
+    let (mut child, line) = start(command.args(["--listen=127.0.0.1:0", "--workers=1"]));
+    assert!(line.contains("/ws (1 worker, "), "{line}");
+    signal(&child, Signal::SIGTERM);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+
+    // That a flag has no value is a mistake all the same.
+    let (refused, message) = output(ringecho().args(["--workers", ""]));
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(message.contains("--workers <COUNT>"), "{message}");
+}
+
+#[test]
+fn switches_are_variables_that_can_be_on_or_off() {
+    for off in ["0", "false", "No", "OFF"] {
+        let mut command = ringecho();
+        let command = command.envs([("RINGECHO_INCOMING_CPU", off), ("RINGECHO_REUSE_PORT", off)]);
+        let (mut child, _) = start(command.arg("--listen=127.0.0.1:0"));
+        signal(&child, Signal::SIGTERM);
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{off}");
+    }
+    for on in ["1", "true", "Yes", "ON"] {
+        let (refused, message) = output(ringecho().env("RINGECHO_INCOMING_CPU", on));
+        assert_eq!(refused.status.code(), Some(2), "{on}");
+        assert!(message.contains("--balance is on and would hand it to another"), "{message}");
+    }
+}
+
+#[test]
+fn wrong_values_of_variables_are_refused_with_their_names() {
+    for (variable, value, expected) in [
+        ("RINGECHO_REUSE_PORT", "maybe", "'--reuse-port or RINGECHO_REUSE_PORT': expected on or"),
+        ("RINGECHO_HOLD", "big", "'--hold <SIZE> or RINGECHO_HOLD': a size is a number"),
+        ("RINGECHO_DRIVER", "kqueue", "'--driver <NAME> or RINGECHO_DRIVER'"),
+    ] {
+        let (refused, message) = output(ringecho().env(variable, value));
+        assert_eq!(refused.status.code(), Some(2), "{variable}: {message}");
+        assert!(message.contains(&format!("invalid value '{value}' for {expected}")), "{message}");
+    }
+}
+
+#[test]
 fn taken_port_is_refused() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let listener = TcpListener::bind(&taken).unwrap();
@@ -174,7 +222,7 @@ fn bad_values_are_refused_with_flag_value_and_what_is_allowed() {
         (&["--backlog", "0"], "--backlog is 0, but must be from 1 to 1048576"),
         (&["--incoming-cpu"], "--balance is on and would hand it to another; add --balance off"),
         (&["--huge-pages", "many"], "[possible values: off, transparent, explicit]"),
-        (&["--balance", "maybe"], "[possible values: on, off]"),
+        (&["--balance", "maybe"], "'maybe' for '--balance <CHOICE>': expected on or off"),
         (&["--compression", "on"], "[possible values: off, pass-through]"),
         (&["--driver", "kqueue"], "[possible values: auto, io_uring, epoll]"),
         (&["--bogus"], "unexpected argument '--bogus' found"),
