@@ -1,7 +1,14 @@
 //! The command line and `RINGECHO_*` variables, turned into a [`Config`].
 #![expect(clippy::doc_markdown, reason = "these comments are the help text on a terminal")]
 
-use std::{env, net::SocketAddr, str::FromStr, time::Duration};
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    fmt::Display,
+    net::SocketAddr,
+    str::FromStr,
+    time::Duration,
+};
 
 use clap::{
     ArgAction, Command, CommandFactory, FromArgMatches, Parser, ValueEnum,
@@ -12,7 +19,8 @@ use crate::{
     config::{
         BACKLOG, CLOSE_TIMEOUT, Compression, Config, DRAIN_TIMEOUT, DataPlane, Driver,
         HANDSHAKE_TIMEOUT, HOLD, HugePages, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, Knob, Limits,
-        MESSAGE_SIZE_MAX, RECEIVE_BUFFER, RECEIVE_BUFFERS, Size, UNSENT_MAX, format_duration,
+        MESSAGE_SIZE_MAX, RECEIVE_BUFFER, RECEIVE_BUFFERS, Size, UNSENT_MAX, WORKERS,
+        format_duration,
     },
     cpu_list::CpuList,
 };
@@ -49,7 +57,8 @@ pub struct Arguments {
     /// How many connections may wait to be accepted, at each worker; the kernel caps it
     #[arg(
         long, env = "RINGECHO_BACKLOG", value_name = "COUNT",
-        default_value = BACKLOG.default.to_string(), hide_env = true, help_heading = NETWORK
+        default_value = BACKLOG.default.to_string(), value_parser = parse_count(BACKLOG),
+        hide_env = true, help_heading = NETWORK
     )]
     backlog: u32,
 
@@ -107,7 +116,8 @@ pub struct Arguments {
     /// How many receive buffers of that size a worker's connections share on the engine
     #[arg(
         long, env = "RINGECHO_RECEIVE_BUFFERS", value_name = "COUNT",
-        default_value = RECEIVE_BUFFERS.default.to_string(), hide_env = true, help_heading = ECHO
+        default_value = RECEIVE_BUFFERS.default.to_string(),
+        value_parser = parse_count(RECEIVE_BUFFERS), hide_env = true, help_heading = ECHO
     )]
     receive_buffers: u16,
 
@@ -169,8 +179,8 @@ pub struct Arguments {
 
     /// Number of workers [default: one on each CPU]
     #[arg(
-        long, env = "RINGECHO_WORKERS", value_name = "COUNT", hide_env = true,
-        help_heading = CORES
+        long, env = "RINGECHO_WORKERS", value_name = "COUNT", value_parser = parse_count(WORKERS),
+        hide_env = true, help_heading = CORES
     )]
     workers: Option<usize>,
 
@@ -290,10 +300,41 @@ impl Arguments {
     pub fn parse_or_exit() -> Self {
         let command = without_empty_variables(Self::command());
         command
-            .try_get_matches()
+            .try_get_matches_from(with_negative_values_joined(env::args_os()))
             .and_then(|matches| Self::from_arg_matches(&matches))
             .unwrap_or_else(|error| with_variable_named(error).exit())
     }
+}
+
+/// Joins a flag and a negative value behind it, such as `--hold -1`, to one argument.
+///
+/// No flag takes one, but clap would take the value for a flag of its own, and not say which of the
+/// others it was meant for.
+pub fn with_negative_values_joined(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut joined: Vec<OsString> = Vec::new();
+    for argument in arguments {
+        match joined.last_mut() {
+            Some(flag) if is_flag_alone(flag) && is_negative(&argument) => {
+                flag.push("=");
+                flag.push(argument);
+            }
+            _ => joined.push(argument),
+        }
+    }
+    joined
+}
+
+/// Whether an argument is a flag whose value, if it takes one, is the next argument.
+fn is_flag_alone(argument: &OsStr) -> bool {
+    match argument.as_encoded_bytes() {
+        [b'-', b'-', name @ ..] => !name.is_empty() && !name.contains(&b'='),
+        [b'-', letter] => letter.is_ascii_alphabetic(),
+        _ => false,
+    }
+}
+
+fn is_negative(argument: &OsStr) -> bool {
+    matches!(argument.as_encoded_bytes(), [b'-', b'0'..=b'9' | b'.', ..])
 }
 
 /// A variable without a value is how a compose file writes one that is not set.
@@ -373,6 +414,15 @@ impl From<Arguments> for Config {
 
 fn duration(knob: &Knob<Duration>) -> String {
     format_duration(&knob.default)
+}
+
+fn parse_count<T: Copy + Display + FromStr>(
+    knob: Knob<T>,
+) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |text| {
+        let Knob { min, max, .. } = knob;
+        text.parse().map_err(|_| format!("expected a whole number from {min} to {max}"))
+    }
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {

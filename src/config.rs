@@ -30,7 +30,7 @@ pub struct Config {
     pub subprotocols: Vec<String>,
     /// What is done about compression.
     pub compression: Compression,
-    /// Number of workers; `None` for one on each of `cpus`.
+    /// See [`WORKERS`]; `None` for one on each of `cpus`.
     pub workers: Option<usize>,
     /// CPUs that workers are pinned to, in turn; `None` for all that the process may use.
     pub cpus: Option<CpuList>,
@@ -236,8 +236,9 @@ pub const DRAIN_TIMEOUT: Knob<Duration> = Knob {
     max: HOUR,
 };
 
-/// The most workers: more threads than any machine has CPUs.
-pub const WORKERS_MAX: usize = 4096;
+/// Number of workers: without the flag one on each CPU; at most more threads than any machine has
+/// CPUs.
+pub const WORKERS: Knob<usize> = Knob { flag: "--workers", default: 1, min: 1, max: 4096 };
 
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
@@ -354,8 +355,7 @@ impl Config {
             return Err(ConfigError::IncomingCpuBalanced);
         }
         if let Some(workers) = self.workers {
-            let knob = Knob { flag: "--workers", default: 1, min: 1, max: WORKERS_MAX };
-            knob.check(workers, ToString::to_string)?;
+            WORKERS.check(workers, ToString::to_string)?;
         }
         if !is_echo_path(&self.path) {
             return Err(ConfigError::Path(self.path.clone()));

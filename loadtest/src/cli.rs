@@ -16,12 +16,13 @@ mod search;
 mod traffic;
 mod values;
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{env, net::IpAddr, path::PathBuf};
 
 use clap::{
     CommandFactory, Parser, Subcommand,
     error::{ContextKind, ContextValue, ErrorKind},
 };
+use ringecho::cli::with_negative_values_joined;
 use thiserror::Error;
 
 pub use self::{
@@ -104,7 +105,8 @@ pub enum Command {
 impl Cli {
     /// Parses the command line of this process; ends it if that is wrong, or asks for help.
     pub fn parse_or_exit() -> Self {
-        Self::try_parse().unwrap_or_else(|error| explained(error).exit())
+        Self::try_parse_from(with_negative_values_joined(env::args_os()))
+            .unwrap_or_else(|error| explained(error).exit())
     }
 
     /// What the program is asked to do.

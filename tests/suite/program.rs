@@ -144,6 +144,29 @@ fn wrong_values_of_variables_are_refused_with_their_names() {
 }
 
 #[test]
+fn negative_values_are_refused_with_flag_and_what_is_allowed() {
+    for (flag, value, expected) in [
+        ("--message-size-max", "-1", "<SIZE>': a size is a number of bytes"),
+        ("--hold", "-4KiB", "<SIZE>': a size is a number of bytes"),
+        ("--close-timeout", "-5s", "<TIME>': a time is a number with a unit"),
+        ("--workers", "-1", "<COUNT>': expected a whole number from 1 to 4096"),
+        ("--workers", "99999999999999999999", "<COUNT>': expected a whole number from 1 to 4096"),
+        ("--backlog", "-.5", "<COUNT>': expected a whole number from 1 to 1048576"),
+        ("--receive-buffers", "-2", "<COUNT>': expected a whole number from 2 to 1024"),
+        ("--cpus", "-1", "<LIST>': \"-1\" is no CPU; expected numbers"),
+        ("--listen", "-1:80", "<ADDRESS:PORT>': an IP address and a port are needed"),
+        ("--balance", "-1", "<CHOICE>': expected on or off"),
+    ] {
+        let (refused, message) = output(ringecho().args([flag, value]));
+        assert_eq!(refused.status.code(), Some(2), "{flag}: {message}");
+        let expected = format!("invalid value '{value}' for '{flag} {expected}");
+        assert!(message.contains(&expected), "{flag}: {message}");
+    }
+    let (_, message) = output(ringecho().args(["--reuse-port", "-1"]));
+    assert!(message.contains("unexpected value '-1' for '--reuse-port'"), "{message}");
+}
+
+#[test]
 fn taken_port_is_refused() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let listener = TcpListener::bind(&taken).unwrap();

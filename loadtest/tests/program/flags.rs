@@ -52,10 +52,12 @@ fn values_out_of_range_are_refused_with_the_range() {
         ("--opening-timeout", "TIME", &["0s", "2h"], time("1ms to 1h")),
     ] {
         for value in values {
-            assert_refused(
-                &format!("{URL} {flag}={value}"),
-                &format!("invalid value '{value}' for '{flag} <{placeholder}>': {expected}"),
-            );
+            for arguments in [format!("{flag}={value}"), format!("{flag} {value}")] {
+                assert_refused(
+                    &format!("{URL} {arguments}"),
+                    &format!("invalid value '{value}' for '{flag} <{placeholder}>': {expected}"),
+                );
+            }
         }
     }
 }
