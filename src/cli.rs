@@ -23,6 +23,7 @@ use crate::{
         format_duration,
     },
     cpu_list::CpuList,
+    origin::Origin,
 };
 
 const NETWORK: &str = "Network";
@@ -76,12 +77,12 @@ pub struct Arguments {
     )]
     path: String,
 
-    /// Origin that may connect, as browsers send it; repeatable [default: all]
+    /// Origin that may connect, such as https://example.org; repeatable [default: all]
     #[arg(
         long = "allowed-origin", env = "RINGECHO_ALLOWED_ORIGIN", value_name = "ORIGIN",
         value_delimiter = ',', hide_env = true, help_heading = HANDSHAKE
     )]
-    allowed_origins: Vec<String>,
+    allowed_origins: Vec<Origin>,
 
     /// Subprotocol to agree on, best first; repeatable [default: none]
     #[arg(

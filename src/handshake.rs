@@ -7,7 +7,7 @@
 use base64::{Engine, prelude::BASE64_STANDARD};
 use fastwebsockets::upgrade::{is_upgrade_request, upgrade};
 use http::{
-    HeaderMap, Request, StatusCode,
+    HeaderMap, HeaderValue, Request, StatusCode,
     header::{
         CONTENT_LENGTH, HeaderName, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
         SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING,
@@ -18,6 +18,7 @@ use thiserror::Error;
 use crate::{
     config::is_token,
     extensions::{Malformed, Offer, parse_offers},
+    origin::Origin,
     permessage_deflate,
     protocol::echo::Compression,
 };
@@ -25,8 +26,8 @@ use crate::{
 /// Who may connect, and what may be agreed on.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
-    /// Origins that may connect, compared exactly; empty allows all.
-    pub allowed_origins: Vec<String>,
+    /// Origins that may connect; empty allows all.
+    pub allowed_origins: Vec<Origin>,
     /// Subprotocols that may be agreed on, best first.
     pub subprotocols: Vec<String>,
     /// Whether permessage-deflate is agreed on where compressed messages can be echoed as they are.
@@ -179,12 +180,12 @@ fn announces_body(headers: &HeaderMap) -> bool {
 }
 
 /// A client without an Origin is not a browser, and the check protects browsers' users (§10.2).
-fn origin_is_allowed(headers: &HeaderMap, allowed_origins: &[String]) -> bool {
-    allowed_origins.is_empty()
-        || headers
-            .get_all(ORIGIN)
-            .iter()
-            .all(|origin| allowed_origins.iter().any(|allowed| origin == allowed))
+fn origin_is_allowed(headers: &HeaderMap, allowed_origins: &[Origin]) -> bool {
+    let is_allowed = |origin: &HeaderValue| {
+        let origin = origin.to_str().ok().and_then(|origin| origin.parse().ok());
+        origin.is_some_and(|origin: Origin| allowed_origins.contains(&origin))
+    };
+    allowed_origins.is_empty() || headers.get_all(ORIGIN).iter().all(is_allowed)
 }
 
 /// The first of the server's subprotocols that the client offers. Elements of the client's list may
@@ -275,10 +276,9 @@ mod tests {
     }
 
     fn policy(allowed_origins: &[&str], subprotocols: &[&str]) -> Policy {
-        let owned = |list: &[&str]| list.iter().map(ToString::to_string).collect();
         Policy {
-            allowed_origins: owned(allowed_origins),
-            subprotocols: owned(subprotocols),
+            allowed_origins: allowed_origins.iter().map(|origin| origin.parse().unwrap()).collect(),
+            subprotocols: subprotocols.iter().map(ToString::to_string).collect(),
             passes_compression: false,
         }
     }
@@ -376,13 +376,27 @@ mod tests {
     #[test]
     fn origin_is_checked_when_it_is_sent_and_a_list_is_set() {
         let allowed = policy(&["http://example.com"], &[]);
-        let other = policy(&["http://example.com:80", "https://example.com"], &[]);
+        let other = policy(&["http://example.com:8080", "https://example.com"], &[]);
         assert!(answer(&mut request(), &allowed).is_ok());
         assert_eq!(answer(&mut request(), &other), Err(HandshakeRefusal::OriginForbidden));
 
         let mut without = request();
         without.headers_mut().remove("Origin");
         assert!(answer(&mut without, &other).is_ok());
+
+        let written_otherwise = policy(&["HTTP://Example.com:80"], &[]);
+        assert!(answer(&mut request(), &written_otherwise).is_ok());
+        for (origin, is_allowed) in [
+            ("http://EXAMPLE.com:80", true),
+            ("http://example.com/", false),
+            ("http://example.com http://evil.example", false),
+            ("null", false),
+            ("", false),
+        ] {
+            let mut other = request();
+            other.headers_mut().insert("Origin", origin.parse().unwrap());
+            assert_eq!(answer(&mut other, &allowed).is_ok(), is_allowed, "{origin}");
+        }
 
         let mut two = request();
         two.headers_mut().append("Origin", "http://evil.example".parse().unwrap());

@@ -18,6 +18,7 @@ pub mod intake;
 pub mod listener;
 pub mod log;
 pub mod metrics;
+pub mod origin;
 pub mod page;
 pub mod permessage_deflate;
 pub mod protocol;

@@ -58,7 +58,7 @@ pub fn request_head(input: &[u8]) {
     let asks =
         request.headers().contains_key(UPGRADE) && request.headers().contains_key(CONNECTION);
     let policy = Policy {
-        allowed_origins: vec!["https://example.org".to_owned()],
+        allowed_origins: vec!["https://example.org".parse().unwrap()],
         subprotocols: vec!["echo".to_owned()],
         passes_compression: true,
     };

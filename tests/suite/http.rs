@@ -47,7 +47,8 @@ fn page_is_served_at_the_root() {
 //# (Section 7.1.1).
 #[test]
 fn requests_are_refused_with_status_and_reason() {
-    let config = Config { allowed_origins: vec!["https://good.example".to_owned()], ..config() };
+    let config =
+        Config { allowed_origins: vec!["https://good.example".parse().unwrap()], ..config() };
     with_server(&config, |server| {
         let long_head = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(8 << 10));
         let many_headers = format!("GET / HTTP/1.1\r\n{}\r\n", "X: x\r\n".repeat(97));
@@ -85,7 +86,7 @@ fn requests_are_refused_with_status_and_reason() {
 #[test]
 fn allowed_origin_and_subprotocol_are_granted() {
     let config = Config {
-        allowed_origins: vec!["https://good.example".to_owned()],
+        allowed_origins: vec!["https://Good.example:443".parse().unwrap()],
         subprotocols: vec!["echo.2".to_owned(), "echo.1".to_owned()],
         ..config()
     };

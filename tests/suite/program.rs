@@ -239,7 +239,15 @@ fn bad_values_are_refused_with_flag_value_and_what_is_allowed() {
         (&["--cpus", "8191"], "CPU 8191 is not among the CPUs that this process may use: "),
         (&["--path", "ws"], "--path is \"ws\", but must be a path such as /ws"),
         (&["--path", "/"], "--path is \"/\", but must be a path such as /ws"),
-        (&["--allowed-origin", "example.org"], "--allowed-origin is \"example.org\", but must"),
+        (
+            &["--allowed-origin", "example.org"],
+            "'example.org' for '--allowed-origin <ORIGIN>': an origin is a scheme and a host",
+        ),
+        (
+            &["--allowed-origin", "https://Example.org:443/"],
+            "for '--allowed-origin <ORIGIN>': browsers send the origin of the page alone, which is \
+             https://example.org here",
+        ),
         (&["--subprotocol", "a b"], "--subprotocol is \"a b\", but must be one or more letters"),
         (&["--subprotocol=a", "--subprotocol=a"], "--subprotocol names \"a\" twice"),
         (&["--backlog", "0"], "--backlog is 0, but must be from 1 to 1048576"),
