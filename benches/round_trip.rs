@@ -27,7 +27,7 @@ fn bench_round_trip(criterion: &mut Criterion) {
     let config = Config { listen, workers: Some(1), ..Config::default() };
     let server = Server::start(&config).expect("the server starts");
     let stop = server.stop_handle();
-    let url = format!("ws://{}{}", server.address(), config.path);
+    let url = format!("ws://{}{}", server.address(), config.paths[0]);
     let stream = connect(server.address());
     let running = thread::spawn(move || server.run());
     let (websocket, _) = tungstenite::client(url, stream).expect("the server upgrades");

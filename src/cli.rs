@@ -70,12 +70,12 @@ pub struct Arguments {
     )]
     tcp_congestion: Option<String>,
 
-    /// Path that upgrades to the echo; the page is at /
+    /// Path that upgrades to the echo, the one to propose first, or * for all; repeatable
     #[arg(
-        long, env = "RINGECHO_PATH", value_name = "PATH", default_value = "/ws", hide_env = true,
-        help_heading = HANDSHAKE
+        long = "path", env = "RINGECHO_PATH", value_name = "PATH", value_delimiter = ',',
+        default_value = "/ws", hide_env = true, help_heading = HANDSHAKE
     )]
-    path: String,
+    paths: Vec<String>,
 
     /// Origin that may connect, such as https://example.org; repeatable [default: all]
     #[arg(
@@ -372,7 +372,7 @@ impl From<Arguments> for Config {
             backlog: arguments.backlog,
             tcp_congestion: arguments.tcp_congestion,
             incoming_cpu: arguments.incoming_cpu,
-            path: arguments.path,
+            paths: arguments.paths,
             allowed_origins: arguments.allowed_origins,
             subprotocols: arguments.subprotocols,
             compression: match arguments.compression {

@@ -7,7 +7,11 @@ use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 use bytesize::ByteSize;
 use thiserror::Error;
 
-use crate::{cpu_list::CpuList, origin::Origin};
+use crate::{
+    cpu_list::CpuList,
+    echo_paths::{ANY_PATH, EchoPaths, as_asked_for},
+    origin::Origin,
+};
 
 /// What a server is to do. [`Config::default`] is what the program does without flags.
 #[derive(Clone, Debug)]
@@ -22,8 +26,9 @@ pub struct Config {
     pub tcp_congestion: Option<String>,
     /// Whether a connection goes to the worker on the CPU that its packets arrive on.
     pub incoming_cpu: bool,
-    /// The path that upgrades to the echo.
-    pub path: String,
+    /// The paths that upgrade to the echo, the one that is proposed first; [`ANY_PATH`] alone for
+    /// all.
+    pub paths: Vec<String>,
     /// Origins that may connect; empty allows all.
     pub allowed_origins: Vec<Origin>,
     /// Subprotocols that may be agreed on, best first.
@@ -283,12 +288,29 @@ pub enum ConfigError {
          is on and would hand it to another; add --balance off"
     )]
     IncomingCpuBalanced,
-    /// The echo path is not a path, or is taken by the page.
+    /// There is no echo path.
+    #[error("--path is empty, but must be one path or more, such as /ws, or * for all")]
+    PathsEmpty,
+    /// An echo path is not a path.
     #[error(
-        "--path is {0:?}, but must be a path such as /ws: a slash, then one or more letters, \
-         digits or any of -._~!$&'()*+,;=:@%/"
+        "--path is {0:?}, but must be a path such as /ws: a slash, then letters, digits or any of \
+         -._~!$&'()+;=:@/ or a percent sign with two hex digits; or * for all paths"
     )]
     Path(String),
+    /// Clients ask for an echo path in another way.
+    #[error("--path is {path:?}, which clients ask for as {asked:?}: write it like that")]
+    PathNotAsAsked {
+        /// The path.
+        path: String,
+        /// What is in the request of a client that was given this path.
+        asked: String,
+    },
+    /// An echo path is named twice.
+    #[error("--path names {0:?} twice")]
+    PathRepeated(String),
+    /// All paths, and others.
+    #[error("--path is * for all paths, and also {0:?}; leave one of them out")]
+    PathBesideAny(String),
     /// A subprotocol is not a token (RFC 6455 §4.1).
     #[error(
         "--subprotocol is {0:?}, but must be one or more letters, digits or any of \
@@ -308,7 +330,7 @@ impl Default for Config {
             backlog: BACKLOG.default,
             tcp_congestion: None,
             incoming_cpu: false,
-            path: "/ws".to_owned(),
+            paths: vec!["/ws".to_owned()],
             allowed_origins: Vec::new(),
             subprotocols: Vec::new(),
             compression: Compression::Off,
@@ -351,9 +373,7 @@ impl Config {
         if let Some(workers) = self.workers {
             WORKERS.check(workers, ToString::to_string)?;
         }
-        if !is_echo_path(&self.path) {
-            return Err(ConfigError::Path(self.path.clone()));
-        }
+        check_paths(&self.paths)?;
         for (at, subprotocol) in self.subprotocols.iter().enumerate() {
             if !is_token(subprotocol) {
                 return Err(ConfigError::Subprotocol(subprotocol.clone()));
@@ -448,11 +468,26 @@ pub fn format_duration(duration: &Duration) -> String {
     humantime::format_duration(*duration).to_string()
 }
 
-/// Whether `path` can be asked for (RFC 3986 §3.3) and is not the page's.
-fn is_echo_path(path: &str) -> bool {
-    path.len() > 1
-        && path.starts_with('/')
-        && path.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@%/".contains(&b))
+fn check_paths(paths: &[String]) -> Result<(), ConfigError> {
+    if paths.is_empty() {
+        return Err(ConfigError::PathsEmpty);
+    }
+    if paths.iter().any(|path| path == ANY_PATH) {
+        return match paths.iter().find(|path| *path != ANY_PATH) {
+            Some(other) => Err(ConfigError::PathBesideAny(other.clone())),
+            None => Ok(()),
+        };
+    }
+    for (at, path) in paths.iter().enumerate() {
+        let asked = as_asked_for(path).ok_or_else(|| ConfigError::Path(path.clone()))?;
+        if asked != *path {
+            return Err(ConfigError::PathNotAsAsked { path: path.clone(), asked });
+        }
+        if EchoPaths::new(&paths[..at]).names(path) {
+            return Err(ConfigError::PathRepeated(path.clone()));
+        }
+    }
+    Ok(())
 }
 
 /// Whether `text` is a token (RFC 9110 §5.6.2).
@@ -510,14 +545,37 @@ mod tests {
     }
 
     #[test]
-    fn paths_and_subprotocols_are_checked() {
-        for path in ["", "/", "ws", "/a b", "/ws?x", "/ws#x", "/\"ws"] {
-            let config = Config { path: path.to_owned(), ..Config::default() };
-            assert_eq!(config.check(), Err(ConfigError::Path(path.to_owned())));
-        }
+    fn subprotocols_are_checked() {
         for subprotocol in ["", "a b", "a,b", "é"] {
             let config = Config { subprotocols: vec![subprotocol.to_owned()], ..Config::default() };
             assert_eq!(config.check(), Err(ConfigError::Subprotocol(subprotocol.to_owned())));
         }
+    }
+
+    fn check(paths: &[&str]) -> Result<(), ConfigError> {
+        let paths = paths.iter().map(ToString::to_string).collect();
+        Config { paths, ..Config::default() }.check()
+    }
+
+    #[test]
+    fn paths_are_refused_unless_they_are_as_clients_ask_for_them() {
+        assert_eq!(check(&["/ws", "/", "/ws/", "/%7euser"]), Ok(()));
+        assert_eq!(check(&["*"]), Ok(()));
+        assert_eq!(check(&["/ws", "ws"]), Err(ConfigError::Path("ws".to_owned())));
+        assert_eq!(
+            check(&["/a/../ws"]).unwrap_err().to_string(),
+            "--path is \"/a/../ws\", which clients ask for as \"/ws\": write it like that"
+        );
+    }
+
+    #[test]
+    fn paths_are_named_once() {
+        assert_eq!(check(&[]), Err(ConfigError::PathsEmpty));
+        for repeated in [["/ws", "/ws"], ["/~a", "/%7Ea"], ["/%c3", "/%C3"]] {
+            let refusal = ConfigError::PathRepeated(repeated[1].to_owned());
+            assert_eq!(check(&repeated), Err(refusal));
+        }
+        let refusal = Err(ConfigError::PathBesideAny("/ws".to_owned()));
+        assert_eq!(check(&["/ws", "*"]), refusal);
     }
 }

@@ -7,7 +7,7 @@
 use base64::{Engine, prelude::BASE64_STANDARD};
 use fastwebsockets::upgrade::{is_upgrade_request, upgrade};
 use http::{
-    HeaderMap, HeaderValue, Request, StatusCode,
+    HeaderMap, HeaderValue, Method, Request, StatusCode, Version,
     header::{
         CONTENT_LENGTH, HeaderName, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
         SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING,
@@ -56,8 +56,17 @@ pub struct Negotiated {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum HandshakeRefusal {
     /// The request does not ask for an upgrade to the WebSocket protocol.
-    #[error("this path is for WebSocket clients: send Upgrade: websocket and Connection: Upgrade")]
+    #[error(
+        "this path is for WebSocket clients: send Upgrade: websocket and Connection: Upgrade with \
+         a GET; a proxy in between has to pass both on, over HTTP/1.1"
+    )]
     NotAnUpgrade,
+    /// The request is one of HTTP/1.0, which has no upgrades.
+    #[error(
+        "a WebSocket handshake needs HTTP/1.1, and this is HTTP/1.0; a proxy in between has to \
+         speak HTTP/1.1 to this server"
+    )]
+    HttpVersionTooLow,
     /// The request announces a body, which would be taken for frames.
     #[error("a WebSocket handshake has no body")]
     BodyAnnounced,
@@ -83,6 +92,7 @@ impl HandshakeRefusal {
     pub fn status(self) -> StatusCode {
         match self {
             Self::NotAnUpgrade
+            | Self::HttpVersionTooLow
             | Self::BodyAnnounced
             | Self::KeyInvalid
             | Self::SubprotocolsMalformed
@@ -93,7 +103,7 @@ impl HandshakeRefusal {
     }
 }
 
-/// Accepts or refuses a GET request to the echo path.
+/// Accepts or refuses a request to an echo path.
 pub fn answer(request: &mut Request<()>, policy: &Policy) -> Result<Acceptance, HandshakeRefusal> {
     //= https://www.rfc-editor.org/rfc/rfc6455#section-4.2.1
     //# If the server, while reading the handshake, finds that the client did not send a handshake
@@ -102,8 +112,13 @@ pub fn answer(request: &mut Request<()>, policy: &Policy) -> Result<Acceptance, 
     //# specified for the components of the handshake, the server MUST stop processing the client's
     //# handshake and return an HTTP response with an appropriate error code (such as 400 Bad
     //# Request).
-    if !is_upgrade_request(request) {
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-4.2.1
+    //# An HTTP/1.1 or higher GET request, including a "Request-URI"
+    if !is_upgrade_request(request) || request.method() != Method::GET {
         return Err(HandshakeRefusal::NotAnUpgrade);
+    }
+    if request.version() < Version::HTTP_11 {
+        return Err(HandshakeRefusal::HttpVersionTooLow);
     }
     let headers = request.headers();
     if announces_body(headers) {
@@ -443,6 +458,16 @@ mod tests {
             let answer = answer(&mut request, &Policy::default());
             assert_eq!(answer, Err(refusal), "{name}: {value:?}");
         }
+    }
+
+    #[test]
+    fn only_a_get_of_http_1_1_is_upgraded() {
+        let mut head = request();
+        *head.method_mut() = Method::HEAD;
+        assert_eq!(answer(&mut head, &Policy::default()), Err(HandshakeRefusal::NotAnUpgrade));
+        let mut old = request();
+        *old.version_mut() = Version::HTTP_10;
+        assert_eq!(answer(&mut old, &Policy::default()), Err(HandshakeRefusal::HttpVersionTooLow));
     }
 
     //= https://www.rfc-editor.org/rfc/rfc6455#section-11.3.1

@@ -3,13 +3,20 @@
 //! monoio-http decodes the head; this module bounds it, and decides where it goes. Every response
 //! but a 101 ends its connection, so there is never a second head, and no body is ever read.
 
-use bytes::BytesMut;
-use http::{Method, Request, StatusCode, Version, header::HOST, uri::Authority};
+use bytes::{Bytes, BytesMut};
+use fastwebsockets::upgrade::is_upgrade_request;
+use http::{
+    Method, Request, StatusCode, Version,
+    header::{HOST, SEC_WEBSOCKET_KEY},
+    uri::Authority,
+};
 use memchr::memmem;
 use monoio::io::AsyncReadRent;
 use monoio_codec::{Decoded, Decoder};
 use monoio_http::h1::codec::decoder::{DecodeError, RequestHeadDecoder};
 use thiserror::Error;
+
+use crate::echo_paths::EchoPaths;
 
 /// The longest request head, in bytes, from the first of its request line to its empty line.
 pub const REQUEST_HEAD_LEN_MAX: usize = 8 << 10;
@@ -21,12 +28,17 @@ const HEAD_END: &[u8] = b"\r\n\r\n";
 pub enum HeadError {
     /// The peer ended the connection, or it broke, before a head was whole.
     PeerLeft,
-    /// The request can be answered, with this.
-    Refused(RequestRefusal),
+    /// The request can be answered.
+    Refused {
+        /// Why it is refused.
+        refusal: RequestRefusal,
+        /// Whether it is a HEAD, whose response has no body.
+        is_head: bool,
+    },
 }
 
 /// Why a request is refused, whatever path it asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RequestRefusal {
     /// The head is longer than [`REQUEST_HEAD_LEN_MAX`], or has too many headers.
     #[error("the request head is longer than 8 KiB, or has more than 96 headers")]
@@ -37,17 +49,20 @@ pub enum RequestRefusal {
     /// The head did not arrive in time.
     #[error("the request head took too long")]
     TimedOut,
-    /// The request's version is not HTTP/1.1.
-    #[error("only HTTP/1.1 is spoken here")]
+    /// The request's version is neither HTTP/1.1 nor HTTP/1.0.
+    #[error("only HTTP/1.1 is spoken here, and HTTP/1.0 for the page")]
     VersionUnsupported,
     /// `Host` is missing, repeated, or not a host.
     #[error("Host must be there once, with a host and an optional port")]
     HostInvalid,
-    /// There is nothing at this path.
-    #[error("there is nothing here: the page is at /")]
-    PathUnknown,
+    /// There is nothing at this path; upgrades are at these.
+    #[error("there is nothing here: the page is at /, and upgrades are at {0}")]
+    PathUnknown(EchoPaths),
+    /// No echo is at this path, and the request is for one; upgrades are at these.
+    #[error("there is no echo here: upgrades are at {0}")]
+    NoEcho(EchoPaths),
     /// Another method than the path has.
-    #[error("only GET is possible here")]
+    #[error("only GET and HEAD are possible here")]
     MethodNotAllowed,
     /// The server is stopping.
     #[error("the server is stopping")]
@@ -65,13 +80,13 @@ pub enum Route {
 
 impl RequestRefusal {
     /// The status that answers the request.
-    pub fn status(self) -> StatusCode {
+    pub fn status(&self) -> StatusCode {
         match self {
             Self::HeadTooLong => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Malformed | Self::HostInvalid => StatusCode::BAD_REQUEST,
             Self::TimedOut => StatusCode::REQUEST_TIMEOUT,
             Self::VersionUnsupported => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
-            Self::PathUnknown => StatusCode::NOT_FOUND,
+            Self::PathUnknown(_) | Self::NoEcho(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -88,13 +103,18 @@ pub async fn read_request_head(
         received = read_more(reader, received).await?;
         // The decoder searches from the start each time, so it is asked only when an end is there.
         let search_at = searched_len.saturating_sub(HEAD_END.len() - 1);
-        if memmem::find(&received[search_at..], HEAD_END).is_some() {
-            let head = decode_request_head(&mut received).map_err(HeadError::Refused)?;
-            return Ok((Request::from_parts(head, ()), received));
-        }
-        if received.len() >= REQUEST_HEAD_LEN_MAX {
-            return Err(HeadError::Refused(RequestRefusal::HeadTooLong));
-        }
+        let head = if memmem::find(&received[search_at..], HEAD_END).is_some() {
+            let is_head = received.starts_with(b"HEAD ");
+            decode_request_head(&mut received).map_err(|refusal| (refusal, is_head))
+        } else if received.len() >= REQUEST_HEAD_LEN_MAX {
+            Err((RequestRefusal::HeadTooLong, received.starts_with(b"HEAD ")))
+        } else {
+            continue;
+        };
+        return match head {
+            Ok(head) => Ok((Request::from_parts(head, ()), received)),
+            Err((refusal, is_head)) => Err(HeadError::Refused { refusal, is_head }),
+        };
     }
 }
 
@@ -122,30 +142,42 @@ fn decode_request_head(received: &mut BytesMut) -> Result<http::request::Parts, 
             Err(RequestRefusal::HeadTooLong)
         }
         // The head's end is there, so a head that is still insufficient is an empty one.
+        Err(DecodeError::Parse(httparse::Error::Version)) => {
+            Err(RequestRefusal::VersionUnsupported)
+        }
         Ok(_) | Err(_) => Err(RequestRefusal::Malformed),
     }
 }
 
 /// Decides where a request goes.
-pub fn route(request: &Request<()>, echo_path: &str) -> Result<Route, RequestRefusal> {
-    if request.version() != Version::HTTP_11 {
-        return Err(RequestRefusal::VersionUnsupported);
-    }
+pub fn route(request: &Request<()>, echo_paths: &EchoPaths) -> Result<Route, RequestRefusal> {
     check_host(request)?;
-    let route = match request.uri().path() {
-        "/" => Route::Page,
-        path if path == echo_path => Route::Echo,
+    let path = request.uri().path();
+    let route = if asks_for_echo(request) {
         //= https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2
         //# If the requested service is not available, the server MUST send an appropriate HTTP
         //# error code (such as 404 Not Found) and abort the WebSocket handshake.
-        _ => return Err(RequestRefusal::PathUnknown),
+        if !echo_paths.contains(path) {
+            return Err(RequestRefusal::NoEcho(echo_paths.clone()));
+        }
+        Route::Echo
+    } else if path == "/" {
+        Route::Page
+    } else if echo_paths.names(path) {
+        Route::Echo
+    } else {
+        return Err(RequestRefusal::PathUnknown(echo_paths.clone()));
     };
-    //= https://www.rfc-editor.org/rfc/rfc6455#section-4.2.1
-    //# An HTTP/1.1 or higher GET request, including a "Request-URI"
-    if request.method() != Method::GET {
+    if ![Method::GET, Method::HEAD].contains(request.method()) {
         return Err(RequestRefusal::MethodNotAllowed);
     }
     Ok(route)
+}
+
+/// Whether a request is for the echo, if only by a key: proxies that were not told to pass Upgrade
+/// on keep it back.
+fn asks_for_echo(request: &Request<()>) -> bool {
+    is_upgrade_request(request) || request.headers().contains_key(SEC_WEBSOCKET_KEY)
 }
 
 //= https://www.rfc-editor.org/rfc/rfc9112#section-3.2
@@ -155,7 +187,10 @@ pub fn route(request: &Request<()>, echo_path: &str) -> Result<Route, RequestRef
 //# with an invalid field value.
 fn check_host(request: &Request<()>) -> Result<(), RequestRefusal> {
     let mut hosts = request.headers().get_all(HOST).iter();
-    let host = hosts.next().ok_or(RequestRefusal::HostInvalid)?;
+    let Some(host) = hosts.next() else {
+        let is_optional = request.version() == Version::HTTP_10;
+        return if is_optional { Ok(()) } else { Err(RequestRefusal::HostInvalid) };
+    };
     let is_host = Authority::try_from(host.as_bytes())
         .is_ok_and(|authority| !authority.as_str().contains('@'));
     if !is_host || hosts.next().is_some() {
@@ -173,7 +208,7 @@ pub fn encode_refusal(status: StatusCode, reason: &str) -> Vec<u8> {
         //# error code (such as 426 Upgrade Required) and a |Sec-WebSocket-Version| header field
         //# indicating the version(s) the server is capable of understanding.
         StatusCode::UPGRADE_REQUIRED => "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
-        StatusCode::METHOD_NOT_ALLOWED => "Allow: GET\r\n",
+        StatusCode::METHOD_NOT_ALLOWED => "Allow: GET, HEAD\r\n",
         _ => "",
     };
     //= https://www.rfc-editor.org/rfc/rfc6455#section-7.2.2
@@ -197,6 +232,13 @@ pub fn encode_page(page: &str) -> Vec<u8> {
     encode_response(StatusCode::OK, "text/html; charset=utf-8", extra, page.as_bytes())
 }
 
+/// A response as it answers a HEAD: its head alone, with the length that its body has for a GET.
+pub fn without_body(mut response: Bytes) -> Bytes {
+    let head_end = memmem::find(&response, HEAD_END).map_or(response.len(), |at| at + 4);
+    response.truncate(head_end);
+    response
+}
+
 fn encode_response(status: StatusCode, content_type: &str, extra: &str, body: &[u8]) -> Vec<u8> {
     let mut response = format!(
         "HTTP/1.1 {status}\r\n\
@@ -213,35 +255,77 @@ fn encode_response(status: StatusCode, content_type: &str, extra: &str, body: &[
 
 #[cfg(test)]
 mod tests {
+    use futures_executor::block_on;
+
     use super::*;
 
-    fn request(head: &str) -> Result<Request<()>, RequestRefusal> {
-        let mut received = BytesMut::from(head);
-        Ok(Request::from_parts(decode_request_head(&mut received)?, ()))
+    fn read(mut input: &[u8]) -> Result<Request<()>, RequestRefusal> {
+        match block_on(read_request_head(&mut input)) {
+            Ok((request, _)) => Ok(request),
+            Err(HeadError::Refused { refusal, .. }) => Err(refusal),
+            Err(HeadError::PeerLeft) => panic!("nothing was clear"),
+        }
     }
 
     #[test]
     fn requests_find_their_route_or_refusal() {
-        use RequestRefusal::{HostInvalid, MethodNotAllowed, PathUnknown, VersionUnsupported};
-        for (head, expected) in [
-            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Ok(Route::Page)),
-            ("GET /?query HTTP/1.1\r\nHost: a\r\n\r\n", Ok(Route::Page)),
-            ("GET /ws HTTP/1.1\r\nHost: a:9001\r\n\r\n", Ok(Route::Echo)),
-            ("GET /ws?token=1 HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", Ok(Route::Echo)),
-            ("GET http://a/ws HTTP/1.1\r\nHost: a\r\n\r\n", Ok(Route::Echo)),
-            ("GET /ws/ HTTP/1.1\r\nHost: a\r\n\r\n", Err(PathUnknown)),
-            ("GET * HTTP/1.1\r\nHost: a\r\n\r\n", Err(PathUnknown)),
-            ("POST / HTTP/1.1\r\nHost: a\r\n\r\n", Err(MethodNotAllowed)),
-            ("BREW /ws HTTP/1.1\r\nHost: a\r\n\r\n", Err(MethodNotAllowed)),
-            ("GET / HTTP/1.0\r\nHost: a\r\n\r\n", Err(VersionUnsupported)),
-            ("GET / HTTP/1.1\r\n\r\n", Err(HostInvalid)),
-            ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", Err(HostInvalid)),
-            ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", Err(HostInvalid)),
-            ("GET / HTTP/1.1\r\nHost: user@a\r\n\r\n", Err(HostInvalid)),
-            ("GET / HTTP/1.1\r\nHost:\r\n\r\n", Err(HostInvalid)),
+        const UPGRADE: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\n";
+        let own = EchoPaths::new(&["/ws".to_owned(), "/echo".to_owned()]);
+        let unknown = || Err(RequestRefusal::PathUnknown(own.clone()));
+        let no_echo = || Err(RequestRefusal::NoEcho(own.clone()));
+        let not_allowed = || Err(RequestRefusal::MethodNotAllowed);
+        let host_invalid = || Err(RequestRefusal::HostInvalid);
+        for (request_line, fields, expected) in [
+            ("GET / HTTP/1.1", "Host: a\r\n", Ok(Route::Page)),
+            ("GET /?query HTTP/1.1", "Host: a\r\n", Ok(Route::Page)),
+            ("HEAD / HTTP/1.1", "Host: a\r\n", Ok(Route::Page)),
+            ("GET / HTTP/1.0", "", Ok(Route::Page)),
+            ("HEAD / HTTP/1.0", "Host: a\r\n", Ok(Route::Page)),
+            (
+                "GET / HTTP/1.1",
+                "Host: a\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n",
+                Ok(Route::Page),
+            ),
+            ("GET /ws HTTP/1.1", "Host: a:9001\r\n", Ok(Route::Echo)),
+            ("GET /ws HTTP/1.1", &format!("Host: a\r\n{UPGRADE}"), Ok(Route::Echo)),
+            ("GET /ws HTTP/1.0", UPGRADE, Ok(Route::Echo)),
+            ("HEAD /ws HTTP/1.1", "Host: a\r\n", Ok(Route::Echo)),
+            ("GET /echo HTTP/1.1", "Host: a\r\n", Ok(Route::Echo)),
+            ("GET /%77s?token=1 HTTP/1.1", "Host: [::1]:80\r\n", Ok(Route::Echo)),
+            ("GET http://a/ws HTTP/1.1", "Host: a\r\n", Ok(Route::Echo)),
+            ("GET /ws/ HTTP/1.1", "Host: a\r\n", unknown()),
+            ("HEAD /other HTTP/1.1", "Host: a\r\n", unknown()),
+            ("GET * HTTP/1.1", "Host: a\r\n", unknown()),
+            ("GET / HTTP/1.1", &format!("Host: a\r\n{UPGRADE}"), no_echo()),
+            ("GET / HTTP/1.0", "Sec-WebSocket-Key: a\r\n", no_echo()),
+            ("GET /ws/ HTTP/1.1", &format!("Host: a\r\n{UPGRADE}"), no_echo()),
+            ("POST / HTTP/1.1", "Host: a\r\n", not_allowed()),
+            ("BREW /ws HTTP/1.1", "Host: a\r\n", not_allowed()),
+            ("GET / HTTP/1.1", "", host_invalid()),
+            ("GET / HTTP/1.1", "Host: a\r\nHost: a\r\n", host_invalid()),
+            ("GET / HTTP/1.0", "Host: a\r\nHost: a\r\n", host_invalid()),
+            ("GET / HTTP/1.1", "Host: a b\r\n", host_invalid()),
+            ("GET / HTTP/1.1", "Host: user@a\r\n", host_invalid()),
+            ("GET / HTTP/1.1", "Host:\r\n", host_invalid()),
         ] {
-            let request = request(head).unwrap();
-            assert_eq!(route(&request, "/ws"), expected, "{head:?}");
+            let head = format!("{request_line}\r\n{fields}\r\n");
+            assert_eq!(route(&read(head.as_bytes()).unwrap(), &own), expected, "{head:?}");
+        }
+    }
+
+    #[test]
+    fn every_path_can_upgrade_and_plain_requests_keep_their_routes() {
+        let all = EchoPaths::new(&["*".to_owned()]);
+        for path in ["/", "/ws", "/a/b"] {
+            let head = format!("GET {path} HTTP/1.1\r\nHost: a\r\n");
+            let upgrade = format!("{head}Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
+            assert_eq!(route(&read(upgrade.as_bytes()).unwrap(), &all), Ok(Route::Echo), "{path}");
+            let expected = match path {
+                "/" => Ok(Route::Page),
+                _ => Err(RequestRefusal::PathUnknown(all.clone())),
+            };
+            let plain = read(format!("{head}\r\n").as_bytes()).unwrap();
+            assert_eq!(route(&plain, &all), expected, "{path}");
         }
     }
 
@@ -251,14 +335,24 @@ mod tests {
         for (head, expected) in [
             ("\r\n\r\n", RequestRefusal::Malformed),
             ("GET\r\n\r\n", RequestRefusal::Malformed),
-            ("GET / HTTP/2.0\r\n\r\n", RequestRefusal::Malformed),
+            ("GET / HTTP/2.0\r\n\r\n", RequestRefusal::VersionUnsupported),
             ("GET / HTTP/1.1\r\nno colon\r\n\r\n", RequestRefusal::Malformed),
             ("GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n", RequestRefusal::Malformed),
             ("GET / HTTP/1.1\r\nHo st: a\r\n\r\n", RequestRefusal::Malformed),
             ("GET /\u{7f} HTTP/1.1\r\n\r\n", RequestRefusal::Malformed),
             (&many, RequestRefusal::HeadTooLong),
         ] {
-            assert_eq!(request(head).unwrap_err(), expected, "{head:?}");
+            assert_eq!(read(head.as_bytes()).unwrap_err(), expected, "{head:?}");
+        }
+    }
+
+    #[test]
+    fn response_to_a_head_is_that_to_a_get_without_its_body() {
+        for response in [encode_page("<page>"), encode_refusal(StatusCode::NOT_FOUND, "nothing")] {
+            let whole = String::from_utf8(response.clone()).unwrap();
+            let (head, body) = whole.split_once("\r\n\r\n").unwrap();
+            assert!(head.contains(&format!("Content-Length: {}", body.len())));
+            assert_eq!(without_body(response.into()), format!("{head}\r\n\r\n"));
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod config;
 pub mod connection;
 pub mod cpu_list;
 pub mod descriptors;
+pub mod echo_paths;
 pub mod engine;
 pub mod extensions;
 pub mod handshake;

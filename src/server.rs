@@ -26,6 +26,7 @@ use crate::{
     connection::ConnectionEnd,
     cpu_list::{CpuList, CpuListError},
     descriptors::{self, advice, raise_limit},
+    echo_paths::EchoPaths,
     engine::{self, Lack},
     handshake::Policy,
     http::encode_page,
@@ -219,7 +220,8 @@ impl Server {
         let Self { site, workers, footing, .. } = self;
         let count = workers.len();
         let plural = if count == 1 { "worker" } else { "workers" };
-        format!("listening on ws://{address}{} ({count} {plural}, {footing})", site.echo_path)
+        let path = site.echo_paths.first();
+        format!("listening on ws://{address}{path} ({count} {plural}, {footing})")
     }
 
     /// A handle that stops the server.
@@ -481,14 +483,15 @@ fn warn_of_few_descriptors() {
 }
 
 fn site(config: &Config) -> Site {
+    let echo_paths = EchoPaths::new(&config.paths);
     Site {
-        echo_path: config.path.clone(),
         policy: Policy {
             allowed_origins: config.allowed_origins.clone(),
             subprotocols: config.subprotocols.clone(),
             passes_compression: config.compression == Compression::PassThrough,
         },
-        page: encode_page(&page::render(&config.path)).into(),
+        page: encode_page(&page::render(echo_paths.first())).into(),
+        echo_paths,
         limits: config.limits.clone(),
     }
 }

@@ -34,7 +34,7 @@ use futures_util::{
     FutureExt,
     future::{Either, select},
 };
-use http::{Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use nix::errno::Errno;
 use slab::Slab;
 use thiserror::Error;
@@ -51,9 +51,12 @@ use crate::{
     config::Limits,
     connection::{ConnectionEnd, Control, Demand, Shared, linger, write_all},
     descriptors::{self, advice},
+    echo_paths::EchoPaths,
     engine,
     handshake::{self, Policy},
-    http::{HeadError, RequestRefusal, Route, encode_refusal, read_request_head, route},
+    http::{
+        HeadError, RequestRefusal, Route, encode_refusal, read_request_head, route, without_body,
+    },
     metrics::Counters,
 };
 
@@ -161,8 +164,8 @@ pub enum WorkerError {
 
 /// What all workers answer with.
 pub struct Site {
-    /// The path that upgrades to the echo.
-    pub echo_path: String,
+    /// The paths that upgrade to the echo.
+    pub echo_paths: EchoPaths,
     /// Who may connect, and what may be agreed on.
     pub policy: Policy,
     /// The response that carries the page.
@@ -270,6 +273,16 @@ enum Answer {
     Upgrade(handshake::Acceptance),
     /// By this response, which ends the connection in this way.
     Respond(bytes::Bytes, ConnectionEnd),
+}
+
+impl Answer {
+    /// As it is if the request is no HEAD, and else without the body of its response.
+    fn without_body_if(self, is_head: bool) -> Self {
+        match self {
+            Self::Respond(response, end) if is_head => Self::Respond(without_body(response), end),
+            other => other,
+        }
+    }
 }
 
 /// Starts a worker's tasks, and waits for their end.
@@ -532,25 +545,28 @@ impl<P: Plane> Worker<P> {
         control: &Control,
     ) -> Result<(Answer, Vec<u8>), ConnectionEnd> {
         let mut head = pin!(read_request_head(stream));
-        let refusal = loop {
+        let (refusal, is_head) = loop {
             match select(head.as_mut(), pin!(control.demanded())).await {
                 Either::Left((Ok((request, early)), _)) => {
-                    return Ok((self.answer(request), early.into()));
+                    let is_head = request.method() == Method::HEAD;
+                    return Ok((self.answer(request).without_body_if(is_head), early.into()));
                 }
                 Either::Left((Err(HeadError::PeerLeft), _)) => return Err(ConnectionEnd::PeerLeft),
-                Either::Left((Err(HeadError::Refused(refusal)), _)) => break refusal,
-                Either::Right((Demand::TimeOut, _)) => break RequestRefusal::TimedOut,
-                Either::Right((Demand::Drain, _)) => break RequestRefusal::Stopping,
+                Either::Left((Err(HeadError::Refused { refusal, is_head }), _)) => {
+                    break (refusal, is_head);
+                }
+                Either::Right((Demand::TimeOut, _)) => break (RequestRefusal::TimedOut, false),
+                Either::Right((Demand::Drain, _)) => break (RequestRefusal::Stopping, false),
                 // There is nothing to ping yet.
                 Either::Right((Demand::Ping, _)) => {}
                 Either::Right((Demand::End(end), _)) => return Err(end),
             }
         };
-        Ok((refuse(refusal.status(), &refusal), Vec::new()))
+        Ok((refuse(refusal.status(), &refusal).without_body_if(is_head), Vec::new()))
     }
 
     fn answer(&self, mut request: Request<()>) -> Answer {
-        match route(&request, &self.site.echo_path) {
+        match route(&request, &self.site.echo_paths) {
             Ok(Route::Page) => Answer::Respond(self.site.page.clone(), ConnectionEnd::PageServed),
             Ok(Route::Echo) => match handshake::answer(&mut request, &self.site.policy) {
                 Ok(acceptance) => Answer::Upgrade(acceptance),
@@ -643,7 +659,8 @@ mod tests {
             passes_compression: false,
         };
         let limits = Limits::default();
-        Site { echo_path: "/ws".to_owned(), policy, page: bytes::Bytes::new(), limits }
+        let echo_paths = EchoPaths::new(&["/ws".to_owned()]);
+        Site { echo_paths, policy, page: bytes::Bytes::new(), limits }
     }
 
     const DIMENSIONS: engine::Dimensions = engine::Dimensions {

@@ -3,6 +3,7 @@
 use futures_executor::block_on;
 use http::header::{CONNECTION, UPGRADE};
 use ringecho::{
+    echo_paths::EchoPaths,
     extensions::{Offer, parse_offers},
     handshake::{Policy, answer},
     http::{REQUEST_HEAD_LEN_MAX, Route, read_request_head, route},
@@ -52,7 +53,7 @@ pub fn request_head(input: &[u8]) {
         return;
     };
     assert!(input[..input.len().min(REQUEST_HEAD_LEN_MAX)].ends_with(&behind));
-    if route(&request, "/ws") != Ok(Route::Echo) {
+    if route(&request, &EchoPaths::new(&["/ws".to_owned()])) != Ok(Route::Echo) {
         return;
     }
     let asks =

@@ -9,7 +9,7 @@ use crate::{
 
 #[test]
 fn page_is_served_at_the_root() {
-    with_server(&Config { path: "/echo".to_owned(), ..config() }, |server| {
+    with_server(&Config { paths: vec!["/echo".to_owned()], ..config() }, |server| {
         let mut peer = server.connect();
         peer.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
         let response = peer.read_to_end();
@@ -18,6 +18,88 @@ fn page_is_served_at_the_root() {
         assert!(head.contains(&format!("Content-Length: {}\r\n", page.len())));
         assert!(page.contains("data-path=\"/echo\""));
         assert!(page.trim_end().ends_with("</html>"));
+        for request in ["GET / HTTP/1.0\r\n\r\n", "GET / HTTP/1.0\r\nHost: a\r\n\r\n"] {
+            let mut peer = server.connect();
+            peer.send(request);
+            assert_eq!(peer.read_to_end(), response);
+        }
+    });
+}
+
+#[test]
+fn head_is_answered_as_get_without_a_body() {
+    with_server(&config(), |server| {
+        let answer = |request: &str| {
+            let mut peer = server.connect();
+            peer.send(request);
+            peer.read_to_end()
+        };
+        for (request_line, fields, status) in [
+            ("/ HTTP/1.1", "Host: a\r\n", "200 OK"),
+            ("/ HTTP/1.0", "", "200 OK"),
+            ("/ws HTTP/1.1", "Host: a\r\n", "400 Bad Request"),
+            ("/other HTTP/1.1", "Host: a\r\n", "404 Not Found"),
+            ("/ HTTP/1.1", "", "400 Bad Request"),
+            ("/ HTTP/1.1", "no colon\r\n", "400 Bad Request"),
+            ("/ HTTP/2.0", "", "505 HTTP Version Not Supported"),
+        ] {
+            let to_get = answer(&format!("GET {request_line}\r\n{fields}\r\n"));
+            let head_end = to_get.find("\r\n\r\n").unwrap() + 4;
+            assert!(to_get.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{to_get}");
+            assert!(to_get.len() > head_end);
+            let to_head = answer(&format!("HEAD {request_line}\r\n{fields}\r\n"));
+            assert_eq!(to_head, to_get[..head_end]);
+        }
+    });
+}
+
+#[test]
+fn upgrades_are_at_each_of_the_paths_and_refusals_name_them() {
+    let paths = vec!["/ws".to_owned(), "/%7euser".to_owned()];
+    with_server(&Config { paths, ..config() }, |server| {
+        for path in ["/ws", "/~user", "/%7Euser"] {
+            let mut peer = server.connect();
+            peer.send(UPGRADE.replace("/ws", path));
+            assert!(peer.read_head().starts_with("HTTP/1.1 101 "), "{path}");
+        }
+        let elsewhere = UPGRADE.replace("/ws", "/other");
+        for (request, reason) in [
+            (&*UPGRADE.replace("/ws", "/"), "there is no echo here: upgrades are at /ws or /~user"),
+            (&elsewhere, "there is no echo here: upgrades are at /ws or /~user"),
+            (
+                "GET /other HTTP/1.1\r\nHost: a\r\n\r\n",
+                "there is nothing here: the page is at /, and upgrades are at /ws or /~user",
+            ),
+        ] {
+            let mut peer = server.connect();
+            peer.send(request);
+            let response = peer.read_to_end();
+            assert!(response.starts_with("HTTP/1.1 404 Not Found\r\n"), "{request}: {response}");
+            assert!(response.ends_with(&format!("\r\n\r\n{reason}\n")), "{request}: {response}");
+        }
+    });
+}
+
+#[test]
+fn every_path_upgrades_if_wanted_and_the_page_stays_at_the_root() {
+    with_server(&Config { paths: vec!["*".to_owned()], ..config() }, |server| {
+        for path in ["/", "/ws", "/a//b/?query"] {
+            let mut peer = server.connect();
+            peer.send(UPGRADE.replace("/ws", path));
+            assert!(peer.read_head().starts_with("HTTP/1.1 101 "), "{path}");
+            peer.send(text("here").encode());
+            peer.expect(b"\x81\x04here");
+        }
+        for (path, status, body) in [
+            ("/", "200 OK", "data-path=\"/\""),
+            ("/ws", "404 Not Found", "the page is at /, and upgrades are at any path"),
+        ] {
+            let mut peer = server.connect();
+            peer.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+            let response = peer.read_to_end();
+            assert!(response.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{path}");
+            assert!(response.contains(body), "{path}");
+        }
     });
 }
 
@@ -61,13 +143,13 @@ fn requests_are_refused_with_status_and_reason() {
                 "origin",
             ),
             (&UPGRADE.replace("dGhl", "dG"), "400 Bad Request", "Sec-WebSocket-Key"),
-            (&UPGRADE.replace("GET", "POST"), "405 Method Not Allowed", "only GET"),
-            (&UPGRADE.replace("HTTP/1.1", "HTTP/1.0"), "505 HTTP Version Not Supported", "1.1"),
-            (&UPGRADE.replace("/ws", "/other"), "404 Not Found", "nothing here"),
+            (&UPGRADE.replace("GET", "POST"), "405 Method Not Allowed", "only GET and HEAD"),
+            (&UPGRADE.replace("HTTP/1.1", "HTTP/1.0"), "400 Bad Request", "needs HTTP/1.1"),
+            (&UPGRADE.replace("HTTP/1.1", "HTTP/2.0"), "505 HTTP Version Not Supported", "1.1"),
+            (&UPGRADE.replace("/ws", "/other"), "404 Not Found", "upgrades are at /ws"),
             ("GET / HTTP/1.1\r\n\r\n", "400 Bad Request", "Host"),
             ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "400 Bad Request", "Host"),
-            ("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n", "405 Method Not Allowed", "only GET"),
-            ("\u{16}\u{3}\u{1}\u{2}\r\n\r\n", "400 Bad Request", "not an HTTP/1.1 request"),
+            ("POST / HTTP/1.1\r\nHost: a\r\n\r\n", "405 Method Not Allowed", "only GET and HEAD"),
             (&long_head, "431 Request Header Fields Too Large", "8 KiB"),
             (&many_headers, "431 Request Header Fields Too Large", "96 headers"),
         ] {
@@ -78,7 +160,7 @@ fn requests_are_refused_with_status_and_reason() {
             assert!(head.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{request:?}: {head}");
             assert!(body.contains(reason) && body.lines().count() == 1, "{request:?}: {body}");
             assert_eq!(head.contains("Sec-WebSocket-Version: 13"), status.starts_with("426"));
-            assert_eq!(head.contains("Allow: GET"), status.starts_with("405"));
+            assert_eq!(head.contains("\r\nAllow: GET, HEAD"), status.starts_with("405"));
         }
     });
 }

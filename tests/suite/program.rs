@@ -98,6 +98,20 @@ fn variables_set_what_flags_set_and_flags_win() {
 }
 
 #[test]
+fn ready_line_has_a_url_that_works_whatever_the_paths_are() {
+    for (paths, path) in [("/a,/b", "/a"), ("*", "/"), ("/", "/"), ("/%7eme", "/~me")] {
+        let mut command = ringecho();
+        let (mut child, line) = start(command.env("RINGECHO_PATH", paths).arg("--listen=[::1]:0"));
+        let address = url(&line).strip_prefix("ws://").unwrap().strip_suffix(path).unwrap();
+        let stream = TcpStream::connect(address).unwrap();
+        let (_, response) = tungstenite::client(url(&line), stream).unwrap();
+        assert_eq!(response.status(), 101);
+        signal(&child, Signal::SIGTERM);
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+    }
+}
+
+#[test]
 fn variables_without_a_value_are_not_set() {
     let mut command = ringecho();
     for flag in Arguments::command().get_arguments().filter(|flag| flag.get_env().is_some()) {
@@ -238,7 +252,9 @@ fn bad_values_are_refused_with_flag_value_and_what_is_allowed() {
         (&["--cpus", "3-1"], "'3-1' for '--cpus <LIST>': \"3-1\" is no CPU; expected numbers"),
         (&["--cpus", "8191"], "CPU 8191 is not among the CPUs that this process may use: "),
         (&["--path", "ws"], "--path is \"ws\", but must be a path such as /ws"),
-        (&["--path", "/"], "--path is \"/\", but must be a path such as /ws"),
+        (&["--path", "/ws,/ä"], "--path is \"/ä\", which clients ask for as \"/%C3%A4\": write it"),
+        (&["--path=/~a", "--path=/%7ea"], "--path names \"/%7ea\" twice"),
+        (&["--path=*", "--path=/ws"], "--path is * for all paths, and also \"/ws\"; leave one"),
         (
             &["--allowed-origin", "example.org"],
             "'example.org' for '--allowed-origin <ORIGIN>': an origin is a scheme and a host",
@@ -248,6 +264,7 @@ fn bad_values_are_refused_with_flag_value_and_what_is_allowed() {
             "for '--allowed-origin <ORIGIN>': browsers send the origin of the page alone, which is \
              https://example.org here",
         ),
+        (&["--listen", "localhost:9001"], "'localhost:9001' for '--listen <ADDRESS:PORT>': an IP"),
         (&["--subprotocol", "a b"], "--subprotocol is \"a b\", but must be one or more letters"),
         (&["--subprotocol=a", "--subprotocol=a"], "--subprotocol names \"a\" twice"),
         (&["--backlog", "0"], "--backlog is 0, but must be from 1 to 1048576"),

@@ -1,0 +1,203 @@
+//! The paths that upgrade to the echo, compared as RFC 3986 has paths equal.
+//!
+//! A percent sign with two hex digits is the same as the letter, digit or mark that it stands for,
+//! and its digits are the same in both cases (§6.2.2). Clients have removed dot segments before they
+//! ask, so none are here.
+
+use std::{
+    borrow::Cow,
+    fmt::{self, Write},
+};
+
+/// Among configured paths, all.
+pub const ANY_PATH: &str = "*";
+
+/// The paths that upgrade to the echo.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EchoPaths(Vec<String>);
+
+impl EchoPaths {
+    /// From configured `paths`, or [`ANY_PATH`] for all.
+    pub fn new(paths: &[String]) -> Self {
+        Self(paths.iter().map(|path| normalize(path).into_owned()).collect())
+    }
+
+    /// Whether an upgrade at `path` leads to the echo.
+    pub fn contains(&self, path: &str) -> bool {
+        path.starts_with('/') && (self.are_all() || self.names(path))
+    }
+
+    /// Whether `path` is itself among the configured ones, rather than one of all.
+    pub fn names(&self, path: &str) -> bool {
+        let path = normalize(path);
+        !self.are_all() && self.0.iter().any(|own| *own == path)
+    }
+
+    /// The path to propose to a client.
+    pub fn first(&self) -> &str {
+        if self.are_all() { "/" } else { &self.0[0] }
+    }
+
+    fn are_all(&self) -> bool {
+        self.0.iter().any(|path| path == ANY_PATH)
+    }
+}
+
+impl fmt::Display for EchoPaths {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.are_all() { f.write_str("any path") } else { f.write_str(&self.0.join(" or ")) }
+    }
+}
+
+/// `path` in the form in which equal ones are the same.
+pub fn normalize(path: &str) -> Cow<'_, str> {
+    let mut pieces = path.split('%');
+    let first = pieces.next().unwrap_or(path);
+    if first.len() == path.len() {
+        return Cow::Borrowed(path);
+    }
+    let mut normalized = first.to_owned();
+    for piece in pieces {
+        let escaped = piece.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match escaped {
+            Some(byte) if is_unreserved(byte) => normalized.push(byte.into()),
+            Some(byte) => push_escaped(&mut normalized, byte),
+            None => normalized.push('%'),
+        }
+        normalized.push_str(if escaped.is_some() { &piece[2..] } else { piece });
+    }
+    Cow::Owned(normalized)
+}
+
+/// What clients that are given `path` ask for, or `None` if no client can.
+pub fn as_asked_for(path: &str) -> Option<String> {
+    // Queries and fragments are no part of a path, a comma separates paths on the command line, a
+    // star is meant as a pattern, and of the others clients make different things.
+    if !path.starts_with('/') || path.contains(['?', '#', ',', '*', '\\', '[', ']']) {
+        return None;
+    }
+    let has_hex_digits = path.split('%').skip(1).all(|behind| {
+        behind.len() >= 2 && behind.bytes().take(2).all(|digit| digit.is_ascii_hexdigit())
+    });
+    if !has_hex_digits || path.bytes().any(|byte| byte.is_ascii_control()) {
+        return None;
+    }
+    Some(without_dot_segments(&escape(path)))
+}
+
+/// Escapes what no path can have (RFC 3986 §3.3).
+fn escape(path: &str) -> String {
+    let mut escaped = String::new();
+    for byte in path.bytes() {
+        if is_unreserved(byte) || b"!$&'()+;=:@%/".contains(&byte) {
+            escaped.push(byte.into());
+        } else {
+            push_escaped(&mut escaped, byte);
+        }
+    }
+    escaped
+}
+
+fn push_escaped(text: &mut String, byte: u8) {
+    write!(text, "%{byte:02X}").expect("a string takes what is written");
+}
+
+/// Removes the segments `.` and `..` as clients do before they ask (RFC 3986 §5.2.4).
+fn without_dot_segments(path: &str) -> String {
+    let mut kept = Vec::new();
+    let mut segments = path.split('/').skip(1).peekable();
+    while let Some(segment) = segments.next() {
+        match &*normalize(segment) {
+            "." => {}
+            ".." => {
+                kept.pop();
+            }
+            _ => {
+                kept.push(segment);
+                continue;
+            }
+        }
+        if segments.peek().is_none() {
+            kept.push("");
+        }
+    }
+    format!("/{}", kept.join("/"))
+}
+
+/// Whether a byte means the same escaped (RFC 3986 §2.3).
+fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn echo_paths(paths: &[&str]) -> EchoPaths {
+        EchoPaths::new(&paths.iter().map(ToString::to_string).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn equal_paths_are_the_same_however_they_are_escaped() {
+        for (path, asked, is_same) in [
+            ("/ws", "/ws", true),
+            ("/ws", "/%77%73", true),
+            ("/~user", "/%7euser", true),
+            ("/%7Euser", "/~user", true),
+            ("/%c3%a4", "/%C3%A4", true),
+            ("/a//b", "/a//b", true),
+            ("/ws", "/ws/", false),
+            ("/ws", "/WS", false),
+            ("/a/b", "/a%2Fb", false),
+            ("/a//b", "/a/b", false),
+            ("/ws", "/ws%", false),
+            ("/ws", "/ws%zz", false),
+            ("/ws", "/ws%2", false),
+            ("/ws", "", false),
+        ] {
+            assert_eq!(echo_paths(&[path]).contains(asked), is_same, "{path} {asked}");
+        }
+    }
+
+    #[test]
+    fn all_paths_are_those_that_begin_with_a_slash() {
+        let all = echo_paths(&["*"]);
+        assert!(all.contains("/") && all.contains("/a/b") && !all.contains("*"));
+        assert!(!all.names("/a/b") && !all.names("*"));
+        assert_eq!((all.first(), &*all.to_string()), ("/", "any path"));
+        let two = echo_paths(&["/a", "/b"]);
+        assert!(two.contains("/b") && two.names("/b") && !two.contains("/"));
+        assert_eq!((two.first(), &*two.to_string()), ("/a", "/a or /b"));
+    }
+
+    #[test]
+    fn no_client_asks_for_what_is_no_path() {
+        for path in [
+            "", "ws", "/ws?x", "/ws#x", "/\\ws", "/[ws]", "/ws/*", "/a,b", "/%", "/%zz", "/%2",
+            "/a\nb",
+        ] {
+            assert_eq!(as_asked_for(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn clients_escape_paths_and_remove_dot_segments() {
+        for same in ["/", "/ws", "/ws/", "/a/b", "/a//b", "//ws", "/%7euser", "/a%2Fb", "/..."] {
+            assert_eq!(as_asked_for(same).as_deref(), Some(same));
+        }
+        for (path, asked) in [
+            ("/a b", "/a%20b"),
+            ("/ä", "/%C3%A4"),
+            ("/{id}", "/%7Bid%7D"),
+            ("/./ws", "/ws"),
+            ("/a/../ws", "/ws"),
+            ("/a/%2E%2e/ws", "/ws"),
+            ("/../ws", "/ws"),
+            ("/ws/.", "/ws/"),
+            ("/a/b/..", "/a/"),
+            ("/..", "/"),
+        ] {
+            assert_eq!(as_asked_for(path).as_deref(), Some(asked), "{path}");
+        }
+    }
+}
