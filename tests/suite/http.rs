@@ -103,6 +103,46 @@ fn every_path_upgrades_if_wanted_and_the_page_stays_at_the_root() {
     });
 }
 
+/// None of these peers sends more until it is answered, or ends its side.
+#[test]
+fn other_protocols_are_answered_at_once_with_what_to_do() {
+    let client_hello = b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03";
+    with_server(&config(), |server| {
+        for (beginning, status, reason) in [
+            (&client_hello[..], "400 Bad Request", "use ws:// or http://, or put a TLS proxy"),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "505 ", "only HTTP/1.1 is spoken here"),
+            (
+                b"PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\n",
+                "400 ",
+                "have the proxy before it send none",
+            ),
+            (b"\r\n\r\n\0\r\nQUIT\n\x21\x11", "400 ", "have the proxy before this port send"),
+            (b"SSH-2.0-OpenSSH_9.2\r\n", "400 ", "an SSH banner came"),
+            (b"\x05\x01\0", "400 ", "this is no proxy"),
+            (b"\x81\x82\0\0\0\0hi", "400 ", "before the opening handshake"),
+            (b"\0\0\0\x11", "400 ", "not an HTTP/1.1 request"),
+            (b"EHLO example.org\r\n", "400 ", "not an HTTP/1.1 request"),
+            (b"GET /\r\n", "400 ", "not an HTTP/1.1 request"),
+            (b"GET / HTTP/1.1\nHost: a\n\n", "400 ", "ends with CR and LF"),
+            (b"GET / HTTP/1.1\r\nHost: a\n\n", "400 ", "ends with CR and LF"),
+            (b"GET / HTTP/1.1\rHost: a\r\r", "400 ", "ends with CR and LF"),
+        ] {
+            let mut whole = server.connect();
+            whole.send(beginning);
+            let response = whole.read_to_end();
+            let shown = beginning.escape_ascii();
+            assert!(response.starts_with(&format!("HTTP/1.1 {status}")), "{shown}: {response}");
+            assert!(response.contains("\r\nContent-Type: text/plain; charset=utf-8\r\n"));
+            assert!(response.contains(reason), "{shown}: {response}");
+            let mut slow = server.connect();
+            for byte in beginning {
+                slow.send([*byte]);
+            }
+            assert_eq!(slow.read_to_end(), response, "{shown}");
+        }
+    });
+}
+
 //= https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2
 //= type=test
 //# If the server does not wish to accept this connection, it MUST return an appropriate HTTP error
