@@ -444,7 +444,9 @@ function onSubmit(form, act) {
   });
 }
 
-ui.url.value = `${location.protocol === 'https:' ? 'wss:' : 'ws:'}//${location.host}${document.body.dataset.path}`;
+// The page is at the server's root, which a proxy may have put below a prefix of its own.
+const root = `${location.protocol === 'https:' ? 'wss:' : 'ws:'}//${location.host}${location.pathname.replace(/\/$/, '')}`;
+ui.url.value = `${root}${document.body.dataset.path}`;
 onSubmit(ui['connection-form'], connect);
 onSubmit(ui['message-form'], sendOnce);
 onSubmit(ui['repeat-form'], startRun);

@@ -1,6 +1,6 @@
 // The page of a running ringecho server, used as a person uses it, in a real browser.
 //
-//   RINGECHO_URL  the page (http://127.0.0.1:9001/)
+//   RINGECHO_URL  the page (http://127.0.0.1:9001/), perhaps below a prefix of a proxy; the echo is at /ws beside it
 //   CHROMIUM      the browser (/usr/bin/chromium)
 //   COMPRESSION   what the server does about it: off or pass-through (off)
 //   SCREENSHOT    where to save a picture of the page, if anywhere
@@ -16,8 +16,9 @@ import { chromium } from 'playwright-core';
 const PAGE_URL = process.env.RINGECHO_URL ?? 'http://127.0.0.1:9001/';
 const COMPRESSION = process.env.COMPRESSION ?? 'off';
 const EXECUTABLE = process.env.CHROMIUM ?? '/usr/bin/chromium';
+const ECHO_URL = `${PAGE_URL.replace(/^http/, 'ws').replace(/\/$/, '')}/ws`;
 const ARGUMENTS = [
-  '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+  '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--ignore-certificate-errors',
   '--disable-background-networking', '--disable-component-update', '--disable-sync',
 ];
 const DESKTOP = { width: 1280, height: 900 };
@@ -52,14 +53,14 @@ async function run() {
   await check('it starts disconnected, with the URL of its own server', async () => {
     assert.equal(await page.title(), 'ringecho');
     await stateIs('Disconnected');
-    assert.match(await page.inputValue('#url'), new RegExp(`^ws://${new URL(PAGE_URL).host}/`));
+    assert.equal(await page.inputValue('#url'), ECHO_URL);
     await buttonsAre({ Connect: true, 'Close Socket': false, Send: false });
   });
 
   await check('Enter in the URL field connects', async () => {
     await page.press('#url', 'Enter');
     await stateIs('Open');
-    await lastRowSays(/Opened ws:/);
+    await lastRowSays(/Opened wss?:/);
     await buttonsAre({ Connect: false, 'Close Socket': true, Send: true });
   });
 
