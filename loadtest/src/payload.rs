@@ -205,8 +205,17 @@ impl Payloads {
     /// How far ahead of the message `next` is the one that begins with `front`, at most
     /// [`IDENTITY_LEN`] bytes; negative if it is behind. Ahead, less than `in_flight` are looked
     /// at.
+    ///
+    /// Half of a sequence number or less tells little: it stands for `next`, or for a message that
+    /// is no longer, and for none if the type is not that of the messages (`has_type`).
     #[cold]
-    pub(crate) fn identify(&self, front: &[u8], next: u64, in_flight: usize) -> Option<i64> {
+    pub(crate) fn identify(
+        &self,
+        front: &[u8],
+        next: u64,
+        in_flight: usize,
+        has_type: bool,
+    ) -> Option<i64> {
         if self.verify != Verify::Full || front.is_empty() {
             return None;
         }
@@ -217,9 +226,15 @@ impl Payloads {
         };
         match &self.contents {
             Contents::Generated { .. } => {
+                let tells = |distance: &i64| {
+                    let len = self.message(next.wrapping_add_signed(*distance)).len;
+                    2 * front.len() > self.sequence_len()
+                        || has_type && (*distance == 0 || front.len() == len)
+                };
                 let distance = self.distance(front, next)?;
                 Some(distance)
                     .filter(|distance| (-BEHIND_MAX..ahead_max).contains(distance))
+                    .filter(tells)
                     .filter(is_front)
             }
             Contents::Files(files) => {
@@ -231,6 +246,14 @@ impl Payloads {
                 let distances = (0..ahead_max.min(period)).chain((1 - period..0).rev());
                 distances.filter(is_long).find(is_front)
             }
+        }
+    }
+
+    /// Bytes of a whole sequence number.
+    fn sequence_len(&self) -> usize {
+        match self.kind {
+            PayloadKind::Binary => BINARY_SEQUENCE_LEN,
+            PayloadKind::Text => TEXT_SEQUENCE_LEN,
         }
     }
 
@@ -260,10 +283,30 @@ impl Payloads {
     /// Whether at least half of `front` is as in the message's payload.
     #[cold]
     pub(crate) fn resembles(&self, message: &Message, front: &[u8]) -> bool {
-        let mut expected = Vec::with_capacity(IDENTITY_LEN);
-        self.append(message, 0, front.len().min(message.len), &mut expected);
-        let equal = expected.iter().zip(front).filter(|(expected, byte)| expected == byte).count();
-        2 * equal >= front.len()
+        2 * count_equal(&self.front(message), front) >= front.len()
+    }
+
+    /// The same, where `front` also has at least half of what the message's payload begins with.
+    #[cold]
+    pub(crate) fn resembles_in_full(&self, message: &Message, front: &[u8]) -> bool {
+        is_half_equal(&self.front(message), front)
+    }
+
+    /// The same, where `front` may also be the message's payload after somebody has put U+FFFD in
+    /// place of what is no UTF-8, as JavaScript's `toString` does.
+    #[cold]
+    pub(crate) fn resembles_as_text(&self, message: &Message, front: &[u8]) -> bool {
+        let expected = self.front(message);
+        let text = String::from_utf8_lossy(&expected);
+        let text = &text.as_bytes()[..text.len().min(IDENTITY_LEN)];
+        is_half_equal(&expected, front) || is_half_equal(text, front)
+    }
+
+    /// What the message's payload begins with, at most [`IDENTITY_LEN`] bytes.
+    fn front(&self, message: &Message) -> Vec<u8> {
+        let mut front = Vec::with_capacity(IDENTITY_LEN);
+        self.append(message, 0, IDENTITY_LEN.min(message.len), &mut front);
+        front
     }
 
     /// How many bytes at the beginning of a payload have to be right for it to be the message's.
@@ -288,6 +331,17 @@ impl Payloads {
             Contents::Files(files) => &files[message.origin][at..at + len],
         }
     }
+}
+
+/// How many bytes of both are equal.
+fn count_equal(a: &[u8], b: &[u8]) -> usize {
+    a.iter().zip(b).filter(|(a, b)| a == b).count()
+}
+
+/// Whether at least half of the longer one is as in the other.
+fn is_half_equal(a: &[u8], b: &[u8]) -> bool {
+    let longer = a.len().max(b.len());
+    longer > 0 && 2 * count_equal(a, b) >= longer
 }
 
 #[cfg(test)]
@@ -323,9 +377,9 @@ mod tests {
         assert_eq!(payload(&payloads, 3), b"first");
         assert_eq!(payload(&payloads, 4), b"");
         assert_eq!(payload(&payloads, 5), b"second");
-        assert_eq!(payloads.identify(b"sec", 3, 3), Some(2));
-        assert_eq!(payloads.identify(b"sec", 3, 2), Some(-1));
-        assert_eq!(payloads.identify(b"third", 3, 3), None);
+        assert_eq!(payloads.identify(b"sec", 3, 3, true), Some(2));
+        assert_eq!(payloads.identify(b"sec", 3, 2, true), Some(-1));
+        assert_eq!(payloads.identify(b"third", 3, 3, true), None);
     }
 
     #[test]
@@ -336,14 +390,14 @@ mod tests {
                 for distance in [-60_000, -7, 0, 9] {
                     let front = payload(&payloads, next.wrapping_add_signed(distance));
                     let front = &front[..IDENTITY_LEN];
-                    assert_eq!(payloads.identify(front, next, 10), Some(distance));
-                    assert_eq!(payloads.identify(&front[..5], next, 10), Some(distance));
+                    assert_eq!(payloads.identify(front, next, 10, true), Some(distance));
+                    assert_eq!(payloads.identify(&front[..9], next, 10, true), Some(distance));
                     let mut damaged = front.to_vec();
                     damaged[0] ^= 4;
-                    assert_eq!(payloads.identify(&damaged, next, 10), None);
+                    assert_eq!(payloads.identify(&damaged, next, 10, true), None);
                 }
                 let beyond = payload(&payloads, next.wrapping_add(10));
-                assert_eq!(payloads.identify(&beyond[..IDENTITY_LEN], next, 10), None);
+                assert_eq!(payloads.identify(&beyond[..IDENTITY_LEN], next, 10, true), None);
             }
         }
     }

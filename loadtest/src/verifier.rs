@@ -503,6 +503,47 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_message_of_the_other_type_is_judged_by_its_content() {
+        let payloads = payloads(PayloadKind::Binary, 300);
+        let text = |payload: &[u8]| frame(true, OpCode::Text, payload);
+        let retyped = |index| text(&payload(&payloads, index));
+        let [first, second] = [0, 1].map(|index| echo(&payloads, index));
+        let lossy = String::from_utf8_lossy(&payload(&payloads, 0)).into_owned();
+        let unasked = [WrongEcho::Unasked];
+        let as_text = [WrongEcho::BinaryAsText];
+        for (stream, wrong, missing) in [
+            ([text(b"oops"), first.clone(), second.clone()], &unasked[..], 0),
+            ([text(b""), first.clone(), second.clone()], &unasked, 0),
+            ([text(&[b'x'; 64]), first.clone(), second.clone()], &unasked, 0),
+            ([first.clone(), text(&[b'x'; 1000]), second.clone()], &unasked, 0),
+            ([retyped(0), second.clone(), vec![]], &as_text, 0),
+            ([text(lossy.as_bytes()), second.clone(), vec![]], &as_text, 0),
+            // Its length is all that is known of it.
+            ([text(&[b'x'; 300]), second.clone(), vec![]], &as_text, 0),
+            ([first.clone(), retyped(0), second.clone()], &[WrongEcho::Repeated], 0),
+            ([second.clone(), retyped(0), vec![]], &as_text, 0),
+            ([retyped(1), vec![], vec![]], &as_text, 1),
+        ] {
+            let account = account([&stream.concat()[..]], 2, &payloads);
+            assert_eq!(account.wrong, wrong);
+            assert_eq!(account.missing, missing, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_few_bytes_are_no_echo_of_any_message_but_the_next_one() {
+        // They are the low digits of 727, which would be a message behind.
+        for (kind, front) in [(PayloadKind::Binary, b"\xd7\x02"), (PayloadKind::Text, b"7d")] {
+            let payloads = payloads(kind, 300);
+            let stray = frame(true, kind.opcode(), front);
+            let stream = [stray, echo(&payloads, 0), echo(&payloads, 1)].concat();
+            let account = account([&stream[..]], 2, &payloads);
+            assert_eq!(account.wrong, [WrongEcho::Unasked], "{kind:?}");
+            assert_eq!((account.echoes, account.missing), (2, 0), "{kind:?}");
+        }
+    }
+
     fn deflated_frame(payload: &[u8]) -> Vec<u8> {
         let mut bytes = frame(true, OpCode::Binary, payload);
         bytes[0] |= RSV1;

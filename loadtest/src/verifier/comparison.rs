@@ -4,6 +4,11 @@
 //! is not the expected echo. Echoes have to come in the order of their messages. What comes instead
 //! is told apart by [`Doubt`], and the comparison goes on behind it: one echo that was dropped,
 //! repeated, damaged or late is one error.
+//!
+//! A message takes the place of the expected echo only if it may be that echo. One of the other type
+//! (a text in a binary run, or the other way round) is judged by its content: the echo of another
+//! message, the expected one retyped, or one that nobody asked for, and then the echo is still to
+//! come.
 
 use ringecho::protocol::OpCode;
 use thiserror::Error;
@@ -57,6 +62,8 @@ pub(super) struct Comparison {
     expected: Message,
     /// Bytes of payload of the present message so far.
     position: usize,
+    /// That the present message has not the type of those that were sent, if so.
+    retyped: Option<WrongEcho>,
     /// Whether the present message is compressed.
     deflated: bool,
     /// Once a compressed message has come.
@@ -97,6 +104,7 @@ impl Comparison {
             next: sequence,
             expected: payloads.message(sequence),
             position: 0,
+            retyped: None,
             deflated: false,
             inflater: None,
             doubt: None,
@@ -140,15 +148,13 @@ impl Comparison {
         in_flight: usize,
         kind: PayloadKind,
     ) {
-        let retyped = match (kind, opcode) {
+        self.retyped = match (kind, opcode) {
             (PayloadKind::Text, OpCode::Binary) => Some(WrongEcho::TextAsBinary),
             (PayloadKind::Binary, OpCode::Text) => Some(WrongEcho::BinaryAsText),
             _ => None,
         };
-        if in_flight == 0 {
+        if in_flight == 0 || self.retyped.is_some() {
             self.doubt = Some(Doubt::Unidentified(Vec::new()));
-        } else if retyped.is_some() {
-            self.doubt = Some(Doubt::Identified { role: NEXT, wrong: retyped });
         }
         self.deflated = deflated;
         if deflated {
@@ -200,7 +206,7 @@ impl Comparison {
             let role = match self.doubt {
                 // Its first bytes have told.
                 Some(Doubt::Identified { role, .. }) => role,
-                _ if in_flight > 0 => NEXT,
+                _ if in_flight > 0 && self.retyped.is_none() => NEXT,
                 _ => Role::Unasked,
             };
             let wrong = Some(WrongEcho::NotDeflated);
@@ -259,7 +265,8 @@ impl Comparison {
             return;
         };
         let front = std::mem::take(front);
-        let role = match payloads.identify(&front, self.next, in_flight) {
+        let has_type = self.retyped.is_none();
+        let role = match payloads.identify(&front, self.next, in_flight, has_type) {
             Some(ahead @ 0..) if in_flight > 0 => {
                 for _ in 0..ahead {
                     self.passed_over.insert(self.next);
@@ -273,7 +280,7 @@ impl Comparison {
                 self.expected = payloads.message(sequence);
                 if self.passed_over.remove(sequence) { Role::Late } else { Role::Repeated }
             }
-            _ if in_flight > 0 && payloads.resembles(&self.expected, &front) => NEXT,
+            _ if in_flight > 0 && self.resembles_next(&front, payloads) => NEXT,
             _ => Role::Unasked,
         };
         let wrong = difference(payloads, &self.expected, 0, &front);
@@ -281,15 +288,37 @@ impl Comparison {
         self.doubt = Some(Doubt::Identified { role, wrong });
     }
 
+    /// Whether what begins with `front` may be the next echo, damaged.
+    fn resembles_next(&self, front: &[u8], payloads: &Payloads) -> bool {
+        match self.retyped {
+            None => payloads.resembles(&self.expected, front),
+            Some(WrongEcho::BinaryAsText) => payloads.resembles_as_text(&self.expected, front),
+            Some(_) => payloads.resembles_in_full(&self.expected, front),
+        }
+    }
+
+    /// Whether the present message, of which nothing is recognised, has to be taken for the next
+    /// echo: as the other type it may have any content, but it has the length, if that counts.
+    fn stands_for_next(&self, in_flight: usize, payloads: &Payloads) -> bool {
+        let has_length = !payloads.verifies_length() || self.position == self.expected.len();
+        self.retyped.is_some() && in_flight > 0 && has_length
+    }
+
     #[cold]
     fn end_irregular(&mut self, in_flight: usize, payloads: &Payloads, received: &mut Received) {
         self.identify(in_flight, payloads);
         let (role, wrong) = match self.doubt.take() {
+            Some(Doubt::Identified { role: Role::Unasked, wrong })
+                if self.stands_for_next(in_flight, payloads) =>
+            {
+                (NEXT, wrong)
+            }
             Some(Doubt::Identified { role, wrong }) => (role, wrong),
             _ => (NEXT, None),
         };
         let too_short = payloads.verifies_length() && self.position < self.expected.len();
-        let wrong = wrong.or(too_short.then_some(WrongEcho::TooShort(self.position)));
+        let too_short = too_short.then_some(WrongEcho::TooShort(self.position));
+        let wrong = self.retyped.or(wrong).or(too_short);
         received.irregularity = Some(match role {
             Role::Next { passed_over } => {
                 self.next = self.next.wrapping_add(1);

@@ -115,6 +115,30 @@ fn an_echo_of_another_length_or_type_is_wrong() {
     }
 }
 
+#[test]
+fn a_message_that_nobody_asked_for_takes_no_echo_away() {
+    type Stray = fn() -> Message;
+    let text = || Message::Text(Utf8Bytes::from_static("oops"));
+    let binary = || Message::Binary(Bytes::from_static(b"oops!"));
+    let runs: [(&str, Stray); 6] = [
+        ("--depth 1 --payload 64", text),
+        ("--depth 8 --payload 64", text),
+        ("--depth 8 --payload 2", text),
+        ("--rate 2k --payload 300", text),
+        ("--depth 8 --payload 64", binary),
+        ("--depth 8 --payload 64 --text", binary),
+    ];
+    for (load, stray) in runs {
+        let server = Server::answering(move |number, message| {
+            if is_second(number) { vec![stray(), message] } else { vec![message] }
+        });
+        let outcome = run(&format!("{} -c 1 {load} --warmup 0s --duration 300ms", server.url()));
+        outcome.assert_errors(&[("wrong", 1)]);
+        assert_eq!(outcome.number("/wrong_echoes/unasked"), 1, "{load}");
+        assert_eq!(outcome.number("/messages_total"), server.received(), "{load}");
+    }
+}
+
 /// A server that lies in one echo of a thousand, and how often it has.
 fn lying_server(
     lie: impl Fn(Message, &mut Option<Message>) -> Vec<Message> + Send + Sync + 'static,
