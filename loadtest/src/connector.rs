@@ -1,12 +1,13 @@
 //! How connections are opened: from a socket to the end of the opening handshake.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::HeaderValue;
-use monoio::time::timeout;
+use monoio::time::{timeout, timeout_at};
 
 use crate::{
-    handshake::{Accepted, Handshake, HandshakeError, RESPONSE_HEAD_LEN_MAX},
+    handshake::{Accepted, Answer, Handshake, HandshakeError, RESPONSE_HEAD_LEN_MAX},
+    refusal::Refusal,
     request::{Field, Request, Subprotocol},
     stream::{self, Endpoint, ReadHalf, Sources, Stream, WriteHalf},
     tally::ConnectionError,
@@ -16,6 +17,9 @@ use crate::{
 
 /// Bytes of a response head that are read at once.
 const READ_LEN: usize = 4 * 1024;
+
+/// How long a line of a refusal's body is waited for.
+const BODY_WAIT: Duration = Duration::from_millis(250);
 
 /// What a client asks for in its opening handshake, beside what it has to.
 #[derive(Clone, Debug, Default)]
@@ -83,23 +87,30 @@ impl Connector {
     /// Opens a connection with `nonce` as the key of its opening handshake.
     pub(crate) async fn open(&self, nonce: [u8; 16]) -> Result<OpenConnection, ConnectionError> {
         let limit = self.limits.opening;
-        match timeout(limit, self.open_untimed(nonce)).await {
+        let deadline = Instant::now() + limit;
+        match timeout(limit, self.open_until(deadline, nonce)).await {
             Ok(opened) => opened,
             Err(_) => Err(ConnectionError::OpeningTimeout(limit)),
         }
     }
 
-    async fn open_untimed(&self, nonce: [u8; 16]) -> Result<OpenConnection, ConnectionError> {
+    async fn open_until(
+        &self,
+        deadline: Instant,
+        nonce: [u8; 16],
+    ) -> Result<OpenConnection, ConnectionError> {
         let limit = self.limits.connect;
         let mut stream = match timeout(limit, self.connect()).await {
             Ok(connected) => connected?,
             Err(_) => return Err(ConnectionError::ConnectTimeout(limit)),
         };
         let (early, compression) = match &mut stream {
-            Stream::Plain(reader, writer) => self.shake_hands(nonce, reader, writer).await?,
+            Stream::Plain(reader, writer) => {
+                self.shake_hands(deadline, nonce, reader, writer).await?
+            }
             Stream::Tls(halves) => {
                 let (reader, writer) = &mut **halves;
-                self.shake_hands(nonce, reader, writer).await?
+                self.shake_hands(deadline, nonce, reader, writer).await?
             }
         };
         Ok(OpenConnection { stream, early, compression })
@@ -119,6 +130,7 @@ impl Connector {
     /// may be compressed.
     async fn shake_hands(
         &self,
+        deadline: Instant,
         nonce: [u8; 16],
         reader: &mut impl ReadHalf,
         writer: &mut impl WriteHalf,
@@ -134,12 +146,34 @@ impl Connector {
                 Ok(0) | Err(_) => return Err(ConnectionError::HandshakeCutOff),
                 Ok(_) => response.extend_from_slice(&chunk),
             }
-            if let Some(Accepted { head_len, compression }) = handshake.check(&response)? {
-                return Ok((response.split_off(head_len), compression));
+            match handshake.check(&response)? {
+                Some(Answer::Accepted(Accepted { head_len, compression })) => {
+                    return Ok((response.split_off(head_len), compression));
+                }
+                Some(Answer::Refused(refusal)) => {
+                    let mut body = response.split_off(refusal.head_len);
+                    // It is refused in any case, with a reason or without.
+                    let until = deadline.min(Instant::now() + BODY_WAIT);
+                    let read = read_line(&refusal, &mut body, reader);
+                    let _ = timeout_at(until.into(), read).await;
+                    return Err(handshake.explain(refusal, &body).into());
+                }
+                None if response.len() > RESPONSE_HEAD_LEN_MAX => {
+                    return Err(HandshakeError::HeadTooLong.into());
+                }
+                None => {}
             }
-            if response.len() > RESPONSE_HEAD_LEN_MAX {
-                return Err(HandshakeError::HeadTooLong.into());
-            }
+        }
+    }
+}
+
+/// Reads what a refusal says into `body`, up to the end of a line.
+async fn read_line(refusal: &Refusal, body: &mut Vec<u8>, reader: &mut impl ReadHalf) {
+    while !refusal.is_told(body) {
+        let (read, chunk) = reader.read(Vec::with_capacity(READ_LEN)).await;
+        match read {
+            Ok(0) | Err(_) => return,
+            Ok(_) => body.extend_from_slice(&chunk),
         }
     }
 }

@@ -9,9 +9,13 @@ use http::header::{
 use sha1::{Digest, Sha1};
 use thiserror::Error;
 
-use crate::{deflate, request::Request};
+use crate::{
+    deflate::{self, Disagreement},
+    refusal::{Refusal, excerpt},
+    request::Request,
+};
 
-/// The longest response head that is accepted, in bytes.
+/// The longest response head that is accepted, in bytes, those of interim responses included.
 pub(crate) const RESPONSE_HEAD_LEN_MAX: usize = 16 * 1024;
 
 /// The most header fields that a response head may have.
@@ -22,20 +26,35 @@ const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// Why a response does not open the connection.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum HandshakeError {
-    #[error("the server answered with status {0} instead of 101")]
-    Status(u16),
+    #[error("{}", describe_refusal(*.status, .location.as_deref(), .line.as_deref()))]
+    Refused { status: u16, location: Option<String>, line: Option<String> },
     #[error("the answer is not HTTP/1.1: {0}")]
     NotHttp(httparse::Error),
     #[error("the response head is longer than {RESPONSE_HEAD_LEN_MAX} bytes")]
     HeadTooLong,
+    #[error("the response head has more than {RESPONSE_FIELDS_MAX} header fields")]
+    TooManyFields,
     #[error("the response has no header field \"upgrade: websocket\"")]
     UpgradeMissing,
     #[error("the response has no header field \"connection: upgrade\"")]
     ConnectionMissing,
     #[error("the response's sec-websocket-accept does not belong to the request's key")]
     AcceptWrong,
-    #[error("the response grants an extension or a subprotocol that was not asked for")]
-    Unasked,
+    #[error("the response has more than one header field {0}")]
+    FieldRepeated(HeaderName),
+    #[error("the response grants the subprotocol {0}, which was not asked for")]
+    SubprotocolUnasked(String),
+    #[error("{0}")]
+    Extensions(#[from] Disagreement),
+}
+
+/// The status, and what else the response says.
+fn describe_refusal(status: u16, location: Option<&str>, line: Option<&str>) -> String {
+    let location = location.map_or_else(String::new, |location| {
+        format!(", and points to {location} (redirects are not followed)")
+    });
+    let line = line.map_or_else(String::new, |line| format!(": {line}"));
+    format!("the server answered with status {status} instead of 101{location}{line}")
 }
 
 /// One opening handshake.
@@ -43,6 +62,13 @@ pub(crate) enum HandshakeError {
 pub(crate) struct Handshake<'r> {
     request: &'r Request,
     key: String,
+}
+
+/// What a response comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Accepted(Accepted),
+    Refused(Refusal),
 }
 
 /// What a response agrees to.
@@ -65,25 +91,40 @@ impl<'r> Handshake<'r> {
         self.request.with_key(&self.key)
     }
 
-    /// Checks the response; `None` while it is not whole.
-    pub(crate) fn check(&self, response: &[u8]) -> Result<Option<Accepted>, HandshakeError> {
-        let mut fields = [httparse::EMPTY_HEADER; RESPONSE_FIELDS_MAX];
-        let mut head = httparse::Response::new(&mut fields);
-        let len = match head.parse(response) {
-            Ok(httparse::Status::Complete(len)) if len <= RESPONSE_HEAD_LEN_MAX => len,
-            Ok(httparse::Status::Partial) if response.len() < RESPONSE_HEAD_LEN_MAX => {
-                return Ok(None);
+    /// Checks the response; `None` while its head is not whole. Interim responses may stand before
+    /// it (RFC 9110 §15.2).
+    pub(crate) fn check(&self, response: &[u8]) -> Result<Option<Answer>, HandshakeError> {
+        let mut head_len = 0;
+        loop {
+            let mut fields = [httparse::EMPTY_HEADER; RESPONSE_FIELDS_MAX];
+            let mut head = httparse::Response::new(&mut fields);
+            match parser().parse_response(&mut head, &response[head_len..]) {
+                Ok(httparse::Status::Complete(len)) if head_len + len <= RESPONSE_HEAD_LEN_MAX => {
+                    head_len += len;
+                }
+                Ok(httparse::Status::Partial) if response.len() < RESPONSE_HEAD_LEN_MAX => {
+                    return Ok(None);
+                }
+                Ok(_) => return Err(HandshakeError::HeadTooLong),
+                Err(httparse::Error::TooManyHeaders) => return Err(HandshakeError::TooManyFields),
+                Err(error) => return Err(HandshakeError::NotHttp(error)),
             }
-            Ok(_) => return Err(HandshakeError::HeadTooLong),
-            Err(error) => return Err(HandshakeError::NotHttp(error)),
-        };
-        match head.code {
-            Some(101) => {
-                let compression = self.check_fields(head.headers)?;
-                Ok(Some(Accepted { head_len: len, compression }))
+            match head.code.unwrap_or(0) {
+                101 => {
+                    let compression = self.check_fields(head.headers)?;
+                    return Ok(Some(Answer::Accepted(Accepted { head_len, compression })));
+                }
+                100..200 => {}
+                status => {
+                    return Ok(Some(Answer::Refused(Refusal::new(head_len, status, head.headers))));
+                }
             }
-            code => Err(HandshakeError::Status(code.unwrap_or(0))),
         }
+    }
+
+    /// What to say of a refusal with a body that begins with `body`.
+    pub(crate) fn explain(&self, refusal: Refusal, body: &[u8]) -> HandshakeError {
+        refusal.explain(body, self.request.secrets())
     }
 
     /// Whether messages may be compressed, if the fields are as they should be.
@@ -93,6 +134,11 @@ impl<'r> Handshake<'r> {
         }
         if !has_token(fields, &CONNECTION, b"upgrade") {
             return Err(HandshakeError::ConnectionMissing);
+        }
+        for name in [SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL] {
+            if values(fields, &name).nth(1).is_some() {
+                return Err(HandshakeError::FieldRepeated(name));
+            }
         }
         if values(fields, &SEC_WEBSOCKET_ACCEPT).next() != Some(self.accept().as_bytes()) {
             return Err(HandshakeError::AcceptWrong);
@@ -105,8 +151,9 @@ impl<'r> Handshake<'r> {
         //# the WebSocket Connection_.
         let subprotocol = values(fields, &SEC_WEBSOCKET_PROTOCOL)
             .find(|value| !value.is_empty() && !self.request.offers(value));
-        if subprotocol.is_some() {
-            return Err(HandshakeError::Unasked);
+        if let Some(subprotocol) = subprotocol {
+            let subprotocol = excerpt(&String::from_utf8_lossy(subprotocol));
+            return Err(HandshakeError::SubprotocolUnasked(subprotocol));
         }
         //= https://www.rfc-editor.org/rfc/rfc6455#section-4.1
         //# If the response includes a |Sec-WebSocket-Extensions| header
@@ -115,13 +162,10 @@ impl<'r> Handshake<'r> {
         //# indicated an extension not requested by the client), the client
         //# MUST _Fail the WebSocket Connection_.
         let extensions: Vec<&[u8]> = values(fields, &SEC_WEBSOCKET_EXTENSIONS).collect();
-        let extensions = String::from_utf8(extensions.join(&b","[..])).unwrap_or_default();
-        match deflate::agrees(&extensions) {
-            Some(compression) if self.request.offers_compression() || !compression => {
-                Ok(compression)
-            }
-            _ => Err(HandshakeError::Unasked),
-        }
+        let extensions = extensions.join(&b","[..]);
+        // Where a line was folded there is white space (RFC 9112 §5.2).
+        let extensions = String::from_utf8_lossy(&extensions).replace(['\r', '\n'], " ");
+        Ok(deflate::agreement(&extensions, self.request.offers_compression())?)
     }
 
     /// The `sec-websocket-accept` that belongs to the key (§4.2.2).
@@ -131,7 +175,18 @@ impl<'r> Handshake<'r> {
     }
 }
 
-fn values<'a>(
+/// Reads responses as a user agent has to: their lines may be folded (RFC 9112 §5.2), and white space
+/// before a colon is not part of the name (§5.1).
+fn parser() -> httparse::ParserConfig {
+    let mut parser = httparse::ParserConfig::default();
+    parser
+        .allow_obsolete_multiline_headers_in_responses(true)
+        .allow_spaces_after_header_name_in_responses(true);
+    parser
+}
+
+/// The values of all header fields with this name.
+pub(crate) fn values<'a>(
     fields: &'a [httparse::Header<'a>],
     name: &'a HeaderName,
 ) -> impl Iterator<Item = &'a [u8]> {
@@ -142,7 +197,7 @@ fn values<'a>(
 }
 
 /// Whether a header field lists `token`, in whatever case.
-fn has_token(fields: &[httparse::Header<'_>], name: &HeaderName, token: &[u8]) -> bool {
+pub(crate) fn has_token(fields: &[httparse::Header<'_>], name: &HeaderName, token: &[u8]) -> bool {
     values(fields, name)
         .flat_map(|value| value.split(|byte| *byte == b','))
         .any(|listed| listed.trim_ascii().eq_ignore_ascii_case(token))
@@ -158,7 +213,7 @@ mod tests {
     }
 
     /// RFC 6455 §1.3: the key is "dGhlIHNhbXBsZSBub25jZQ==".
-    fn check(response: &[u8]) -> Result<Option<Accepted>, HandshakeError> {
+    fn check(response: &[u8]) -> Result<Option<Answer>, HandshakeError> {
         Handshake::new(&request(), *b"the sample nonce").check(response)
     }
 
@@ -173,22 +228,53 @@ mod tests {
             assert_eq!(check(&ACCEPTED.as_bytes()[..len]), Ok(None), "{len} bytes");
         }
         let with_frame = [ACCEPTED.as_bytes(), b"\x81\x00"].concat();
-        let accepted = Accepted { head_len: ACCEPTED.len(), compression: false };
-        assert_eq!(check(&with_frame), Ok(Some(accepted)));
+        assert_eq!(check(&with_frame), Ok(Some(accepted(ACCEPTED))));
+    }
+
+    /// The answer that consists of the whole `response`.
+    fn accepted(response: &str) -> Answer {
+        Answer::Accepted(Accepted { head_len: response.len(), compression: false })
+    }
+
+    #[test]
+    fn a_response_may_be_written_as_http_allows_it() {
+        let with = |from: &str, to: &str| {
+            assert!(ACCEPTED.contains(from));
+            ACCEPTED.replace(from, to)
+        };
+        for response in [
+            ["HTTP/1.1 100 Continue\r\n\r\n", ACCEPTED].concat(),
+            ["HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=b\r\n\r\n", ACCEPTED].concat(),
+            ["HTTP/1.1 102\r\n\r\nHTTP/1.1 102 \r\n\r\n", ACCEPTED].concat(),
+            ["\r\n", ACCEPTED].concat(),
+            with("Switching Protocols", ""),
+            with("upgrade:", "UPGRADE:"),
+            with("upgrade: WebSocket", "upgrade:\t websocket \t"),
+            with("upgrade: WebSocket", "upgrade:\r\n websocket"),
+            with("upgrade: WebSocket", "upgrade: h2c, websocket"),
+            with("upgrade: WebSocket", "upgrade: h2c\r\nUpgrade: websocket"),
+            with("upgrade: WebSocket", "upgrade : websocket"),
+            with("keep-alive, Upgrade", "keep-alive\r\nConnection: ,, UPGRADE ,"),
+            with("keep-alive, Upgrade", "keep-alive,\r\n\tUpgrade"),
+            with("\r\n\r\n", "\r\nsec-websocket-extensions: ,\r\n ,\r\n\r\n"),
+            with("\r\n\r\n", "\r\nserver: \u{e4}\r\n\r\n"),
+            ACCEPTED.replace("\r\n", "\n"),
+        ] {
+            assert_eq!(check(response.as_bytes()), Ok(Some(accepted(&response))), "{response}");
+        }
     }
 
     #[test]
     fn a_subprotocol_is_accepted_if_it_was_offered() {
-        for (granted, accepted) in
+        for (granted, is_accepted) in
             [("superchat", true), ("super", false), ("chat, superchat", false)]
         {
             let field = format!("\r\nsec-websocket-protocol: {granted}\r\n\r\n");
             let response = ACCEPTED.replace("\r\n\r\n", &field);
-            let head_len = response.len();
-            let expected = if accepted {
-                Ok(Some(Accepted { head_len, compression: false }))
+            let expected = if is_accepted {
+                Ok(Some(accepted(&response)))
             } else {
-                Err(HandshakeError::Unasked)
+                Err(HandshakeError::SubprotocolUnasked(format!("{granted:?}")))
             };
             assert_eq!(check(response.as_bytes()), expected, "{granted}");
         }
@@ -203,22 +289,38 @@ mod tests {
         assert!(request.ends_with(&field), "{request}");
         let granted = ACCEPTED.replace("\r\n\r\n", &field);
         for (response, compression) in [(&granted[..], true), (ACCEPTED, false)] {
-            let accepted = handshake.check(response.as_bytes()).unwrap().unwrap();
-            assert_eq!(accepted.compression, compression);
+            let head_len = response.len();
+            let accepted = Answer::Accepted(Accepted { head_len, compression });
+            assert_eq!(handshake.check(response.as_bytes()), Ok(Some(accepted)));
         }
     }
 
     #[test]
     fn refusals_are_named() {
-        let grants_extension = ACCEPTED
-            .replace("\r\n\r\n", "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n");
+        let with = |field: &str| ACCEPTED.replace("\r\n\r\n", &format!("\r\n{field}\r\n\r\n"));
+        let many = with(&"x: y\r\n".repeat(RESPONSE_FIELDS_MAX));
+        let folded = with("Sec-WebSocket-Extensions: permessage-deflate;\r\n x=y");
+        let unasked = Disagreement::Unasked("\"permessage-deflate\"".to_owned());
+        let not_text = [ACCEPTED.trim_end().as_bytes(), b"\r\nSec-WebSocket-Extensions: \xff\r\n\r\n"];
+        let malformed = Disagreement::Malformed("\"\u{fffd}\"".to_owned());
+        assert_eq!(check(&not_text.concat()), Err(malformed.into()));
         for (response, error) in [
-            ("HTTP/1.1 404 Not Found\r\n\r\n", HandshakeError::Status(404)),
             ("SSH-2.0-OpenSSH\r\n", HandshakeError::NotHttp(httparse::Error::Version)),
             (&ACCEPTED.replace("WebSocket", "h2c"), HandshakeError::UpgradeMissing),
             (&ACCEPTED.replace(", Upgrade", ""), HandshakeError::ConnectionMissing),
             (&ACCEPTED.replace("s3p", "s3q"), HandshakeError::AcceptWrong),
-            (&grants_extension, HandshakeError::Unasked),
+            (&folded, unasked.into()),
+            (&many, HandshakeError::TooManyFields),
+            (
+                &with("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
+                HandshakeError::FieldRepeated(SEC_WEBSOCKET_ACCEPT),
+            ),
+            (
+                &with("Sec-WebSocket-Protocol: chat\r\nsec-websocket-protocol: superchat"),
+                HandshakeError::FieldRepeated(SEC_WEBSOCKET_PROTOCOL),
+            ),
+            ("HTTP/1.1 100 Continue\r\n\r\nSSH", HandshakeError::NotHttp(httparse::Error::Version)),
+            (&"HTTP/1.1 100 \r\n\r\n".repeat(1200), HandshakeError::HeadTooLong),
             (&format!("HTTP/1.1 101 {}", "x".repeat(20_000)), HandshakeError::HeadTooLong),
         ] {
             assert_eq!(check(response.as_bytes()), Err(error), "{response}");

@@ -11,7 +11,7 @@ use http::{
     },
 };
 
-use crate::{deflate, target::Target};
+use crate::{deflate, secrets::Secrets, target::Target};
 
 /// Fields without which a request would be no opening handshake, or another one than the generator
 /// believes.
@@ -81,6 +81,7 @@ pub(crate) struct Request {
     front: Vec<u8>,
     subprotocols: Vec<Subprotocol>,
     compression: bool,
+    secrets: Secrets,
 }
 
 impl Request {
@@ -116,7 +117,8 @@ impl Request {
             append(name.as_str(), value.as_bytes());
         }
         front.extend_from_slice(b"Sec-WebSocket-Key: ");
-        Self { front, subprotocols: subprotocols.to_vec(), compression: false }
+        let secrets = target.secrets().clone();
+        Self { front, subprotocols: subprotocols.to_vec(), compression: false, secrets }
     }
 
     /// The same request, with an offer of permessage-deflate or without.
@@ -133,6 +135,11 @@ impl Request {
         }
         head.extend_from_slice(b"\r\n");
         head
+    }
+
+    /// What it tells the server and nobody else.
+    pub(crate) fn secrets(&self) -> &Secrets {
+        &self.secrets
     }
 
     /// Whether it offers permessage-deflate.

@@ -13,17 +13,35 @@ use http::{
     Uri,
     uri::{Authority, InvalidUri},
 };
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use thiserror::Error;
+
+use crate::secrets::{Secrets, masked};
 
 /// Ports of the schemes ws and wss (RFC 6455 §3).
 const PORT_DEFAULT: u16 = 80;
 const PORT_DEFAULT_TLS: u16 = 443;
 
+/// What neither a path nor a query may have as it is (RFC 3986 §3.3 and §3.4), beside what is not
+/// ASCII.
+const ENCODED: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'<')
+    .add(b'>')
+    .add(b'[')
+    .add(b'\\')
+    .add(b']')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
+
 /// A WebSocket URL (RFC 6455 §3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// Without user name and password.
+    /// Without user name, password and the values of the query.
     url: String,
     tls: bool,
     /// A name or an address; an IPv6 address without its brackets.
@@ -32,6 +50,7 @@ pub struct Target {
     host_field: String,
     path_and_query: String,
     authorization: Option<String>,
+    secrets: Secrets,
 }
 
 /// Why a URL is none that can be driven.
@@ -99,14 +118,14 @@ impl FromStr for Target {
         let host_field =
             if port == port_default { host.to_owned() } else { format!("{host}:{port}") };
         Ok(Self {
-            url: userinfo
-                .map_or_else(|| url.to_owned(), |given| url.replacen(&format!("{given}@"), "", 1)),
+            url: masked(url),
             tls,
             host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
             port,
             host_field,
-            path_and_query,
+            path_and_query: utf8_percent_encode(&path_and_query, ENCODED).to_string(),
             authorization: userinfo.map(basic_authorization),
+            secrets: Secrets::new(userinfo, uri.query()),
         })
     }
 }
@@ -146,7 +165,8 @@ fn basic_authorization(userinfo: &str) -> String {
 }
 
 impl Target {
-    /// The URL as it was given, but without user name and password: it is shown in reports.
+    /// The URL as it was given, but without user name, password and the values of its query: it is
+    /// shown in reports.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -174,6 +194,11 @@ impl Target {
     /// The request's target.
     pub fn path_and_query(&self) -> &str {
         &self.path_and_query
+    }
+
+    /// What the URL has that is not shown.
+    pub(crate) fn secrets(&self) -> &Secrets {
+        &self.secrets
     }
 
     /// The address that all connections go to: of several (`localhost` often has two), the first
@@ -209,7 +234,7 @@ mod tests {
             ("wss://localhost:80", "localhost", 80, "localhost:80", "/"),
         ] {
             let target: Target = url.parse().unwrap();
-            assert_eq!(target.url(), url);
+            assert_eq!(target.url(), masked(url));
             assert_eq!(target.host, host, "{url}");
             assert_eq!(target.port, port, "{url}");
             assert_eq!(target.host_field(), host_field, "{url}");
@@ -234,6 +259,24 @@ mod tests {
         }
         let target: Target = "ws://Aladdin:open%20sesame@h/".parse().unwrap();
         assert_eq!(target.authorization(), Some("Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="));
+    }
+
+    #[test]
+    fn what_a_request_cannot_have_as_it_is_is_percent_encoded() {
+        for (url, path) in [
+            ("ws://localhost/ä", "/%C3%A4"),
+            ("ws://localhost/%C3%A4/~b?ü=\u{1f600}&c=%20'", "/%C3%A4/~b?%C3%BC=%F0%9F%98%80&c=%20'"),
+            ("ws://localhost/a\"{b}|c", "/a%22%7Bb%7D%7Cc"),
+        ] {
+            assert_eq!(url.parse::<Target>().unwrap().path_and_query(), path, "{url}");
+        }
+    }
+
+    #[test]
+    fn values_of_the_query_are_sent_and_not_shown() {
+        let target: Target = "ws://me:secret@localhost/ws?token=abc&room=7".parse().unwrap();
+        assert_eq!(target.path_and_query(), "/ws?token=abc&room=7");
+        assert_eq!(target.url(), "ws://localhost/ws?token=***&room=***");
     }
 
     #[test]

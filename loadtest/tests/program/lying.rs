@@ -10,13 +10,13 @@ use std::{
 };
 
 use tungstenite::{
-    Bytes, Message, Utf8Bytes,
-    protocol::{CloseFrame, frame::coding::CloseCode},
+    Bytes, Message, Utf8Bytes, WebSocket,
+    protocol::{CloseFrame, Role, frame::coding::CloseCode},
 };
 
 use crate::{
     invocation::{Outcome, run},
-    servers::{Server, accepting_response, corrupted},
+    servers::{Server, accepting_response, config, corrupted, echo},
 };
 
 /// One connection with several messages in flight, so that each fault happens once.
@@ -268,6 +268,54 @@ fn a_refused_opening_handshake_is_named() {
         let warning = format!("no connection to {} could be opened: handshake: ", server.url());
         assert!(outcome.stderr.contains(&warning), "{}", outcome.stderr);
     }
+}
+
+#[test]
+fn a_refusal_says_where_to_and_why() {
+    for (response, cause) in [
+        (
+            "HTTP/1.1 301 Moved Permanently\r\nlocation: wss://h/ws?token=abc\r\n\
+             content-length: 0\r\n\r\n",
+            "status 301 instead of 101, and points to \"wss://h/ws?token=***\" (redirects are not \
+             followed)",
+        ),
+        (
+            "HTTP/1.1 401 Unauthorized\r\ncontent-length: 19\r\n\r\n\r\nno \x1btoken abc\r\n?!",
+            "status 401 instead of 101: \"no \\u{1b}token ***\"",
+        ),
+        (
+            "HTTP/1.1 403 Forbidden\r\ntransfer-encoding: chunked\r\n\r\n3\r\nnot\r\n5\r\n you!\r\n\
+             0\r\n\r\n",
+            "status 403 instead of 101: \"not you!\"",
+        ),
+        // Its body ends with the connection, which stays open.
+        ("HTTP/1.1 503 Busy\r\n\r\nlater", "status 503 instead of 101: \"later\""),
+        ("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 410 Gone\r\n\r\nlong ago\n", "\"long ago\""),
+    ] {
+        let server = Server::of_tcp(move |mut stream| {
+            accepting_response(&mut stream);
+            let (head, body) = response.split_at(response.rfind("\r\n\r\n").unwrap() + 4);
+            for part in [head, body] {
+                stream.write_all(part.as_bytes()).unwrap();
+            }
+            let _ = stream.read(&mut [0]);
+        });
+        let outcome = run(&format!("{}?token=abc -c 2", server.url()));
+        outcome.assert_errors(&[("handshake", 2)]);
+        outcome.assert_cause(cause);
+    }
+}
+
+#[test]
+fn interim_responses_and_folded_fields_do_not_keep_a_connection_from_opening() {
+    let server = Server::of_tcp(|mut stream| {
+        let response = String::from_utf8(accepting_response(&mut stream)).unwrap();
+        let response = response.replace("connection: Upgrade", "Connection: close,\r\n\tupgrade");
+        stream.write_all(b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n").unwrap();
+        stream.write_all(response.as_bytes()).unwrap();
+        echo(WebSocket::from_raw_socket(stream, Role::Server, Some(config())));
+    });
+    run(&format!("{} -c 2 --warmup 0s --duration 300ms", server.url())).assert_success();
 }
 
 #[test]
