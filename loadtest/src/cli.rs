@@ -103,10 +103,10 @@ pub enum Command {
 }
 
 impl Cli {
-    /// Parses the command line of this process; ends it if that is wrong, or asks for help.
-    pub fn parse_or_exit() -> Self {
+    /// Parses the command line of this process; an error if that is wrong, or asks for help.
+    pub fn from_process() -> Result<Self, clap::Error> {
         Self::try_parse_from(with_negative_values_joined(env::args_os()))
-            .unwrap_or_else(|error| explained(error).exit())
+            .map_err(|error| explained(error))
     }
 
     /// What the program is asked to do.

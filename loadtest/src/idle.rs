@@ -14,7 +14,6 @@ use std::{
         atomic::{AtomicBool, Ordering::Relaxed},
         mpsc::{Sender, channel},
     },
-    thread,
     time::{Duration, Instant},
 };
 
@@ -24,10 +23,11 @@ use self::{
 };
 use crate::{
     connector::Connector,
+    plan::GRACE_QUIET,
     process_usage::ProcessUsage,
     progress::Progress,
     reserve::Reserve,
-    threads::{ThreadError, ThreadPlan, Threads},
+    threads::{ThreadError, ThreadPlan, Threads, pause},
 };
 
 /// How often the main thread looks at its threads.
@@ -203,29 +203,37 @@ impl Conductor<'_> {
     fn wait_for_opening(&mut self) {
         let requested = self.plan.connections as u64;
         while self.threads.sum(|gauges| &gauges.tried) < requested && !self.has_to_end() {
-            thread::sleep(POLL_INTERVAL);
+            pause(POLL_INTERVAL);
             let open = self.open();
             self.progress.show(|_| format!("{open} of {requested} connections are open"));
         }
     }
 
     /// Orders a task of all connections, and waits until each has done it or is lost, but no longer
-    /// than `limit`.
+    /// than `limit`, and not at all once somebody asks for an end. Who has asked before waits while
+    /// connections still do it.
     fn have_done(&mut self, task: Task, limit: Duration, what: &str) {
         let begun = Instant::now();
+        let was_interrupted = self.interrupted.load(Relaxed);
         self.ordered += 1;
         for orders in &self.orders {
             // A thread that has ended says why when it is joined.
             let _ = orders.send(task);
         }
+        let mut last_seen = (begun, 0);
         while begun.elapsed() < limit && !self.threads.any_has_ended() {
             let passed_on = self.threads.all(|gauges| gauges.orders.load(Relaxed) == self.ordered);
             let due = self.threads.sum(|gauges| &gauges.due);
-            if passed_on && due == 0 {
+            if due != last_seen.1 {
+                last_seen = (Instant::now(), due);
+            }
+            let is_quiet = last_seen.0.elapsed() > GRACE_QUIET;
+            let is_unwanted = self.interrupted.load(Relaxed) && (!was_interrupted || is_quiet);
+            if passed_on && due == 0 || is_unwanted {
                 return;
             }
             self.progress.show(|_| format!("{due} connections have not {what}"));
-            thread::sleep(POLL_INTERVAL);
+            pause(POLL_INTERVAL);
         }
     }
 
@@ -238,7 +246,7 @@ impl Conductor<'_> {
             self.progress.show(|_| {
                 format!("{open} connections are held, {:.0} s to go", remaining.as_secs_f64())
             });
-            thread::sleep(remaining.min(POLL_INTERVAL));
+            pause(remaining.min(POLL_INTERVAL));
         }
         begun.elapsed()
     }

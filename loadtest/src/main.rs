@@ -28,7 +28,7 @@ use ringecho_loadtest::{
 };
 use serde::Serialize;
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM},
     flag,
 };
 use thiserror::Error;
@@ -46,7 +46,11 @@ const EXIT_CONDITION: u8 = 3;
 const EXIT_INTERRUPTED: i32 = 130;
 
 fn main() -> ExitCode {
-    let outcome = match Cli::parse_or_exit().command() {
+    let cli = match Cli::from_process() {
+        Ok(cli) => cli,
+        Err(error) => return explain_usage(&error),
+    };
+    let outcome = match cli.command() {
         Command::Run(args) => run_load(&args),
         Command::Idle(args) => hold_idle(&args),
         Command::Compare(args) => compare_servers(&args),
@@ -58,12 +62,25 @@ fn main() -> ExitCode {
         Ok(Ending::Failure) => ExitCode::FAILURE,
         Ok(Ending::ConditionHolds) => EXIT_CONDITION.into(),
         Err(fault) => {
-            eprintln!("error: {fault}");
+            say(format_args!("error: {fault}"));
             match fault {
                 Fault::Usage(_) => EXIT_USAGE.into(),
                 _ => ExitCode::FAILURE,
             }
         }
+    }
+}
+
+/// Says what is wrong with the command line, or prints the help that it asks for.
+fn explain_usage(error: &clap::Error) -> ExitCode {
+    let printed = written_to_stdout(error.print().and_then(|()| io::stdout().flush()));
+    match printed {
+        Err(fault) if !error.use_stderr() => {
+            say(format_args!("error: {fault}"));
+            ExitCode::FAILURE
+        }
+        _ if error.use_stderr() => EXIT_USAGE.into(),
+        _ => ExitCode::SUCCESS,
     }
 }
 
@@ -168,19 +185,25 @@ fn merge(args: &MergeArgs) -> Result<Ending, Fault> {
 
 fn warn(warnings: &[impl Display]) {
     for warning in warnings {
-        eprintln!("warning: {warning}");
+        say(format_args!("warning: {warning}"));
     }
 }
 
+/// Says something on standard error. That it cannot be said there (the disk is full, its reader has
+/// gone) changes nothing about the result.
+fn say(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
 /// Prepares the process for connections: says what it has too little of, and returns that with the
-/// flag that Ctrl-C sets.
+/// flag that says that somebody wants it to end.
 fn prepare(connections: &ConnectionArgs) -> Result<(Vec<Warning>, Arc<AtomicBool>), Fault> {
     let too_few = connections.prepare_process();
     warn(&too_few);
     Ok((too_few, interrupt_flag()?))
 }
 
-/// A flag that the first Ctrl-C sets. The second one ends the program.
+/// A flag that the first Ctrl-C sets, or a terminal that goes away. The next Ctrl-C ends the program.
 fn interrupt_flag() -> Result<Arc<AtomicBool>, Fault> {
     let cannot = |error| Fault::Failed(format!("cannot handle signals: {error}"));
     let interrupted = Arc::new(AtomicBool::new(false));
@@ -190,7 +213,19 @@ fn interrupt_flag() -> Result<Arc<AtomicBool>, Fault> {
             .map_err(cannot)?;
         flag::register(signal, Arc::clone(&interrupted)).map_err(cannot)?;
     }
+    // The kernel and the shell may both say that the terminal is gone, so a second time means no more.
+    if !is_ignored(SIGHUP) {
+        flag::register(SIGHUP, Arc::clone(&interrupted)).map_err(cannot)?;
+    }
     Ok(interrupted)
+}
+
+/// Whether whoever started the program has it ignore `signal`, as nohup does.
+fn is_ignored(signal: i32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 /// Puts a result where it belongs: as JSON, or as `text`, if there is anything to say.
@@ -217,7 +252,11 @@ fn publish(
 /// Prints to standard output. That its reader has had enough, as `head` may have, is no fault.
 fn print(text: &str) -> Result<(), Fault> {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    written_to_stdout(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
+}
+
+fn written_to_stdout(written: io::Result<()>) -> Result<(), Fault> {
+    match written {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(Fault::Failed(format!("cannot write to standard output: {error}")))
         }

@@ -138,6 +138,7 @@ impl Plan {
 pub struct Schedule {
     epoch: Instant,
     load_started: AtomicBool,
+    abandoned: AtomicBool,
     origin: AtomicU64,
     begin: AtomicU64,
     end: AtomicU64,
@@ -150,6 +151,7 @@ impl Default for Schedule {
         Self {
             epoch: Instant::now(),
             load_started: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
             origin: AtomicU64::new(NOT_YET),
             begin: AtomicU64::new(NOT_YET),
             end: AtomicU64::new(NOT_YET),
@@ -182,6 +184,17 @@ impl Schedule {
     /// Ends the load now, unless it has ended before.
     pub fn stop(&self) {
         self.end.fetch_min(self.now(), Relaxed);
+    }
+
+    /// Ends the run now: what is outstanding is not waited for.
+    pub fn abandon(&self) {
+        self.stop();
+        self.abandoned.store(true, Relaxed);
+    }
+
+    /// Whether nothing is waited for any longer.
+    pub fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Relaxed)
     }
 
     /// Whether the load has started.

@@ -6,7 +6,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    thread,
     time::{Duration, SystemTime},
 };
 
@@ -18,7 +17,7 @@ use crate::{
     progress::Progress,
     report::Report,
     reserve::Reserve,
-    threads::{ThreadError, Threads},
+    threads::{ThreadError, Threads, pause},
     timeline::{Portions, Recording, Timeline},
     warning::Warning,
     window_usage::{WindowEnd, WindowUsage},
@@ -65,6 +64,7 @@ pub fn run(
     let window = run.wait_for_window();
     // From here on a second Ctrl-C may end the program at any instant.
     run.progress.clear();
+    run.wait_for_echoes();
     run.threads.join()?;
     let recording = Recording::new(run.timeline, &run.schedule);
     let interrupted = interrupted.load(Relaxed);
@@ -116,7 +116,7 @@ impl Run<'_> {
     fn wait_for_connections(&mut self) {
         let requested = self.plan.connections;
         while self.threads.sum(|gauges| &gauges.tried) < requested as u64 && !self.ends_early() {
-            thread::sleep(Duration::from_millis(1));
+            pause(Duration::from_millis(1));
             let open = self.threads.sum(|gauges| &gauges.open);
             self.progress.show(|_| format!("{open} of {requested} connections are open"));
         }
@@ -133,7 +133,7 @@ impl Run<'_> {
             let seconds = ahead.as_secs() + 1;
             self.progress
                 .show(|_| format!("{open} connections are open; {seconds} s to --start-at"));
-            thread::sleep(ahead.min(POLL_INTERVAL));
+            pause(ahead.min(POLL_INTERVAL));
         }
     }
 
@@ -162,7 +162,7 @@ impl Run<'_> {
     fn start_load(&self) {
         self.schedule.start_load();
         while !self.threads.all(|gauges| gauges.sends.load(Relaxed)) && !self.ends_early() {
-            thread::sleep(Duration::from_millis(1));
+            pause(Duration::from_millis(1));
         }
     }
 
@@ -177,7 +177,19 @@ impl Run<'_> {
             self.timeline.collect();
             let remaining = Duration::from_nanos(until - now);
             self.show_load(what, remaining);
-            thread::sleep(remaining.min(POLL_INTERVAL));
+            pause(remaining.min(POLL_INTERVAL));
+        }
+    }
+
+    /// Waits while the threads wait for outstanding echoes and closing handshakes. Who asks for an
+    /// end now has nothing else in mind than not to wait for these.
+    fn wait_for_echoes(&self) {
+        let was_interrupted = self.interrupted.load(Relaxed);
+        while !self.threads.all_have_ended() {
+            if self.interrupted.load(Relaxed) && !was_interrupted {
+                self.schedule.abandon();
+            }
+            pause(Duration::from_millis(1));
         }
     }
 

@@ -8,6 +8,7 @@ use std::{
         atomic::{AtomicU64, Ordering::Acquire},
     },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use thiserror::Error;
@@ -102,6 +103,11 @@ impl<G: Default + Send + Sync + 'static, T: Send + 'static> Threads<G, T> {
         self.0.iter().any(|thread| thread.handle.is_finished())
     }
 
+    /// Whether all have ended.
+    pub(crate) fn all_have_ended(&self) -> bool {
+        self.0.iter().all(|thread| thread.handle.is_finished())
+    }
+
     /// Waits until all have ended, and returns what they have.
     pub(crate) fn join(self) -> Result<Vec<T>, ThreadError> {
         let join = |thread: Thread<G, T>| {
@@ -109,6 +115,12 @@ impl<G: Default + Send + Sync + 'static, T: Send + 'static> Threads<G, T> {
         };
         self.0.into_iter().map(join).collect()
     }
+}
+
+/// Waits for `limit`, or a little less. Unlike a sleep it does not panic where `clock_nanosleep` is
+/// refused.
+pub(crate) fn pause(limit: Duration) {
+    thread::park_timeout(limit);
 }
 
 #[cfg(test)]
@@ -137,7 +149,7 @@ mod tests {
                 })
                 .unwrap();
         }
-        while !threads.0.iter().all(|thread| thread.handle.is_finished()) {
+        while !threads.all_have_ended() {
             thread::yield_now();
         }
         assert!(threads.any_has_ended());

@@ -270,6 +270,9 @@ impl Worker {
     }
 
     fn next_stage(&self, now: u64) -> Stage {
+        if self.schedule.is_abandoned() {
+            return Stage::Over;
+        }
         if self.schedule.has_ended(now) {
             let drained_for = now - self.schedule.end().min(now);
             let quiet_for = drained_for.min(now - self.last_received.get().min(now));

@@ -6,6 +6,7 @@
 
 mod comparing;
 mod compression;
+mod ending;
 mod exports;
 mod flags;
 mod honest;
