@@ -39,7 +39,8 @@ pub use self::{
     values::{AddressList, STDOUT},
 };
 use crate::{
-    baseline::BaselineError, payload::files::PayloadFilesError, target::ResolveError, tls::TlsError,
+    baseline::BaselineError, payload::files::PayloadFilesError, secrets, target::ResolveError,
+    tls::TlsError,
 };
 
 // Headings of the flags in the help.
@@ -106,7 +107,7 @@ impl Cli {
     /// Parses the command line of this process; an error if that is wrong, or asks for help.
     pub fn from_process() -> Result<Self, clap::Error> {
         Self::try_parse_from(with_negative_values_joined(env::args_os()))
-            .map_err(|error| explained(error))
+            .map_err(|error| without_secrets(explained(error)))
     }
 
     /// What the program is asked to do.
@@ -129,13 +130,29 @@ fn explained(error: clap::Error) -> clap::Error {
     match error.get(ContextKind::InvalidSubcommand) {
         Some(ContextValue::String(word)) if grammar().find_subcommand(word).is_none() => {
             let text = format!(
-                "unexpected argument '{word}' found; values with spaces are quoted, such as --rate \
-                 '10k..100k over 60s'"
+                "unexpected argument '{}' found; values with spaces are quoted, such as --rate \
+                 '10k..100k over 60s'",
+                secrets::masked(word)
             );
             grammar().error(ErrorKind::UnknownArgument, text)
         }
         _ => error,
     }
+}
+
+/// The error without the passwords and tokens of a URL, which somebody may have got wrong in any way:
+/// whatever may be one is masked as one.
+fn without_secrets(mut error: clap::Error) -> clap::Error {
+    let masked = |(kind, value): (ContextKind, &ContextValue)| match value {
+        ContextValue::String(text) if text.contains(['?', '@', '#']) => {
+            Some((kind, ContextValue::String(secrets::masked(text))))
+        }
+        _ => None,
+    };
+    for (kind, value) in error.context().filter_map(masked).collect::<Vec<_>>() {
+        error.insert(kind, value);
+    }
+    error
 }
 
 /// Why a command line cannot become a plan.

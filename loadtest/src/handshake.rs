@@ -301,7 +301,8 @@ mod tests {
         let many = with(&"x: y\r\n".repeat(RESPONSE_FIELDS_MAX));
         let folded = with("Sec-WebSocket-Extensions: permessage-deflate;\r\n x=y");
         let unasked = Disagreement::Unasked("\"permessage-deflate\"".to_owned());
-        let not_text = [ACCEPTED.trim_end().as_bytes(), b"\r\nSec-WebSocket-Extensions: \xff\r\n\r\n"];
+        let not_text =
+            [ACCEPTED.trim_end().as_bytes(), b"\r\nSec-WebSocket-Extensions: \xff\r\n\r\n"];
         let malformed = Disagreement::Malformed("\"\u{fffd}\"".to_owned());
         assert_eq!(check(&not_text.concat()), Err(malformed.into()));
         for (response, error) in [

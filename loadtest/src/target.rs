@@ -265,7 +265,10 @@ mod tests {
     fn what_a_request_cannot_have_as_it_is_is_percent_encoded() {
         for (url, path) in [
             ("ws://localhost/ä", "/%C3%A4"),
-            ("ws://localhost/%C3%A4/~b?ü=\u{1f600}&c=%20'", "/%C3%A4/~b?%C3%BC=%F0%9F%98%80&c=%20'"),
+            (
+                "ws://localhost/%C3%A4/~b?ü=\u{1f600}&c=%20'",
+                "/%C3%A4/~b?%C3%BC=%F0%9F%98%80&c=%20'",
+            ),
             ("ws://localhost/a\"{b}|c", "/a%22%7Bb%7D%7Cc"),
         ] {
             assert_eq!(url.parse::<Target>().unwrap().path_and_query(), path, "{url}");

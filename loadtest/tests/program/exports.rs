@@ -232,3 +232,27 @@ fn a_reader_that_has_had_enough_is_no_error() {
         assert!(!stderr.contains("error"), "{stderr}");
     }
 }
+
+#[test]
+fn no_result_shows_the_values_of_the_query() {
+    let files = Files::new("query");
+    let server = Server::honest();
+    let url = format!("{}?token=secret", server.url());
+    let names = ["run.json", "run.html", "run.csv", "run.hgrm", "run.hlog"];
+    let mut run = program(&format!("{url} -c 1 --warmup 0s --duration 300ms"));
+    for name in names {
+        let flag = name.split_once('.').unwrap().1;
+        run.args([format!("--{flag}"), files.path(name)]);
+    }
+    let run = run.output().unwrap();
+    let idle = program(&format!("idle {url} -c 1 --duration 10ms")).output().unwrap();
+    let refused = program("ws://127.0.0.1:9/?token=secret -c 1").output().unwrap();
+    let merged = program(&format!("merge {}", files.path("run.hlog"))).output().unwrap();
+    let said = [run, idle, refused, merged].map(|output| {
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    });
+    assert!(said[0].contains("?token=***"), "{}", said[0]);
+    for text in said.into_iter().chain(names.map(|name| files.read(name))) {
+        assert!(!text.contains("secret"), "{text}");
+    }
+}

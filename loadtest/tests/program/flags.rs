@@ -175,7 +175,7 @@ fn urls_that_cannot_be_driven_are_refused_with_the_reason() {
         ),
         ("ws://", "the host is missing; expected ws://HOST[:PORT][/PATH]"),
         ("ws://localhost:0/", "the port has to be 1 to 65535"),
-        ("ws://localhost/#here", "a WebSocket URL has no fragment (\"#\")"),
+        ("ws://localhost/#***", "a WebSocket URL has no fragment (\"#\")"),
     ] {
         assert_refused(url, &format!("invalid value '{url}' for '<URL>': {reason}"));
     }
@@ -308,4 +308,24 @@ fn too_few_descriptors_are_announced_with_the_command_that_mends_it() {
     // Though connections have taken all that there are.
     assert!(report["generator"].is_object() && report["server"].is_object(), "{report:#}");
     assert_eq!(stderr.matches("warning: --connections 100 needs").count(), 1, "{stderr}");
+}
+
+#[test]
+fn no_refusal_shows_a_password_or_a_token() {
+    for arguments in [
+        "ws://me:secret@127.0.0.1:9/?token=secret#secret",
+        "http://127.0.0.1:9/?token=secret",
+        "me:secret@127.0.0.1:9",
+        "127.0.0.1:9/?secret",
+        "ws://127.0.0.1:99999/?token=secret",
+        "ws://127.0.0.1:9/ ws://127.0.0.1:9/?token=secret",
+        "compare ws://127.0.0.1:9/ ws://127.0.0.1:9/ ws://127.0.0.1:9/?token=secret",
+        "idle ws://me:secret@127.0.0.1:0/",
+        "ws://nowhere.invalid/?token=secret",
+    ] {
+        let output = program(arguments).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments}: {stderr}");
+        assert!(stderr.starts_with("error: ") && !stderr.contains("secret"), "{stderr}");
+    }
 }
