@@ -28,7 +28,7 @@ pub(crate) enum BusyPoll {
 impl BusyPoll {
     /// One for the runtime of this thread.
     pub(crate) fn new() -> io::Result<Self> {
-        if !monoio::utils::detect_uring() {
+        if monoio::utils::is_legacy() {
             return Ok(Self::Epoll { timer: FineTimer::new()?, polls: Cell::new(0) });
         }
         let always_ready = OwnedFd::from(EventFd::from_value(1)?);
@@ -58,7 +58,7 @@ mod tests {
     use monoio::{LegacyDriver, RuntimeBuilder, io::AsyncReadRent, time::sleep};
 
     use super::*;
-    use crate::worker::build_runtime;
+    use crate::runtime::build_runtime;
 
     /// Polls until another task has received a byte, which was sent by hand between two polls, and
     /// until yet another has slept.

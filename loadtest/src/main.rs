@@ -22,7 +22,7 @@ use ringecho_loadtest::{
     merge::{MergeError, MergedReport},
     progress::Progress,
     run::{RunError, run},
-    search,
+    search, shortfall,
     threads::ThreadError,
     warning::Warning,
 };
@@ -62,6 +62,7 @@ fn main() -> ExitCode {
         Ok(Ending::Failure) => ExitCode::FAILURE,
         Ok(Ending::ConditionHolds) => EXIT_CONDITION.into(),
         Err(fault) => {
+            warn(&shortfall::noted());
             say(format_args!("error: {fault}"));
             match fault {
                 Fault::Usage(_) => EXIT_USAGE.into(),
@@ -128,8 +129,8 @@ fn run_load(args: &RunArgs) -> Result<Ending, Fault> {
     let mut progress = if args.full_screen { Progress::full_screen() } else { Progress::default() };
     let mut report = run(plan, &interrupted, &mut progress)?;
     baseline::conclude(&mut report, baseline, &conditions);
-    let doubts = report.warnings.clone();
-    report.warnings.extend(too_few);
+    let doubts = [&*report.warnings, &shortfall::noted()].concat();
+    report.warnings = [&*doubts, &too_few].concat();
     // Who cannot have one of them at least has the others.
     let exported = export::write(&report, &args.recording).map_err(Fault::Failed);
     let text = (report.connections.opened > 0).then(|| report.to_string());
@@ -144,8 +145,8 @@ fn hold_idle(args: &IdleArgs) -> Result<Ending, Fault> {
     let plan = args.plan()?;
     let (too_few, interrupted) = prepare(&args.connections)?;
     let mut report = idle::run(plan, &interrupted, &mut Progress::default())?;
-    let doubts = report.warnings.clone();
-    report.warnings.extend(too_few);
+    let doubts = [&*report.warnings, &shortfall::noted()].concat();
+    report.warnings = [&*doubts, &too_few].concat();
     publish(&report, Some(report.to_string()), args.output.json.as_deref())?;
     warn(&doubts);
     Ok(Ending::of(report.is_success(), &[]))
@@ -156,8 +157,10 @@ fn compare_servers(args: &CompareArgs) -> Result<Ending, Fault> {
     let plan = args.plan()?;
     let (too_few, interrupted) = prepare(&args.traffic.connections)?;
     let mut report = compare::run(&plan, &interrupted, &mut Progress::default())?;
-    report.each_run.warnings = too_few;
+    let lacking = shortfall::noted();
+    report.each_run.warnings = [&*too_few, &lacking].concat();
     publish(&report, Some(report.to_string()), args.output.json.as_deref())?;
+    warn(&lacking);
     warn(&report.warnings());
     Ok(Ending::of(report.is_success(), &report.checks))
 }
@@ -167,8 +170,10 @@ fn search_rate(args: &SearchArgs) -> Result<Ending, Fault> {
     let plan = args.plan()?;
     let (too_few, interrupted) = prepare(&args.connections)?;
     let mut report = search::run(&plan, &interrupted, &mut Progress::default())?;
-    report.each_run.warnings = too_few;
+    let lacking = shortfall::noted();
+    report.each_run.warnings = [&*too_few, &lacking].concat();
     publish(&report, Some(report.to_string()), args.output.json.as_deref())?;
+    warn(&lacking);
     warn(report.warnings());
     Ok(Ending::of(report.is_success(), &[]))
 }

@@ -20,6 +20,10 @@ const SCHEDULE_INTERVAL: Duration = Duration::from_millis(1);
 /// Wakes connections when they have a message to send. Who polls goes on after the last message, so
 /// that no echo waits for a wake-up; who sleeps has nothing left to do then.
 pub(crate) async fn pace(worker: &Worker, pause: &Pause) -> io::Result<()> {
+    follow(worker, pause).await.map_err(|error| explained(&error))
+}
+
+async fn follow(worker: &Worker, pause: &Pause) -> io::Result<()> {
     while worker.schedule.origin().is_none() {
         sleep(SCHEDULE_INTERVAL).await;
     }
@@ -72,11 +76,21 @@ pub(crate) enum Pause {
 impl Pause {
     /// On the runtime of this thread.
     pub(crate) fn new(wait: Wait) -> io::Result<Self> {
-        Ok(match wait {
-            Wait::Poll => Self::Poll(BusyPoll::new()?),
-            Wait::Sleep => Self::Sleep(FineTimer::new()?),
-        })
+        let pause = match wait {
+            Wait::Poll => BusyPoll::new().map(Self::Poll),
+            Wait::Sleep => FineTimer::new().map(Self::Sleep),
+        };
+        pause.map_err(|error| explained(&error))
     }
+}
+
+/// The error of a descriptor that a pause needs, with what mends it.
+fn explained(error: &io::Error) -> io::Error {
+    let text = format!(
+        "what --rate waits with is refused ({error}); allow eventfd2, timerfd_create and \
+         timerfd_settime in the container's seccomp profile"
+    );
+    io::Error::new(error.kind(), text)
 }
 
 /// Which connection has the next message.

@@ -20,7 +20,11 @@ use monoio::{
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::tls::{TlsReader, TlsWriter};
+use crate::{
+    shortfall::note,
+    tls::{TlsReader, TlsWriter},
+    warning::WarningCode,
+};
 
 /// After how long a Unix socket is tried again whose listen queue is full.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(1);
@@ -111,14 +115,27 @@ async fn connect_tcp(address: SocketAddr, source: Option<IpAddr>) -> io::Result<
             let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
             // Otherwise the kernel would choose the port now, when it does not know yet where the
             // connection goes to, and run out of them after 28,000 connections to all addresses.
-            setsockopt(&socket, IpBindAddressNoPort, &true)?;
+            let set = setsockopt(&socket, IpBindAddressNoPort, &true).map_err(io::Error::from);
+            done_without("IP_BIND_ADDRESS_NO_PORT", "--source may run out of local ports", set);
             socket.bind(&SocketAddr::new(source, 0).into())?;
             connect_socket(&socket, &address.into()).await?
         }
     };
     // Without it the kernel would hold back small writes while others are unacknowledged.
-    stream.set_nodelay(true)?;
+    done_without("TCP_NODELAY", "small messages may wait for others", stream.set_nodelay(true));
     Ok(stream)
+}
+
+/// Notes that a socket option could not be set, and what that means.
+fn done_without(option: &str, consequence: &str, set: io::Result<()>) {
+    if let Err(error) = set {
+        note(WarningCode::SocketOptionRefused, || {
+            format!(
+                "{option} cannot be set ({error}), so {consequence}: allow setsockopt in the \
+                 container's seccomp profile"
+            )
+        });
+    }
 }
 
 /// Connects a socket that monoio has not made.
@@ -137,6 +154,6 @@ async fn connect_socket(socket: &Socket, address: &SockAddr) -> io::Result<TcpSt
         return Err(error);
     }
     // On epoll monoio needs it to be non-blocking, on io_uring to be not.
-    socket.set_nonblocking(!monoio::utils::detect_uring())?;
+    socket.set_nonblocking(monoio::utils::is_legacy())?;
     Ok(stream)
 }

@@ -11,14 +11,17 @@ use std::{
     time::Duration,
 };
 
+use monoio::utils::bind_to_cpu_set;
 use thiserror::Error;
+
+use crate::{shortfall::note, warning::WarningCode};
 
 /// How many threads there are, and where they run.
 #[derive(Clone, Debug)]
 pub struct ThreadPlan {
     /// At least 1 and at most as many as connections.
     pub count: usize,
-    /// The CPUs that they are pinned to, in turn; empty if they are not pinned.
+    /// The CPUs that they are to be pinned to, in turn; empty if they are not.
     pub cpus: Vec<usize>,
 }
 
@@ -74,7 +77,7 @@ impl<G: Default + Send + Sync + 'static, T: Send + 'static> Threads<G, T> {
             .name(format!("loadtest-{number}"))
             .spawn(move || {
                 if let Some(cpu) = cpu {
-                    monoio::utils::bind_to_cpu_set([cpu])?;
+                    pin(cpu);
                 }
                 run(number, shared)
             })
@@ -121,6 +124,18 @@ impl<G: Default + Send + Sync + 'static, T: Send + 'static> Threads<G, T> {
 /// refused.
 pub(crate) fn pause(limit: Duration) {
     thread::park_timeout(limit);
+}
+
+/// Has this thread run on a CPU and no other, if that is allowed.
+fn pin(cpu: usize) {
+    if let Err(error) = bind_to_cpu_set([cpu]) {
+        note(WarningCode::NotPinned, || {
+            format!(
+                "a thread cannot be pinned to CPU {cpu} ({error}), so it runs anywhere: allow \
+                 sched_setaffinity in the container's seccomp profile, or leave --cpus out"
+            )
+        });
+    }
 }
 
 #[cfg(test)]

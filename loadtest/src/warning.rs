@@ -28,12 +28,20 @@ pub enum WarningCode {
     DebugBuild,
     /// A thread of the generator had no time left.
     GeneratorSaturated,
+    /// Threads wait with epoll, and should not have.
+    IoUringUnavailable,
     /// In an open loop, planned messages were not sent at all.
     MessagesUnsent,
+    /// Threads are not pinned to the CPUs of `--cpus`.
+    NotPinned,
     /// There was no correct echo in the measured window.
     NothingMeasured,
     /// Messages were sent late, compared with how long their echoes took.
     SendLag,
+    /// A thread's ring is smaller than it should be.
+    SmallRings,
+    /// A socket option could not be set.
+    SocketOptionRefused,
     /// The server did not agree to `--compression` everywhere.
     CompressionDeclined,
     /// The server's process ended before the measured window did.

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     latency::Latencies,
     payload::{PayloadKind, PayloadPlan, Payloads},
+    runtime::build_runtime,
     tally::{ConnectionError, Tally},
     verifier::WrongEcho,
     worker::OPENING_MAX,
@@ -102,7 +103,7 @@ pub(super) fn run(
     number: usize,
     orders: &Receiver<Task>,
 ) -> io::Result<HolderTally> {
-    crate::worker::build_runtime()?.block_on(async move {
+    build_runtime()?.block_on(async move {
         let holder = Rc::new(Holder::new(plan, gauges, number));
         for _ in 0..OPENING_MAX {
             let holder = Rc::clone(&holder);

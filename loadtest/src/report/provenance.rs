@@ -3,7 +3,10 @@
 
 use serde::Serialize;
 
-use crate::{connector::Connector, numbers::counted, threads::ThreadPlan};
+use crate::{
+    connector::Connector, numbers::counted, runtime, shortfall::is_noted, threads::ThreadPlan,
+    warning::WarningCode,
+};
 
 /// Of this program.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -29,9 +32,9 @@ impl Provenance {
         Self {
             version: VERSION,
             url: connector.url().to_owned(),
-            driver: if monoio::utils::detect_uring() { "io_uring" } else { "epoll" },
+            driver: runtime::driver(),
             threads: *count,
-            cpus: (!cpus.is_empty()).then(|| cpus.clone()),
+            cpus: (!cpus.is_empty() && !is_noted(WarningCode::NotPinned)).then(|| cpus.clone()),
         }
     }
 

@@ -1,0 +1,67 @@
+//! Whether a ring works: not only that it can be made, but that what is submitted to it completes,
+//! and that this wakes who waits in it. A filter may forbid each system call by itself, and monoio
+//! would submit again and again what cannot be submitted.
+#![expect(unsafe_code, reason = "the kernel writes what a ring receives")]
+
+use std::{
+    io::{self, Write},
+    os::{fd::AsRawFd, unix::net::UnixStream},
+    sync::atomic::{AtomicU8, Ordering::Relaxed},
+    time::Duration,
+};
+
+use io_uring_monoio::{
+    Builder, IoUring, Probe, opcode,
+    types::{Fd, SubmitArgs, Timespec},
+};
+
+use super::WAKE_UP_MAX_MS;
+
+const ENTRIES: u32 = 8;
+
+/// How often a byte is received.
+const ROUNDS: u8 = 3;
+
+/// Where it is received to: also after a ring that did not do it in time is gone.
+static RECEIVED: AtomicU8 = AtomicU8::new(0);
+
+/// Receives some bytes on a ring with these flags, each while it waits for it.
+pub(super) fn try_ring(flags: &Builder) -> io::Result<()> {
+    let mut ring = flags.build(ENTRIES)?;
+    ring.submitter().register_probe(&mut Probe::new())?;
+    let Ok((mut peer, socket)) = UnixStream::pair() else {
+        // Nothing but what is without it is known.
+        return ring.submit().map(|_| ());
+    };
+    for byte in 1..=ROUNDS {
+        submit_receive(&mut ring, &socket)?;
+        peer.write_all(&[byte])?;
+        wait(&ring)?;
+        let completion = ring.completion().next();
+        if completion.is_none_or(|completion| completion.result() != 1)
+            || RECEIVED.load(Relaxed) != byte
+        {
+            return Err(io::Error::other("a receive did not complete"));
+        }
+    }
+    Ok(())
+}
+
+fn submit_receive(ring: &mut IoUring, socket: &UnixStream) -> io::Result<()> {
+    let receive = opcode::Recv::new(Fd(socket.as_raw_fd()), RECEIVED.as_ptr(), 1).build();
+    // SAFETY: the byte that is received to is there for as long as the process, and is atomic; the
+    // socket is open until the ring has taken the entry, which is before this returns.
+    unsafe { ring.submission().push(&receive) }.map_err(io::Error::other)?;
+    ring.submit().map(|_| ())
+}
+
+/// Waits for a completion as monoio does.
+fn wait(ring: &IoUring) -> io::Result<()> {
+    // Before Linux 5.11 a wait has no limit.
+    if !ring.params().is_feature_ext_arg() {
+        return ring.submit_and_wait(1).map(|_| ());
+    }
+    let limit = Timespec::from(Duration::from_millis(WAKE_UP_MAX_MS.into()));
+    let arguments = SubmitArgs::new().timespec(&limit);
+    ring.submitter().submit_with_args(1, &arguments).map(|_| ())
+}
