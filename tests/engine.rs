@@ -1,7 +1,7 @@
 //! The engine on the real kernel, in a process of its own, whose descriptors can be counted.
 
 use std::{
-    fs,
+    env, fs,
     io::{ErrorKind, Read, Write},
     net::Shutdown,
     os::unix::net::UnixStream,
@@ -22,7 +22,9 @@ use ringecho::{
     },
 };
 
-const CONNECTIONS: u64 = 100_000;
+/// How many connections there are if the variable CONNECTIONS does not say it. An emulated kernel
+/// takes milliseconds for each.
+const CONNECTIONS_DEFAULT: u64 = 100_000;
 
 /// At most this many connections are open at a time.
 const OPEN_MAX: usize = 64;
@@ -124,9 +126,10 @@ impl Stage {
 #[test]
 fn connections_leave_nothing_behind_however_they_end() {
     let Some(mut stage) = Stage::new() else { return };
+    let connections = connection_count();
     let descriptors = descriptor_count();
     let mut open = Vec::new();
-    for connection in 0..CONNECTIONS {
+    for connection in 0..connections {
         open.push(stage.begin());
         if open.len() == OPEN_MAX {
             let peer = open.swap_remove(stage.rng.random_range(0..OPEN_MAX));
@@ -150,10 +153,14 @@ fn connections_leave_nothing_behind_however_they_end() {
 
     let mut totals = Totals::default();
     totals.add(&stage.counters);
-    assert_eq!((totals.accepted, totals.ended_count()), (CONNECTIONS, CONNECTIONS), "{totals:?}");
+    assert_eq!((totals.accepted, totals.ended_count()), (connections, connections), "{totals:?}");
     for kind in ["closed_by_peer", "failed", "peer_vanished", "broken"] {
         assert!(totals.ended.iter().any(|(ended, _)| *ended == kind), "none {kind}: {totals:?}");
     }
+}
+
+fn connection_count() -> u64 {
+    env::var("CONNECTIONS").map_or(CONNECTIONS_DEFAULT, |count| count.parse().unwrap())
 }
 
 /// Sends as much as the connection takes.
