@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-step() { printf '\n== %s\n' "$*"; }
+step() { printf '\n== %s, at %d:%02d\n' "$*" $((SECONDS / 60)) $((SECONDS % 60)); }
 
 step 'format'
 cargo fmt --all --check
@@ -31,7 +31,7 @@ cargo test --benches --locked
 step 'scripts'
 [ -x .tools/python/bin/python ] || python3 -m venv .tools/python
 .tools/python/bin/pip install --quiet --disable-pip-version-check --requirement tests/clients/requirements.txt
-.tools/python/bin/shellcheck .ci/run scripts/*.sh
+.tools/python/bin/shellcheck .ci/run scripts/*.sh tests/kernels/*.sh
 scripts/check-host.sh
 
 step 'conformance'
@@ -45,3 +45,9 @@ DURATION=1s WARMUP=200ms scripts/loadtest.sh
 
 step 'comparison, a short one'
 scripts/compare.sh --payloads 64 --connections 8 --depths 4 --rounds 1 --duration 300ms --warmup 50ms
+
+step 'odd places (2 min)'
+scripts/where.sh
+
+step 'other kernels (10 min)'
+scripts/kernels.sh
