@@ -10,6 +10,7 @@ use nix::{
     errno::Errno,
     sys::resource::{Resource, getrlimit, setrlimit},
 };
+use thiserror::Error;
 
 /// Raises the limit to `wanted`, or as near to it as the system grants; never lowers it. Returns
 /// the limit after that.
@@ -43,6 +44,23 @@ pub fn remedy(errno: Errno) -> Option<&'static str> {
 pub fn advice(error: &io::Error) -> String {
     let remedy = error.raw_os_error().map(Errno::from_raw).and_then(remedy);
     remedy.map_or_else(String::new, |remedy| format!("; {remedy}"))
+}
+
+/// A call that the system refused, and which one that was: people know that from the name.
+#[derive(Debug, Error)]
+#[error("{call}: {source}{advice}", advice = advice(.source))]
+pub struct Refused {
+    /// The call, as in the manual.
+    pub call: &'static str,
+    /// What the kernel said.
+    pub source: io::Error,
+}
+
+impl Refused {
+    /// Names the call that an error came from.
+    pub fn naming(call: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self { call, source }
+    }
 }
 
 #[cfg(test)]

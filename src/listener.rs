@@ -3,6 +3,7 @@
 //! Each worker listens on a socket of its own; the kernel spreads connections over them.
 
 use std::{
+    cell::RefCell,
     fs, io,
     net::{SocketAddr, TcpListener},
     thread,
@@ -14,7 +15,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 use tracing::warn;
 
-use crate::{config::Config, descriptors::advice};
+use crate::{config::Config, descriptors::Refused};
 
 /// How the workers of a server listen.
 #[derive(Clone, Debug)]
@@ -25,6 +26,8 @@ pub struct Listening {
     backlog: u32,
     tcp_congestion: Option<String>,
     incoming_cpu: bool,
+    /// Socket options that it does without, and has said so.
+    done_without: RefCell<Vec<&'static str>>,
 }
 
 /// Why a server cannot listen.
@@ -69,8 +72,13 @@ pub enum ListenError {
         allowed: String,
     },
     /// The system refused something else.
-    #[error("{error}{advice}", error = .0, advice = advice(.0))]
-    System(#[from] io::Error),
+    #[error("--listen {address}: {source}")]
+    System {
+        /// The address.
+        address: SocketAddr,
+        /// What it refused.
+        source: Refused,
+    },
 }
 
 /// How long an address may be in use before somebody is taken to listen there. The kernel closes
@@ -89,6 +97,7 @@ impl Listening {
             backlog: config.backlog,
             tcp_congestion: config.tcp_congestion.clone(),
             incoming_cpu: config.incoming_cpu,
+            done_without: RefCell::default(),
         };
         listening.warn_of_capped_backlog();
         listening
@@ -111,14 +120,14 @@ impl Listening {
     pub fn open(&mut self, cpu: usize) -> Result<TcpListener, ListenError> {
         let socket = ask_again(|| self.listen(cpu))?;
         let listener: TcpListener = socket.into();
-        self.address = listener.local_addr()?;
+        self.address = listener.local_addr().map_err(self.refused("getsockname"))?;
         Ok(listener)
     }
 
     fn listen(&self, cpu: usize) -> Result<Socket, ListenError> {
         let socket = self.bind(true)?;
         // Accepted connections inherit these two.
-        socket.set_tcp_nodelay(true)?;
+        self.try_option("TCP_NODELAY", socket.set_tcp_nodelay(true));
         if let Some(name) = &self.tcp_congestion {
             socket.set_tcp_congestion(name.as_bytes()).map_err(|source| {
                 let name = name.clone();
@@ -130,7 +139,8 @@ impl Listening {
             })?;
         }
         if self.incoming_cpu {
-            socket.set_cpu_affinity(cpu)?;
+            let call = "setsockopt(SO_INCOMING_CPU), for --incoming-cpu";
+            socket.set_cpu_affinity(cpu).map_err(self.refused(call))?;
         }
         socket.listen(self.backlog.cast_signed()).map_err(|source| self.error(source))?;
         Ok(socket)
@@ -138,11 +148,27 @@ impl Listening {
 
     fn bind(&self, reuse_port: bool) -> Result<Socket, ListenError> {
         let domain = Domain::for_address(self.address);
-        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.set_reuse_port(reuse_port)?;
+        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP));
+        let socket = socket.map_err(self.refused("socket"))?;
+        self.try_option("SO_REUSEADDR", socket.set_reuse_address(true));
+        socket.set_reuse_port(reuse_port).map_err(self.refused("setsockopt(SO_REUSEPORT)"))?;
         socket.bind(&self.address.into()).map_err(|source| self.error(source))?;
         Ok(socket)
+    }
+
+    /// Does without a socket option that is refused, and says so once.
+    fn try_option(&self, option: &'static str, result: io::Result<()>) {
+        let Err(error) = result else { return };
+        let mut done_without = self.done_without.borrow_mut();
+        if !done_without.contains(&option) {
+            done_without.push(option);
+            warn!(%error, "listening without {option}");
+        }
+    }
+
+    fn refused(&self, call: &'static str) -> impl Fn(io::Error) -> ListenError {
+        let address = self.address;
+        move |source| ListenError::System { address, source: Refused { call, source } }
     }
 
     fn error(&self, source: io::Error) -> ListenError {

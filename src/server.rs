@@ -4,7 +4,7 @@
 //! defect is replaced; its connections are lost, the others do not notice.
 
 use std::{
-    io,
+    io::{self, Read, Write},
     net::{SocketAddr, TcpListener},
     os::unix::net::UnixStream,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -25,7 +25,7 @@ use crate::{
     config::{self, Compression, Config, ConfigError, DataPlane, HugePages},
     connection::ConnectionEnd,
     cpu_list::{CpuList, CpuListError},
-    descriptors::{self, advice, raise_limit},
+    descriptors::{self, Refused, raise_limit},
     echo_paths::EchoPaths,
     engine::{self, Lack},
     handshake::Policy,
@@ -71,8 +71,8 @@ pub enum StartError {
     )]
     Thread(#[source] io::Error),
     /// The system refused something else.
-    #[error("{error}{advice}", error = .0, advice = advice(.0))]
-    System(#[from] io::Error),
+    #[error(transparent)]
+    System(#[from] Refused),
 }
 
 /// Why a server that had started could not go on.
@@ -170,6 +170,7 @@ impl Server {
         config.check()?;
         let driver = resolve_driver(config.driver)?;
         let cpus = worker_cpus(config)?;
+        try_streams()?;
         // Each connection takes a descriptor.
         if let Err(error) = raise_limit(u64::MAX) {
             warn!(%error, "the limit of open files stays as it is");
@@ -308,14 +309,17 @@ impl Server {
         listener: TcpListener,
         counters: Arc<Counters>,
     ) -> Result<WorkerThread, StartError> {
-        let (stop, worker_stop) = UnixStream::pair()?;
+        let (stop, worker_stop) = UnixStream::pair().map_err(Refused::naming("socketpair"))?;
         let balance = self.balance.clone();
         let plan = Plan {
             cpu,
             footing: self.footing,
             fallback: self.fallback,
             listener,
-            member: balance.as_ref().map(|balance| balance.join(worker)).transpose()?,
+            member: balance
+                .as_ref()
+                .map(|balance| balance.join(worker).map_err(Refused::naming("socketpair")))
+                .transpose()?,
             stop: worker_stop,
             counters: counters.clone(),
             site: self.site.clone(),
@@ -518,6 +522,14 @@ fn resolve_driver(wanted: config::Driver) -> Result<Driver, StartError> {
     Ok(Driver::Epoll)
 }
 
+/// Tries what connections and workers cannot do without, so that a refusal is told here and not
+/// found by somebody who waits for an answer.
+fn try_streams() -> Result<(), Refused> {
+    let (mut one, mut other) = UnixStream::pair().map_err(Refused::naming("socketpair"))?;
+    one.write_all(b"?").map_err(Refused::naming("sendto"))?;
+    other.read_exact(&mut [0]).map_err(Refused::naming("recvfrom"))
+}
+
 /// The engine that this kernel can carry, if one is wanted.
 fn resolve_data_plane(
     config: &Config,
@@ -529,7 +541,7 @@ fn resolve_data_plane(
     let obstacle = match driver {
         Driver::Epoll => "it needs io_uring".to_owned(),
         Driver::IoUring => match engine::probe() {
-            Ok(probe) => return Ok(Some(engine_dimensions(config, probe)?)),
+            Ok(probe) => return Ok(Some(engine_dimensions(config, probe))),
             Err(Lack::Memory(error)) => {
                 format!("there is no memory for its ring ({error}){MORE_MEMORY}")
             }
@@ -543,20 +555,21 @@ fn resolve_data_plane(
     Ok(None)
 }
 
-fn engine_dimensions(config: &Config, probe: engine::Probe) -> io::Result<engine::Dimensions> {
+fn engine_dimensions(config: &Config, probe: engine::Probe) -> engine::Dimensions {
     let limits = &config.limits;
-    let (descriptors_max, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    // Where it is not told, it is probably the lowest that is usual.
+    let (descriptors_max, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
     let unsent_max = limits.unsent_max.in_memory();
     let receive_share =
         if probe.limits_receives { RECEIVE_SHARE_MAX.min(unsent_max as u32 / 4) } else { 0 };
-    Ok(engine::Dimensions {
+    engine::Dimensions {
         receive_buffers: limits.receive_buffers,
         receive_buffer_len: limits.receive_buffer.in_memory() as u32,
         huge_pages: config.huge_pages,
         receive_share,
         unsent_max,
         connections_max: descriptors_max.min(ENGINE_CONNECTIONS_MAX) as u32,
-    })
+    }
 }
 
 /// How much a connection of an engine receives before others have their turn, in bytes.

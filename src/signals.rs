@@ -12,7 +12,10 @@ use signal_hook::{
 };
 use tracing::info;
 
-use crate::server::{StartError, StopHandle};
+use crate::{
+    descriptors::Refused,
+    server::{StartError, StopHandle},
+};
 
 /// Signals that come this soon after the first are the same wish: a terminal sends Ctrl-C to all of
 /// its foreground processes, and a wrapper among them passes it on.
@@ -21,13 +24,13 @@ const RELAYED_WITHIN: Duration = Duration::from_millis(100);
 /// Has SIGINT, SIGTERM and SIGHUP stop the server; a second one ends the process at once. As PID 1
 /// the process also collects orphans, whose entries would otherwise fill the table of processes.
 pub fn stop_on_signals(server: StopHandle) -> Result<(), StartError> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(Refused::naming("sigaction"))?;
     // nohup ignores it for those that are to outlive their terminal.
     if !is_ignored(SIGHUP) {
-        signals.add_signal(SIGHUP)?;
+        signals.add_signal(SIGHUP).map_err(Refused::naming("sigaction"))?;
     }
     if process::id() == 1 {
-        signals.add_signal(SIGCHLD)?;
+        signals.add_signal(SIGCHLD).map_err(Refused::naming("sigaction"))?;
         collect_orphans();
     }
     let mut wishes = Wishes::default();

@@ -13,13 +13,14 @@ mod runtime;
 
 use std::{
     cell::{Cell, RefCell},
+    convert::Infallible,
     fmt,
     future::{Future, poll_fn},
     io::{self, Read},
     mem,
     net::{SocketAddr, TcpListener as StdTcpListener, TcpStream as StdTcpStream},
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::net::UnixStream as StdUnixStream,
     },
     panic::AssertUnwindSafe,
@@ -50,7 +51,7 @@ use crate::{
     clock::{Deadlines, TICK, Tick},
     config::Limits,
     connection::{ConnectionEnd, Control, Demand, Shared, linger, write_all},
-    descriptors::{self, advice},
+    descriptors::{self, Refused},
     echo_paths::EchoPaths,
     engine,
     handshake::{self, Policy},
@@ -155,8 +156,11 @@ pub enum ShortageKind {
 #[derive(Debug, Error)]
 pub enum WorkerError {
     /// It could not start.
-    #[error("it could not start: {error}{advice}", error = .0, advice = advice(.0))]
-    Start(io::Error),
+    #[error("it could not start: {0}")]
+    Start(#[from] Refused),
+    /// It cannot hear when it is to stop, or of connections that are assigned to it.
+    #[error("it cannot read from the other threads: {0}")]
+    Signal(io::Error),
     /// The ring that it waits in failed.
     #[error("its ring failed: {0}")]
     Ring(io::Error),
@@ -197,7 +201,9 @@ impl<R: FnOnce(Ready) + 'static> Outset<R> {
         if let Some(dimensions) = self.plan.footing.engine {
             match RingPlane::new(dimensions, &shared) {
                 Ok(plane) => return self.run_on_engine(plane, shared),
-                Err(error) if !self.plan.fallback.plane => return Err(WorkerError::Start(error)),
+                Err(error) if !self.plan.fallback.plane => {
+                    return Err(Refused { call: "io_uring", source: error }.into());
+                }
                 Err(error) => {
                     self.shortage = Some(Shortage { kind: ShortageKind::NoEngine, error });
                     self.plan.footing.engine = None;
@@ -211,20 +217,22 @@ impl<R: FnOnce(Ready) + 'static> Outset<R> {
                     let plane = Portable::new(Driver::IoUring);
                     return runtime.block_on(serve(plane, self, shared));
                 }
-                Err(error) if !self.plan.fallback.driver => return Err(WorkerError::Start(error)),
+                Err(error) if !self.plan.fallback.driver => {
+                    return Err(Refused { call: "io_uring", source: error }.into());
+                }
                 Err(error) => {
                     self.shortage = Some(Shortage { kind: ShortageKind::NoRing, error });
                     self.plan.footing.driver = Driver::Epoll;
                 }
             }
         }
-        let mut runtime = runtime::epoll().map_err(WorkerError::Start)?;
+        let mut runtime = runtime::epoll().map_err(Refused::naming("epoll"))?;
         runtime.block_on(serve(Portable::new(Driver::Epoll), self, shared))
     }
 
     fn run_on_engine(mut self, plane: RingPlane, shared: Shared) -> Result<(), WorkerError> {
         self.note_small_ring(plane.is_reduced());
-        let mut runtime = runtime::without_waiting().map_err(WorkerError::Start)?;
+        let mut runtime = runtime::without_waiting().map_err(Refused::naming("epoll"))?;
         runtime.block_on(serve(plane, self, shared))
     }
 
@@ -294,13 +302,11 @@ async fn serve<P: Plane, R: FnOnce(Ready) + 'static>(
     let Outset { plan, shortage, unpinned, ready } = outset;
     let (member, woken) = plan.member.unzip();
     let worker = Rc::new(Worker::new(plane, plan.site, shared, member));
-    let start = || {
-        let stop = worker.signal(plan.stop)?;
-        let woken = woken.map(|woken| worker.signal(woken)).transpose()?;
-        plan.listener.set_nonblocking(true)?;
-        Ok((stop, woken, worker.plane.source(plan.listener.try_clone()?.into())?))
-    };
-    let (stop, woken, source) = start().map_err(WorkerError::Start)?;
+    let stop = worker.signal(plan.stop)?;
+    let woken = woken.map(|woken| worker.signal(woken)).transpose()?;
+    plan.listener.set_nonblocking(true).map_err(Refused::naming("ioctl(FIONBIO)"))?;
+    let source = worker.source(&plan.listener)?;
+    worker.try_to_accept(&plan.listener)?;
     worker.plane.spawn(worker.clone().sweep());
     if let Some(woken) = woken {
         worker.plane.spawn(worker.clone().admit_assigned(woken));
@@ -311,9 +317,9 @@ async fn serve<P: Plane, R: FnOnce(Ready) + 'static>(
     let driver = worker.clone();
     let drive = monoio::spawn(async move { driver.plane.drive(&driver).await });
     match select(work, drive).await {
-        Either::Left(((), _)) => {
+        Either::Left((result, _)) => {
             worker.plane.settle();
-            Ok(())
+            result
         }
         Either::Right((result, _)) => result.map_err(WorkerError::Ring),
     }
@@ -333,24 +339,28 @@ impl<P: Plane> Worker<P> {
         }
     }
 
-    fn signal(&self, stream: StdUnixStream) -> io::Result<Signal<P::Source>> {
-        stream.set_nonblocking(true)?;
-        let source = self.plane.source(stream.try_clone()?.into())?;
+    fn signal(&self, stream: StdUnixStream) -> Result<Signal<P::Source>, Refused> {
+        stream.set_nonblocking(true).map_err(Refused::naming("ioctl(FIONBIO)"))?;
+        let source = self.source(&stream)?;
         Ok(Signal { stream, source })
     }
 
+    /// A descriptor to wait for, beside the one that is read or accepted from.
+    fn source(&self, descriptor: &impl AsFd) -> Result<P::Source, Refused> {
+        let descriptor = descriptor.as_fd().try_clone_to_owned();
+        let descriptor = descriptor.map_err(Refused::naming("fcntl(F_DUPFD_CLOEXEC)"))?;
+        self.plane.source(descriptor).map_err(Refused::naming("epoll_ctl"))
+    }
+
     /// Waits for a byte; false at the stream's end.
-    async fn signalled(&self, signal: &mut Signal<P::Source>) -> bool {
+    async fn signalled(&self, signal: &mut Signal<P::Source>) -> io::Result<bool> {
         loop {
             match signal.stream.read(&mut [0]) {
-                Ok(len) => return len > 0,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if self.plane.readable(&signal.source).await.is_err() {
-                        return false;
-                    }
+                    self.plane.readable(&signal.source).await?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return false,
+                result => return result.map(|len| len > 0),
             }
         }
     }
@@ -361,8 +371,13 @@ impl<P: Plane> Worker<P> {
         listener: StdTcpListener,
         source: P::Source,
         mut stop: Signal<P::Source>,
-    ) {
-        select(pin!(self.signalled(&mut stop)), pin!(self.accept(&listener, &source))).await;
+    ) -> Result<(), WorkerError> {
+        let accepting = self.accept(&listener, &source);
+        let stopped = match select(pin!(self.signalled(&mut stop)), pin!(accepting)).await {
+            Either::Left((stopped, _)) => stopped,
+            Either::Right((never, _)) => match never {},
+        };
+        stopped.map_err(WorkerError::Signal)?;
         // Closing the queue would reset whoever waits in it.
         if let Err(Exhausted { error, remedy }) = self.accept_waiting(&listener, usize::MAX) {
             warn!(%error, "cannot accept all who wait; {remedy}");
@@ -373,10 +388,23 @@ impl<P: Plane> Worker<P> {
             self.empty_inbox(member);
         }
         self.drain().await;
+        Ok(())
+    }
+
+    /// Accepts the first connection, if there already is one, to see whether that is allowed.
+    fn try_to_accept(self: &Rc<Self>, listener: &StdTcpListener) -> Result<(), Refused> {
+        match listener.accept() {
+            Ok((stream, peer)) => self.assign(stream, peer),
+            Err(error) if is_refusal(&error) => {
+                return Err(Refused { call: "accept4", source: error });
+            }
+            Err(_) => {}
+        }
+        Ok(())
     }
 
     /// Accepts connections for ever.
-    async fn accept(self: &Rc<Self>, listener: &StdTcpListener, source: &P::Source) {
+    async fn accept(self: &Rc<Self>, listener: &StdTcpListener, source: &P::Source) -> Infallible {
         let mut is_paused = false;
         loop {
             match self.accept_waiting(listener, ACCEPTED_MAX) {
@@ -437,7 +465,7 @@ impl<P: Plane> Worker<P> {
         loop {
             // Before the first wait too: a worker that died may have left some.
             self.empty_inbox(member);
-            if !self.signalled(&mut woken).await {
+            if !matches!(self.signalled(&mut woken).await, Ok(true)) {
                 return;
             }
         }
@@ -624,8 +652,14 @@ impl<P: Plane> Worker<P> {
 fn remedy(error: &io::Error) -> Option<&'static str> {
     match Errno::from_raw(error.raw_os_error()?) {
         Errno::ENOBUFS | Errno::ENOMEM => Some("the kernel has no memory left for connections"),
+        Errno::EPERM | Errno::ENOSYS => Some("allow accept4 in the container's seccomp profile"),
         errno => descriptors::remedy(errno),
     }
+}
+
+/// Whether a call is not allowed at all, as in a container's filter.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EPERM | Errno::ENOSYS))
 }
 
 fn refuse(status: StatusCode, reason: &impl ToString) -> Answer {

@@ -4,12 +4,17 @@ use std::{
     fmt::Display,
     fs,
     io::{self, ErrorKind, Write},
+    os::fd::AsFd,
     path::Path,
     process::ExitCode,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use mimalloc::MiMalloc;
+use nix::poll::{PollFd, PollFlags, poll};
 use ringecho_loadtest::{
     baseline,
     cli::{
@@ -195,10 +200,21 @@ fn warn(warnings: &[impl Display]) {
 }
 
 /// Says something on standard error. That it cannot be said there (the disk is full, its reader has
-/// gone) changes nothing about the result.
+/// gone or stands still) changes nothing about the result.
 fn say(line: impl Display) {
-    let _ = writeln!(io::stderr(), "{line}");
+    static STANDS_STILL: AtomicBool = AtomicBool::new(false);
+    let stderr = io::stderr();
+    let is_writable = !STANDS_STILL.load(Relaxed)
+        && poll(&mut [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)], READER_TIMEOUT) != Ok(0);
+    if is_writable {
+        let _ = writeln!(&stderr, "{line}");
+    } else {
+        STANDS_STILL.store(true, Relaxed);
+    }
 }
+
+/// How long a reader of standard error is waited for, in milliseconds.
+const READER_TIMEOUT: u16 = 1000;
 
 /// Prepares the process for connections: says what it has too little of, and returns that with the
 /// flag that says that somebody wants it to end.

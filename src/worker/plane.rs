@@ -33,7 +33,7 @@ pub(super) trait Plane: Sized + 'static {
     type Source;
 
     /// Runs a task beside the others.
-    fn spawn(&self, task: impl Future<Output = ()> + 'static) -> JoinHandle<()>;
+    fn spawn<T: 'static>(&self, task: impl Future<Output = T> + 'static) -> JoinHandle<T>;
 
     /// Waits for as long as this.
     async fn sleep(&self, duration: Duration);

@@ -42,7 +42,7 @@ impl Plane for Portable {
     // Of whatever kind it is: it is only waited for.
     type Source = UnixStream;
 
-    fn spawn(&self, task: impl Future<Output = ()> + 'static) -> JoinHandle<()> {
+    fn spawn<T: 'static>(&self, task: impl Future<Output = T> + 'static) -> JoinHandle<T> {
         monoio::spawn(task)
     }
 

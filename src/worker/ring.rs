@@ -155,7 +155,7 @@ impl Plane for RingPlane {
     type Writer = RingStream;
     type Source = OwnedFd;
 
-    fn spawn(&self, task: impl Future<Output = ()> + 'static) -> JoinHandle<()> {
+    fn spawn<T: 'static>(&self, task: impl Future<Output = T> + 'static) -> JoinHandle<T> {
         let state = self.0.clone();
         monoio::spawn(async move {
             let mut task = pin!(task);
@@ -163,7 +163,7 @@ impl Plane for RingPlane {
                 state.polls.set(state.polls.get() + 1);
                 task.as_mut().poll(context)
             })
-            .await;
+            .await
         })
     }
 

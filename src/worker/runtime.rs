@@ -7,6 +7,7 @@ use io_uring_monoio::{
     types::{SubmitArgs, Timespec},
 };
 use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder, time::TimeDriver};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
 
 /// Entries of monoio's submission queue, the best first. The smaller ones are for users who may not
 /// lock much memory (`RLIMIT_MEMLOCK`).
@@ -46,8 +47,11 @@ pub(super) fn uring() -> io::Result<(Runtime<TimeDriver<IoUringDriver>>, bool)> 
     result.map(|runtime| (runtime, true))
 }
 
-/// A runtime that waits in an epoll instance.
+/// A runtime that waits in an epoll instance. Waiting is tried first, since monoio would go on
+/// without.
 pub(super) fn epoll() -> io::Result<Runtime<TimeDriver<LegacyDriver>>> {
+    let instance = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    instance.wait(&mut [EpollEvent::empty()], EpollTimeout::ZERO)?;
     RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()
 }
 

@@ -30,12 +30,16 @@ SERVER_NEEDS = {
 
 # Calls that the server either does without or names before it ends.
 SERVER_MAY_NEED = [
-    "accept4", "epoll_create1", "epoll_ctl", "epoll_wait", "getsockname", "ioctl", "recvfrom",
+    "accept4", "epoll_create1", "epoll_ctl", "epoll_wait", "fcntl", "getsockname", "ioctl", "recvfrom",
     "sched_getaffinity", "sendto", "setsockopt SO_REUSEPORT", "socketpair",
 ]
 
 # Calls that the server does without, and says so.
-SERVER_SAYS = {"sched_setaffinity": ["pin"]}
+SERVER_SAYS = {
+    "sched_setaffinity": ["pinned"],
+    "setsockopt SO_REUSEADDR": ["listening without SO_REUSEADDR"],
+    "setsockopt TCP_NODELAY": ["listening without TCP_NODELAY"],
+}
 
 GENERATOR_CALLS = [
     "clone3", "connect", "epoll_create1", "epoll_ctl", "epoll_wait", "eventfd2", "fcntl", "getdents64",

@@ -256,12 +256,13 @@ def limits():
     memory = "lockable memory|RLIMIT_MEMLOCK|ulimit -l"
     # The kernel counts the memory of all processes of a user, and that of rings for a while after their end.
     users = itertools.count(NOBODY, -1)
-    for kib, workers in [(8192, 28), (1024, 3), (64, 2)]:
+    cases = [(8192, 28, []), (8192, 96, [memory]), (1024, 3, []), (256, 3, [memory]), (64, 2, [memory])]
+    for kib, workers, says in cases:
         server, generator = (
             Place(launch=(f"--user={next(users)}", f"--limit=MEMLOCK={kib << 10}")) for _ in range(2)
         )
         name = f"a user with {kib} KiB of lockable memory"
-        yield f"server, {name}, {workers} workers", server, check_serves, [f"--workers={workers}"], [memory]
+        yield f"server, {name}, {workers} workers", server, check_serves, [f"--workers={workers}"], says
         yield f"generator, {name}", generator, check_drives
     for descriptors in [64, 1024]:
         place = Place(launch=(f"--limit=NOFILE={descriptors}",))

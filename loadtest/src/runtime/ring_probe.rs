@@ -4,7 +4,7 @@
 #![expect(unsafe_code, reason = "the kernel writes what a ring receives")]
 
 use std::{
-    io::{self, Write},
+    io,
     os::{fd::AsRawFd, unix::net::UnixStream},
     sync::atomic::{AtomicU8, Ordering::Relaxed},
     time::Duration,
@@ -14,6 +14,7 @@ use io_uring_monoio::{
     Builder, IoUring, Probe, opcode,
     types::{Fd, SubmitArgs, Timespec},
 };
+use nix::unistd::write;
 
 use super::WAKE_UP_MAX_MS;
 
@@ -29,13 +30,14 @@ static RECEIVED: AtomicU8 = AtomicU8::new(0);
 pub(super) fn try_ring(flags: &Builder) -> io::Result<()> {
     let mut ring = flags.build(ENTRIES)?;
     ring.submitter().register_probe(&mut Probe::new())?;
-    let Ok((mut peer, socket)) = UnixStream::pair() else {
+    let Ok((peer, socket)) = UnixStream::pair() else {
         // Nothing but what is without it is known.
         return ring.submit().map(|_| ());
     };
     for byte in 1..=ROUNDS {
         submit_receive(&mut ring, &socket)?;
-        peer.write_all(&[byte])?;
+        // Not by sendto, which the ring does not need.
+        write(&peer, &[byte])?;
         wait(&ring)?;
         let completion = ring.completion().next();
         if completion.is_none_or(|completion| completion.result() != 1)
