@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use ringecho::config::{Config, Limits};
+use ringecho::config::{Config, Limits, Size};
 use socket2::{Domain, Socket, Type};
 
 use crate::{
@@ -44,8 +44,10 @@ fn read_slowly(mut stream: &TcpStream, len: usize, bytes_per_second: usize) -> V
 
 #[test]
 fn close_behind_echoes_reaches_a_peer_that_takes_them_slowly() {
-    const FRAMES: usize = 1570;
-    let limits = Limits { close_timeout: SECOND, ..Limits::default() };
+    // More than the socket's buffer and what may be unsent, of which the last takes some seconds.
+    const FRAMES: usize = 2200;
+    let unsent_max = Size(4 << 20);
+    let limits = Limits { close_timeout: SECOND, unsent_max, ..Limits::default() };
     for config in planes(&Config { limits, ..config() }) {
         let server = TestServer::start(&config);
         let stream = open_small(&server);
@@ -56,7 +58,7 @@ fn close_behind_echoes_reaches_a_peer_that_takes_them_slowly() {
         expected.extend(close(1000, "done").encode_echo());
         thread::scope(|scope| {
             scope.spawn(|| (&stream).write_all(&request).expect("the server reads"));
-            let received = read_slowly(&stream, expected.len(), 2_000_000);
+            let received = read_slowly(&stream, expected.len(), 1_200_000);
             assert!(received == expected);
         });
         assert_eq!((&stream).read(&mut [0]).expect("an orderly end"), 0);
