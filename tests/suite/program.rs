@@ -282,7 +282,8 @@ fn bad_values_are_refused_with_flag_value_and_what_is_allowed() {
         assert!(message.contains(expected), "{arguments:?}: {message}");
         assert!(refused.stdout.is_empty());
     }
-    let (refused, message) = output(ringecho().args(["--tcp-congestion", "nonsense"]));
+    let arguments = ["--listen=127.0.0.1:0", "--tcp-congestion", "nonsense"];
+    let (refused, message) = output(ringecho().args(arguments));
     assert_eq!(refused.status.code(), Some(1));
     assert!(message.contains("--tcp-congestion nonsense: No such file"), "{message}");
     let (refused, message) = output(ringecho().args(["--driver=epoll", "--data-plane=engine"]));
