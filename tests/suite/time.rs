@@ -118,9 +118,9 @@ fn stopping_server_abandons_those_who_do_not_answer() {
         stalled.expect(b"\x01\x0enever finished");
         // Nothing is read from here on, so replies pile up until the server has to wait.
         let mut clogged = server.open();
-        clogged.stream.set_nonblocking(true).unwrap();
-        let flood = ClientFrame::new(true, OpCode::Binary, vec![0; 1 << 20]).encode();
-        while std::io::Write::write(&mut clogged.stream, &flood).is_ok() {}
+        clogged.send_until_blocked(
+            &ClientFrame::new(true, OpCode::Binary, vec![0; 32 << 20]).encode(),
+        );
         server.begin_to_stop();
         deaf.expect(server_close(1001, "the server is stopping"));
         assert_eq!(ended(server), [("abandoned", 3)]);
