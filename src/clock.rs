@@ -149,8 +149,9 @@ impl Timing {
     /// before is known only from the second time on.
     fn goes_on(&mut self, intake: Intake, passed: u32) -> bool {
         if !intake.is_behind {
-            // Said so late, it is no acknowledgement of what these ticks began with.
-            return intake.silence + TICK < passed * TICK;
+            // Said so late, it is no acknowledgement of what these ticks began with. With a deadline
+            // of one tick nothing is late enough.
+            return intake.silence.is_some_and(|silence| silence + TICK < passed * TICK);
         }
         let acknowledged = NonZeroU32::new(intake.acknowledged.max(1));
         mem::replace(&mut self.acknowledged, acknowledged) != acknowledged
@@ -244,7 +245,7 @@ mod tests {
     }
 
     const BEHIND: Intake =
-        Intake { acknowledged: 7, is_behind: true, silence: Duration::from_millis(100) };
+        Intake { acknowledged: 7, is_behind: true, silence: Some(Duration::from_millis(100)) };
 
     #[test]
     fn peer_that_takes_what_it_was_sent_is_not_given_up_until_it_stands_still() {
@@ -273,12 +274,15 @@ mod tests {
         let mut now = Tick::default();
         let mut timing = Timing::accepted(now);
         timing.closing(now);
-        let behind = |silence| Intake { is_behind: false, silence, ..BEHIND };
-        let reads = [behind(Duration::from_millis(900)); 6];
+        let has_all = |silence| Intake { is_behind: false, silence, ..BEHIND };
+        let reads = [has_all(Some(Duration::from_millis(900))); 6];
         assert_eq!(sweeps_of(&mut timing, &mut now, &reads), [None; 6]);
-        let stands_still = [behind(Duration::from_millis(1900)); 3];
-        let due = sweeps_of(&mut timing, &mut now, &stands_still);
-        assert_eq!(due.last(), Some(&Some(Due::CloseTimeout)));
+        for silence in [Some(Duration::from_millis(1900)), None] {
+            let mut timing = Timing::accepted(now);
+            timing.closing(now);
+            let due = sweeps_of(&mut timing, &mut now, &[has_all(silence); 3]);
+            assert_eq!(due.last(), Some(&Some(Due::CloseTimeout)));
+        }
     }
 
     #[test]

@@ -203,6 +203,11 @@ impl Control {
         }
     }
 
+    /// Lets go of the task that waits for demands, when there will be none.
+    pub(crate) fn let_go(&self) {
+        drop(self.waker.take());
+    }
+
     /// Demands what is due, and lets a send see that it stalls.
     pub fn sweep(&self, deadlines: &Deadlines) {
         if self.send_stalls() {

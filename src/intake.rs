@@ -12,9 +12,9 @@ pub struct Intake {
     pub acknowledged: u32,
     /// It has not acknowledged all that it was sent.
     pub is_behind: bool,
-    /// How long ago its last segment came. When it is not behind, that one told of room which its
-    /// program had made.
-    pub silence: Duration,
+    /// How long ago its last segment came, if that had no data. When it is not behind, such a one
+    /// tells of room that its program has made.
+    pub silence: Option<Duration>,
 }
 
 /// Asks for the intake of a connection's peer; `None` where there is none to be had, as when it is
@@ -37,7 +37,8 @@ pub fn intake(connection: &impl AsRawFd) -> Option<Intake> {
     (result == 0).then(|| Intake {
         acknowledged: info.tcpi_bytes_acked as u32,
         is_behind: info.tcpi_unacked > 0 || info.tcpi_notsent_bytes > 0,
-        silence: Duration::from_millis(info.tcpi_last_ack_recv.into()),
+        silence: (info.tcpi_last_ack_recv < info.tcpi_last_data_recv)
+            .then(|| Duration::from_millis(info.tcpi_last_ack_recv.into())),
     })
 }
 

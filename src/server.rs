@@ -95,6 +95,7 @@ pub struct Server {
     listening: Listening,
     footing: Footing,
     fallback: Fallback,
+    backlog: u32,
     site: Arc<Site>,
     balance: Option<Arc<Balance>>,
     workers: Vec<WorkerThread>,
@@ -192,6 +193,7 @@ impl Server {
             listening,
             footing,
             fallback,
+            backlog: config.backlog,
             site: Arc::new(site(config)),
             balance: (config.balance && cpus.len() > 1).then(|| Arc::new(Balance::new(cpus.len()))),
             workers: Vec::new(),
@@ -242,7 +244,10 @@ impl Server {
         loop {
             match self.next_event() {
                 Event::Stop => return Ok(()),
-                Event::Ready { worker, .. } => self.workers[worker].tries = 0,
+                Event::Ready { worker, ready } => {
+                    self.workers[worker].tries = 0;
+                    tell_of_shortages(&[ready]);
+                }
                 Event::Ended { worker, result } => self.plan_replacement(worker, result)?,
                 Event::ReplacementDue { worker } => self.replace_worker(worker)?,
             }
@@ -316,6 +321,7 @@ impl Server {
             footing: self.footing,
             fallback: self.fallback,
             listener,
+            backlog: self.backlog,
             member: balance
                 .as_ref()
                 .map(|balance| balance.join(worker).map_err(Refused::naming("socketpair")))
@@ -380,6 +386,8 @@ impl Server {
     fn try_again(&mut self, worker: usize, cause: String) -> Result<(), RunError> {
         let WorkerThread { started, pause, tries, .. } = &mut self.workers[worker];
         if *tries == TRIES_MAX {
+            // It stays among those whose place is empty.
+            self.replacements.push((Instant::now(), worker));
             return Err(RunError::WorkerLost { worker, tries: *tries, cause });
         }
         *pause = replacement_pause(started.elapsed(), *pause);
@@ -680,6 +688,29 @@ mod tests {
         die.send(()).unwrap();
         let totals = server.run().unwrap();
         assert_eq!(totals.ended, [("panicked", LOST)]);
+    }
+
+    /// The connections of a worker that is lost are not among those that were to end.
+    #[test]
+    fn server_that_loses_a_worker_with_connections_ends() {
+        let (die, told) = channel();
+        let told = Mutex::new(told);
+        let on_ready: OnReady = Arc::new(move |worker| {
+            if worker == 0 {
+                told.lock().unwrap().recv().unwrap();
+                panic!("a defect, for the test");
+            }
+        });
+        let config = Config { workers: Some(2), ..config() };
+        let mut server = Server::start_with(&config, on_ready).unwrap();
+        let clients = [(); 16].map(|()| TcpStream::connect(server.address()).unwrap());
+        while server.workers[1].counters.accepted.get() == 0 {
+            thread::yield_now();
+        }
+        server.workers[0].tries = TRIES_MAX;
+        die.send(()).unwrap();
+        drop(clients);
+        assert!(matches!(server.run(), Err(RunError::WorkerLost { worker: 0, .. })));
     }
 
     #[test]

@@ -82,6 +82,8 @@ pub struct Plan {
     pub fallback: Fallback,
     /// The listening socket, its own.
     pub listener: StdTcpListener,
+    /// How many connections may wait in its queue.
+    pub backlog: u32,
     /// Its place in the balance, with the stream that wakes it; `None` leaves connections where
     /// the kernel puts them.
     pub member: Option<(Member, StdUnixStream)>,
@@ -261,6 +263,22 @@ struct Worker<P> {
     connections: RefCell<Slab<Rc<Control>>>,
     /// Waits for the last connection to end.
     drained: Cell<Option<Waker>>,
+    /// Its work is done, and nothing is waited for any more.
+    is_over: Cell<bool>,
+}
+
+/// The end of a worker, in whatever way. Tasks hold their worker, and it holds the wakers of those
+/// that wait, so that by themselves none of them would go.
+struct End<P: Plane>(Rc<Worker<P>>);
+
+impl<P: Plane> Drop for End<P> {
+    fn drop(&mut self) {
+        self.0.plane.let_go();
+        drop(self.0.drained.take());
+        for (_, control) in mem::take(&mut *self.0.connections.borrow_mut()) {
+            control.let_go();
+        }
+    }
 }
 
 /// A stream that tells something by a byte, or by its end.
@@ -302,6 +320,7 @@ async fn serve<P: Plane, R: FnOnce(Ready) + 'static>(
     let Outset { plan, shortage, unpinned, ready } = outset;
     let (member, woken) = plan.member.unzip();
     let worker = Rc::new(Worker::new(plane, plan.site, shared, member));
+    let _end = End(worker.clone());
     let stop = worker.signal(plan.stop)?;
     let woken = woken.map(|woken| worker.signal(woken)).transpose()?;
     plan.listener.set_nonblocking(true).map_err(Refused::naming("ioctl(FIONBIO)"))?;
@@ -311,14 +330,14 @@ async fn serve<P: Plane, R: FnOnce(Ready) + 'static>(
     if let Some(woken) = woken {
         worker.plane.spawn(worker.clone().admit_assigned(woken));
     }
-    let work = worker.plane.spawn(worker.clone().work(plan.listener, source, stop));
+    let work = worker.plane.spawn(worker.clone().work(plan.listener, plan.backlog, source, stop));
     ready(Ready { footing: plan.footing, shortage, unpinned });
-    // A task of its own among the others, since monoio runs what it blocks on behind all tasks.
+    // A task among the others: what monoio blocks on has its turn only behind all of them.
     let driver = worker.clone();
     let drive = monoio::spawn(async move { driver.plane.drive(&driver).await });
     match select(work, drive).await {
-        Either::Left((result, _)) => {
-            worker.plane.settle();
+        Either::Left((result, drive)) => {
+            worker.plane.settle(drive).await;
             result
         }
         Either::Right((result, _)) => result.map_err(WorkerError::Ring),
@@ -336,6 +355,7 @@ impl<P: Plane> Worker<P> {
             now: Rc::default(),
             connections: RefCell::default(),
             drained: Cell::default(),
+            is_over: Cell::new(false),
         }
     }
 
@@ -352,14 +372,12 @@ impl<P: Plane> Worker<P> {
         self.plane.source(descriptor).map_err(Refused::naming("epoll_ctl"))
     }
 
-    /// Waits for a byte; false at the stream's end.
+    /// Waits for bytes; false at the stream's end.
     async fn signalled(&self, signal: &mut Signal<P::Source>) -> io::Result<bool> {
         loop {
-            match signal.stream.read(&mut [0]) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.plane.readable(&signal.source).await?;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            self.plane.readable(&signal.source).await?;
+            match signal.stream.read(&mut [0; 64]) {
+                Err(error) if is_passing(&error) => {}
                 result => return result.map(|len| len > 0),
             }
         }
@@ -369,6 +387,7 @@ impl<P: Plane> Worker<P> {
     async fn work(
         self: Rc<Self>,
         listener: StdTcpListener,
+        backlog: u32,
         source: P::Source,
         mut stop: Signal<P::Source>,
     ) -> Result<(), WorkerError> {
@@ -377,9 +396,14 @@ impl<P: Plane> Worker<P> {
             Either::Left((stopped, _)) => stopped,
             Either::Right((never, _)) => match never {},
         };
+        if stopped.is_err() {
+            self.is_over.set(true);
+        }
         stopped.map_err(WorkerError::Signal)?;
-        // Closing the queue would reset whoever waits in it.
-        if let Err(Exhausted { error, remedy }) = self.accept_waiting(&listener, usize::MAX) {
+        // Closing the queue would reset whoever waits in it. Who comes from now on may be reset.
+        if let Err(Exhausted { error, remedy }) =
+            self.accept_waiting(&listener, backlog as usize + 1)
+        {
             warn!(%error, "cannot accept all who wait; {remedy}");
         }
         drop((source, listener));
@@ -388,6 +412,7 @@ impl<P: Plane> Worker<P> {
             self.empty_inbox(member);
         }
         self.drain().await;
+        self.is_over.set(true);
         Ok(())
     }
 
@@ -431,12 +456,18 @@ impl<P: Plane> Worker<P> {
         listener: &StdTcpListener,
         count_max: usize,
     ) -> Result<(), Exhausted> {
+        let mut failures = 0;
         for _ in 0..count_max {
             match listener.accept() {
                 Ok((stream, peer)) => self.assign(stream, peer),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {
+                    failures += 1;
                     if let Some(remedy) = remedy(&error) {
+                        return Err(Exhausted { error, remedy });
+                    }
+                    if failures == ACCEPTED_MAX {
+                        let remedy = "it fails again and again; trying on";
                         return Err(Exhausted { error, remedy });
                     }
                     // The peer was gone before it was accepted.
@@ -465,8 +496,13 @@ impl<P: Plane> Worker<P> {
         loop {
             // Before the first wait too: a worker that died may have left some.
             self.empty_inbox(member);
-            if !matches!(self.signalled(&mut woken).await, Ok(true)) {
-                return;
+            match self.signalled(&mut woken).await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    warn!(%error, "cannot hear of assigned connections; trying again");
+                    self.plane.sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
     }
@@ -657,6 +693,11 @@ fn remedy(error: &io::Error) -> Option<&'static str> {
     }
 }
 
+/// Whether a call is to be made again, now or later.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
 /// Whether a call is not allowed at all, as in a container's filter.
 fn is_refusal(error: &io::Error) -> bool {
     matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EPERM | Errno::ENOSYS))
@@ -678,10 +719,16 @@ async fn contain(connection: impl Future<Output = Option<ConnectionEnd>>) -> Opt
 #[cfg(test)]
 mod tests {
     use std::{
+        env, fs,
         io::{Read, Write},
         net::TcpStream,
-        thread,
+        os::fd::RawFd,
+        process::Command,
+        sync::mpsc::channel,
+        thread::{self, JoinHandle},
     };
+
+    use tungstenite::WebSocket;
 
     use super::*;
     use crate::{balance::Balance, config::HugePages, cpu_list::CpuList};
@@ -734,7 +781,8 @@ mod tests {
         let cpu = CpuList::usable().unwrap().as_slice()[0];
         let fallback = Fallback { plane: false, driver: false };
         let site = Arc::new(site);
-        Plan { cpu, footing, fallback, listener, member: None, stop, counters, site }
+        let (backlog, member) = (128, None);
+        Plan { cpu, footing, fallback, listener, backlog, member, stop, counters, site }
     }
 
     /// An acceptor assigns connections to a worker that is told to stop in the middle of it. Each
@@ -816,6 +864,123 @@ mod tests {
             assert_eq!(ConnectionEnd::KINDS[end], "close_timeout", "{footing}");
             drop(stop);
             worker.join().unwrap().unwrap();
+        }
+    }
+
+    /// A worker of its own thread that accepts connections, what it counts, and what stops it.
+    fn start(
+        footing: Footing,
+        site: Site,
+    ) -> (SocketAddr, JoinHandle<Result<(), WorkerError>>, Arc<Counters>, StdUnixStream) {
+        let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, worker_stop) = StdUnixStream::pair().unwrap();
+        let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
+        let plan = plan(footing, listener, worker_stop, counters.clone(), site);
+        let (say, ready) = channel();
+        let worker = thread::spawn(move || run(plan, move |_| say.send(()).unwrap()));
+        ready.recv().unwrap();
+        (address, worker, counters, stop)
+    }
+
+    fn open(address: SocketAddr) -> WebSocket<TcpStream> {
+        let stream = TcpStream::connect(address).unwrap();
+        tungstenite::client(format!("ws://{address}/ws"), stream).unwrap().0
+    }
+
+    /// The rings of this process, by their descriptors.
+    fn rings() -> Vec<RawFd> {
+        let ring = |entry: fs::DirEntry| {
+            let target = fs::read_link(entry.path()).ok()?;
+            let is_ring = target.to_string_lossy().contains("[io_uring]");
+            is_ring.then(|| entry.file_name().to_string_lossy().parse().unwrap())
+        };
+        fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| ring(entry.unwrap())).collect()
+    }
+
+    /// Whether this is a process for one test alone, as those need that look at its descriptors.
+    /// If not, that test runs in one.
+    fn is_alone(test: &str) -> bool {
+        const ALONE: &str = "RUN_ALONE";
+        if env::var_os(ALONE).is_some() {
+            return true;
+        }
+        let mut alone = Command::new(env::current_exe().unwrap());
+        alone.args(["--exact", &format!("worker::tests::{test}")]).env(ALONE, "1");
+        let output = alone.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+        false
+    }
+
+    #[test]
+    fn worker_whose_ring_fails_lets_go_of_its_listener_and_its_connections() {
+        if !is_alone("worker_whose_ring_fails_lets_go_of_its_listener_and_its_connections") {
+            return;
+        }
+        let Some(footing) = footings().into_iter().find(|footing| footing.engine.is_some()) else {
+            return;
+        };
+        let (address, worker, _counters, _stop) = start(footing, site());
+        let mut upgraded = open(address);
+        upgraded.send("a".into()).unwrap();
+        upgraded.read().unwrap();
+        let mut half_headed = TcpStream::connect(address).unwrap();
+        half_headed.write_all(b"GET").unwrap();
+        let ring = rings();
+        let null = fs::File::open("/dev/null").unwrap();
+        // SAFETY: the descriptor stays open, but is another file's, as if the kernel had closed the
+        // ring by itself.
+        #[expect(unsafe_code, reason = "a descriptor that another thread owns is replaced")]
+        let replaced = unsafe { libc::dup2(null.as_raw_fd(), ring[0]) };
+        assert_eq!((ring.len(), replaced), (1, ring[0]));
+        // Something for the worker to see that by.
+        upgraded.send("b".into()).unwrap();
+        assert!(matches!(worker.join().unwrap(), Err(WorkerError::Ring(_))));
+        // The kernel closes a ring, and what it held, a little later.
+        while TcpStream::connect(address).is_ok() {
+            thread::yield_now();
+        }
+        assert!(upgraded.read().is_err());
+        assert!(!matches!(half_headed.read(&mut [0]), Ok(1..)));
+    }
+
+    #[test]
+    fn stopped_worker_leaves_no_ring_behind_however_many_connections_it_had() {
+        if !is_alone("stopped_worker_leaves_no_ring_behind_however_many_connections_it_had") {
+            return;
+        }
+        for footing in footings() {
+            for clients in [0, 1, 20, 100] {
+                let (address, worker, counters, stop) = start(footing, site());
+                let connections: Vec<_> = (0..clients).map(|_| open(address)).collect();
+                drop(stop);
+                for mut connection in connections {
+                    while connection.read().is_ok() {}
+                }
+                worker.join().unwrap().unwrap();
+                assert_eq!(counters.accepted.get(), clients);
+                assert!(rings().is_empty(), "{footing}");
+            }
+        }
+    }
+
+    /// What it sends is no sign that it takes anything.
+    #[test]
+    fn refused_peer_that_goes_on_sending_is_given_up_after_the_close_timeout() {
+        for footing in footings() {
+            let limits = Limits { close_timeout: Duration::from_secs(3), ..Limits::default() };
+            let (address, worker, counters, stop) = start(footing, Site { limits, ..site() });
+            let mut client = TcpStream::connect(address).unwrap();
+            client.write_all(b"GET /no HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+            // Until it is reset.
+            while client.write_all(b"x").is_ok() {
+                thread::sleep(Duration::from_millis(100));
+            }
+            drop(stop);
+            worker.join().unwrap().unwrap();
+            let refused = ConnectionEnd::Refused(StatusCode::NOT_FOUND).kind();
+            assert_eq!(counters.ended(refused).get(), 1, "{footing}");
         }
     }
 

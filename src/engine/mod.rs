@@ -32,8 +32,8 @@ use std::{
     io, mem,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
 };
 
 use fastwebsockets::CloseCode;
@@ -44,10 +44,10 @@ use self::{
     ring::{Event, Events, Part, ReceiveEnd, Ring, UnderWay, Unsent},
     table::{Connection, Key, Queue, Receive, Send, Table},
     uring::Uring,
-    waits::Waits,
+    waits::{Outcome, Sleep, Waits},
 };
 use crate::{
-    clock::{Deadlines, Due, Tick, Timing},
+    clock::{Deadlines, Due, TICK, Tick, Timing},
     connection::{ConnectionEnd, GOODBYE, PING},
     intake::intake,
     metrics::Counters,
@@ -95,8 +95,10 @@ pub struct Engine<K = Uring> {
     departures: Vec<Departure>,
     /// What the worker's tasks wait for.
     waits: Waits,
-    /// Turns since a wait for time was last over.
-    turns_since_sleep: u32,
+    /// Turns since a tick was last over.
+    turns_since_tick: u32,
+    /// When the wait for the next one began.
+    tick_began: Instant,
     /// Empty between turns.
     events: Events,
 }
@@ -148,7 +150,8 @@ impl<K: Kernel> Engine<K> {
             is_departure_due: false,
             departures: Vec::new(),
             waits: Waits::default(),
-            turns_since_sleep: 0,
+            turns_since_tick: 0,
+            tick_began: Instant::now(),
             events: Events::default(),
         })
     }
@@ -215,20 +218,24 @@ impl<K: Kernel> Engine<K> {
 
     /// Begins to wait for a descriptor, which is not one of its connections'.
     pub fn wait_for(&mut self, descriptor: BorrowedFd<'_>, interest: Interest) -> Wait {
-        let wait = self.waits.begin(false);
+        let wait = self.waits.begin(None);
         self.ring.watch(wait, descriptor, interest);
         wait
     }
 
     /// Begins to wait until `duration` has passed.
     pub fn wait_until_passed(&mut self, duration: Duration) -> Wait {
-        let wait = self.waits.begin(true);
+        let sleep = if duration < TICK { Sleep::Short } else { Sleep::Tick };
+        if sleep == Sleep::Tick {
+            self.tick_began = Instant::now();
+        }
+        let wait = self.waits.begin(Some(sleep));
         self.ring.sleep(wait, duration);
         wait
     }
 
     /// Whether a wait is over; if not, the task is woken when it is.
-    pub fn poll_wait(&mut self, wait: Wait, context: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_wait(&mut self, wait: Wait, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.waits.poll(wait, context)
     }
 
@@ -262,8 +269,12 @@ impl<K: Kernel> Engine<K> {
             self.handle(key, event);
         }
         let mut is_awaited = false;
-        for wait in events.waits.drain(..) {
-            is_awaited |= self.waits.complete(wait);
+        for (wait, outcome) in events.waits.drain(..) {
+            is_awaited |= self.waits.complete(wait, outcome);
+            if let (Some(_), Outcome::Failed(errno)) = (wait.sleep, outcome) {
+                // Without time nothing has an end.
+                return Err(errno.into());
+            }
         }
         self.events = events;
         self.feed();
@@ -275,20 +286,30 @@ impl<K: Kernel> Engine<K> {
         Ok(is_awaited)
     }
 
-    /// Counts what should have ended a wait, but was found only when a time had passed.
+    /// Counts what should have ended a wait, but was found only when a tick had passed.
     ///
-    /// Time ends a wait at each sweep, if nothing else does. That something else happens in the
-    /// same instant, after a whole second without anything, is so rare that it means a lost wake-up.
+    /// A tick ends a wait if nothing else does. That something else happens in the same instant,
+    /// after a whole second without anything, is so rare that it means a lost wake-up; unless the
+    /// tick itself was late, since then nothing here ran at all.
     #[inline]
     fn count_late_wake_up(&mut self, events: &Events) {
-        self.turns_since_sleep = self.turns_since_sleep.saturating_add(1);
-        if events.waits.iter().any(|wait| wait.is_sleep) {
-            let is_other = events.waits.iter().any(|wait| !wait.is_sleep);
-            if self.turns_since_sleep == 1 && (is_other || !events.others.is_empty()) {
+        self.turns_since_tick = self.turns_since_tick.saturating_add(1);
+        let is_tick =
+            |end: &(Wait, Outcome)| end.0.sleep == Some(Sleep::Tick) && end.1 == Outcome::There;
+        if events.waits.iter().any(is_tick) {
+            let is_other = events.waits.iter().any(|(wait, _)| wait.sleep.is_none());
+            if mem::take(&mut self.turns_since_tick) == 1
+                && (is_other || !events.others.is_empty())
+                && self.tick_began.elapsed() < TICK + TICK / 20
+            {
                 self.counters.late_wake_ups.add(1);
             }
-            self.turns_since_sleep = 0;
         }
+    }
+
+    /// Lets go of all tasks that wait, when the engine is not to turn any more.
+    pub fn take_wakers(&mut self) -> Vec<Waker> {
+        self.waits.take_wakers()
     }
 
     /// The sweep: another tick has passed.

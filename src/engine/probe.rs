@@ -15,11 +15,12 @@ use super::{
     ring::{Dimensions, Event, Events, Ring},
     table::{Key, Table},
     uring::Uring,
-    waits::Waits,
+    waits::{Outcome, Sleep, Waits},
 };
 use crate::{
     clock::{Tick, Timing},
     config::HugePages,
+    descriptors::Refused,
     protocol::echo::Compression,
 };
 
@@ -42,6 +43,9 @@ pub enum Lack {
     /// There is not the memory, or this user may not lock it.
     #[error("there is no memory for its ring: {0}")]
     Memory(io::Error),
+    /// It cannot be tried here.
+    #[error("it cannot be tried: {0}")]
+    Untried(Refused),
     /// It does what it is asked to, but does not do it right.
     #[error("on this kernel {0}")]
     Faulty(&'static str),
@@ -83,6 +87,14 @@ pub fn probe() -> Result<Probe, Lack> {
     Ok(Probe { limits_receives })
 }
 
+fn pair() -> Result<(UnixStream, UnixStream), Lack> {
+    UnixStream::pair().map_err(untried("socketpair"))
+}
+
+fn untried(call: &'static str) -> impl Fn(io::Error) -> Lack {
+    move |error| Lack::Untried(Refused::naming(call)(error))
+}
+
 /// A ring with one connection, and a descriptor that it waits for besides.
 struct Trial {
     ring: Ring<Uring>,
@@ -95,11 +107,11 @@ struct Trial {
 }
 
 impl Trial {
-    fn new() -> io::Result<Self> {
+    fn new() -> Result<Self, Lack> {
         let kernel = Uring::new(DIMENSIONS.connections_max, DIMENSIONS.receive_buffers)?;
         let mut ring = Ring::new(kernel, DIMENSIONS)?;
-        let (peer, connection) = UnixStream::pair()?;
-        let (awaited, awaited_peer) = UnixStream::pair()?;
+        let (peer, connection) = pair()?;
+        let (awaited, awaited_peer) = pair()?;
         let mut table = Table::new(DIMENSIONS.connections_max);
         let timing = Timing::accepted(Tick::default());
         let Ok(key) = table.insert(connection.into(), timing, Compression::None) else {
@@ -124,7 +136,9 @@ impl Trial {
     }
 
     fn sleep_and_be_woken(mut self) -> Result<(), Lack> {
-        let (mut peer, mut awaited_peer) = (self.peer.try_clone()?, self.awaited_peer.try_clone()?);
+        let duplicate =
+            |stream: &UnixStream| stream.try_clone().map_err(untried("fcntl(F_DUPFD_CLOEXEC)"));
+        let (mut peer, mut awaited_peer) = (duplicate(&self.peer)?, duplicate(&self.awaited_peer)?);
         let (say, said) = channel();
         let other_side = thread::Builder::new().name("probe".to_owned()).spawn(move || {
             for by_connection in said {
@@ -133,7 +147,8 @@ impl Trial {
                 // If it fails, nobody is woken, which shows.
                 let _ = stream.write_all(b"!");
             }
-        })?;
+        });
+        let other_side = other_side.map_err(untried("clone3"))?;
         let result = self.sleep_repeatedly(&say);
         drop(say);
         // It writes bytes, and ends.
@@ -144,22 +159,23 @@ impl Trial {
     fn sleep_repeatedly(&mut self, say: &Sender<bool>) -> Result<(), Lack> {
         let mut waits = Waits::default();
         for round in 0..WAKE_UPS {
-            let (limit, wait) = (waits.begin(true), waits.begin(false));
+            let (limit, wait) = (waits.begin(Some(Sleep::Short)), waits.begin(None));
             self.ring.sleep(limit, WAKE_UP_MAX);
             self.ring.watch(wait, self.awaited.as_fd(), Interest::Readable);
             let by_connection = round % 2 == 0;
             // The other side lives until it is told to end.
             let _ = say.send(by_connection);
             let mut events = Events::default();
-            while !events.waits.contains(&limit) {
+            let is_over = |events: &Events, wait| events.waits.contains(&(wait, Outcome::There));
+            while !is_over(&events, limit) {
                 self.ring.turn(&mut events, true)?;
                 let has_received =
                     events.others.iter().any(|(_, event)| matches!(event, Event::Received { .. }));
-                if by_connection && has_received || events.waits.contains(&wait) {
+                if by_connection && has_received || is_over(&events, wait) {
                     break;
                 }
             }
-            if events.waits.contains(&limit) {
+            if is_over(&events, limit) {
                 return Err(Lack::Faulty("data that arrives does not wake a ring that sleeps"));
             }
             if !by_connection {

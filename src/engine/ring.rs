@@ -20,7 +20,7 @@ use super::{
     buffers::{Buffers, Chunk},
     kernel::{Completion, Interest, Kernel, Operation, SendMode},
     table::Key,
-    waits::Wait,
+    waits::{Outcome, Wait},
 };
 use crate::config::HugePages;
 
@@ -79,8 +79,8 @@ pub(super) struct Events {
     pub(super) unsent: Vec<(Key, Unsent)>,
     /// Everything else that happened on connections, in order.
     pub(super) others: Vec<(Key, Event)>,
-    /// What tasks wait for, and is over.
-    pub(super) waits: Vec<Wait>,
+    /// What tasks wait for, and how it ended.
+    pub(super) waits: Vec<(Wait, Outcome)>,
 }
 
 /// Why a reply did not go out whole.
@@ -345,7 +345,8 @@ impl<K: Kernel> Ring<K> {
     fn push(&mut self, operation: &Operation, user_data: u64) {
         // SAFETY: pieces lie in chunks, which the kernel leaves alone until the turn is over, in
         // owned parts, which are kept as long, or in the bytes of a patient send, which are kept
-        // until it has completed. Message headers are boxed, and not changed in the same turn.
+        // until it has completed. Message headers are boxed, and not changed in the same turn. Of
+        // what is watched the kernel is given a number.
         unsafe { self.kernel.push(operation, user_data) };
     }
 
@@ -365,7 +366,10 @@ impl<K: Kernel> Ring<K> {
             Kind::Receive => Some(self.complete_receive(result, completion)),
             Kind::SendPatiently => self.complete_patient_send(key, result),
             Kind::Wait if rest == CANCEL => return,
-            Kind::Wait => return events.waits.push(Wait::from_bits(rest)),
+            Kind::Wait => {
+                let wait = Wait::from_bits(rest);
+                return events.waits.push((wait, wait.outcome(result)));
+            }
         };
         events.others.extend(event.map(|event| (key, event)));
     }

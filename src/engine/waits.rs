@@ -5,8 +5,12 @@
 //! and whatever else it waits for, its listener, a request head, the next sweep, is an operation of
 //! that ring.
 
-use std::task::{Context, Poll, Waker};
+use std::{
+    io, mem,
+    task::{Context, Poll, Waker},
+};
 
+use nix::errno::Errno;
 use slab::Slab;
 
 /// Something that a task waits for.
@@ -14,74 +18,139 @@ use slab::Slab;
 pub struct Wait {
     /// Its place among all that is waited for.
     place: u32,
-    /// It is time that is to pass.
-    pub(super) is_sleep: bool,
+    /// Which of the successive waits at this place it is, so that none is cancelled in place of one
+    /// before it.
+    generation: u16,
+    /// How long it lasts, if it is time that is to pass.
+    pub(super) sleep: Option<Sleep>,
+}
+
+/// How much time is to pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sleep {
+    /// Less than a tick.
+    Short,
+    /// A tick, or more.
+    Tick,
+}
+
+/// How a wait's operation completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// What was waited for is there.
+    There,
+    /// It was cancelled.
+    Cancelled,
+    /// It cannot be waited for.
+    Failed(Errno),
 }
 
 /// All that is waited for.
 #[derive(Debug, Default)]
-pub(super) struct Waits(Slab<State>);
+pub(super) struct Waits {
+    states: Slab<State>,
+    generation: u16,
+}
 
 #[derive(Debug)]
 enum State {
     /// It is under way in the ring.
     UnderWay(Option<Waker>),
     /// It is over, and its task has not asked yet.
-    Over,
+    Over(Outcome),
     /// Nobody asks any more, but the ring has not ended it yet.
     Abandoned,
 }
 
 impl Waits {
     /// Begins a wait, whose operation is to be pushed.
-    pub(super) fn begin(&mut self, is_sleep: bool) -> Wait {
-        Wait { place: self.0.insert(State::UnderWay(None)) as u32, is_sleep }
+    pub(super) fn begin(&mut self, sleep: Option<Sleep>) -> Wait {
+        self.generation = self.generation.wrapping_add(1);
+        let place = self.states.insert(State::UnderWay(None)) as u32;
+        Wait { place, generation: self.generation, sleep }
     }
 
     /// Whether a wait is over, which ends it; if not, the task is woken when it is.
-    pub(super) fn poll(&mut self, wait: Wait, context: &mut Context<'_>) -> Poll<()> {
-        match &mut self.0[wait.place as usize] {
+    pub(super) fn poll(&mut self, wait: Wait, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.states[wait.place as usize] {
             State::UnderWay(waker) => {
                 *waker = Some(context.waker().clone());
                 Poll::Pending
             }
-            State::Over | State::Abandoned => Poll::Ready(()),
+            State::Over(Outcome::There) => Poll::Ready(Ok(())),
+            State::Over(Outcome::Failed(errno)) => Poll::Ready(Err((*errno).into())),
+            State::Over(Outcome::Cancelled) | State::Abandoned => {
+                unreachable!("whoever lets go of a wait does not ask any more")
+            }
         }
     }
 
     /// Lets go of a wait. Says whether its operation is still under way, and to be cancelled.
     pub(super) fn end(&mut self, wait: Wait) -> bool {
-        let state = &mut self.0[wait.place as usize];
+        let state = &mut self.states[wait.place as usize];
         if matches!(state, State::UnderWay(_)) {
             *state = State::Abandoned;
             return true;
         }
-        self.0.remove(wait.place as usize);
+        self.states.remove(wait.place as usize);
         false
     }
 
     /// A wait's operation has completed. Says whether a task waits for it.
-    pub(super) fn complete(&mut self, wait: Wait) -> bool {
-        let state = &mut self.0[wait.place as usize];
+    pub(super) fn complete(&mut self, wait: Wait, outcome: Outcome) -> bool {
+        let state = &mut self.states[wait.place as usize];
         if let State::UnderWay(waker) = state {
             let waker = waker.take();
-            *state = State::Over;
+            *state = State::Over(outcome);
             waker.into_iter().for_each(Waker::wake);
             return true;
         }
-        self.0.remove(wait.place as usize);
+        self.states.remove(wait.place as usize);
         false
+    }
+
+    /// Lets go of all tasks that wait. To be dropped when nobody holds this any more: tasks that
+    /// end let go of their waits.
+    pub(super) fn take_wakers(&mut self) -> Vec<Waker> {
+        let wakers = self.states.iter_mut().filter_map(|(_, state)| match state {
+            State::UnderWay(waker) => mem::take(waker),
+            State::Over(_) | State::Abandoned => None,
+        });
+        wakers.collect()
     }
 }
 
 impl Wait {
-    const SLEEP_BIT: u64 = 1 << u32::BITS;
+    const SHORT_BIT: u64 = 1 << u32::BITS;
+    const TICK_BIT: u64 = 2 << u32::BITS;
+    const GENERATION_SHIFT: u32 = 34;
 
     pub(super) fn to_bits(self) -> u64 {
-        u64::from(self.place) | if self.is_sleep { Self::SLEEP_BIT } else { 0 }
+        let sleep = match self.sleep {
+            None => 0,
+            Some(Sleep::Short) => Self::SHORT_BIT,
+            Some(Sleep::Tick) => Self::TICK_BIT,
+        };
+        u64::from(self.place) | sleep | u64::from(self.generation) << Self::GENERATION_SHIFT
     }
 
     pub(super) fn from_bits(bits: u64) -> Self {
-        Self { place: bits as u32, is_sleep: bits & Self::SLEEP_BIT != 0 }
+        let sleep = if bits & Self::SHORT_BIT != 0 {
+            Some(Sleep::Short)
+        } else {
+            (bits & Self::TICK_BIT != 0).then_some(Sleep::Tick)
+        };
+        let generation = (bits >> Self::GENERATION_SHIFT) as u16;
+        Self { place: bits as u32, generation, sleep }
+    }
+
+    /// What the result of its operation means. Time that has passed is an error to the kernel.
+    pub(super) fn outcome(self, result: Result<u32, Errno>) -> Outcome {
+        match result {
+            Ok(_) => Outcome::There,
+            Err(Errno::ETIME) if self.sleep.is_some() => Outcome::There,
+            Err(Errno::ECANCELED) => Outcome::Cancelled,
+            Err(errno) => Outcome::Failed(errno),
+        }
     }
 }

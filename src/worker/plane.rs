@@ -71,8 +71,12 @@ pub(super) trait Plane: Sized + 'static {
     /// Ends connections that it has taken over.
     fn abandon(&self);
 
-    /// Lets go of what was waited for, so that nothing of it outlives the worker.
-    fn settle(&self);
+    /// Ends what drives the plane, when the worker's work is done, so that nothing that was waited
+    /// for outlives the worker.
+    async fn settle(&self, drive: JoinHandle<io::Result<()>>);
+
+    /// Lets go of the tasks that wait, when the worker ends in whatever way.
+    fn let_go(&self);
 
     /// What the worker's thread does besides its tasks, until they are over.
     async fn drive(&self, worker: &Rc<Worker<Self>>) -> io::Result<()>;

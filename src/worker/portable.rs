@@ -92,7 +92,9 @@ impl Plane for Portable {
 
     fn abandon(&self) {}
 
-    fn settle(&self) {}
+    async fn settle(&self, _: JoinHandle<io::Result<()>>) {}
+
+    fn let_go(&self) {}
 
     async fn drive(&self, _: &Rc<Worker<Self>>) -> io::Result<()> {
         pending().await

@@ -12,7 +12,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
     pin::pin,
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, Once},
     time::Duration,
 };
 
@@ -48,7 +48,10 @@ struct State {
     /// How often any task of the worker's has been polled.
     polls: Cell<u64>,
     counters: Arc<Counters>,
-    has_warned: Cell<bool>,
+    /// How many wake-ups came late until the last sweep, and at which of the last eight one did.
+    late_wake_ups: Cell<(u64, u8)>,
+    /// A connection is being adopted, or that has panicked.
+    is_adopting: Cell<bool>,
 }
 
 /// A connection, read and written as far as it goes without waiting, and waited for in the ring.
@@ -75,7 +78,8 @@ impl RingPlane {
             engine: RefCell::new(engine),
             polls: Cell::new(0),
             counters,
-            has_warned: Cell::new(false),
+            late_wake_ups: Cell::default(),
+            is_adopting: Cell::new(false),
         })))
     }
 
@@ -84,9 +88,9 @@ impl RingPlane {
         self.0.engine.borrow().is_reduced()
     }
 
-    async fn ready(&self, descriptor: &impl AsFd, interest: Interest) {
+    async fn ready(&self, descriptor: &impl AsFd, interest: Interest) -> io::Result<()> {
         let wait = self.0.engine.borrow_mut().wait_for(descriptor.as_fd(), interest);
-        Waiting { plane: self, wait }.over().await;
+        Waiting { plane: self, wait }.over().await
     }
 
     /// Waits until no other task can go on without something that the engine has to wait for.
@@ -122,24 +126,31 @@ impl RingPlane {
         RingStream { socket: Rc::new(stream), plane: self.clone(), has_read: false }
     }
 
-    /// Says once that the kernel loses wake-ups, when it has.
+    /// Says once that the kernel loses wake-ups, when it does so again and again.
     fn warn_of_late_wake_ups(&self) {
-        let late = self.0.counters.late_wake_ups.get();
-        if late >= LATE_WAKE_UPS_MIN && !self.0.has_warned.replace(true) {
-            warn!(
-                "this kernel loses wake-ups, so that messages wait for up to a second; use \
-                 --data-plane portable, and please report the kernel's version"
-            );
+        static SAID: Once = Once::new();
+        let (before, sweeps) = self.0.late_wake_ups.get();
+        let now = self.0.counters.late_wake_ups.get();
+        let sweeps = sweeps << 1 | u8::from(now > before);
+        self.0.late_wake_ups.set((now, sweeps));
+        if sweeps.count_ones() >= LATE_SWEEPS_MIN {
+            SAID.call_once(|| {
+                warn!(
+                    "this kernel loses wake-ups, so that messages wait for up to a second; use \
+                     --data-plane portable, and please report the kernel's version"
+                );
+            });
         }
     }
 }
 
-/// What is found late once may have come in the very moment of the sweep.
-const LATE_WAKE_UPS_MIN: u64 = 3;
+/// At how many of the last eight sweeps something has to be late. Once, it may have come in the very
+/// moment of a sweep; a kernel that loses wake-ups is late nearly each time.
+const LATE_SWEEPS_MIN: u32 = 3;
 
 impl Waiting<'_> {
-    async fn over(&self) {
-        poll_fn(|context| self.plane.0.engine.borrow_mut().poll_wait(self.wait, context)).await;
+    async fn over(&self) -> io::Result<()> {
+        poll_fn(|context| self.plane.0.engine.borrow_mut().poll_wait(self.wait, context)).await
     }
 }
 
@@ -169,7 +180,8 @@ impl Plane for RingPlane {
 
     async fn sleep(&self, duration: Duration) {
         let wait = self.0.engine.borrow_mut().wait_until_passed(duration);
-        Waiting { plane: self, wait }.over().await;
+        // If it fails, so does the engine, and with it the worker.
+        let _ = Waiting { plane: self, wait }.over().await;
     }
 
     fn source(&self, descriptor: OwnedFd) -> io::Result<OwnedFd> {
@@ -177,8 +189,7 @@ impl Plane for RingPlane {
     }
 
     async fn readable(&self, source: &OwnedFd) -> io::Result<()> {
-        self.ready(source, Interest::Readable).await;
-        Ok(())
+        self.ready(source, Interest::Readable).await
     }
 
     fn stream(&self, stream: StdTcpStream) -> io::Result<RingStream> {
@@ -199,7 +210,9 @@ impl Plane for RingPlane {
         let Ok(socket) = Rc::try_unwrap(stream.socket) else {
             unreachable!("nobody reads or writes it any more")
         };
+        self.0.is_adopting.set(true);
         let adopted = self.0.engine.borrow_mut().adopt(socket.into(), compression, early);
+        self.0.is_adopting.set(false);
         let Err((descriptor, _)) = adopted else { return None };
         Some(self.turn_away(descriptor, control).await)
     }
@@ -221,17 +234,29 @@ impl Plane for RingPlane {
         self.0.engine.borrow_mut().abandon();
     }
 
-    /// The kernel closes a ring in its own time, and until then holds what is awaited in it: the
-    /// listener, which would go on listening.
-    fn settle(&self) {
-        // If the ring fails now, it is the end of it all the same.
+    async fn settle(&self, drive: JoinHandle<io::Result<()>>) {
+        // It waits for an empty task now and then, and each would keep the other.
+        let _ = drive.await;
+        // The kernel closes a ring in its own time, and until then holds what is awaited in it: the
+        // listener, which would go on listening. If the ring fails now, that is its end too.
         let _ = self.0.engine.borrow_mut().turn(false);
+    }
+
+    fn let_go(&self) {
+        let wakers = self.0.engine.borrow_mut().take_wakers();
+        // Tasks that are dropped with them end their waits.
+        drop(wakers);
     }
 
     /// Has the engine turn, and finishes the connections that have left it.
     async fn drive(&self, worker: &Rc<Worker<Self>>) -> io::Result<()> {
         loop {
             self.others_at_rest().await;
+            // monoio looks at what it blocks on only now and then, and nothing might wake it.
+            if worker.is_over.get() {
+                return Ok(());
+            }
+            assert!(!self.0.is_adopting.get(), "the engine panicked while it adopted a connection");
             let mut engine = self.0.engine.borrow_mut();
             engine.run()?;
             let departures = engine.departures();
@@ -259,7 +284,7 @@ impl RingStream {
         loop {
             match act(&SockRef::from(&*self.socket)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.plane.ready(&*self.socket, interest).await;
+                    self.plane.ready(&*self.socket, interest).await?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return result,
@@ -271,8 +296,10 @@ impl RingStream {
 impl AsyncReadRent for RingStream {
     #[expect(unsafe_code, reason = "IoBufMut has no safe view of its memory")]
     async fn read<T: IoBufMut>(&mut self, mut buffer: T) -> BufResult<usize, T> {
-        if mem::replace(&mut self.has_read, true) {
-            self.plane.ready(&*self.socket, Interest::Readable).await;
+        if mem::replace(&mut self.has_read, true)
+            && let Err(error) = self.plane.ready(&*self.socket, Interest::Readable).await
+        {
+            return (Err(error), buffer);
         }
         let received = self
             .when_ready(Interest::Readable, |socket| {
