@@ -6,7 +6,6 @@
 use std::{io, process::ExitCode, thread};
 
 use clap::{CommandFactory, error::ErrorKind};
-use mimalloc::MiMalloc;
 use ringecho::{
     cli::Arguments,
     config::Config,
@@ -17,8 +16,9 @@ use ringecho::{
 use thiserror::Error;
 use tracing::{info, warn};
 
+#[cfg(feature = "mimalloc")]
 #[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Why the program ends other than by a stop.
 #[derive(Debug, Error)]

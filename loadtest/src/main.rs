@@ -13,7 +13,6 @@ use std::{
     },
 };
 
-use mimalloc::MiMalloc;
 use nix::poll::{PollFd, PollFlags, poll};
 use ringecho_loadtest::{
     baseline,
@@ -38,8 +37,9 @@ use signal_hook::{
 };
 use thiserror::Error;
 
+#[cfg(feature = "mimalloc")]
 #[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// A value of a flag turned out to be wrong after the command line was parsed.
 const EXIT_USAGE: u8 = 2;
