@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Everything that must hold before a change lands. Needs Rust, a C compiler, python3 and node;
-# installs the rest itself, below .tools/, which git ignores (Chromium from Debian's packages).
+# Everything that must hold before a change lands. Needs Rust (a nightly compiler too, for
+# AddressSanitizer), a C compiler, python3 and node; installs the rest itself, below .tools/, which git
+# ignores (Chromium from Debian's packages).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,6 +25,9 @@ scripts/rfc6455.py --check
 
 step 'fuzz targets'
 cargo check --manifest-path fuzz/Cargo.toml --target-dir target --locked
+
+step 'the engine and the libraries under AddressSanitizer'
+scripts/asan.sh --quick
 
 step 'benchmarks, once each'
 cargo test --benches --locked

@@ -9,6 +9,9 @@ step() { printf '\n== %s\n' "$*"; }
 step 'fuzzing (30 min)'
 scripts/fuzz.sh
 
+step 'every test under AddressSanitizer (30 min)'
+scripts/asan.sh
+
 step 'conformance, all of it (40 min)'
 WHOLE=1 scripts/conformance.sh
 
