@@ -77,7 +77,7 @@ pub struct Arguments {
     )]
     paths: Vec<String>,
 
-    /// Origin that may connect, such as https://example.org; repeatable [default: all]
+    /// Origin that may connect, its scheme and host; repeatable [default: all]
     #[arg(
         long = "allowed-origin", env = "RINGECHO_ALLOWED_ORIGIN", value_name = "ORIGIN",
         value_delimiter = ',', hide_env = true, help_heading = HANDSHAKE
