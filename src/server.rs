@@ -434,20 +434,26 @@ fn cause_of_death(result: Option<Result<(), WorkerError>>) -> Option<String> {
     }
 }
 
-/// Says, in a line for each kind, how many workers do without what others have.
+/// Says in one line how many workers do without what others have, and why.
 fn tell_of_shortages(all_ready: &[Ready]) {
-    for kind in [ShortageKind::SmallRing, ShortageKind::NoEngine, ShortageKind::NoRing] {
-        let mut having =
-            all_ready.iter().filter_map(|ready| ready.shortage.as_ref()).filter(|s| s.kind == kind);
-        let Some(Shortage { error, .. }) = having.next() else { continue };
-        let (count, total) = (1 + having.count(), all_ready.len());
-        let instead = match kind {
-            ShortageKind::SmallRing => "have smaller rings than they should",
-            ShortageKind::NoEngine => "have no engine and use the portable path",
-            ShortageKind::NoRing => "have no ring and use epoll",
-        };
+    let shortages: Vec<_> = all_ready.iter().filter_map(|ready| ready.shortage.as_ref()).collect();
+    if let Some(Shortage { error, .. }) = shortages.first() {
+        let kinds = [
+            (ShortageKind::SmallRing, "with smaller rings than they should have"),
+            (ShortageKind::NoEngine, "without an engine, on the portable path"),
+            (ShortageKind::NoRing, "without a ring, on epoll"),
+        ];
+        let counted = kinds.map(|(kind, how)| {
+            (shortages.iter().filter(|shortage| shortage.kind == kind).count(), how)
+        });
+        let told: Vec<_> = counted
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, how)| format!("{count} {how}"))
+            .collect();
+        let (total, told) = (all_ready.len(), told.join("; "));
         let remedy = if error.kind() == io::ErrorKind::OutOfMemory { MORE_MEMORY } else { "" };
-        warn!("{count} of {total} workers {instead}: {error}{remedy}");
+        warn!("of {total} workers {told}: {error}{remedy}");
     }
     if let Some(error) = all_ready.iter().find_map(|ready| ready.unpinned.as_ref()) {
         warn!("workers are not pinned to CPUs (sched_setaffinity: {error})");

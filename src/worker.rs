@@ -18,7 +18,7 @@ use std::{
     future::{Future, poll_fn},
     io::{self, Read},
     mem,
-    net::{SocketAddr, TcpListener as StdTcpListener, TcpStream as StdTcpStream},
+    net::{Shutdown, SocketAddr, TcpListener as StdTcpListener, TcpStream as StdTcpStream},
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::net::UnixStream as StdUnixStream,
@@ -38,6 +38,7 @@ use futures_util::{
 use http::{Method, Request, StatusCode};
 use nix::errno::Errno;
 use slab::Slab;
+use socket2::SockRef;
 use thiserror::Error;
 use tracing::{debug, error, warn};
 
@@ -406,6 +407,8 @@ impl<P: Plane> Worker<P> {
         {
             warn!(%error, "cannot accept all who wait; {remedy}");
         }
+        // A ring that waits for the queue would keep it open for a while, this ends it at once.
+        let _ = SockRef::from(&listener).shutdown(Shutdown::Both);
         drop((source, listener));
         if let Some(member) = &self.member {
             member.leave();
