@@ -11,6 +11,7 @@
 # says so in one line, and tries the others. Kernels are kept below .tools/.
 #
 # Environment: LOGS (none), a folder that keeps what each kernel said.
+#              TESTS (engine suite program), the binaries whose tests are run.
 # Exit code:   0 if every check passed on every kernel that was tried.
 set -euo pipefail
 
@@ -110,10 +111,10 @@ build() {
 
 # The programs and the tests that cargo has built, each as `program` or `test`, its name and its path.
 artifacts() {
-    python3 - "$work_dir/artifacts" <<'EOF'
+    python3 - "$work_dir/artifacts" "${TESTS:-engine suite program}" <<'EOF'
 import json, sys
 
-TESTS = ["engine", "suite", "program"]
+TESTS = sys.argv[2].split()
 
 for line in open(sys.argv[1]):
     message = json.loads(line)
