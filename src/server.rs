@@ -620,6 +620,19 @@ mod tests {
         Config { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..Config::default() }
     }
 
+    /// Has a worker die when it is told to, which it waits for once it is ready.
+    fn dying_when_told(dying: usize) -> (Sender<()>, OnReady) {
+        let (die, told) = channel();
+        let told = Mutex::new(told);
+        let on_ready = Arc::new(move |worker| {
+            if worker == dying {
+                told.lock().unwrap().recv().unwrap();
+                panic!("a defect, for the test");
+            }
+        });
+        (die, on_ready)
+    }
+
     #[test]
     fn taken_port_is_refused_unless_it_is_shared() {
         let server = Server::start(&config()).unwrap();
@@ -679,14 +692,7 @@ mod tests {
     #[test]
     fn connections_of_a_worker_that_dies_while_it_is_to_stop_are_counted() {
         const LOST: u64 = 3;
-        let (die, told) = channel();
-        let told = Mutex::new(told);
-        let on_ready: OnReady = Arc::new(move |worker| {
-            if worker == 1 {
-                told.lock().unwrap().recv().unwrap();
-                panic!("a defect, for the test");
-            }
-        });
+        let (die, on_ready) = dying_when_told(1);
         let config = Config { workers: Some(2), ..config() };
         let server = Server::start_with(&config, on_ready).unwrap();
         server.workers[1].counters.accepted.add(LOST);
@@ -699,14 +705,7 @@ mod tests {
     /// The connections of a worker that is lost are not among those that were to end.
     #[test]
     fn server_that_loses_a_worker_with_connections_ends() {
-        let (die, told) = channel();
-        let told = Mutex::new(told);
-        let on_ready: OnReady = Arc::new(move |worker| {
-            if worker == 0 {
-                told.lock().unwrap().recv().unwrap();
-                panic!("a defect, for the test");
-            }
-        });
+        let (die, on_ready) = dying_when_told(0);
         let config = Config { workers: Some(2), ..config() };
         let mut server = Server::start_with(&config, on_ready).unwrap();
         let clients = [(); 16].map(|()| TcpStream::connect(server.address()).unwrap());

@@ -331,7 +331,12 @@ async fn serve<P: Plane, R: FnOnce(Ready) + 'static>(
     if let Some(woken) = woken {
         worker.plane.spawn(worker.clone().admit_assigned(woken));
     }
-    let work = worker.plane.spawn(worker.clone().work(plan.listener, plan.backlog, source, stop));
+    let working = worker.clone();
+    let work = worker.plane.spawn(async move {
+        let result = working.work(plan.listener, plan.backlog, source, stop).await;
+        working.is_over.set(true);
+        result
+    });
     ready(Ready { footing: plan.footing, shortage, unpinned });
     // A task among the others: what monoio blocks on has its turn only behind all of them.
     let driver = worker.clone();
@@ -386,7 +391,7 @@ impl<P: Plane> Worker<P> {
 
     /// Accepts connections until the worker is to stop, and waits for their ends.
     async fn work(
-        self: Rc<Self>,
+        self: &Rc<Self>,
         listener: StdTcpListener,
         backlog: u32,
         source: P::Source,
@@ -397,9 +402,6 @@ impl<P: Plane> Worker<P> {
             Either::Left((stopped, _)) => stopped,
             Either::Right((never, _)) => match never {},
         };
-        if stopped.is_err() {
-            self.is_over.set(true);
-        }
         stopped.map_err(WorkerError::Signal)?;
         // Closing the queue would reset whoever waits in it. Who comes from now on may be reset.
         if let Err(Exhausted { error, remedy }) =
@@ -415,7 +417,6 @@ impl<P: Plane> Worker<P> {
             self.empty_inbox(member);
         }
         self.drain().await;
-        self.is_over.set(true);
         Ok(())
     }
 

@@ -6,7 +6,7 @@
 //! that ring.
 
 use std::{
-    io, mem,
+    io,
     task::{Context, Poll, Waker},
 };
 
@@ -113,7 +113,7 @@ impl Waits {
     /// end let go of their waits.
     pub(super) fn take_wakers(&mut self) -> Vec<Waker> {
         let wakers = self.states.iter_mut().filter_map(|(_, state)| match state {
-            State::UnderWay(waker) => mem::take(waker),
+            State::UnderWay(waker) => waker.take(),
             State::Over(_) | State::Abandoned => None,
         });
         wakers.collect()

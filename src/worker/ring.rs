@@ -237,8 +237,8 @@ impl Plane for RingPlane {
     async fn settle(&self, drive: JoinHandle<io::Result<()>>) {
         // It waits for an empty task now and then, and each would keep the other.
         let _ = drive.await;
-        // The kernel closes a ring in its own time, and until then holds what is awaited in it: the
-        // listener, which would go on listening. If the ring fails now, that is its end too.
+        // The kernel closes a ring in its own time, and until then holds what is awaited in it, as
+        // the listener with its port. If the ring fails now, that is its end too.
         let _ = self.0.engine.borrow_mut().turn(false);
     }
 
