@@ -25,4 +25,5 @@ pub mod permessage_deflate;
 pub mod protocol;
 pub mod server;
 pub mod signals;
+pub mod trial;
 pub mod worker;

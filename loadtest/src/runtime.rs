@@ -7,12 +7,9 @@
 //! between 6.12 and 6.18 do not wake reliably. On epoll it is `epoll_wait` on sockets and timer
 //! descriptors. What these need is tried once, before a thread trusts it.
 
-mod ring_probe;
-
 use std::{
     env,
-    io::{self, ErrorKind, Write},
-    os::unix::net::UnixStream,
+    io::{self, ErrorKind},
     sync::OnceLock,
 };
 
@@ -21,7 +18,7 @@ use monoio::{
     FusionRuntime, IoUringDriver, LegacyDriver, RuntimeBuilder, time::TimeDriver,
     utils::detect_uring,
 };
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use ringecho::trial::{try_epoll, try_ring};
 
 use crate::{
     shortfall::{is_noted, note},
@@ -40,9 +37,6 @@ const FORCE_EPOLL: &str = "MONOIO_FORCE_LEGACY_DRIVER";
 const LOCK_MORE_MEMORY: &str = "allow more locked memory (ulimit -l unlimited)";
 const ALLOW_RINGS: &str = "allow io_uring_setup, io_uring_enter and io_uring_register in the \
                            container's seccomp profile, or set kernel.io_uring_disabled=0";
-
-/// How long something that has happened may take to be noticed.
-const WAKE_UP_MAX_MS: u16 = 1000;
 
 /// The runtime of one thread.
 pub(crate) type Runtime = FusionRuntime<TimeDriver<IoUringDriver>, TimeDriver<LegacyDriver>>;
@@ -100,7 +94,7 @@ fn can_use_io_uring() -> bool {
 
 fn try_rings() -> io::Result<()> {
     let [frugal, plain] = flags();
-    ring_probe::try_ring(&frugal).or_else(|_| ring_probe::try_ring(&plain))
+    try_ring(&frugal).or_else(|_| try_ring(&plain))
 }
 
 /// Flags of rings, the best first: kernels before 6.1 refuse these.
@@ -137,30 +131,4 @@ fn build_on_io_uring() -> io::Result<Runtime> {
 fn build_on_epoll() -> io::Result<Runtime> {
     try_epoll()?;
     Ok(RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?.into())
-}
-
-/// Waits as a runtime on epoll does, which would not notice that it cannot.
-fn try_epoll() -> io::Result<()> {
-    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-    let Ok((mut peer, socket)) = UnixStream::pair() else {
-        // Nothing is known against it.
-        return Ok(());
-    };
-    epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0))?;
-    peer.write_all(b"?")?;
-    match epoll.wait(&mut [EpollEvent::empty()], EpollTimeout::from(WAKE_UP_MAX_MS))? {
-        0 => Err(io::Error::other("a wake-up is lost")),
-        _ => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn both_ways_of_waiting_are_tried_with_success_where_they_work() {
-        try_epoll().unwrap();
-        try_rings().unwrap();
-    }
 }

@@ -1,35 +1,22 @@
 //! monoio's runtime for a worker, on what the kernel grants.
 
-use std::{io, time::Duration};
+use std::io;
 
-use io_uring_monoio::{
-    Builder, IoUring, opcode,
-    types::{SubmitArgs, Timespec},
-};
+use io_uring_monoio::{Builder, IoUring};
 use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder, time::TimeDriver};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
 
-/// Entries of monoio's submission queue, the best first. The smaller ones are for users who may not
-/// lock much memory (`RLIMIT_MEMLOCK`).
-const ENTRIES: [u32; 3] = [1024, 256, 64];
+use crate::trial::{try_epoll, try_ring};
+
+/// Entries of monoio's submission queue, the best first. The smaller one, monoio's smallest, is for
+/// users who may not lock much memory (`RLIMIT_MEMLOCK`).
+const ENTRIES: [u32; 2] = [1024, 256];
 
 /// Entries of a ring that is made only to see whether it can be.
 const TRIAL_ENTRIES: u32 = 8;
 
-/// Tries a ring as monoio uses it: submits to it, and waits in it.
-#[expect(unsafe_code, reason = "the io-uring crate marks every push so")]
+/// Tries a ring as monoio uses it.
 pub(crate) fn try_uring() -> io::Result<()> {
-    let mut ring = flags()?.build(TRIAL_ENTRIES)?;
-    // SAFETY: the operation points to nothing.
-    unsafe { ring.submission().push(&opcode::Nop::new().build()) }
-        .expect("an empty queue has room");
-    ring.submit_and_wait(1)?;
-    let short = Timespec::from(Duration::from_millis(1));
-    ring.completion().for_each(drop);
-    match ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&short)) {
-        Err(error) if error.raw_os_error() != Some(libc::ETIME) => Err(error),
-        _ => Ok(()),
-    }
+    try_ring(&flags()?)
 }
 
 /// A runtime that waits in a ring, and whether the ring is smaller than it should be.
@@ -50,8 +37,7 @@ pub(super) fn uring() -> io::Result<(Runtime<TimeDriver<IoUringDriver>>, bool)> 
 /// A runtime that waits in an epoll instance. Waiting is tried first, since monoio would go on
 /// without.
 pub(super) fn epoll() -> io::Result<Runtime<TimeDriver<LegacyDriver>>> {
-    let instance = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-    instance.wait(&mut [EpollEvent::empty()], EpollTimeout::ZERO)?;
+    try_epoll()?;
     RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()
 }
 

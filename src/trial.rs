@@ -1,12 +1,17 @@
-//! Whether a ring works: not only that it can be made, but that what is submitted to it completes,
-//! and that this wakes who waits in it. A filter may forbid each system call by itself, and monoio
-//! would submit again and again what cannot be submitted.
+//! Whether what monoio waits with works: not asked for, but tried.
+//!
+//! It is not enough that a ring can be made: what is submitted to it has to complete, and that has to
+//! wake who waits in it. A filter may forbid each system call by itself, and monoio ignores that: it
+//! would submit again and again what cannot be submitted. The load generator uses this too.
 #![expect(unsafe_code, reason = "the kernel writes what a ring receives")]
 
 use std::{
     io,
     os::{fd::AsRawFd, unix::net::UnixStream},
-    sync::atomic::{AtomicU8, Ordering::Relaxed},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU8, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -14,11 +19,15 @@ use io_uring_monoio::{
     Builder, IoUring, Probe, opcode,
     types::{Fd, SubmitArgs, Timespec},
 };
-use nix::unistd::write;
-
-use super::WAKE_UP_MAX_MS;
+use nix::{
+    sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+    unistd::write,
+};
 
 const ENTRIES: u32 = 8;
+
+/// How long something that has happened may take to be noticed.
+const WAKE_UP_MAX_MS: u16 = 1000;
 
 /// How often a byte is received.
 const ROUNDS: u8 = 3;
@@ -27,7 +36,10 @@ const ROUNDS: u8 = 3;
 static RECEIVED: AtomicU8 = AtomicU8::new(0);
 
 /// Receives some bytes on a ring with these flags, each while it waits for it.
-pub(super) fn try_ring(flags: &Builder) -> io::Result<()> {
+pub fn try_ring(flags: &Builder) -> io::Result<()> {
+    // One at a time, since all receive to the same place.
+    static TRYING: Mutex<()> = Mutex::new(());
+    let _trying = TRYING.lock().unwrap_or_else(PoisonError::into_inner);
     let mut ring = flags.build(ENTRIES)?;
     ring.submitter().register_probe(&mut Probe::new())?;
     let Ok((peer, socket)) = UnixStream::pair() else {
@@ -66,4 +78,30 @@ fn wait(ring: &IoUring) -> io::Result<()> {
     let limit = Timespec::from(Duration::from_millis(WAKE_UP_MAX_MS.into()));
     let arguments = SubmitArgs::new().timespec(&limit);
     ring.submitter().submit_with_args(1, &arguments).map(|_| ())
+}
+
+/// Waits as a runtime on epoll does, which would not notice that it cannot.
+pub fn try_epoll() -> io::Result<()> {
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    let Ok((peer, socket)) = UnixStream::pair() else {
+        // Nothing is known against it.
+        return Ok(());
+    };
+    epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0))?;
+    write(&peer, b"?")?;
+    match epoll.wait(&mut [EpollEvent::empty()], EpollTimeout::from(WAKE_UP_MAX_MS))? {
+        0 => Err(io::Error::other("a wake-up is lost")),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_of_waiting_are_tried_with_success_where_they_work() {
+        try_epoll().unwrap();
+        try_ring(&IoUring::builder()).unwrap();
+    }
 }
