@@ -18,7 +18,7 @@ WHOLE=1 scripts/conformance.sh
 step 'hostile input (5 min)'
 scripts/hostile.sh
 
-step 'every kernel of both series, and all tests on them (60 min)'
+step 'every kernel of both series (60 min)'
 # A point release can break what the one before did right.
 mapfile -t kernels < <(apt-cache search '^linux-image-6\.(1|12)\..*-cloud-amd64$' | awk '{ print $1 }')
 LOGS=target/long scripts/kernels.sh "${kernels[@]}"
