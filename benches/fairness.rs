@@ -19,7 +19,7 @@ use nix::{
 };
 use ringecho::{
     config::Config,
-    cpu_list::CpuList,
+    host::cpu_list::CpuList,
     protocol::{OpCode, frame_header::FrameHeader},
     server::Server,
 };

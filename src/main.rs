@@ -7,11 +7,9 @@ use std::{io, process::ExitCode, thread};
 
 use clap::{CommandFactory, error::ErrorKind};
 use ringecho::{
-    cli::Arguments,
-    config::Config,
+    config::{Config, cli::Arguments},
     log::{Log, write_line},
-    server::{RunError, Server, StartError},
-    signals::stop_on_signals,
+    server::{RunError, Server, StartError, signals::stop_on_signals},
 };
 use thiserror::Error;
 use tracing::{info, warn};

@@ -18,8 +18,8 @@ use frames::{ClientFrame, binary, ping, pong, text};
 use ringecho::{
     config::HugePages,
     connection::ConnectionEnd,
-    engine::{self, Dimensions, Engine},
     metrics::Counters,
+    plane::engine::{self, Dimensions, Engine},
     protocol::{
         OpCode,
         echo::{Compression, Echo, Next, Rules},

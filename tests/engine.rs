@@ -10,11 +10,13 @@ use std::{
 
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use ringecho::{
-    clock::{Deadlines, Tick},
     config::{HugePages, Limits},
-    connection::ConnectionEnd,
-    engine::{self, Dimensions, Engine},
+    connection::{
+        ConnectionEnd,
+        clock::{Deadlines, Tick},
+    },
     metrics::{Counters, Totals},
+    plane::engine::{self, Dimensions, Engine},
     protocol::{
         OpCode,
         echo::{Compression, Rules},

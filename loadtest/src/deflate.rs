@@ -5,7 +5,7 @@
 //! inflater only once a compressed message has come.
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
-use ringecho::extensions::{Offer, parse_offers};
+use ringecho::handshake::extensions::{Offer, parse_offers};
 use thiserror::Error;
 
 use crate::refusal::excerpt;

@@ -3,7 +3,7 @@
 use std::{fmt, fs, thread};
 
 use nix::sys::utsname::uname;
-use ringecho::cpu_list::CpuList;
+use ringecho::host::cpu_list::CpuList;
 use serde::Serialize;
 
 /// The machine that this program runs on.

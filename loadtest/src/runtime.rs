@@ -18,7 +18,7 @@ use monoio::{
     FusionRuntime, IoUringDriver, LegacyDriver, RuntimeBuilder, time::TimeDriver,
     utils::detect_uring,
 };
-use ringecho::trial::{try_epoll, try_ring};
+use ringecho::host::trial::{try_epoll, try_ring};
 
 use crate::{
     shortfall::{is_noted, note},

@@ -17,8 +17,10 @@ use monoio::{
 
 use super::Worker;
 use crate::{
-    clock::{Deadlines, Tick},
-    connection::{ConnectionEnd, Control},
+    connection::{
+        ConnectionEnd, Control,
+        clock::{Deadlines, Tick},
+    },
     protocol::echo::Compression,
 };
 

@@ -19,9 +19,10 @@ use super::{
     Driver, Worker,
     plane::{Plane, Upgraded},
 };
-use crate::{
+use crate::connection::{
+    self, ConnectionEnd, Control,
     clock::{Deadlines, Tick},
-    connection::{self, ConnectionEnd, Control, let_others_go_on},
+    let_others_go_on,
 };
 
 /// Connections on monoio.

@@ -32,10 +32,13 @@ use super::{
     plane::{Plane, Upgraded},
 };
 use crate::{
-    clock::{Deadlines, Tick},
-    connection::{ConnectionEnd, Control, Shared, let_others_go_on, linger, write_all},
-    engine::{Departure, Dimensions, Engine, Interest, Wait},
+    connection::{
+        ConnectionEnd, Control, Shared,
+        clock::{Deadlines, Tick},
+        let_others_go_on, linger, write_all,
+    },
     metrics::Counters,
+    plane::engine::{Departure, Dimensions, Engine, Interest, Wait},
     protocol::close_code::encode_close_frame,
 };
 

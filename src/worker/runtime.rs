@@ -5,7 +5,7 @@ use std::io;
 use io_uring_monoio::{Builder, IoUring};
 use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder, time::TimeDriver};
 
-use crate::trial::{try_epoll, try_ring};
+use crate::host::trial::{try_epoll, try_ring};
 
 /// Entries of monoio's submission queue, the best first. The smaller one, monoio's smallest, is for
 /// users who may not lock much memory (`RLIMIT_MEMLOCK`).

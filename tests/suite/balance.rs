@@ -8,7 +8,7 @@ use nix::{
 };
 use ringecho::{
     config::Config,
-    cpu_list::{CpuList, format},
+    host::cpu_list::{CpuList, format},
 };
 
 use crate::{

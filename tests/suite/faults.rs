@@ -15,9 +15,8 @@ use proptest::{
     test_runner::{RngAlgorithm, TestRng},
 };
 use ringecho::{
-    clock::Tick,
     config::{Limits, Size},
-    connection::{ConnectionEnd, Control, Shared, run},
+    connection::{ConnectionEnd, Control, Shared, clock::Tick, run},
     metrics::Counters,
     protocol::echo::Compression,
 };

@@ -3,11 +3,12 @@
 use futures_executor::block_on;
 use http::header::{CONNECTION, UPGRADE};
 use ringecho::{
-    echo_paths::EchoPaths,
-    extensions::{Offer, parse_offers},
-    handshake::{Policy, answer},
-    http::{REQUEST_HEAD_LEN_MAX, Route, read_request_head, route},
-    permessage_deflate::negotiate,
+    handshake::{
+        Policy, answer,
+        extensions::{Offer, parse_offers},
+        permessage_deflate::negotiate,
+    },
+    http::{REQUEST_HEAD_LEN_MAX, Route, echo_paths::EchoPaths, read_request_head, route},
     protocol::echo::{Compression, Echo, Rules},
 };
 

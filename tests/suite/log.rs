@@ -11,7 +11,7 @@ use std::{
 
 use nix::sys::signal::Signal;
 use ringecho::{
-    cli::{LogFormat, LogLevel},
+    config::cli::{LogFormat, LogLevel},
     log::Log,
 };
 use tungstenite::{Message, WebSocket, protocol::frame::coding::CloseCode};

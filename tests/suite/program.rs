@@ -12,7 +12,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use ringecho::cli::Arguments;
+use ringecho::config::cli::Arguments;
 
 pub fn ringecho() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringecho"));

@@ -100,7 +100,7 @@ fn server_needs_neither_proc_nor_sys_nor_a_writable_root() {
 
 #[test]
 fn cpu_that_may_not_be_used_is_refused_with_those_that_may() {
-    let cpus = ringecho::cpu_list::CpuList::usable().unwrap();
+    let cpus = ringecho::host::cpu_list::CpuList::usable().unwrap();
     let &[allowed, other, ..] = cpus.as_slice() else {
         return eprintln!("skipped, this machine has one CPU");
     };

@@ -5,7 +5,7 @@ use std::{env, path::PathBuf, time::Duration};
 use anyhow::{Context, bail, ensure};
 use bytesize::ByteSize;
 use clap::Parser;
-use ringecho::cpu_list::CpuList;
+use ringecho::host::cpu_list::CpuList;
 
 use crate::{
     plan::{Axis, Case, Mode, Plan, cases},

@@ -21,7 +21,7 @@ use std::{fs, path::Path, process::ExitCode};
 
 use anyhow::Context;
 use clap::Parser;
-use ringecho::descriptors::raise_limit;
+use ringecho::host::descriptors::raise_limit;
 
 use crate::{cli::Args, host::Host, plan::Mode, process::Interrupt, results::Results};
 

@@ -4,7 +4,7 @@ use std::{fs, ops::RangeInclusive, path::PathBuf, thread, time::Duration};
 
 use clap::ArgAction;
 use http::HeaderValue;
-use ringecho::{cpu_list::CpuList, descriptors::raise_limit};
+use ringecho::host::{cpu_list::CpuList, descriptors::raise_limit};
 
 use super::{
     PlanError,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ringecho::cpu_list;
+use ringecho::host::cpu_list;
 
 use super::{CompressionReport, OpenLoopReport, Report};
 use crate::{

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use ringecho::cpu_list;
+use ringecho::host::cpu_list;
 
 use super::{Connections, Report};
 use crate::{

@@ -24,9 +24,11 @@ use super::{
     simulation::{Ending, Peer, Reads, Simulation, World},
 };
 use crate::{
-    clock::{Deadlines, Tick},
     config::{HugePages, Limits},
-    connection::{ConnectionEnd, GOODBYE, PING},
+    connection::{
+        ConnectionEnd, GOODBYE, PING,
+        clock::{Deadlines, Tick},
+    },
     metrics::Counters,
     protocol::{
         OpCode,

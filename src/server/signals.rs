@@ -13,7 +13,7 @@ use signal_hook::{
 use tracing::info;
 
 use crate::{
-    descriptors::Refused,
+    host::descriptors::Refused,
     server::{StartError, StopHandle},
 };
 

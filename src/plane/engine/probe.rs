@@ -18,9 +18,9 @@ use super::{
     waits::{Outcome, Sleep, Waits},
 };
 use crate::{
-    clock::{Tick, Timing},
     config::HugePages,
-    descriptors::Refused,
+    connection::clock::{Tick, Timing},
+    host::descriptors::Refused,
     protocol::echo::Compression,
 };
 

@@ -10,7 +10,7 @@
 
 use std::{mem, num::NonZeroU32, time::Duration};
 
-use crate::{config::Limits, intake::Intake};
+use crate::{config::Limits, connection::intake::Intake};
 
 /// The time between two sweeps.
 pub const TICK: Duration = Duration::from_secs(1);

@@ -2,15 +2,17 @@
 //!
 //! The command line fills a [`Config`]; [`Config::check`] is the one place that refuses values.
 
+pub mod cli;
+
 use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 
 use bytesize::ByteSize;
 use thiserror::Error;
 
 use crate::{
-    cpu_list::CpuList,
-    echo_paths::{ANY_PATH, EchoPaths, as_asked_for},
-    origin::Origin,
+    handshake::origin::Origin,
+    host::cpu_list::CpuList,
+    http::echo_paths::{ANY_PATH, EchoPaths, as_asked_for},
 };
 
 /// What a server is to do. [`Config::default`] is what the program does without flags.

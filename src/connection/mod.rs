@@ -4,6 +4,9 @@
 //! through [`Echo`] in the buffer that they were received into; this module reads, writes, and
 //! ends connections such that nothing is lost. Its invariant: a pending read is dropped only when the connection is over.
 
+pub mod clock;
+pub mod intake;
+
 use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
@@ -25,9 +28,11 @@ use monoio::{
 };
 
 use crate::{
-    clock::{Deadlines, Due, Tick, Timing},
     config::{Limits, RECEIVE_BUFFER_START},
-    intake::intake,
+    connection::{
+        clock::{Deadlines, Due, Tick, Timing},
+        intake::intake,
+    },
     metrics::Counters,
     protocol::{
         ProtocolError,

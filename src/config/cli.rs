@@ -22,8 +22,8 @@ use crate::{
         MESSAGE_SIZE_MAX, RECEIVE_BUFFER, RECEIVE_BUFFERS, Size, UNSENT_MAX, WORKERS,
         format_duration,
     },
-    cpu_list::CpuList,
-    origin::Origin,
+    handshake::origin::Origin,
+    host::cpu_list::CpuList,
 };
 
 const NETWORK: &str = "Network";
@@ -471,7 +471,7 @@ mod tests {
 
     #[test]
     fn readme_lists_every_flag_with_its_default() {
-        let readme = include_str!("../README.md");
+        let readme = include_str!("../../README.md");
         let rows: Vec<Vec<&str>> = readme
             .lines()
             .filter(|line| line.starts_with("| `--"))

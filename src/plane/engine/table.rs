@@ -5,8 +5,7 @@ use std::os::fd::OwnedFd;
 use slab::Slab;
 
 use crate::{
-    clock::Timing,
-    connection::ConnectionEnd,
+    connection::{ConnectionEnd, clock::Timing},
     protocol::echo::{Compression, Echo},
 };
 

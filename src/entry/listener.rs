@@ -15,7 +15,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 use tracing::warn;
 
-use crate::{config::Config, descriptors::Refused};
+use crate::{config::Config, host::descriptors::Refused};
 
 /// How the workers of a server listen.
 #[derive(Clone, Debug)]
@@ -220,7 +220,7 @@ mod tests {
     use socket2::SockRef;
 
     use super::*;
-    use crate::cpu_list::CpuList;
+    use crate::host::cpu_list::CpuList;
 
     fn open(config: Config) -> Result<TcpListener, ListenError> {
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));

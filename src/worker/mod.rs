@@ -48,18 +48,21 @@ use self::{
     ring::RingPlane,
 };
 use crate::{
-    balance::{Accepted, Member},
-    clock::{Deadlines, TICK, Tick},
     config::Limits,
-    connection::{ConnectionEnd, Control, Demand, Shared, linger, write_all},
-    descriptors::{self, Refused},
-    echo_paths::EchoPaths,
-    engine,
+    connection::{
+        ConnectionEnd, Control, Demand, Shared,
+        clock::{Deadlines, TICK, Tick},
+        linger, write_all,
+    },
+    entry::balance::{Accepted, Member},
     handshake::{self, Policy},
+    host::descriptors::{self, Refused},
     http::{
-        HeadError, RequestRefusal, Route, encode_refusal, read_request_head, route, without_body,
+        HeadError, RequestRefusal, Route, echo_paths::EchoPaths, encode_refusal, read_request_head,
+        route, without_body,
     },
     metrics::Counters,
+    plane::engine,
 };
 
 pub(crate) use self::runtime::try_uring;
@@ -735,7 +738,7 @@ mod tests {
     use tungstenite::WebSocket;
 
     use super::*;
-    use crate::{balance::Balance, config::HugePages, cpu_list::CpuList};
+    use crate::{config::HugePages, entry::balance::Balance, host::cpu_list::CpuList};
 
     fn site() -> Site {
         let policy = Policy {

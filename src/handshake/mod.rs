@@ -4,6 +4,10 @@
 //! subprotocols, the form of the key) is decided here, and the 101 is written by hand, since
 //! HTTP encoders give it headers that it must not have.
 
+pub mod extensions;
+pub mod origin;
+pub mod permessage_deflate;
+
 use base64::{Engine, prelude::BASE64_STANDARD};
 use fastwebsockets::upgrade::{is_upgrade_request, upgrade};
 use http::{
@@ -17,9 +21,10 @@ use thiserror::Error;
 
 use crate::{
     config::is_token,
-    extensions::{Malformed, Offer, parse_offers},
-    origin::Origin,
-    permessage_deflate,
+    handshake::{
+        extensions::{Malformed, Offer, parse_offers},
+        origin::Origin,
+    },
     protocol::echo::Compression,
 };
 

@@ -47,9 +47,11 @@ use self::{
     waits::{Outcome, Sleep, Waits},
 };
 use crate::{
-    clock::{Deadlines, Due, TICK, Tick, Timing},
-    connection::{ConnectionEnd, GOODBYE, PING},
-    intake::intake,
+    connection::{
+        ConnectionEnd, GOODBYE, PING,
+        clock::{Deadlines, Due, TICK, Tick, Timing},
+        intake::intake,
+    },
     metrics::Counters,
     protocol::{
         close_code::encode_close_frame,

@@ -3,6 +3,8 @@
 //! Started workers accept on sockets of their own that share the port. A worker that dies of a
 //! defect is replaced; its connections are lost, the others do not notice.
 
+pub mod signals;
+
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpListener},
@@ -21,18 +23,20 @@ use thiserror::Error;
 use tracing::{error, info, warn};
 
 use crate::{
-    balance::Balance,
     config::{self, Compression, Config, ConfigError, DataPlane, HugePages},
     connection::ConnectionEnd,
-    cpu_list::{CpuList, CpuListError},
-    descriptors::{self, Refused, raise_limit},
-    echo_paths::EchoPaths,
-    engine::{self, Lack},
+    entry::{
+        balance::Balance,
+        listener::{ListenError, Listening},
+    },
     handshake::Policy,
-    http::encode_page,
-    listener::{ListenError, Listening},
+    host::{
+        cpu_list::{CpuList, CpuListError},
+        descriptors::{self, Refused, raise_limit},
+    },
+    http::{echo_paths::EchoPaths, encode_page, page},
     metrics::{Counters, Totals},
-    page,
+    plane::engine::{self, Lack},
     worker::{
         self, Driver, Fallback, Footing, Plan, Ready, Shortage, ShortageKind, Site, WorkerError,
     },

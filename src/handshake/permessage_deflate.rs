@@ -8,7 +8,7 @@
 
 use std::{fmt, mem};
 
-use crate::extensions::Offer;
+use crate::handshake::extensions::Offer;
 
 /// What an offer asks for.
 #[derive(Debug, Default)]
@@ -150,7 +150,7 @@ impl fmt::Display for Agreement {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::extensions::parse_offers;
+    use crate::handshake::extensions::parse_offers;
 
     fn response(header: &str) -> Option<String> {
         negotiate(&parse_offers(header).unwrap()).map(|agreement| agreement.to_string())

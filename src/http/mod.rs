@@ -3,7 +3,9 @@
 //! monoio-http decodes the head; this module bounds it, and decides where it goes. Every response
 //! but a 101 ends its connection, so there is never a second head, and no body is ever read.
 
+pub mod echo_paths;
 mod foreign;
+pub mod page;
 
 use bytes::{Bytes, BytesMut};
 use fastwebsockets::upgrade::is_upgrade_request;
@@ -19,7 +21,7 @@ use monoio_http::h1::codec::decoder::{DecodeError, RequestHeadDecoder};
 use thiserror::Error;
 
 pub use self::foreign::Foreign;
-use crate::{config::is_token_byte, echo_paths::EchoPaths};
+use crate::{config::is_token_byte, http::echo_paths::EchoPaths};
 
 /// The longest request head, in bytes, from the first of its request line to its empty line.
 pub const REQUEST_HEAD_LEN_MAX: usize = 8 << 10;

@@ -1,0 +1,3 @@
+//! Who moves the bytes of upgraded connections.
+
+pub mod engine;
