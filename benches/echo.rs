@@ -18,13 +18,13 @@ use std::{
 };
 
 use criterion::{Bencher, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use fastwebsockets::{Frame, Payload, Role, WebSocket};
+use fastwebsockets::{Frame, OpCode, Payload, Role, WebSocket};
 use measure::measure;
 use ringecho::{
     config::RECEIVE_BUFFER,
     protocol::{
-        OpCode,
-        echo::{Echo, Next, Rules},
+        echo::{Compression, Rules},
+        session::Session,
     },
 };
 use sizes::SIZES;
@@ -74,15 +74,15 @@ impl Batch {
 }
 
 fn measure_ringecho(bencher: &mut Bencher, batch: &Batch) {
-    let mut echo = Echo::new();
+    let mut session = Session::new(Compression::None);
     // As in the server, a chunk is no longer than the receive buffer.
     let mut chunk = Vec::with_capacity(RECEIVE_BUFFER.default.in_memory());
     measure_echo(bencher, batch, |sent| {
         for received in batch.received.chunks(RECEIVE_BUFFER.default.in_memory()) {
             chunk.clear();
             append(&mut chunk, received);
-            let reply = echo.transform(&mut chunk, &RULES);
-            assert_eq!(reply.next, Next::Continue);
+            let reply = session.receive(&mut chunk, &RULES);
+            assert_eq!(reply.end, None);
             append(sent, &reply.prefix);
             append(sent, &chunk[reply.range]);
         }

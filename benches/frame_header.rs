@@ -87,7 +87,7 @@ fn measure_encode_by_fastwebsockets(bencher: &mut Bencher, payload: &[u8]) {
 fn encode_by_fastwebsockets(key: Option<[u8; 4]>, payload: &[u8]) -> Vec<u8> {
     let mut encoded = vec![0; FRAME_HEADER_LEN_MAX];
     let payload = Payload::Borrowed(payload);
-    let len = Frame::new(true, OpCode::Binary, key, payload).fmt_head(&mut encoded);
+    let len = Frame::new(true, fastwebsockets::OpCode::Binary, key, payload).fmt_head(&mut encoded);
     encoded.truncate(len);
     encoded
 }

@@ -14,9 +14,9 @@ use std::{
 };
 
 use criterion::{Bencher, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use fastwebsockets::{Frame, Payload, Role, WebSocket};
+use fastwebsockets::{Frame, OpCode, Payload, Role, WebSocket};
 use measure::measure;
-use ringecho::{config::Config, protocol::OpCode, server::Server};
+use ringecho::{config::Config, server::Server};
 use sizes::SIZES;
 
 criterion_group!(benches, bench_round_trip);

@@ -127,7 +127,7 @@ fn turn_of_the_engine_allocates_nothing() {
         receive_buffers: 2,
         receive_buffer_len: 16_384,
         huge_pages: HugePages::Off,
-        receive_share: 0,
+        receive_quota: 0,
         unsent_max: 1 << 20,
         connections_max: CONNECTIONS as u32,
     };

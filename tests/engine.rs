@@ -50,7 +50,7 @@ impl Stage {
             receive_buffers: 4,
             receive_buffer_len: 4096,
             huge_pages: HugePages::Off,
-            receive_share: if probe.limits_receives { 2048 } else { 0 },
+            receive_quota: if probe.limits_receives { 2048 } else { 0 },
             unsent_max: 16 << 10,
             connections_max: 2 * OPEN_MAX as u32,
         };

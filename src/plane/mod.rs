@@ -1,3 +1,138 @@
-//! Who moves the bytes of upgraded connections.
+//! Who moves the bytes of upgraded connections, and how a worker's tasks wait.
+//!
+//! [`on_engine`] has all of a worker's connections in one ring; [`portable`] has a task of monoio's
+//! for each. Neither knows the protocol: that is the session's.
 
 pub mod engine;
+mod on_engine;
+pub mod portable;
+
+use std::{
+    future::Future,
+    io,
+    net::TcpStream as StdTcpStream,
+    os::fd::{AsRawFd, OwnedFd},
+    time::Duration,
+};
+
+use monoio::{
+    io::{AsyncReadRent, AsyncWriteRent},
+    task::JoinHandle,
+};
+
+use crate::{
+    config::Limits,
+    connection::{
+        ConnectionEnd, Control,
+        clock::{Deadlines, Tick},
+    },
+    metrics::Counters,
+    protocol::echo::{Compression, Rules},
+};
+
+pub(crate) use self::{on_engine::OnEngine, portable::Portable};
+
+/// The data plane of a worker, and its tasks' way to wait.
+pub(crate) trait Plane: Sized + 'static {
+    /// An accepted connection.
+    type Stream: AsyncReadRent + AsyncWriteRent + AsRawFd;
+    /// Its halves.
+    type Reader: AsyncReadRent;
+    type Writer: AsyncWriteRent;
+    /// A descriptor of the worker's that tells something by becoming readable.
+    type Source;
+
+    /// Runs a task beside the others.
+    fn spawn<T: 'static>(&self, task: impl Future<Output = T> + 'static) -> JoinHandle<T>;
+
+    /// Waits for as long as this.
+    async fn sleep(&self, duration: Duration);
+
+    /// A descriptor to wait for. It does not block.
+    fn source(&self, descriptor: OwnedFd) -> io::Result<Self::Source>;
+
+    /// Waits until a source is readable. Others have their turn, even if it already is. Nothing is
+    /// lost when this is dropped.
+    async fn readable(&self, source: &Self::Source) -> io::Result<()>;
+
+    /// An accepted connection, to be read and written.
+    fn stream(&self, stream: StdTcpStream) -> io::Result<Self::Stream>;
+
+    /// Splits a connection into its halves.
+    fn split(stream: Self::Stream) -> (Self::Reader, Self::Writer);
+
+    /// Carries a connection after its opening handshake to its end, or takes it over (`None`).
+    async fn carry(
+        &self,
+        upgraded: Upgraded<Self::Stream>,
+        bounds: &Bounds,
+        counters: &Counters,
+        control: &Control,
+    ) -> Option<ConnectionEnd>;
+
+    /// Connections that it has taken over.
+    fn connection_count(&self) -> usize;
+
+    /// Another tick has passed for connections that it has taken over.
+    fn sweep(&self, now: Tick, deadlines: &Deadlines);
+
+    /// Closes connections that it has taken over as soon as no message is under way on them.
+    fn drain(&self);
+
+    /// Ends connections that it has taken over.
+    fn abandon(&self);
+
+    /// Ends what drives the plane, when the worker's work is done, so that nothing that was waited
+    /// for outlives the worker.
+    async fn settle(&self, drive: JoinHandle<io::Result<()>>);
+
+    /// Lets go of the tasks that wait, when the worker ends in whatever way.
+    fn let_go(&self);
+
+    /// What the worker's thread does besides its tasks, until `is_over`. Connections that it had
+    /// taken over and that have ended are for `finish`.
+    async fn drive(&self, is_over: impl Fn() -> bool, finish: impl Fn(Departure))
+    -> io::Result<()>;
+}
+
+/// A connection whose opening handshake is done.
+pub(crate) struct Upgraded<S> {
+    pub(crate) stream: S,
+    /// What came together with the request head: the first frames.
+    pub(crate) early: Vec<u8>,
+    /// What the handshake agreed on.
+    pub(crate) compression: Compression,
+}
+
+/// A connection that has left its plane, for the worker to finish.
+pub struct Departure {
+    /// The connection. Nothing is under way on it.
+    pub descriptor: OwnedFd,
+    /// How it ended.
+    pub end: ConnectionEnd,
+}
+
+/// What bounds every session of a worker.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// What frames may be.
+    pub rules: Rules,
+    /// Bytes that a receive buffer may grow to, where each connection has its own.
+    pub receive_buffer_max: usize,
+    /// Bytes that are kept for a peer that does not read.
+    pub unsent_max: usize,
+}
+
+impl Bounds {
+    /// What `limits` allow.
+    pub fn new(limits: &Limits) -> Self {
+        Self {
+            rules: Rules {
+                hold: limits.hold.in_memory(),
+                message_size_max: limits.message_size_max.0,
+            },
+            receive_buffer_max: limits.receive_buffer.in_memory(),
+            unsent_max: limits.unsent_max.in_memory(),
+        }
+    }
+}

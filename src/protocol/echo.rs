@@ -51,7 +51,7 @@ pub enum Compression {
 /// What one chunk is answered with: first `prefix`, then `range` of the chunk, then what `next`
 /// says.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Reply {
+pub struct Echoed {
     /// Bytes that were held back from earlier chunks; usually none.
     pub prefix: Vec<u8>,
     /// Where in the chunk the rest of the reply stands.
@@ -72,11 +72,6 @@ pub enum Next {
     /// It is failed: the reply wants a Close frame with the error's code behind it.
     Fail(ProtocolError),
     /// It is failed inside of a frame that is half sent, where no Close frame can stand.
-    ///
-    //= https://www.rfc-editor.org/rfc/rfc6455#section-7.1.7
-    //# If _The WebSocket Connection is Established_ prior to the point where
-    //# the endpoint is required to _Fail the WebSocket Connection_, the
-    //# endpoint SHOULD send a Close frame with an appropriate status code
     Abort(ProtocolError),
 }
 
@@ -175,14 +170,14 @@ impl Echo {
     /// Turns `chunk`, the next received bytes, into the reply to them.
     ///
     /// After a [`Next`] other than `Continue` all further chunks are swallowed.
-    pub fn transform(&mut self, chunk: &mut [u8], rules: &Rules) -> Reply {
+    pub fn transform(&mut self, chunk: &mut [u8], rules: &Rules) -> Echoed {
         let mut progress = Progress { prefix: Vec::new(), range: 0..0, messages: 0 };
         let next = match self.consume(chunk, rules, &mut progress) {
             Ok(next) => next,
             Err(error) => self.fail(error, &progress),
         };
         let Progress { prefix, range, messages } = progress;
-        Reply { prefix, range, next, messages }
+        Echoed { prefix, range, next, messages }
     }
 
     fn consume(

@@ -1,7 +1,8 @@
 //! What a peer can do against the protocol, and the close code that answers it.
 
-use fastwebsockets::CloseCode;
 use thiserror::Error;
+
+use super::close_code::CloseCode;
 
 /// A violation of RFC 6455 by the peer, named for what the peer did.
 ///
@@ -67,9 +68,9 @@ impl ProtocolError {
             | Self::ContinuationUnexpected
             | Self::ContinuationMissing
             | Self::CloseCodeTruncated
-            | Self::CloseCodeInvalid => CloseCode::Protocol,
-            Self::TextNotUtf8 | Self::CloseReasonNotUtf8 => CloseCode::Invalid,
-            Self::MessageTooBig => CloseCode::Size,
+            | Self::CloseCodeInvalid => CloseCode::ProtocolError,
+            Self::TextNotUtf8 | Self::CloseReasonNotUtf8 => CloseCode::InvalidFramePayloadData,
+            Self::MessageTooBig => CloseCode::MessageTooBig,
         }
     }
 }

@@ -3,7 +3,7 @@
 //! This module knows what a single header can tell; what depends on the connection (masking by
 //! role, continuation, negotiated extensions) is for [`super::echo`] to judge.
 
-use super::{OpCode, ProtocolError};
+use super::ProtocolError;
 
 /// The longest header: two bytes, a 64-bit payload length and a masking key.
 pub const FRAME_HEADER_LEN_MAX: usize = 14;
@@ -21,6 +21,24 @@ const LENGTH_IN_16_BITS: u8 = 126;
 /// In place of a length: it follows in eight bytes.
 const LENGTH_IN_64_BITS: u8 = 127;
 
+/// What the payload of a frame is (§5.2, §11.8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum OpCode {
+    /// The next fragment of a message.
+    Continuation = 0x0,
+    /// A text message, or its first fragment.
+    Text = 0x1,
+    /// A binary message, or its first fragment.
+    Binary = 0x2,
+    /// The closing handshake.
+    Close = 0x8,
+    /// A question whether the peer is there.
+    Ping = 0x9,
+    /// The answer to a Ping, or unasked.
+    Pong = 0xa,
+}
+
 /// A decoded frame header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameHeader {
@@ -34,6 +52,22 @@ pub struct FrameHeader {
     pub masking_key: Option<[u8; 4]>,
     /// Bytes of payload, below 2^63.
     pub payload_len: u64,
+}
+
+impl OpCode {
+    /// The opcode in the lower four bits of a frame's first byte; none if it is reserved.
+    #[inline]
+    pub fn from_bits(bits: u8) -> Option<Self> {
+        match bits {
+            0x0 => Some(Self::Continuation),
+            0x1 => Some(Self::Text),
+            0x2 => Some(Self::Binary),
+            0x8 => Some(Self::Close),
+            0x9 => Some(Self::Ping),
+            0xa => Some(Self::Pong),
+            _ => None,
+        }
+    }
 }
 
 impl FrameHeader {
@@ -56,7 +90,7 @@ impl FrameHeader {
         //= https://www.rfc-editor.org/rfc/rfc6455#section-5.2
         //# If an unknown opcode is received, the receiving endpoint MUST _Fail the WebSocket
         //# Connection_.
-        let opcode = OpCode::try_from(first & 0x0f).map_err(|_| ProtocolError::OpcodeReserved)?;
+        let opcode = OpCode::from_bits(first & 0x0f).ok_or(ProtocolError::OpcodeReserved)?;
         let fin = first & FIN != 0;
         let length_code = second & !MASK;
         if is_control(opcode) {

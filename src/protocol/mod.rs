@@ -1,6 +1,7 @@
 //! RFC 6455 without I/O, a clock or a socket: bytes in, bytes and verdicts out.
 //!
-//! [`echo`] is the heart; the other modules are what it is made of. Everything here is driven by
+//! [`session`] is a connection between its handshakes, [`echo`] the transformer in it; the other
+//! modules are what these are made of. Everything here is driven by
 //! slices, so tests, fuzzers and benchmarks run it as the server does.
 
 pub mod close_code;
@@ -8,7 +9,7 @@ pub mod echo;
 pub mod error;
 pub mod frame_header;
 pub mod masking;
+pub mod session;
 pub mod utf8;
 
-pub use error::ProtocolError;
-pub use fastwebsockets::OpCode;
+pub use self::{error::ProtocolError, frame_header::OpCode};

@@ -24,7 +24,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     config::{self, Compression, Config, ConfigError, DataPlane, HugePages},
-    connection::ConnectionEnd,
+    connection::{ConnectionEnd, RECEIVE_QUOTA},
     entry::{
         balance::Balance,
         listener::{ListenError, Listening},
@@ -578,20 +578,17 @@ fn engine_dimensions(config: &Config, probe: engine::Probe) -> engine::Dimension
     // Where it is not told, it is probably the lowest that is usual.
     let (descriptors_max, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
     let unsent_max = limits.unsent_max.in_memory();
-    let receive_share =
-        if probe.limits_receives { RECEIVE_SHARE_MAX.min(unsent_max as u32 / 4) } else { 0 };
+    let receive_quota =
+        if probe.limits_receives { RECEIVE_QUOTA.min(unsent_max / 4) as u32 } else { 0 };
     engine::Dimensions {
         receive_buffers: limits.receive_buffers,
         receive_buffer_len: limits.receive_buffer.in_memory() as u32,
         huge_pages: config.huge_pages,
-        receive_share,
+        receive_quota,
         unsent_max,
         connections_max: descriptors_max.min(ENGINE_CONNECTIONS_MAX) as u32,
     }
 }
-
-/// How much a connection of an engine receives before others have their turn, in bytes.
-const RECEIVE_SHARE_MAX: u32 = 256 << 10;
 
 /// Slots of an engine, at most: they take kernel memory, whether they are used or not.
 const ENGINE_CONNECTIONS_MAX: u64 = 1 << 20;

@@ -6,9 +6,6 @@
 //! with. A defect in one connection's task ends that connection only; one in the engine, which has
 //! no tasks, ends the worker.
 
-mod plane;
-mod portable;
-mod ring;
 mod runtime;
 
 use std::{
@@ -42,15 +39,10 @@ use socket2::SockRef;
 use thiserror::Error;
 use tracing::{debug, error, warn};
 
-use self::{
-    plane::{Plane, Upgraded},
-    portable::Portable,
-    ring::RingPlane,
-};
 use crate::{
     config::Limits,
     connection::{
-        ConnectionEnd, Control, Demand, Shared,
+        ConnectionEnd, Control, Demand,
         clock::{Deadlines, TICK, Tick},
         linger, write_all,
     },
@@ -62,7 +54,7 @@ use crate::{
         route, without_body,
     },
     metrics::Counters,
-    plane::engine,
+    plane::{Bounds, Departure, OnEngine, Plane, Portable, Upgraded, engine},
 };
 
 pub(crate) use self::runtime::try_uring;
@@ -203,10 +195,10 @@ struct Outset<R> {
 impl<R: FnOnce(Ready) + 'static> Outset<R> {
     /// Runs on the best that can be had.
     fn run(mut self) -> Result<(), WorkerError> {
-        let shared = Shared::new(&self.plan.site.limits, self.plan.counters.clone());
+        let bounds = Bounds::new(&self.plan.site.limits);
         if let Some(dimensions) = self.plan.footing.engine {
-            match RingPlane::new(dimensions, &shared) {
-                Ok(plane) => return self.run_on_engine(plane, shared),
+            match OnEngine::new(dimensions, bounds.rules, self.plan.counters.clone()) {
+                Ok(plane) => return self.run_on_engine(plane, bounds),
                 Err(error) if !self.plan.fallback.plane => {
                     return Err(Refused { call: "io_uring", source: error }.into());
                 }
@@ -220,8 +212,7 @@ impl<R: FnOnce(Ready) + 'static> Outset<R> {
             match runtime::uring() {
                 Ok((mut runtime, is_reduced)) => {
                     self.note_small_ring(is_reduced);
-                    let plane = Portable::new(Driver::IoUring);
-                    return runtime.block_on(serve(plane, self, shared));
+                    return runtime.block_on(serve(Portable::on_uring(), self, bounds));
                 }
                 Err(error) if !self.plan.fallback.driver => {
                     return Err(Refused { call: "io_uring", source: error }.into());
@@ -233,13 +224,13 @@ impl<R: FnOnce(Ready) + 'static> Outset<R> {
             }
         }
         let mut runtime = runtime::epoll().map_err(Refused::naming("epoll"))?;
-        runtime.block_on(serve(Portable::new(Driver::Epoll), self, shared))
+        runtime.block_on(serve(Portable::on_epoll(), self, bounds))
     }
 
-    fn run_on_engine(mut self, plane: RingPlane, shared: Shared) -> Result<(), WorkerError> {
+    fn run_on_engine(mut self, plane: OnEngine, bounds: Bounds) -> Result<(), WorkerError> {
         self.note_small_ring(plane.is_reduced());
         let mut runtime = runtime::without_waiting().map_err(Refused::naming("epoll"))?;
-        runtime.block_on(serve(plane, self, shared))
+        runtime.block_on(serve(plane, self, bounds))
     }
 
     fn note_small_ring(&mut self, is_reduced: bool) {
@@ -261,7 +252,8 @@ struct Worker<P> {
     plane: P,
     member: Option<Member>,
     site: Arc<Site>,
-    shared: Shared,
+    bounds: Bounds,
+    counters: Arc<Counters>,
     deadlines: Deadlines,
     now: Rc<Cell<Tick>>,
     connections: RefCell<Slab<Rc<Control>>>,
@@ -319,11 +311,11 @@ impl Answer {
 async fn serve<P: Plane, R: FnOnce(Ready) + 'static>(
     plane: P,
     outset: Outset<R>,
-    shared: Shared,
+    bounds: Bounds,
 ) -> Result<(), WorkerError> {
     let Outset { plan, shortage, unpinned, ready } = outset;
     let (member, woken) = plan.member.unzip();
-    let worker = Rc::new(Worker::new(plane, plan.site, shared, member));
+    let worker = Rc::new(Worker::new(plane, plan.site, bounds, plan.counters, member));
     let _end = End(worker.clone());
     let stop = worker.signal(plan.stop)?;
     let woken = woken.map(|woken| worker.signal(woken)).transpose()?;
@@ -343,7 +335,10 @@ async fn serve<P: Plane, R: FnOnce(Ready) + 'static>(
     ready(Ready { footing: plan.footing, shortage, unpinned });
     // A task among the others: what monoio blocks on has its turn only behind all of them.
     let driver = worker.clone();
-    let drive = monoio::spawn(async move { driver.plane.drive(&driver).await });
+    let drive = monoio::spawn(async move {
+        let finish = |Departure { descriptor, end }| driver.finish(descriptor, end);
+        driver.plane.drive(|| driver.is_over.get(), finish).await
+    });
     match select(work, drive).await {
         Either::Left((result, drive)) => {
             worker.plane.settle(drive).await;
@@ -354,11 +349,18 @@ async fn serve<P: Plane, R: FnOnce(Ready) + 'static>(
 }
 
 impl<P: Plane> Worker<P> {
-    fn new(plane: P, site: Arc<Site>, shared: Shared, member: Option<Member>) -> Self {
+    fn new(
+        plane: P,
+        site: Arc<Site>,
+        bounds: Bounds,
+        counters: Arc<Counters>,
+        member: Option<Member>,
+    ) -> Self {
         Self {
             plane,
             member,
-            shared,
+            bounds,
+            counters,
             deadlines: Deadlines::new(&site.limits),
             site,
             now: Rc::default(),
@@ -522,7 +524,7 @@ impl<P: Plane> Worker<P> {
 
     /// Starts the task of an accepted connection.
     fn admit(self: &Rc<Self>, stream: StdTcpStream, peer: SocketAddr) {
-        self.shared.counters.accepted.add(1);
+        self.counters.accepted.add(1);
         let stream = match self.plane.stream(stream) {
             Ok(stream) => stream,
             Err(error) => return self.count_end(ConnectionEnd::Broken(error.kind())),
@@ -542,7 +544,7 @@ impl<P: Plane> Worker<P> {
 
     /// Counts the end of a connection that is in no table any more.
     fn count_end(&self, end: ConnectionEnd) {
-        self.shared.counters.ended(end.kind()).add(1);
+        self.counters.ended(end.kind()).add(1);
         if let Some(member) = &self.member {
             member.connection_ended();
         }
@@ -570,11 +572,11 @@ impl<P: Plane> Worker<P> {
                 if let Err(end) = write_all(&mut stream, head, 0..head_len, control).await {
                     return Some(end);
                 }
-                self.shared.counters.upgraded.add(1);
+                self.counters.upgraded.add(1);
                 let handshake::Negotiated { subprotocol, compression } = acceptance.negotiated;
                 debug!(subprotocol, ?compression, "connection upgraded");
                 let upgraded = Upgraded { stream, early, compression };
-                self.plane.carry(upgraded, self, control).await
+                self.plane.carry(upgraded, &self.bounds, &self.counters, control).await
             }
             Answer::Respond(response, end) => {
                 // A client that does not take its response has no longer than one that stays.
@@ -755,7 +757,7 @@ mod tests {
         receive_buffers: 2,
         receive_buffer_len: 4096,
         huge_pages: HugePages::Off,
-        receive_share: 0,
+        receive_quota: 0,
         unsent_max: 4096,
         connections_max: 1024,
     };
@@ -997,9 +999,8 @@ mod tests {
     fn connection_whose_end_was_demanded_is_not_handed_over() {
         runtime::epoll().unwrap().block_on(async {
             let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
-            let shared = Shared::new(&Limits::default(), counters.clone());
-            let plane = Portable::new(Driver::Epoll);
-            let worker = Worker::new(plane, Arc::new(site()), shared, None);
+            let (plane, bounds) = (Portable::on_epoll(), Bounds::new(&Limits::default()));
+            let worker = Worker::new(plane, Arc::new(site()), bounds, counters.clone(), None);
             let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             client

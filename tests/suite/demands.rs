@@ -1,13 +1,14 @@
 //! What a worker asks of a connection is done, however much its peer sends and takes: over streams
 //! that are never anything but ready, as epoll's are beside a peer at full speed.
 
-use std::{cell::Cell, io, rc::Rc, sync::Arc};
+use std::{cell::Cell, io, rc::Rc};
 
 use monoio::{LegacyDriver, RuntimeBuilder};
 use ringecho::{
     config::Limits,
-    connection::{ConnectionEnd, Control, Demand, Shared, linger, run, write_all},
+    connection::{ConnectionEnd, Control, Demand, linger, write_all},
     metrics::Counters,
+    plane::{Bounds, portable::run},
     protocol::echo::Compression,
 };
 
@@ -74,8 +75,8 @@ fn end_beside(demand: Demand) -> (ConnectionEnd, bool) {
     on_a_worker(async {
         let control = control();
         demand_soon(&control, demand);
-        let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
-        let shared = Shared::new(&Limits::default(), counters);
+        let counters = Counters::new(&ConnectionEnd::KINDS);
+        let bounds = Bounds::new(&Limits::default());
         let (reader, _) = Streaming::new();
         let goodbye_len = server_close(1001, "the server is stopping").len();
         let mut is_closed = false;
@@ -83,7 +84,8 @@ fn end_beside(demand: Demand) -> (ConnectionEnd, bool) {
             is_closed |= len == goodbye_len;
             len
         }));
-        let end = run(reader, writer, Vec::new(), Compression::None, &control, &shared).await;
+        let compression = Compression::None;
+        let end = run(reader, writer, Vec::new(), compression, &control, &bounds, &counters).await;
         (end, is_closed)
     })
 }

@@ -7,7 +7,6 @@ use std::{
     collections::VecDeque,
     io,
     rc::Rc,
-    sync::Arc,
 };
 
 use proptest::{
@@ -16,8 +15,9 @@ use proptest::{
 };
 use ringecho::{
     config::{Limits, Size},
-    connection::{ConnectionEnd, Control, Shared, clock::Tick, run},
+    connection::{ConnectionEnd, Control, clock::Tick},
     metrics::Counters,
+    plane::{Bounds, portable::run},
     protocol::echo::Compression,
 };
 
@@ -140,9 +140,10 @@ proptest! {
             unsent_max: Size(unsent_max),
             ..Limits::default()
         };
-        let shared = Shared::new(&limits, Arc::new(Counters::new(&ConnectionEnd::KINDS)));
+        let bounds = Bounds::new(&limits);
+        let counters = Counters::new(&ConnectionEnd::KINDS);
         let control = Control::new(faults.now.clone(), None);
-        let end = futures_executor::block_on(run(reader, writer, input, Compression::None, &control, &shared));
+        let end = futures_executor::block_on(run(reader, writer, input, Compression::None, &control, &bounds, &counters));
 
         let output = output.borrow();
         match end {

@@ -20,6 +20,7 @@ mod log;
 mod oracle;
 mod peer;
 mod program;
+mod session;
 mod signals;
 mod slow;
 mod start;

@@ -8,14 +8,14 @@
 //! The invariant: a byte belongs either to the kernel or to the one [`Chunk`] it was received as,
 //! and a buffer that was received into goes back to the kernel only when its turn is over.
 
-use std::{io, mem};
+use std::{io, mem, ops::Range, slice};
 
 use memmap2::{Advice, MmapMut, MmapOptions};
 
 use super::kernel::Kernel;
 use crate::config::HugePages;
 
-/// A part of a buffer that was received into. It is its holder's until the turn is over.
+/// Received bytes in a buffer. They are the chunk's holder's until the turn is over.
 #[derive(Debug)]
 pub(super) struct Chunk {
     buffer: u16,
@@ -26,7 +26,7 @@ pub(super) struct Chunk {
 }
 
 pub(super) struct Buffers {
-    memory: MmapMut,
+    memory: Memory,
     buffer_len: u32,
     /// What the kernel has, the buffer that it takes next last.
     provided: Vec<u16>,
@@ -39,11 +39,32 @@ pub(super) struct Buffers {
     turn: u32,
 }
 
+/// Mapped memory that the kernel shares. It is looked at through `start` alone, so that no reference
+/// to all of it is ever made while the kernel writes to some of it.
+struct Memory {
+    start: *mut u8,
+    len: usize,
+    // Unmapped when this is dropped.
+    _mapping: MmapMut,
+}
+
+impl Chunk {
+    pub(super) fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// A part of the chunk, the range within it.
+    pub(super) fn narrow(self, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.len(), "it is within the chunk");
+        Self { at: self.at + range.start as u32, len: range.len() as u32, ..self }
+    }
+}
+
 impl Buffers {
     /// `count` buffers of `buffer_len` bytes, none of which the kernel has yet.
     pub(super) fn new(count: u16, buffer_len: u32, huge_pages: HugePages) -> io::Result<Self> {
         Ok(Self {
-            memory: map(usize::from(count) * buffer_len as usize, huge_pages)?,
+            memory: Memory::new(map(usize::from(count) * buffer_len as usize, huge_pages)?),
             buffer_len,
             provided: Vec::new(),
             in_use: Vec::new(),
@@ -83,10 +104,11 @@ impl Buffers {
         provided.extend(sent.drain(..).rev());
         let buffers = provided.iter().rev().map(|buffer| {
             let start = usize::from(*buffer) * *buffer_len as usize;
-            (*buffer, memory[start..].as_mut_ptr())
+            (*buffer, memory.at(start, *buffer_len as usize))
         });
-        // SAFETY: each buffer lies within the memory, which the ring drops after the kernel, and
-        // `chunk_mut` shows only what was received in this turn, in other buffers than these.
+        // SAFETY: each buffer lies within the memory, which the ring drops after the kernel. Only
+        // chunks of this turn are looked at until buffers are provided again, and those are in
+        // other buffers, or in parts of these that have been received into.
         unsafe { kernel.provide(buffers, *buffer_len) };
     }
 
@@ -101,10 +123,56 @@ impl Buffers {
     }
 
     /// The bytes of a chunk of this turn.
+    #[inline]
+    #[expect(unsafe_code, reason = "the kernel shares this memory")]
     pub(super) fn chunk_mut(&mut self, chunk: &Chunk) -> &mut [u8] {
+        let start = self.address(chunk);
+        // SAFETY: the bytes are mapped and initialised. The kernel has received into them and leaves
+        // them alone until its turn is over, and this is borrowed for as long as they are.
+        unsafe { slice::from_raw_parts_mut(start, chunk.len()) }
+    }
+
+    /// Where a chunk of this turn lies, for the kernel to send from.
+    #[inline]
+    pub(super) fn piece(&mut self, chunk: &Chunk) -> libc::iovec {
+        libc::iovec { iov_base: self.address(chunk).cast(), iov_len: chunk.len() }
+    }
+
+    /// The bytes of a chunk of the turn before, of which not everything could be sent.
+    #[expect(unsafe_code, reason = "the kernel shares this memory")]
+    pub(super) fn sent_bytes(&self, chunk: &Chunk) -> &[u8] {
+        let is_in_sent =
+            chunk.turn == self.turn.wrapping_sub(1) && self.sent.contains(&chunk.buffer);
+        assert!(is_in_sent, "its buffer has not been provided again");
+        let start = self.memory.at(self.offset(chunk), chunk.len());
+        // SAFETY: the bytes are mapped and initialised, and nobody writes to them: their buffer is
+        // provided again only by this being borrowed mutably.
+        unsafe { slice::from_raw_parts(start, chunk.len()) }
+    }
+
+    #[inline]
+    fn address(&self, chunk: &Chunk) -> *mut u8 {
         assert_eq!(chunk.turn, self.turn, "a chunk lives for a turn");
-        let start = usize::from(chunk.buffer) * self.buffer_len as usize + chunk.at as usize;
-        &mut self.memory[start..start + chunk.len as usize]
+        self.memory.at(self.offset(chunk), chunk.len())
+    }
+
+    fn offset(&self, chunk: &Chunk) -> usize {
+        usize::from(chunk.buffer) * self.buffer_len as usize + chunk.at as usize
+    }
+}
+
+impl Memory {
+    fn new(mut mapping: MmapMut) -> Self {
+        Self { start: mapping.as_mut_ptr(), len: mapping.len(), _mapping: mapping }
+    }
+
+    /// The address of `len` bytes at an offset.
+    #[inline]
+    #[expect(unsafe_code, reason = "an offset is added to an address")]
+    fn at(&self, offset: usize, len: usize) -> *mut u8 {
+        assert!(offset + len <= self.len, "they are within the memory");
+        // SAFETY: the offset is within the mapping.
+        unsafe { self.start.add(offset) }
     }
 }
 

@@ -7,22 +7,28 @@ use std::{
     time::Duration,
 };
 
-/// What the kernel can be asked to do on the connection in a slot.
+/// What the kernel can be asked to do that needs none of our memory.
 #[derive(Clone, Copy, Debug)]
 pub enum Operation {
-    /// Receive into provided buffers, again and again, completing each time, until `len_max` bytes
-    /// are received (0: without end), the peer ends its side, or no buffer is left.
+    /// Receive on the connection in a slot into provided buffers, again and again, completing each
+    /// time, until `len_max` bytes are received (0: without end), the peer ends its side, or no
+    /// buffer is left.
     Receive { slot: u32, len_max: u32 },
-    /// Send one piece.
-    Send { slot: u32, piece: libc::iovec, mode: SendMode },
-    /// Send the pieces of a message.
-    SendMessage { slot: u32, header: *const libc::msghdr, mode: SendMode },
     /// Complete as soon as a descriptor, which is in no slot, is ready for this.
     Watch { descriptor: RawFd, interest: Interest },
     /// Complete once this has passed.
     Sleep { duration: Duration },
     /// End the receive, the watch or the sleep that was pushed with this user data.
     Cancel { target: u64 },
+}
+
+/// Where the bytes of a send lie.
+#[derive(Clone, Copy, Debug)]
+pub enum SendFrom {
+    /// In one piece.
+    Piece(libc::iovec),
+    /// In the pieces of a header for `sendmsg`.
+    Gathered(*const libc::msghdr),
 }
 
 /// What a descriptor is to become ready for.
@@ -67,13 +73,16 @@ pub trait Kernel {
     fn shut_down(&mut self, descriptor: BorrowedFd<'_>);
 
     /// Asks for an operation.
+    fn push(&mut self, operation: &Operation, user_data: u64);
+
+    /// Asks for bytes to be sent on the connection in a slot.
     ///
     /// # Safety
     ///
-    /// The pieces of a send, and its message header, stay where they are and unchanged until the
-    /// next [`enter`](Self::enter) returns or, if the send is patient, until it has completed.
-    #[expect(unsafe_code, reason = "operations point to memory")]
-    unsafe fn push(&mut self, operation: &Operation, user_data: u64);
+    /// The pieces, and the header if there is one, stay where they are and unchanged until the next
+    /// [`enter`](Self::enter) returns or, if the send is patient, until it has completed.
+    #[expect(unsafe_code, reason = "the kernel is given addresses")]
+    unsafe fn push_send(&mut self, slot: u32, from: SendFrom, mode: SendMode, user_data: u64);
 
     /// Provides buffers to receive into, in this order, each a number and the address of
     /// `buffer_len` bytes. What is left of those provided before is the kernel's no longer.

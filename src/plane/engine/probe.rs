@@ -11,16 +11,16 @@ use std::{
 use thiserror::Error;
 
 use super::{
+    connection::Connection,
+    dimensions::Dimensions,
     kernel::Interest,
-    ring::{Dimensions, Event, Events, Ring},
+    ring::{Event, Events, Ring},
     table::{Key, Table},
     uring::Uring,
     waits::{Outcome, Sleep, Waits},
 };
 use crate::{
-    config::HugePages,
-    connection::clock::{Tick, Timing},
-    host::descriptors::Refused,
+    config::HugePages, connection::clock::Tick, host::descriptors::Refused,
     protocol::echo::Compression,
 };
 
@@ -64,7 +64,7 @@ const DIMENSIONS: Dimensions = Dimensions {
     receive_buffers: 2,
     receive_buffer_len: 4096,
     huge_pages: HugePages::Off,
-    receive_share: 4096,
+    receive_quota: 4096,
     unsent_max: 4096,
     connections_max: 1,
 };
@@ -113,17 +113,16 @@ impl Trial {
         let (peer, connection) = pair()?;
         let (awaited, awaited_peer) = pair()?;
         let mut table = Table::new(DIMENSIONS.connections_max);
-        let timing = Timing::accepted(Tick::default());
-        let Ok(key) = table.insert(connection.into(), timing, Compression::None) else {
-            unreachable!("the table has room for one");
-        };
-        ring.adopt(key, table.present_mut(key).descriptor.as_fd())?;
+        let (descriptor, now) = (connection.into(), Tick::default());
+        let (key, connection) = table
+            .insert(|generation| Connection::new(descriptor, generation, Compression::None, now));
+        ring.adopt(key, connection.descriptor.as_fd())?;
         Ok(Self { ring, key, peer, awaited, awaited_peer, _table: table })
     }
 
     /// Whether a receive can be limited. After this, one is under way.
     fn limits_receives(&mut self) -> Result<bool, Lack> {
-        for len_max in [DIMENSIONS.receive_share, 0] {
+        for len_max in [DIMENSIONS.receive_quota, 0] {
             self.peer.write_all(b"?")?;
             self.ring.receive(self.key, len_max);
             let mut events = Events::default();

@@ -1,16 +1,14 @@
 //! What the engine does with a kernel: receives in chunks, sends from parts, and turns.
 //!
 //! A send at once is over when the kernel has been entered. What it sends from (chunks, owned
-//! parts, message headers) is therefore needed until then, and for what a short one left over
-//! until its completion is looked at: in the same [`Ring::turn`]. A patient send has memory of its
-//! own until it completes.
+//! parts, headers) is therefore needed until then, and for what a short one left over until its
+//! completion is looked at: in the same [`Ring::turn`]. A patient send has memory of its own until
+//! it completes.
 
 use std::{
     collections::HashMap,
     io,
-    ops::Range,
     os::fd::{AsRawFd, BorrowedFd},
-    ptr,
     time::Duration,
 };
 
@@ -18,24 +16,18 @@ use nix::errno::Errno;
 
 use super::{
     buffers::{Buffers, Chunk},
-    kernel::{Completion, Interest, Kernel, Operation, SendMode},
+    dimensions::Dimensions,
+    kernel::{Completion, Interest, Kernel, Operation, SendFrom, SendMode},
+    sends::{Part, Sends},
     table::Key,
     waits::{Outcome, Wait},
 };
-use crate::config::HugePages;
 
 pub(super) struct Ring<K> {
     // Dropped first: it must let go of all memory before that is freed.
     kernel: K,
     buffers: Buffers,
-    /// The sends of this turn, by the index in their user data.
-    sends: Vec<SendRecord>,
-    /// The messages of this turn's sends from several pieces; the rest is kept for later turns.
-    #[expect(clippy::vec_box, reason = "the kernel is given their addresses")]
-    messages: Vec<Box<Message>>,
-    messages_used: usize,
-    /// Owned parts that this turn's sends point into.
-    owned: Vec<Vec<u8>>,
+    sends: Sends,
     /// Sends that wait for their peers, by slot.
     patient: HashMap<u32, PatientSend>,
     /// Memory of patient sends that are over, for the next ones.
@@ -43,32 +35,6 @@ pub(super) struct Ring<K> {
     receives_under_way: usize,
     /// Completions before they are looked at; empty between turns.
     completions: Vec<Completion>,
-}
-
-/// The memory that a ring works with, and the connections that it has room for.
-#[derive(Clone, Copy, Debug)]
-pub struct Dimensions {
-    /// Shared receive buffers, a power of two.
-    pub receive_buffers: u16,
-    /// Bytes of each of them.
-    pub receive_buffer_len: u32,
-    /// What pages the receive buffers are in.
-    pub huge_pages: HugePages,
-    /// How much a connection receives before others have their turn; 0 for no limit.
-    pub receive_share: u32,
-    /// How much may wait for a peer that does not read; then nothing more is received from it.
-    pub unsent_max: usize,
-    /// Connections at a time.
-    pub connections_max: u32,
-}
-
-/// A piece of a reply.
-#[derive(Debug)]
-pub(super) enum Part {
-    /// A range within a chunk.
-    Chunk(Chunk, Range<usize>),
-    /// Bytes of their own.
-    Owned(Vec<u8>),
 }
 
 /// What has happened in a turn.
@@ -129,26 +95,13 @@ pub(super) struct UnderWay {
     pub(super) patient_sends: usize,
 }
 
-/// A send of this turn: from one piece, or from those of a message.
-struct SendRecord {
-    key: Key,
-    piece: libc::iovec,
-    message: Option<usize>,
-}
-
 struct PatientSend {
     bytes: Vec<u8>,
     sent: usize,
 }
 
-/// A message header and what it points to.
-struct Message {
-    header: libc::msghdr,
-    pieces: Vec<libc::iovec>,
-}
-
 /// The kind of an operation, in the upper bits of its user data. The lower ones are a key, the
-/// index of a send record, or a wait.
+/// number of a send of the turn, or a wait.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Receive,
@@ -164,19 +117,6 @@ const CANCEL: u64 = (1 << Kind::SHIFT) - 1;
 /// How much memory of past patient sends is kept: so many pieces, each of so many bytes.
 const SPARE_MAX: usize = 4;
 const SPARE_LEN_MAX: usize = 1 << 20;
-
-/// The most pieces that a message may have (`UIO_MAXIOV`).
-const PIECES_MAX: usize = 1024;
-
-const EMPTY_HEADER: libc::msghdr = libc::msghdr {
-    msg_name: ptr::null_mut(),
-    msg_namelen: 0,
-    msg_iov: ptr::null_mut(),
-    msg_iovlen: 0,
-    msg_control: ptr::null_mut(),
-    msg_controllen: 0,
-    msg_flags: 0,
-};
 
 impl Kind {
     const SHIFT: u32 = Key::BITS;
@@ -204,10 +144,7 @@ impl<K: Kernel> Ring<K> {
         Ok(Self {
             kernel,
             buffers,
-            sends: Vec::new(),
-            messages: Vec::new(),
-            messages_used: 0,
-            owned: Vec::new(),
+            sends: Sends::default(),
             patient: HashMap::new(),
             spare: Vec::new(),
             receives_under_way: 0,
@@ -238,7 +175,7 @@ impl<K: Kernel> Ring<K> {
     pub(super) fn receive(&mut self, key: Key, len_max: u32) {
         self.receives_under_way += 1;
         let operation = Operation::Receive { slot: key.slot, len_max };
-        self.push(&operation, Kind::Receive.user_data(key.to_bits()));
+        self.kernel.push(&operation, Kind::Receive.user_data(key.to_bits()));
     }
 
     /// How many shared buffers the kernel has to begin receiving into.
@@ -254,12 +191,12 @@ impl<K: Kernel> Ring<K> {
     /// Waits for a descriptor, which is in no slot, to become ready.
     pub(super) fn watch(&mut self, wait: Wait, descriptor: BorrowedFd<'_>, interest: Interest) {
         let operation = Operation::Watch { descriptor: descriptor.as_raw_fd(), interest };
-        self.push(&operation, Kind::Wait.user_data(wait.to_bits()));
+        self.kernel.push(&operation, Kind::Wait.user_data(wait.to_bits()));
     }
 
     /// Waits until this has passed.
     pub(super) fn sleep(&mut self, wait: Wait, duration: Duration) {
-        self.push(&Operation::Sleep { duration }, Kind::Wait.user_data(wait.to_bits()));
+        self.kernel.push(&Operation::Sleep { duration }, Kind::Wait.user_data(wait.to_bits()));
     }
 
     /// Ends a wait; its end is an event all the same.
@@ -269,7 +206,7 @@ impl<K: Kernel> Ring<K> {
 
     /// Whether a cancellation came in time shows in the completion of what it was to end.
     fn cancel(&mut self, target: u64) {
-        self.push(&Operation::Cancel { target }, Kind::Wait.user_data(CANCEL));
+        self.kernel.push(&Operation::Cancel { target }, Kind::Wait.user_data(CANCEL));
     }
 
     /// The bytes of a chunk of this turn.
@@ -278,23 +215,20 @@ impl<K: Kernel> Ring<K> {
         self.buffers.chunk_mut(chunk)
     }
 
+    /// Appends a part of this turn to `bytes`.
+    pub(super) fn copy(&mut self, part: &Part, bytes: &mut Vec<u8>) {
+        part.append_to(bytes, &mut self.buffers);
+    }
+
     /// Sends a reply as far as the socket takes it at once. An event only if that is not all.
-    pub(super) fn send(&mut self, key: Key, mut parts: impl Iterator<Item = Part>) {
-        let Some(first) = parts.next() else { return };
-        let piece = self.piece(first);
-        let (slot, mode) = (key.slot, SendMode::AtOnce);
-        let (operation, message) = match parts.next() {
-            None => (Operation::Send { slot, piece, mode }, None),
-            Some(second) => {
-                let second = self.piece(second);
-                let message = self.message([piece, second], parts);
-                let header = &raw const self.messages[message].header;
-                (Operation::SendMessage { slot, header, mode }, Some(message))
-            }
-        };
-        let user_data = Kind::Send.user_data(self.sends.len() as u64);
-        self.sends.push(SendRecord { key, piece, message });
-        self.push(&operation, user_data);
+    #[inline]
+    #[expect(unsafe_code, reason = "the kernel is given addresses")]
+    pub(super) fn send(&mut self, key: Key, first: Part, more: impl Iterator<Item = Part>) {
+        let (number, from) = self.sends.push(key, first, more, &mut self.buffers);
+        let user_data = Kind::Send.user_data(number);
+        // SAFETY: the parts are kept, and not changed, until the turn is over; what they send from
+        // the buffers the kernel and this leave alone as long.
+        unsafe { self.kernel.push_send(key.slot, from, SendMode::AtOnce, user_data) };
     }
 
     /// Sends bytes as the peer takes them. An event each time that it does, and at the end.
@@ -326,8 +260,6 @@ impl<K: Kernel> Ring<K> {
         self.buffers.provide(&mut self.kernel);
         self.completions = completions;
         self.sends.clear();
-        self.owned.clear();
-        self.messages_used = 0;
         Ok(())
     }
 
@@ -341,16 +273,6 @@ impl<K: Kernel> Ring<K> {
     }
 
     #[inline]
-    #[expect(unsafe_code, reason = "operations point to memory")]
-    fn push(&mut self, operation: &Operation, user_data: u64) {
-        // SAFETY: pieces lie in chunks, which the kernel leaves alone until the turn is over, in
-        // owned parts, which are kept as long, or in the bytes of a patient send, which are kept
-        // until it has completed. Message headers are boxed, and not changed in the same turn. Of
-        // what is watched the kernel is given a number.
-        unsafe { self.kernel.push(operation, user_data) };
-    }
-
-    #[inline]
     fn complete(&mut self, completion: &Completion, events: &mut Events) {
         let (kind, rest) = Kind::of(completion.user_data);
         let result = match completion.result {
@@ -360,7 +282,7 @@ impl<K: Kernel> Ring<K> {
         let key = Key::from_bits(rest);
         let event = match kind {
             Kind::Send => {
-                let unsent = self.complete_send(rest as usize, result);
+                let unsent = self.complete_send(rest, result);
                 return events.unsent.push(unsent);
             }
             Kind::Receive => Some(self.complete_receive(result, completion)),
@@ -394,38 +316,18 @@ impl<K: Kernel> Ring<K> {
 
     /// A send at once that completes is one that was short, or failed.
     #[cold]
-    fn complete_send(&mut self, record: usize, result: Result<u32, Errno>) -> (Key, Unsent) {
-        let unsent = match result {
-            Ok(sent) => Unsent::Rest(self.unsent(record, sent as usize)),
-            Err(Errno::EAGAIN) => Unsent::Rest(self.unsent(record, 0)),
-            Err(errno) => Unsent::Broken(io::Error::from(errno).kind()),
+    fn complete_send(&mut self, number: u64, result: Result<u32, Errno>) -> (Key, Unsent) {
+        let sent = match result {
+            Ok(sent) => sent as usize,
+            Err(Errno::EAGAIN) => 0,
+            Err(errno) => {
+                let broken = Unsent::Broken(io::Error::from(errno).kind());
+                return (self.sends.key(number), broken);
+            }
         };
-        (self.sends[record].key, unsent)
-    }
-
-    /// A copy of what is left of a reply after its first `sent` bytes.
-    #[expect(unsafe_code, reason = "the pieces are kept as the kernel wants them")]
-    fn unsent(&mut self, record: usize, sent: usize) -> Vec<u8> {
         let mut rest = self.spare_memory();
-        let SendRecord { piece, message, .. } = &self.sends[record];
-        let pieces = match message {
-            Some(message) => &self.messages[*message].pieces[..],
-            None => std::slice::from_ref(piece),
-        };
-        let len: usize = pieces.iter().map(|piece| piece.iov_len).sum();
-        rest.reserve_exact(len - sent);
-        let mut skipped = 0;
-        for piece in pieces {
-            // SAFETY: the piece lies in a chunk or an owned part of the turn whose sends are being
-            // completed. The chunk's buffer may have gone back to the kernel, but the kernel
-            // writes to it only when it is entered again.
-            let bytes =
-                unsafe { std::slice::from_raw_parts(piece.iov_base.cast::<u8>(), piece.iov_len) };
-            let skip = (sent - skipped).min(bytes.len());
-            skipped += skip;
-            rest.extend_from_slice(&bytes[skip..]);
-        }
-        rest
+        self.sends.copy_unsent(number, sent, &self.buffers, &mut rest);
+        (self.sends.key(number), Unsent::Rest(rest))
     }
 
     #[cold]
@@ -450,61 +352,14 @@ impl<K: Kernel> Ring<K> {
         Some(event)
     }
 
+    #[expect(unsafe_code, reason = "the kernel is given addresses")]
     fn push_patient_send(&mut self, key: Key) {
         let PatientSend { bytes, sent } = self.patient.get_mut(&key.slot).expect("it is under way");
-        let piece = iovec(&mut bytes[*sent..]);
-        let operation = Operation::Send { slot: key.slot, piece, mode: SendMode::Patient };
-        self.push(&operation, Kind::SendPatiently.user_data(key.to_bits()));
+        let unsent = &mut bytes[*sent..];
+        let piece = libc::iovec { iov_base: unsent.as_mut_ptr().cast(), iov_len: unsent.len() };
+        let user_data = Kind::SendPatiently.user_data(key.to_bits());
+        let from = SendFrom::Piece(piece);
+        // SAFETY: the bytes are kept, and not changed, until the send has completed.
+        unsafe { self.kernel.push_send(key.slot, from, SendMode::Patient, user_data) };
     }
-
-    /// Where a part lies, for the kernel.
-    #[inline]
-    fn piece(&mut self, part: Part) -> libc::iovec {
-        match part {
-            Part::Chunk(chunk, range) => iovec(&mut self.buffers.chunk_mut(&chunk)[range]),
-            Part::Owned(bytes) => {
-                self.owned.push(bytes);
-                iovec(self.owned.last_mut().expect("it was just pushed"))
-            }
-        }
-    }
-
-    /// A message of the first two pieces and all further parts; returns its index.
-    fn message(&mut self, first: [libc::iovec; 2], mut parts: impl Iterator<Item = Part>) -> usize {
-        if self.messages.len() == self.messages_used {
-            self.messages.push(Box::new(Message { header: EMPTY_HEADER, pieces: Vec::new() }));
-        }
-        let index = self.messages_used;
-        self.messages_used += 1;
-        let mut pieces = std::mem::take(&mut self.messages[index].pieces);
-        pieces.clear();
-        pieces.extend(first);
-        pieces.extend(parts.by_ref().take(PIECES_MAX - 3).map(|part| self.piece(part)));
-        let rest = self.concatenate(parts);
-        if !rest.is_empty() {
-            pieces.push(self.piece(Part::Owned(rest)));
-        }
-        let message = &mut self.messages[index];
-        message.pieces = pieces;
-        message.header.msg_iov = message.pieces.as_mut_ptr();
-        message.header.msg_iovlen = message.pieces.len();
-        index
-    }
-
-    fn concatenate(&mut self, parts: impl Iterator<Item = Part>) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for part in parts {
-            match part {
-                Part::Chunk(chunk, range) => {
-                    bytes.extend_from_slice(&self.chunk_mut(&chunk)[range]);
-                }
-                Part::Owned(part) => bytes.extend_from_slice(&part),
-            }
-        }
-        bytes
-    }
-}
-
-fn iovec(bytes: &mut [u8]) -> libc::iovec {
-    libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() }
 }

@@ -13,7 +13,7 @@ use std::{
 use nix::errno::Errno;
 use rand::{RngExt, SeedableRng, rngs::SmallRng, seq::SliceRandom};
 
-use super::kernel::{Completion, Kernel, Operation, SendMode};
+use super::kernel::{Completion, Kernel, Operation, SendFrom, SendMode};
 
 /// The kernel, which the engine owns while a test looks at the world behind it.
 #[derive(Clone)]
@@ -26,7 +26,7 @@ pub(super) struct World {
     /// The descriptor in each slot that is in use.
     pub(super) slots: HashMap<u32, RawFd>,
     free_buffers: VecDeque<FreeBuffer>,
-    pushed: Vec<(Operation, u64)>,
+    pushed: Vec<(Pushed, u64)>,
     receives: Vec<ArmedReceive>,
     /// User data of what is to be ended, with that of the cancellations.
     cancels: Vec<(u64, u64)>,
@@ -35,6 +35,12 @@ pub(super) struct World {
     waits: Vec<u64>,
     /// Completions that have not been collected, in order.
     completed: VecDeque<Completion>,
+}
+
+#[derive(Clone, Copy)]
+enum Pushed {
+    Operation(Operation),
+    Send { slot: u32, from: SendFrom, mode: SendMode },
 }
 
 /// A client, as the kernel's socket buffers show it.
@@ -131,7 +137,23 @@ impl World {
         self.peers.get_mut(&self.slots[&slot]).expect("the slot's peer")
     }
 
-    fn perform(&mut self, operation: Operation, user_data: u64, failed: &mut Vec<Completion>) {
+    fn perform(&mut self, pushed: Pushed, user_data: u64, failed: &mut Vec<Completion>) {
+        match pushed {
+            Pushed::Operation(operation) => self.begin(operation, user_data),
+            Pushed::Send { slot, from: SendFrom::Piece(piece), mode: SendMode::Patient } => {
+                self.patient_sends.push(PatientSend { slot, user_data, piece });
+            }
+            Pushed::Send { slot, from: SendFrom::Piece(piece), .. } => {
+                failed.extend(self.send_at_once(slot, &[piece], user_data));
+            }
+            Pushed::Send { slot, from: SendFrom::Gathered(header), .. } => {
+                let pieces = pieces(header).to_vec();
+                failed.extend(self.send_at_once(slot, &pieces, user_data));
+            }
+        }
+    }
+
+    fn begin(&mut self, operation: Operation, user_data: u64) {
         match operation {
             Operation::Receive { slot, len_max } => {
                 assert!(self.receives.iter().all(|receive| receive.slot != slot), "receives twice");
@@ -140,16 +162,6 @@ impl World {
             }
             Operation::Cancel { target } => self.cancels.push((target, user_data)),
             Operation::Watch { .. } | Operation::Sleep { .. } => self.waits.push(user_data),
-            Operation::Send { slot, piece, mode: SendMode::Patient } => {
-                self.patient_sends.push(PatientSend { slot, user_data, piece });
-            }
-            Operation::Send { slot, piece, mode: SendMode::AtOnce } => {
-                failed.extend(self.send_at_once(slot, &[piece], user_data));
-            }
-            Operation::SendMessage { slot, header, .. } => {
-                let pieces = message_pieces(header).to_vec();
-                failed.extend(self.send_at_once(slot, &pieces, user_data));
-            }
         }
     }
 
@@ -315,7 +327,7 @@ fn last(user_data: u64, result: Result<usize, Errno>) -> Completion {
 }
 
 #[expect(unsafe_code, reason = "the kernel is given addresses")]
-fn message_pieces<'a>(header: *const libc::msghdr) -> &'a [libc::iovec] {
+fn pieces<'a>(header: *const libc::msghdr) -> &'a [libc::iovec] {
     // SAFETY: header and pieces stay where they are until the kernel has been entered.
     unsafe { std::slice::from_raw_parts((*header).msg_iov, (*header).msg_iovlen) }
 }
@@ -340,9 +352,13 @@ impl Kernel for Simulation {
         peer.broken = true;
     }
 
-    #[expect(unsafe_code, reason = "operations point to memory")]
-    unsafe fn push(&mut self, operation: &Operation, user_data: u64) {
-        self.0.borrow_mut().pushed.push((*operation, user_data));
+    fn push(&mut self, operation: &Operation, user_data: u64) {
+        self.0.borrow_mut().pushed.push((Pushed::Operation(*operation), user_data));
+    }
+
+    #[expect(unsafe_code, reason = "the kernel is given addresses")]
+    unsafe fn push_send(&mut self, slot: u32, from: SendFrom, mode: SendMode, user_data: u64) {
+        self.0.borrow_mut().pushed.push((Pushed::Send { slot, from, mode }, user_data));
     }
 
     #[expect(unsafe_code, reason = "the kernel is given memory")]

@@ -15,18 +15,17 @@ use std::{
     time::Duration,
 };
 
-use fastwebsockets::CloseCode;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use super::{
-    Departure, Engine, Interest, Wait,
-    ring::{Dimensions, UnderWay},
+    Departure, Dimensions, Engine, Interest, Wait,
+    ring::UnderWay,
     simulation::{Ending, Peer, Reads, Simulation, World},
 };
 use crate::{
     config::{HugePages, Limits},
     connection::{
-        ConnectionEnd, GOODBYE, PING,
+        ConnectionEnd,
         clock::{Deadlines, Tick},
     },
     metrics::Counters,
@@ -36,6 +35,7 @@ use crate::{
         echo::{Compression, Echo, Next, Rules},
         frame_header::FrameHeader,
         masking::unmask,
+        session::{PING, Session},
     },
 };
 
@@ -75,7 +75,7 @@ fn goodbye_follows_a_reply_that_is_on_its_way_and_goes_out_short() {
         run.turn();
         run.world.borrow_mut().peers.get_mut(&raw).expect("it is connected").room = usize::MAX;
         run.turns(50);
-        let goodbye = encode_close_frame(CloseCode::Away, GOODBYE);
+        let goodbye = goodbye();
         let world = run.world.borrow();
         assert!(world.peers[&raw].output == [reply, goodbye].concat(), "seed {seed}");
     }
@@ -121,7 +121,7 @@ impl Run {
             receive_buffers: 1 << rng.random_range(0..4),
             receive_buffer_len: rng.random_range(16..2000),
             huge_pages: HugePages::Off,
-            receive_share: if rng.random() { 0 } else { rng.random_range(1..2000) },
+            receive_quota: if rng.random() { 0 } else { rng.random_range(1..2000) },
             unsent_max: rng.random_range(0..4000),
             connections_max: CONNECTIONS_MAX,
         };
@@ -261,8 +261,8 @@ impl Run {
             self.turn();
         }
         self.turn();
-        assert_eq!(self.engine.ring.under_way(), UnderWay::default());
-        self.world.borrow().check_leftovers(self.engine.ring.buffer_count());
+        assert_eq!(self.engine.work.ring.under_way(), UnderWay::default());
+        self.world.borrow().check_leftovers(self.engine.work.ring.buffer_count());
     }
 }
 
@@ -275,6 +275,11 @@ fn reference(input: &[u8]) -> (Vec<Vec<u8>>, Next) {
         replies.extend(encode_close_frame(error.close_code(), &error.to_string()));
     }
     (split(&replies), reply.next)
+}
+
+/// The Close frame of a stopping server.
+fn goodbye() -> Vec<u8> {
+    Session::new(Compression::None).drain().expect("no message is under way")
 }
 
 /// The server's frames in `bytes`; the last one may be cut.
@@ -295,7 +300,7 @@ fn split(mut bytes: &[u8]) -> Vec<Vec<u8>> {
 /// Holds what a peer has got against what it has sent, and how it ended.
 fn check(peer: &Peer, end: ConnectionEnd) {
     let (expected, next) = reference(&peer.input[..peer.taken]);
-    let goodbye = encode_close_frame(CloseCode::Away, GOODBYE);
+    let goodbye = goodbye();
     let mut frames = split(&peer.output);
     let said_goodbye = frames.last() == Some(&goodbye);
     // What the server says of its own accord is no reply; the end may have cut it.

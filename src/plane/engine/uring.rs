@@ -20,7 +20,7 @@ use io_uring::{
 use memmap2::MmapMut;
 use socket2::SockRef;
 
-use super::kernel::{Completion, Interest, Kernel, Operation, SendMode};
+use super::kernel::{Completion, Interest, Kernel, Operation, SendFrom, SendMode};
 
 /// Entries of the submission and of the completion queue, the best first.
 ///
@@ -127,13 +127,26 @@ impl Kernel for Uring {
     }
 
     #[inline]
-    #[expect(unsafe_code, reason = "operations point to memory")]
-    unsafe fn push(&mut self, operation: &Operation, user_data: u64) {
-        let entry = entry(operation, &mut self.sleeps).user_data(user_data);
-        // SAFETY: the caller vouches for what the operation points to.
-        while unsafe { self.ring.submission().push(&entry) }.is_err() && self.failure.is_none() {
-            self.make_room();
-        }
+    fn push(&mut self, operation: &Operation, user_data: u64) {
+        let entry = entry(operation, &mut self.sleeps);
+        self.push_entry(&entry.user_data(user_data));
+    }
+
+    #[inline]
+    #[expect(unsafe_code, reason = "the kernel is given addresses")]
+    unsafe fn push_send(&mut self, slot: u32, from: SendFrom, mode: SendMode, user_data: u64) {
+        let (send_flags, entry_flags) = flags(mode);
+        let entry = match from {
+            SendFrom::Piece(piece) => {
+                opcode::Send::new(Fixed(slot), piece.iov_base.cast(), piece.iov_len as u32)
+                    .flags(send_flags)
+                    .build()
+            }
+            SendFrom::Gathered(header) => {
+                opcode::SendMsg::new(Fixed(slot), header).flags(send_flags.cast_unsigned()).build()
+            }
+        };
+        self.push_entry(&entry.flags(entry_flags).user_data(user_data));
     }
 
     #[expect(unsafe_code, reason = "the kernel reads these entries")]
@@ -192,6 +205,16 @@ impl Kernel for Uring {
 }
 
 impl Uring {
+    #[inline]
+    #[expect(unsafe_code, reason = "the kernel is given addresses")]
+    fn push_entry(&mut self, entry: &squeue::Entry) {
+        // SAFETY: what a sleep points to is kept until it is submitted, nothing else of an operation
+        // points anywhere, and for the addresses of a send the caller of `push_send` vouches.
+        while unsafe { self.ring.submission().push(entry) }.is_err() && self.failure.is_none() {
+            self.make_room();
+        }
+    }
+
     /// Submits what has been pushed, since the queue is full.
     #[cold]
     fn make_room(&mut self) {
@@ -240,20 +263,6 @@ fn entry(operation: &Operation, sleeps: &mut Vec<Box<Timespec>>) -> squeue::Entr
     match *operation {
         Operation::Receive { slot, len_max } => {
             limit_receive(opcode::RecvMulti::new(Fixed(slot), BUFFER_GROUP).build(), len_max)
-        }
-        Operation::Send { slot, piece, mode } => {
-            let (message_flags, entry_flags) = flags(mode);
-            opcode::Send::new(Fixed(slot), piece.iov_base.cast(), piece.iov_len as u32)
-                .flags(message_flags)
-                .build()
-                .flags(entry_flags)
-        }
-        Operation::SendMessage { slot, header, mode } => {
-            let (message_flags, entry_flags) = flags(mode);
-            opcode::SendMsg::new(Fixed(slot), header)
-                .flags(message_flags.cast_unsigned())
-                .build()
-                .flags(entry_flags)
         }
         Operation::Cancel { target } => opcode::AsyncCancel::new(target).build(),
         Operation::Watch { descriptor, interest } => {

@@ -1,11 +1,12 @@
 //! The portable path: monoio waits, and each connection is a task.
 
+mod carrier;
+
 use std::{
     future::{Future, pending},
     io,
     net::TcpStream as StdTcpStream,
     os::{fd::OwnedFd, unix::net::UnixStream as StdUnixStream},
-    rc::Rc,
     time::Duration,
 };
 
@@ -15,24 +16,33 @@ use monoio::{
     task::JoinHandle,
 };
 
-use super::{
-    Driver, Worker,
-    plane::{Plane, Upgraded},
-};
-use crate::connection::{
-    self, ConnectionEnd, Control,
-    clock::{Deadlines, Tick},
-    let_others_go_on,
+use super::{Bounds, Departure, Plane, Upgraded};
+use crate::{
+    connection::{
+        ConnectionEnd, Control,
+        clock::{Deadlines, Tick},
+        let_others_go_on,
+    },
+    metrics::Counters,
 };
 
+pub use self::carrier::run;
+
 /// Connections on monoio.
-pub(super) struct Portable {
-    driver: Driver,
+pub(crate) struct Portable {
+    /// Whether descriptors are not to block: epoll wants that, `io_uring` waits by itself.
+    is_nonblocking: bool,
 }
 
 impl Portable {
-    pub(super) fn new(driver: Driver) -> Self {
-        Self { driver }
+    /// On monoio's ring.
+    pub(crate) fn on_uring() -> Self {
+        Self { is_nonblocking: false }
+    }
+
+    /// On an epoll instance.
+    pub(crate) fn on_epoll() -> Self {
+        Self { is_nonblocking: true }
     }
 }
 
@@ -61,8 +71,7 @@ impl Plane for Portable {
     }
 
     fn stream(&self, stream: StdTcpStream) -> io::Result<TcpStream> {
-        // Only epoll wants descriptors that do not block; io_uring waits by itself.
-        if self.driver == Driver::Epoll {
+        if self.is_nonblocking {
             stream.set_nonblocking(true)?;
         }
         TcpStream::from_std(stream)
@@ -75,12 +84,13 @@ impl Plane for Portable {
     async fn carry(
         &self,
         upgraded: Upgraded<TcpStream>,
-        worker: &Worker<Self>,
+        bounds: &Bounds,
+        counters: &Counters,
         control: &Control,
     ) -> Option<ConnectionEnd> {
         let Upgraded { stream, early, compression } = upgraded;
         let (reader, writer) = stream.into_split();
-        Some(connection::run(reader, writer, early, compression, control, &worker.shared).await)
+        Some(run(reader, writer, early, compression, control, bounds, counters).await)
     }
 
     fn connection_count(&self) -> usize {
@@ -97,7 +107,7 @@ impl Plane for Portable {
 
     fn let_go(&self) {}
 
-    async fn drive(&self, _: &Rc<Worker<Self>>) -> io::Result<()> {
+    async fn drive(&self, _: impl Fn() -> bool, _: impl Fn(Departure)) -> io::Result<()> {
         pending().await
     }
 }

@@ -16,7 +16,6 @@ use std::{
     time::Duration,
 };
 
-use fastwebsockets::CloseCode;
 use http::StatusCode;
 use monoio::{
     BufResult,
@@ -28,23 +27,22 @@ use socket2::SockRef;
 use tracing::warn;
 
 use super::{
-    Worker,
-    plane::{Plane, Upgraded},
+    Bounds, Departure, Plane, Upgraded,
+    engine::{Dimensions, Engine, Interest, Wait},
 };
 use crate::{
     connection::{
-        ConnectionEnd, Control, Shared,
+        ConnectionEnd, Control,
         clock::{Deadlines, Tick},
         let_others_go_on, linger, write_all,
     },
     metrics::Counters,
-    plane::engine::{Departure, Dimensions, Engine, Interest, Wait},
-    protocol::close_code::encode_close_frame,
+    protocol::{echo::Rules, session::Session},
 };
 
 /// The engine, shared by the tasks that wait in its ring.
 #[derive(Clone)]
-pub(super) struct RingPlane(Rc<State>);
+pub(crate) struct OnEngine(Rc<State>);
 
 struct State {
     engine: RefCell<Engine>,
@@ -59,9 +57,9 @@ struct State {
 
 /// A connection, read and written as far as it goes without waiting, and waited for in the ring.
 #[derive(Clone)]
-pub(super) struct RingStream {
+pub(crate) struct RingStream {
     socket: Rc<StdTcpStream>,
-    plane: RingPlane,
+    plane: OnEngine,
     /// It has been read from, so that the next read waits even if there is something to read: a
     /// peer that streams may not keep the engine from its turn.
     has_read: bool,
@@ -69,14 +67,18 @@ pub(super) struct RingStream {
 
 /// A wait that is let go of when this is dropped.
 struct Waiting<'a> {
-    plane: &'a RingPlane,
+    plane: &'a OnEngine,
     wait: Wait,
 }
 
-impl RingPlane {
-    pub(super) fn new(dimensions: Dimensions, shared: &Shared) -> io::Result<Self> {
-        let counters = shared.counters.clone();
-        let engine = Engine::new(dimensions, shared.rules, counters.clone())?;
+impl OnEngine {
+    /// An engine for this thread.
+    pub(crate) fn new(
+        dimensions: Dimensions,
+        rules: Rules,
+        counters: Arc<Counters>,
+    ) -> io::Result<Self> {
+        let engine = Engine::new(dimensions, rules, counters.clone())?;
         Ok(Self(Rc::new(State {
             engine: RefCell::new(engine),
             polls: Cell::new(0),
@@ -87,7 +89,7 @@ impl RingPlane {
     }
 
     /// Whether its ring is smaller than it should be, for want of memory that may be locked.
-    pub(super) fn is_reduced(&self) -> bool {
+    pub(crate) fn is_reduced(&self) -> bool {
         self.0.engine.borrow().is_reduced()
     }
 
@@ -114,7 +116,7 @@ impl RingPlane {
     #[cold]
     async fn turn_away(&self, descriptor: OwnedFd, control: &Control) -> ConnectionEnd {
         let mut stream = self.own_stream(descriptor.into());
-        let frame = encode_close_frame(CloseCode::Again, "there is no room for more connections");
+        let frame = Session::turn_away();
         let frame_len = frame.len();
         control.closing();
         if let Err(end) = write_all(&mut stream, frame, 0..frame_len, control).await {
@@ -163,7 +165,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl Plane for RingPlane {
+impl Plane for OnEngine {
     type Stream = RingStream;
     type Reader = RingStream;
     type Writer = RingStream;
@@ -206,7 +208,8 @@ impl Plane for RingPlane {
     async fn carry(
         &self,
         upgraded: Upgraded<RingStream>,
-        _: &Worker<Self>,
+        _: &Bounds,
+        _: &Counters,
         control: &Control,
     ) -> Option<ConnectionEnd> {
         let Upgraded { stream, early, compression } = upgraded;
@@ -252,11 +255,15 @@ impl Plane for RingPlane {
     }
 
     /// Has the engine turn, and finishes the connections that have left it.
-    async fn drive(&self, worker: &Rc<Worker<Self>>) -> io::Result<()> {
+    async fn drive(
+        &self,
+        is_over: impl Fn() -> bool,
+        finish: impl Fn(Departure),
+    ) -> io::Result<()> {
         loop {
             self.others_at_rest().await;
             // monoio looks at what it blocks on only now and then, and nothing might wake it.
-            if worker.is_over.get() {
+            if is_over() {
                 return Ok(());
             }
             assert!(!self.0.is_adopting.get(), "the engine panicked while it adopted a connection");
@@ -264,9 +271,7 @@ impl Plane for RingPlane {
             engine.run()?;
             let departures = engine.departures();
             drop(engine);
-            for Departure { descriptor, end } in departures {
-                worker.finish(descriptor, end);
-            }
+            departures.into_iter().for_each(&finish);
         }
     }
 }

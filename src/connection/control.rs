@@ -1,0 +1,176 @@
+//! A worker's hold on a connection that is a task.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    os::fd::RawFd,
+    rc::Rc,
+    task::{Poll, Waker},
+};
+
+use super::{
+    ConnectionEnd,
+    clock::{Deadlines, Due, Tick, Timing},
+    intake::intake,
+};
+
+/// The worker's hold on a connection: what its sweep reads, and how it asks for something.
+pub struct Control {
+    now: Rc<Cell<Tick>>,
+    /// The connection, as long as it is in the worker's table; its task owns it.
+    descriptor: Option<RawFd>,
+    timing: Cell<Timing>,
+    demand: Cell<Option<Demand>>,
+    /// When the send that is under way began.
+    sending: Cell<Option<Tick>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// What a worker asks of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// Send a Ping, if the replies so far end with a whole frame.
+    Ping,
+    /// The server is stopping: close when no message is under way.
+    Drain,
+    /// The request head has taken too long.
+    TimeOut,
+    /// End now, for this reason.
+    End(ConnectionEnd),
+}
+
+impl Control {
+    /// For a connection accepted now, on the worker whose time is `now`. What its peer takes is
+    /// looked up by its descriptor, if it has one.
+    pub fn new(now: Rc<Cell<Tick>>, descriptor: Option<RawFd>) -> Self {
+        let timing = Cell::new(Timing::accepted(now.get()));
+        Self {
+            now,
+            descriptor,
+            timing,
+            demand: Cell::new(None),
+            sending: Cell::new(None),
+            waker: RefCell::new(None),
+        }
+    }
+
+    /// Asks for something. An end that was asked for before stands, and a closing yields to nothing
+    /// but an end: neither is asked for twice.
+    pub fn demand(&self, demand: Demand) {
+        let stands = match self.demand.get() {
+            Some(Demand::End(_)) => true,
+            Some(Demand::Drain) => !matches!(demand, Demand::End(_)),
+            Some(Demand::Ping | Demand::TimeOut) | None => false,
+        };
+        if !stands {
+            self.demand.set(Some(demand));
+        }
+        if demand == Demand::Drain && self.sending.get().is_some() {
+            // It is heard when the peer has taken what is being sent, for which it has as long as
+            // for what else it is to do before the end.
+            self.closing();
+        }
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Lets go of the task that waits for demands, when there will be none.
+    pub(crate) fn let_go(&self) {
+        drop(self.waker.take());
+    }
+
+    /// Demands what is due, and lets a send see that it stalls.
+    pub fn sweep(&self, deadlines: &Deadlines) {
+        if self.send_stalls() {
+            self.wake();
+        }
+        let mut timing = self.timing.get();
+        let intake = || intake(&self.descriptor?);
+        let due = timing.sweep(self.now.get(), deadlines, intake);
+        self.timing.set(timing);
+        let Some(due) = due else { return };
+        self.demand(match due {
+            Due::Ping => Demand::Ping,
+            Due::HandshakeTimeout => Demand::TimeOut,
+            Due::KeepAliveTimeout => Demand::End(ConnectionEnd::KeepAliveTimeout),
+            Due::CloseTimeout => Demand::End(ConnectionEnd::CloseTimeout),
+        });
+    }
+
+    /// Waits for any demand.
+    pub async fn demanded(&self) -> Demand {
+        self.wait(|| self.demand.take()).await
+    }
+
+    /// Waits for the demand to end; others stay for later.
+    pub(crate) async fn ended(&self) -> ConnectionEnd {
+        self.wait(|| self.demanded_end()).await
+    }
+
+    /// The end, if that has been demanded. The time for a request head is also that for its answer.
+    pub(crate) fn demanded_end(&self) -> Option<ConnectionEnd> {
+        match self.demand.get()? {
+            Demand::End(end) => Some(end),
+            Demand::TimeOut => Some(ConnectionEnd::HandshakeTimeout),
+            Demand::Ping | Demand::Drain => None,
+        }
+    }
+
+    /// A send is under way from now on.
+    pub(crate) fn begin_sending(&self) {
+        self.sending.set(Some(self.now.get()));
+    }
+
+    /// No send is under way any more.
+    pub(crate) fn end_sending(&self) {
+        self.sending.set(None);
+    }
+
+    /// Waits until the send that is under way takes longer than to the next sweep.
+    pub(crate) async fn send_stalled(&self) {
+        self.wait(|| self.send_stalls().then_some(())).await;
+    }
+
+    fn send_stalls(&self) -> bool {
+        self.sending.get().is_some_and(|since| since != self.now.get())
+    }
+
+    async fn wait<T>(&self, demand: impl Fn() -> Option<T>) -> T {
+        poll_fn(|context| {
+            if let Some(demand) = demand() {
+                return Poll::Ready(demand);
+            }
+            let mut waker = self.waker.borrow_mut();
+            if !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+                *waker = Some(context.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// The opening handshake is over.
+    pub(crate) fn opened(&self) {
+        let mut timing = self.timing.get();
+        timing.opened(self.now.get());
+        self.timing.set(timing);
+    }
+
+    pub(crate) fn traffic(&self) {
+        let mut timing = self.timing.get();
+        timing.traffic(self.now.get());
+        self.timing.set(timing);
+    }
+
+    /// Nothing but the end is left to come, so the time for that begins.
+    pub(crate) fn closing(&self) {
+        let mut timing = self.timing.get();
+        timing.closing(self.now.get());
+        self.timing.set(timing);
+    }
+}

@@ -1,0 +1,392 @@
+//! A connection in the engine: what is under way on it, and what happens to it next.
+//!
+//! Its invariant: something is going to happen to every connection. It receives, waits for a shared
+//! buffer, waits for its peer to take what it was sent, or leaves.
+
+use std::{
+    mem,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+};
+
+use super::{
+    buffer_queue::BufferQueue,
+    buffers::Chunk,
+    dimensions::Dimensions,
+    kernel::Kernel,
+    replies::{PartQueue, Replies},
+    ring::{Event, ReceiveEnd, Ring, Unsent},
+    sends::Part,
+    table::Key,
+};
+use crate::{
+    connection::{
+        ConnectionEnd,
+        clock::{Tick, Timing},
+    },
+    metrics::Counters,
+    protocol::{
+        echo::{Compression, Rules},
+        session::{Reply, Session},
+    },
+};
+
+/// All that an idle connection costs.
+pub(super) struct Connection {
+    session: Session,
+    pub(super) timing: Timing,
+    /// Open beside its registration, so that it can be given back.
+    pub(super) descriptor: OwnedFd,
+    /// Which of the successive connections in its slot it is.
+    pub(super) generation: u32,
+    pub(super) receiving: Receiving,
+    /// It has waited for a shared buffer, and not received since.
+    is_hungry: bool,
+    pub(super) sending: Sending,
+    /// It has ended, and leaves the engine once nothing is under way on it.
+    pub(super) is_leaving: bool,
+}
+
+const _: () = assert!(size_of::<Connection>() <= 120, "an idle connection weighs no more");
+
+/// What the kernel is doing about received bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Receiving {
+    Idle,
+    Armed,
+    Cancelling,
+    /// Nothing, until it is the connection's turn to have a shared buffer.
+    Starved,
+}
+
+/// What the kernel is doing about sent bytes.
+#[derive(Debug)]
+pub(super) enum Sending {
+    /// No send outlives its turn: these parts go out before the next one begins.
+    Ready(PartQueue),
+    /// The peer does not read: a patient send is under way, and these bytes come behind it.
+    #[expect(clippy::box_collection, reason = "a word in the table, for what is rare")]
+    Blocked(Box<Vec<u8>>),
+}
+
+/// What connections act on, and what bounds them.
+pub(super) struct Work<K> {
+    pub(super) ring: Ring<K>,
+    /// What goes out at the end of the turn.
+    pub(super) replies: Replies,
+    pub(super) buffer_queue: BufferQueue,
+    /// Connections that leave as soon as nothing is under way on them, and how they ended.
+    pub(super) leaving: Vec<(Key, ConnectionEnd)>,
+    /// A connection leaves in the next turn, whether anything happens in it or not.
+    pub(super) is_departure_due: bool,
+    /// The sweep's time.
+    pub(super) now: Tick,
+    pub(super) rules: Rules,
+    pub(super) dimensions: Dimensions,
+    pub(super) counters: Arc<Counters>,
+}
+
+impl Connection {
+    pub(super) fn new(
+        descriptor: OwnedFd,
+        generation: u32,
+        compression: Compression,
+        now: Tick,
+    ) -> Self {
+        let mut timing = Timing::accepted(now);
+        timing.opened(now);
+        Self {
+            session: Session::new(compression),
+            timing,
+            descriptor,
+            generation,
+            receiving: Receiving::Idle,
+            is_hungry: false,
+            sending: Sending::Ready(PartQueue::default()),
+            is_leaving: false,
+        }
+    }
+
+    #[inline]
+    pub(super) fn handle<K: Kernel>(&mut self, key: Key, event: Event, work: &mut Work<K>) {
+        match event {
+            Event::Received { chunk, goes_on } => self.receive(key, chunk, goes_on, work),
+            Event::PeerEnded => {
+                self.receiving = Receiving::Idle;
+                self.leave(key, ConnectionEnd::PeerVanished, work);
+            }
+            Event::ReceiveEnded(end) => self.receive_ended(key, end, work),
+            Event::SendGoesOn => {
+                // The peer has taken some, which makes room to receive more.
+                self.timing.traffic(work.now);
+                self.arm(key, work);
+            }
+            Event::Unblocked => self.unblock(key, work),
+            Event::SendBroken(kind) => {
+                self.sending = Sending::Ready(PartQueue::default());
+                self.leave(key, ConnectionEnd::Broken(kind), work);
+            }
+        }
+    }
+
+    /// A reply did not go out whole.
+    #[cold]
+    pub(super) fn handle_unsent<K: Kernel>(
+        &mut self,
+        key: Key,
+        unsent: Unsent,
+        work: &mut Work<K>,
+    ) {
+        match unsent {
+            Unsent::Rest(rest) => self.block(key, rest, work),
+            Unsent::Broken(kind) => self.leave(key, ConnectionEnd::Broken(kind), work),
+        }
+    }
+
+    /// Bytes have come together with the request head.
+    pub(super) fn receive_early<K: Kernel>(
+        &mut self,
+        key: Key,
+        mut bytes: Vec<u8>,
+        work: &mut Work<K>,
+    ) {
+        let reply = self.session.receive(&mut bytes, &work.rules);
+        work.count(bytes.len(), &reply);
+        bytes.truncate(reply.range.end);
+        bytes.drain(..reply.range.start);
+        self.answer(key, reply, Part::Owned(bytes), work);
+    }
+
+    /// Bytes have arrived. Unless the receive goes on, it is to be armed again.
+    #[inline]
+    fn receive<K: Kernel>(&mut self, key: Key, chunk: Chunk, goes_on: bool, work: &mut Work<K>) {
+        self.is_hungry = false;
+        if !goes_on {
+            self.receiving = Receiving::Idle;
+        }
+        if !self.is_leaving {
+            self.timing.traffic(work.now);
+            let reply = self.session.receive(work.ring.chunk_mut(&chunk), &work.rules);
+            work.count(chunk.len(), &reply);
+            let part = Part::Chunk(chunk.narrow(reply.range.clone()));
+            self.answer(key, reply, part, work);
+        }
+        if !goes_on {
+            self.starve(key, work);
+        } else if !self.may_receive(key, work) {
+            self.disarm(key, work);
+        }
+    }
+
+    /// Queues a reply, whose range is `part`, and does what follows from it.
+    #[inline]
+    fn answer<K: Kernel>(&mut self, key: Key, reply: Reply, part: Part, work: &mut Work<K>) {
+        let Reply { prefix, range, close, end, messages: _ } = reply;
+        if !prefix.is_empty() {
+            self.queue(key, Part::Owned(prefix), work);
+        }
+        if !range.is_empty() {
+            self.queue(key, part, work);
+        }
+        if !close.is_empty() {
+            self.queue_close(key, close, work);
+        }
+        if let Some(end) = end {
+            self.leave(key, end.into(), work);
+        }
+    }
+
+    /// Puts a part behind those that the connection sends in this turn or, if it is blocked, when
+    /// its peer has taken the rest.
+    #[inline]
+    fn queue<K: Kernel>(&mut self, key: Key, part: Part, work: &mut Work<K>) {
+        match &mut self.sending {
+            Sending::Ready(queue) => work.replies.push(key, queue, part),
+            Sending::Blocked(waiting) => {
+                if waiting.capacity() == 0 {
+                    **waiting = work.ring.spare_memory();
+                    // All at once, or the allocator would keep what it outgrows.
+                    waiting.reserve_exact(work.dimensions.unsent_max);
+                }
+                work.ring.copy(&part, waiting);
+            }
+        }
+    }
+
+    #[cold]
+    fn queue_close<K: Kernel>(&mut self, key: Key, frame: Vec<u8>, work: &mut Work<K>) {
+        self.queue(key, Part::Owned(frame), work);
+        self.timing.closing(work.now);
+    }
+
+    /// Takes a peer that does not read off the shared buffers.
+    #[cold]
+    fn block<K: Kernel>(&mut self, key: Key, rest: Vec<u8>, work: &mut Work<K>) {
+        // What was queued between turns, as a Close frame or a Ping, goes behind the rest.
+        let queued: Vec<Part> = match &mut self.sending {
+            Sending::Ready(queue) => work.replies.take(queue).collect(),
+            Sending::Blocked(_) => unreachable!("nothing is sent at once while it is blocked"),
+        };
+        self.sending = Sending::Blocked(Box::default());
+        work.ring.send_patiently(key, rest);
+        for part in queued {
+            self.queue(key, part, work);
+        }
+        if !self.may_receive(key, work) {
+            self.disarm(key, work);
+        }
+        self.limit_draining(work);
+    }
+
+    /// A peer has taken what it was sent: what waits behind it, or back to normal.
+    #[cold]
+    fn unblock<K: Kernel>(&mut self, key: Key, work: &mut Work<K>) {
+        self.timing.traffic(work.now);
+        if let Sending::Blocked(waiting) = &mut self.sending
+            && !waiting.is_empty()
+        {
+            work.ring.send_patiently(key, mem::take(waiting));
+        } else {
+            self.sending = Sending::Ready(PartQueue::default());
+        }
+        self.arm(key, work);
+    }
+
+    #[cold]
+    fn receive_ended<K: Kernel>(&mut self, key: Key, end: ReceiveEnd, work: &mut Work<K>) {
+        self.receiving = Receiving::Idle;
+        match end {
+            ReceiveEnd::Cancelled => self.arm(key, work),
+            ReceiveEnd::BuffersExhausted => self.starve(key, work),
+            ReceiveEnd::Broken(kind) => self.leave(key, ConnectionEnd::Broken(kind), work),
+        }
+    }
+
+    /// Has a connection that does not receive wait for a shared buffer.
+    #[cold]
+    fn starve<K: Kernel>(&mut self, key: Key, work: &mut Work<K>) {
+        if !self.is_leaving {
+            self.receiving = Receiving::Starved;
+            let was_passed_over = mem::replace(&mut self.is_hungry, true);
+            work.buffer_queue.push(key, was_passed_over);
+        }
+    }
+
+    /// Receives, if it is starved, for there is a buffer. Says whether it was.
+    pub(super) fn feed<K: Kernel>(&mut self, key: Key, work: &mut Work<K>) {
+        if self.receiving == Receiving::Starved {
+            self.receiving = Receiving::Idle;
+            self.arm(key, work);
+        }
+    }
+
+    /// Receives, unless that is under way, or not to be.
+    pub(super) fn arm<K: Kernel>(&mut self, key: Key, work: &mut Work<K>) {
+        if self.receiving == Receiving::Idle && self.may_receive(key, work) {
+            self.receiving = Receiving::Armed;
+            work.ring.receive(key, work.dimensions.receive_quota);
+        }
+    }
+
+    #[cold]
+    fn disarm<K: Kernel>(&mut self, key: Key, work: &mut Work<K>) {
+        if self.receiving == Receiving::Armed {
+            self.receiving = Receiving::Cancelling;
+            work.ring.cancel_receive(key);
+        }
+    }
+
+    /// Whether there is room for what may be received next, and a use for it.
+    #[inline]
+    fn may_receive<K: Kernel>(&self, key: Key, work: &Work<K>) -> bool {
+        let has_room = match &self.sending {
+            Sending::Ready(_) => true,
+            Sending::Blocked(waiting) => {
+                let Dimensions { receive_quota, unsent_max, .. } = work.dimensions;
+                let unsent = work.ring.unsent_len(key) + waiting.len();
+                unsent + receive_quota as usize <= unsent_max
+            }
+        };
+        has_room && !self.is_leaving
+    }
+
+    /// The peer has been silent: it is sent a Ping, unless there are bytes that it has yet to take.
+    #[cold]
+    pub(super) fn ping<K: Kernel>(&mut self, key: Key, work: &mut Work<K>) {
+        if matches!(self.sending, Sending::Ready(_))
+            && let Some(frame) = self.session.ping()
+        {
+            self.queue(key, Part::Owned(frame.to_vec()), work);
+        }
+    }
+
+    /// Begins the closing handshake of a stopping server, when no message is under way.
+    pub(super) fn drain<K: Kernel>(&mut self, key: Key, work: &mut Work<K>) {
+        if let Some(frame) = self.session.drain() {
+            self.queue_close(key, frame, work);
+        }
+        self.limit_draining(work);
+    }
+
+    /// A peer of a stopping server that does not read has as long to go on with it as for what else
+    /// it is to do before the end.
+    fn limit_draining<K>(&mut self, work: &Work<K>) {
+        if self.session.is_stopping() && matches!(self.sending, Sending::Blocked(_)) {
+            self.timing.closing(work.now);
+        }
+    }
+
+    /// Begins to leave. What is queued is still sent. The first reason to leave stands.
+    #[cold]
+    pub(super) fn leave<K: Kernel>(&mut self, key: Key, end: ConnectionEnd, work: &mut Work<K>) {
+        if !mem::replace(&mut self.is_leaving, true) {
+            self.timing.closing(work.now);
+            work.leaving.push((key, end));
+        }
+        if self.receiving == Receiving::Starved {
+            self.receiving = Receiving::Idle;
+        }
+        work.is_departure_due |= self.receiving == Receiving::Idle;
+        self.disarm(key, work);
+    }
+
+    /// Leaves without waiting for the peer: whatever is under way fails.
+    #[cold]
+    pub(super) fn end_now<K: Kernel>(&mut self, key: Key, end: ConnectionEnd, work: &mut Work<K>) {
+        self.leave(key, end, work);
+        work.ring.shut_down(self.descriptor.as_fd());
+    }
+
+    /// How far a connection is that leaves.
+    pub(super) fn departure(&self) -> DepartureState {
+        match self.sending {
+            Sending::Ready(queue) if self.receiving == Receiving::Idle => {
+                if queue.is_empty() {
+                    DepartureState::Over
+                } else {
+                    DepartureState::LastReplies
+                }
+            }
+            Sending::Ready(_) | Sending::Blocked(_) => DepartureState::UnderWay,
+        }
+    }
+}
+
+/// What a connection that leaves waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DepartureState {
+    /// The kernel has something under way on it.
+    UnderWay,
+    /// Its last replies go out with the next turn, and it after them.
+    LastReplies,
+    /// Nothing.
+    Over,
+}
+
+impl<K> Work<K> {
+    #[inline]
+    fn count(&self, received_len: usize, reply: &Reply) {
+        self.counters.received_bytes.add(received_len as u64);
+        self.counters.messages.add(reply.messages.into());
+    }
+}

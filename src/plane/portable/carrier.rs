@@ -1,0 +1,227 @@
+//! The portable path: one client's session as a task, over the two halves of any stream that monoio
+//! can read and write.
+//!
+//! Bytes are answered in the buffer that they were received into. Its invariant: a pending read is
+//! dropped only when the connection is over.
+
+use std::{
+    future::Future,
+    mem,
+    pin::{Pin, pin},
+};
+
+use futures_util::future::{Either, select};
+use monoio::{
+    buf::IoBufMut,
+    io::{AsyncWriteRent, CancelableAsyncReadRent, Canceller},
+};
+
+use crate::{
+    config::RECEIVE_BUFFER_START,
+    connection::{ConnectionEnd, Control, Demand, Quota, linger, noting_waits, write_all},
+    metrics::Counters,
+    plane::Bounds,
+    protocol::{
+        echo::Compression,
+        session::{Reply, Session},
+    },
+};
+
+/// Echoes over the two halves of a stream until the connection is over. `early` is what came
+/// together with the request head: the first frames; `compression` is what the handshake agreed on.
+pub async fn run(
+    mut reader: impl CancelableAsyncReadRent,
+    mut writer: impl AsyncWriteRent,
+    early: Vec<u8>,
+    compression: Compression,
+    control: &Control,
+    bounds: &Bounds,
+    counters: &Counters,
+) -> ConnectionEnd {
+    let mut carrier = Carrier {
+        reader: &mut reader,
+        writer: &mut writer,
+        control,
+        bounds,
+        counters,
+        session: Session::new(compression),
+        quota: Quota::default(),
+        ahead: Vec::new(),
+    };
+    control.opened();
+    match carrier.echo_until_closed(early).await {
+        Ok(end) => {
+            linger(&mut reader, &mut writer, control).await;
+            end
+        }
+        Err(end) => end,
+    }
+}
+
+struct Carrier<'a, R, W> {
+    reader: &'a mut R,
+    writer: &'a mut W,
+    control: &'a Control,
+    bounds: &'a Bounds,
+    counters: &'a Counters,
+    session: Session,
+    quota: Quota,
+    /// What was received while a send stalled.
+    ahead: Vec<u8>,
+}
+
+impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Carrier<'_, R, W> {
+    /// Echoes until the session is over (`Ok`) or the connection is (`Err`).
+    async fn echo_until_closed(&mut self, early: Vec<u8>) -> Result<ConnectionEnd, ConnectionEnd> {
+        let mut chunk = early;
+        loop {
+            let reply = self.session.receive(&mut chunk, &self.bounds.rules);
+            self.counters.received_bytes.add(chunk.len() as u64);
+            self.counters.messages.add(reply.messages.into());
+            let end = reply.end;
+            chunk = self.send(reply, chunk).await?;
+            if let Some(end) = end {
+                return Ok(end.into());
+            }
+            let buffer = self.next_buffer(chunk);
+            let (received, has_waited) = noting_waits(self.receive(buffer)).await;
+            chunk = received?;
+            self.quota.spend(chunk.len(), has_waited).await;
+        }
+    }
+
+    /// An empty buffer for the next read, twice as large if the last read filled `used`.
+    fn next_buffer(&self, mut used: Vec<u8>) -> Vec<u8> {
+        let capacity_max = self.bounds.receive_buffer_max;
+        let wanted = if used.len() == used.capacity() && used.capacity() < capacity_max {
+            (2 * used.capacity()).min(capacity_max)
+        } else {
+            used.capacity()
+        };
+        let wanted = wanted.clamp(RECEIVE_BUFFER_START.in_memory(), capacity_max);
+        if wanted != used.capacity() {
+            return Vec::with_capacity(wanted);
+        }
+        used.clear();
+        used
+    }
+
+    /// Waits for bytes from the peer, and does meanwhile what the worker demands.
+    async fn receive(&mut self, buffer: Vec<u8>) -> Result<Vec<u8>, ConnectionEnd> {
+        if !self.ahead.is_empty() {
+            return Ok(mem::take(&mut self.ahead));
+        }
+        // The writer and the session are needed while the reader is busy.
+        let Self { reader, writer, control, session, .. } = self;
+        let mut read = pin!(reader.read(buffer));
+        loop {
+            // The demand first: a peer that streams always has something to read.
+            let demand = match select(pin!(control.demanded()), read.as_mut()).await {
+                Either::Left((demand, _)) => demand,
+                Either::Right(((Ok(0), _), _)) => return Err(ConnectionEnd::PeerVanished),
+                Either::Right(((Ok(_), chunk), _)) => {
+                    control.traffic();
+                    return Ok(chunk);
+                }
+                Either::Right(((Err(error), _), _)) => {
+                    return Err(ConnectionEnd::Broken(error.kind()));
+                }
+            };
+            match demand {
+                Demand::Ping => {
+                    if let Some(frame) = session.ping() {
+                        write_all(writer, frame, 0..frame.len(), control).await?;
+                    }
+                }
+                // A handshake's time is over once its connection is open.
+                Demand::TimeOut => {}
+                Demand::Drain => {
+                    if let Some(frame) = session.drain() {
+                        write_close(writer, control, frame).await?;
+                    }
+                }
+                Demand::End(end) => return Err(end),
+            }
+        }
+    }
+
+    /// Sends a reply, and returns the chunk that its range stands in.
+    async fn send(&mut self, reply: Reply, chunk: Vec<u8>) -> Result<Vec<u8>, ConnectionEnd> {
+        let Reply { prefix, range, close, .. } = reply;
+        if !prefix.is_empty() {
+            let prefix_len = prefix.len();
+            write_all(self.writer, prefix, 0..prefix_len, self.control).await?;
+        }
+        let chunk = if range.is_empty() {
+            chunk
+        } else {
+            let Self { reader, writer, control, bounds, ahead, session, .. } = self;
+            control.begin_sending();
+            let room = bounds.unsent_max.saturating_sub(range.len());
+            let mut write = pin!(write_all(writer, chunk, range, control));
+            let written = match select(write.as_mut(), pin!(control.send_stalled())).await {
+                Either::Left((written, _)) => written,
+                Either::Right(_) => {
+                    if session.is_stopping() {
+                        control.closing();
+                    }
+                    // All at once, or the allocator would keep what it outgrows.
+                    ahead.reserve_exact(room);
+                    receive_ahead(reader, ahead, room, control, write).await
+                }
+            };
+            control.end_sending();
+            written?
+        };
+        if !close.is_empty() {
+            write_close(self.writer, self.control, close).await?;
+        }
+        Ok(chunk)
+    }
+}
+
+/// Waits for a write that stalls, and receives meanwhile until `ahead` holds `len_max` bytes, for
+/// which it has the memory: the peer may not begin to read before it has sent all that it wants to.
+#[cold]
+async fn receive_ahead<T>(
+    reader: &mut impl CancelableAsyncReadRent,
+    ahead: &mut Vec<u8>,
+    len_max: usize,
+    control: &Control,
+    mut write: Pin<&mut impl Future<Output = T>>,
+) -> T {
+    while ahead.len() < len_max {
+        let canceller = Canceller::new();
+        let filled_len = ahead.len();
+        let free = mem::take(ahead).slice_mut(filled_len..len_max);
+        let mut read = pin!(reader.cancelable_read(free, canceller.handle()));
+        let (written, (received, filled)) = match select(write.as_mut(), read.as_mut()).await {
+            Either::Left((written, _)) => {
+                canceller.cancel();
+                (Some(written), read.await)
+            }
+            Either::Right((received, _)) => (None, received),
+        };
+        *ahead = filled.into_inner();
+        if let Some(written) = written {
+            return written;
+        }
+        // The next read tells the end again.
+        if !matches!(received, Ok(1..)) {
+            break;
+        }
+        control.traffic();
+    }
+    write.await
+}
+
+/// Sends a Close frame, the last frame that is sent.
+async fn write_close(
+    writer: &mut impl AsyncWriteRent,
+    control: &Control,
+    frame: Vec<u8>,
+) -> Result<(), ConnectionEnd> {
+    control.closing();
+    let frame_len = frame.len();
+    write_all(writer, frame, 0..frame_len, control).await.map(drop)
+}

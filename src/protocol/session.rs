@@ -1,0 +1,160 @@
+//! A WebSocket connection after its opening handshake, as RFC 6455 tells it: data, control frames,
+//! and the closing handshake. Pure state: no I/O, no clock.
+//!
+//! Who moves a session's bytes is its carrier. The carrier gives every received chunk to
+//! [`Session::receive`], sends what each call returns, one behind the other, and ends the connection
+//! once a [`Reply`] has an [`End`]. The carrier knows nothing else of the protocol.
+//!
+//! The invariants: the bytes to send form whole frames wherever a Ping or a Close frame of the
+//! server's own is put between them; at most one Close frame is sent, and nothing behind it.
+
+use std::ops::Range;
+
+use super::{
+    ProtocolError,
+    close_code::{CloseCode, encode_close_frame},
+    echo::{Compression, Echo, Echoed, Next, Rules},
+};
+
+/// One connection's state between its two handshakes.
+#[derive(Debug)]
+pub struct Session {
+    echo: Echo,
+    stage: Stage,
+}
+
+/// How far the closing handshake is (RFC 6455 §7.1.2, §7.1.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// It has not begun.
+    Open,
+    /// The server is stopping, and its Close frame waits for the end of a message.
+    Draining,
+    /// The server has sent its Close frame, and the peer's has not arrived.
+    CloseSent,
+    /// The session is over.
+    Ended,
+}
+
+/// What a received chunk is answered with: `prefix`, then `range` of the chunk, then `close`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// Bytes that were held back from earlier chunks; usually none.
+    pub prefix: Vec<u8>,
+    /// Where in the chunk the replies stand that have their place there.
+    pub range: Range<usize>,
+    /// A Close frame of the server's own; usually none.
+    pub close: Vec<u8>,
+    /// How the session has ended, if it has. The connection is to be closed once the reply is sent.
+    pub end: Option<End>,
+    /// Messages whose echo the reply completes.
+    pub messages: u32,
+}
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The peer began the closing handshake, and the reply ends with the echo of its Close frame.
+    ClosedByPeer,
+    /// The server began the closing handshake, and the peer's Close frame has arrived.
+    ClosedByServer,
+    /// The peer violated the protocol, which fails the connection (RFC 6455 §7.1.7).
+    Failed(ProtocolError),
+}
+
+/// A Ping frame without payload.
+pub const PING: &[u8] = &[0x89, 0];
+
+/// The reason in the Close frame of a stopping server.
+const STOPPING: &str = "the server is stopping";
+
+impl Session {
+    /// The session of a connection whose opening handshake has agreed on `compression`.
+    pub fn new(compression: Compression) -> Self {
+        Self { echo: Echo::with_compression(compression), stage: Stage::Open }
+    }
+
+    /// The Close frame for a connection that cannot have a session, for want of room.
+    pub fn turn_away() -> Vec<u8> {
+        encode_close_frame(CloseCode::TryAgainLater, "there is no room for more connections")
+    }
+
+    /// Answers the next received bytes, in place.
+    ///
+    /// Once a reply has had an [`End`], all further chunks are answered with nothing.
+    #[inline]
+    pub fn receive(&mut self, chunk: &mut [u8], rules: &Rules) -> Reply {
+        let Echoed { prefix, range, next, messages } = self.echo.transform(chunk, rules);
+        let reply = Reply { prefix, range, close: Vec::new(), end: None, messages };
+        if self.stage == Stage::Open && next == Next::Continue {
+            return reply;
+        }
+        self.close(reply, next)
+    }
+
+    /// A Ping frame, if one may be sent now (RFC 6455 §5.5.2).
+    pub fn ping(&self) -> Option<&'static [u8]> {
+        let may_ping = matches!(self.stage, Stage::Open | Stage::Draining);
+        (may_ping && self.echo.between_frames()).then_some(PING)
+    }
+
+    /// Begins the closing handshake of a stopping server: returns the Close frame if it may be sent
+    /// now. If a message is under way, the reply that ends it ends with the Close frame.
+    pub fn drain(&mut self) -> Option<Vec<u8>> {
+        if self.stage == Stage::Open {
+            self.stage = Stage::Draining;
+        }
+        self.say_goodbye()
+    }
+
+    /// Whether [`drain`](Self::drain) has been called, and the session is not over.
+    pub fn is_stopping(&self) -> bool {
+        matches!(self.stage, Stage::Draining | Stage::CloseSent)
+    }
+
+    /// Completes a reply where the closing handshake, or a fault, changes it.
+    #[cold]
+    fn close(&mut self, mut reply: Reply, next: Next) -> Reply {
+        let close_sent = self.stage == Stage::CloseSent;
+        if close_sent {
+            //= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
+            //# The application MUST NOT send any more data frames after sending a Close frame.
+            reply.prefix = Vec::new();
+            reply.range = 0..0;
+            reply.messages = 0;
+        }
+        reply.end = match next {
+            Next::Continue => {
+                reply.close = self.say_goodbye().unwrap_or_default();
+                return reply;
+            }
+            Next::Close if close_sent => Some(End::ClosedByServer),
+            Next::Close => Some(End::ClosedByPeer),
+            //= https://www.rfc-editor.org/rfc/rfc6455#section-7.1.7
+            //# If _The WebSocket Connection is Established_ prior to the point where
+            //# the endpoint is required to _Fail the WebSocket Connection_, the
+            //# endpoint SHOULD send a Close frame with an appropriate status code
+            //= https://www.rfc-editor.org/rfc/rfc6455#section-7.1.7
+            //# Similarly, to do so, the server MUST _Close the WebSocket Connection_, and
+            //# SHOULD log the problem.
+            Next::Fail(error) => {
+                if !close_sent {
+                    reply.close = encode_close_frame(error.close_code(), &error.to_string());
+                }
+                Some(End::Failed(error))
+            }
+            Next::Abort(error) => Some(End::Failed(error)),
+        };
+        self.stage = Stage::Ended;
+        reply
+    }
+
+    /// The Close frame of a stopping server, once, when no message is under way.
+    fn say_goodbye(&mut self) -> Option<Vec<u8>> {
+        if self.stage != Stage::Draining || !self.echo.between_messages() {
+            return None;
+        }
+        self.stage = Stage::CloseSent;
+        Some(encode_close_frame(CloseCode::GoingAway, STOPPING))
+    }
+}
