@@ -16,6 +16,7 @@ mod run;
 mod server;
 mod statistics;
 mod table;
+mod words;
 
 use std::{fs, path::Path, process::ExitCode};
 

@@ -2,11 +2,13 @@
 
 use std::{collections::BTreeSet, fmt, time::Duration};
 
-use bytesize::ByteSize;
 use clap::ValueEnum;
 use serde::Serialize;
 
-use crate::server::Server;
+use crate::{
+    server::Server,
+    words::{counted, payload},
+};
 
 /// What a run takes beside warm-up and measuring: starting and ending the generator, and opening a
 /// connection.
@@ -142,12 +144,6 @@ impl fmt::Display for Case {
     }
 }
 
-/// How many of something, in words: `1 worker`, `2 workers`.
-pub(crate) fn counted(number: usize, what: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{number} {what}{plural}")
-}
-
 impl fmt::Display for Axis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -156,16 +152,6 @@ impl fmt::Display for Axis {
             Self::Workers => "workers",
             Self::Buffers => "buffers",
         })
-    }
-}
-
-/// A number of bytes as people write it: `64 B`, `16 KiB`.
-pub(crate) fn payload(bytes: u64) -> String {
-    match bytes {
-        kibibytes if kibibytes >= 1 << 10 && kibibytes.is_multiple_of(1 << 10) => {
-            ByteSize(bytes).display().iec().to_string().replace(".0 ", " ")
-        }
-        _ => format!("{bytes} B"),
     }
 }
 
@@ -178,15 +164,6 @@ mod tests {
         assert_eq!(turns(0, 3), [0, 1, 2]);
         assert_eq!(turns(1, 3), [2, 1, 0]);
         assert_eq!(turns(2, 3), [0, 1, 2]);
-    }
-
-    #[test]
-    fn payloads_are_written_as_people_do() {
-        for (bytes, text) in
-            [(64, "64 B"), (1000, "1000 B"), (1024, "1 KiB"), (1536, "1536 B"), (1 << 20, "1 MiB")]
-        {
-            assert_eq!(payload(bytes), text);
-        }
     }
 
     #[test]

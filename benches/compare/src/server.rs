@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::plan::counted;
+use crate::words::counted;
 
 /// What a command's words are completed with.
 const PORT: &str = "{port}";

@@ -103,7 +103,7 @@ fn ratios(results: &Results) -> String {
         let _ = write!(
             text,
             "| {} x {} x {} | {} |",
-            crate::plan::payload(load.payload_bytes),
+            crate::words::payload(load.payload_bytes),
             load.connections,
             load.depth,
             unit(results, case)

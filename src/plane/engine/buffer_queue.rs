@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use super::table::Key;
+use super::key::Key;
 
 #[derive(Default)]
 pub(super) struct BufferQueue {

@@ -14,10 +14,10 @@ use super::{
     buffers::Chunk,
     dimensions::Dimensions,
     kernel::Kernel,
+    key::Key,
     replies::{PartQueue, Replies},
     ring::{Event, ReceiveEnd, Ring, Unsent},
     sends::Part,
-    table::Key,
 };
 use crate::{
     connection::{

@@ -14,7 +14,7 @@
 //!
 //! From the bottom up: [`kernel`] is what is asked of the kernel, [`uring`] the real one;
 //! [`buffers`] is what it receives into, [`sends`] what it sends from, and [`ring`] both in turns;
-//! [`connection`] is what happens to one connection, [`table`] all of them, [`replies`] and
+//! [`connection`] is what happens to one connection, [`table`] all of them by [`key`], [`replies`] and
 //! [`buffer_queue`] what they have queued for the turn; [`waits`] is what else the thread waits for,
 //! [`probe`] what this kernel can do, and here is the turn.
 
@@ -23,6 +23,7 @@ mod buffers;
 mod connection;
 mod dimensions;
 mod kernel;
+mod key;
 mod probe;
 mod replies;
 mod ring;

@@ -14,8 +14,9 @@ use super::{
     connection::Connection,
     dimensions::Dimensions,
     kernel::Interest,
+    key::Key,
     ring::{Event, Events, Ring},
-    table::{Key, Table},
+    table::Table,
     uring::Uring,
     waits::{Outcome, Sleep, Waits},
 };

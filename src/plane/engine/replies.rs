@@ -1,7 +1,7 @@
 //! The replies of one turn, in parts: those of each connection are a list, in the order in which
 //! they are sent.
 
-use super::{sends::Part, table::Key};
+use super::{key::Key, sends::Part};
 
 /// The replies that go out at the end of this turn.
 #[derive(Default)]

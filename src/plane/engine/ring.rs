@@ -18,8 +18,8 @@ use super::{
     buffers::{Buffers, Chunk},
     dimensions::Dimensions,
     kernel::{Completion, Interest, Kernel, Operation, SendFrom, SendMode},
+    key::Key,
     sends::{Part, Sends},
-    table::Key,
     waits::{Outcome, Wait},
 };
 

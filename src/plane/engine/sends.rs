@@ -8,7 +8,7 @@ use std::ptr;
 use super::{
     buffers::{Buffers, Chunk},
     kernel::SendFrom,
-    table::Key,
+    key::Key,
 };
 
 /// A piece of a reply.

@@ -2,36 +2,13 @@
 
 use slab::Slab;
 
-use super::connection::Connection;
-
-/// A connection's slot, and which of the slot's successive connections it is. A late completion
-/// can therefore never reach a successor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Key {
-    pub(super) slot: u32,
-    generation: u32,
-}
+use super::{connection::Connection, key::Key};
 
 /// The connections, by key.
 pub(super) struct Table {
     connections: Slab<Connection>,
     generation: u32,
     capacity: usize,
-}
-
-impl Key {
-    /// Bits of [`to_bits`](Self::to_bits) that are used.
-    pub(super) const BITS: u32 = 62;
-
-    const GENERATION_MASK: u32 = (1 << (Self::BITS - u32::BITS)) - 1;
-
-    pub(super) fn to_bits(self) -> u64 {
-        u64::from(self.generation) << u32::BITS | u64::from(self.slot)
-    }
-
-    pub(super) fn from_bits(bits: u64) -> Self {
-        Self { slot: bits as u32, generation: (bits >> u32::BITS) as u32 }
-    }
 }
 
 impl Table {
@@ -50,7 +27,7 @@ impl Table {
         connection: impl FnOnce(u32) -> Connection,
     ) -> (Key, &mut Connection) {
         debug_assert!(!self.is_full(), "there is a slot");
-        self.generation = self.generation.wrapping_add(1) & Key::GENERATION_MASK;
+        self.generation = Key::next_generation(self.generation);
         let entry = self.connections.vacant_entry();
         let key = Key { slot: entry.key() as u32, generation: self.generation };
         (key, entry.insert(connection(self.generation)))

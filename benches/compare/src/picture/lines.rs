@@ -7,9 +7,10 @@ use plotters::style::{RGBColor, text_anchor::HPos};
 
 use super::{Canvas, Error, FAINT_INK, INK, PAPER, RULE};
 use crate::{
-    plan::{Axis, payload},
+    plan::Axis,
     results::{Measurement, Results},
     statistics::Summary,
+    words::payload,
 };
 
 const WIDTH: i32 = 1000;

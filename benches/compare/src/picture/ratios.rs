@@ -6,7 +6,7 @@
 use plotters::style::{RGBColor, text_anchor::HPos};
 
 use super::{Canvas, Error, FAINT_INK, INK, RULE};
-use crate::{plan::payload, results::Results, table};
+use crate::{results::Results, table, words::payload};
 
 const MARGIN: i32 = 24;
 const HEAD_HEIGHT: i32 = 132;

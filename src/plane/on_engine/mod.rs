@@ -4,12 +4,14 @@
 //! engine turns, and waits in its ring for whatever comes first, for itself or for one of them.
 //! Its invariant: the engine never waits while a task could go on.
 
+mod stream;
+
 use std::{
     cell::{Cell, RefCell},
     future::{Future, poll_fn},
-    io, mem,
-    net::{Shutdown, TcpStream as StdTcpStream},
-    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+    io,
+    net::TcpStream as StdTcpStream,
+    os::fd::{AsFd, OwnedFd},
     pin::pin,
     rc::Rc,
     sync::{Arc, Once},
@@ -17,15 +19,10 @@ use std::{
 };
 
 use http::StatusCode;
-use monoio::{
-    BufResult,
-    buf::{IoBuf, IoBufMut, IoVecBuf, IoVecBufMut},
-    io::{AsyncReadRent, AsyncWriteRent},
-    task::JoinHandle,
-};
-use socket2::SockRef;
+use monoio::task::JoinHandle;
 use tracing::warn;
 
+use self::stream::RingStream;
 use super::{
     Bounds, Departure, Plane, Upgraded,
     engine::{Dimensions, Engine, Interest, Wait},
@@ -53,16 +50,6 @@ struct State {
     late_wake_ups: Cell<(u64, u8)>,
     /// A connection is being adopted, or that has panicked.
     is_adopting: Cell<bool>,
-}
-
-/// A connection, read and written as far as it goes without waiting, and waited for in the ring.
-#[derive(Clone)]
-pub(crate) struct RingStream {
-    socket: Rc<StdTcpStream>,
-    plane: OnEngine,
-    /// It has been read from, so that the next read waits even if there is something to read: a
-    /// peer that streams may not keep the engine from its turn.
-    has_read: bool,
 }
 
 /// A wait that is let go of when this is dropped.
@@ -115,7 +102,7 @@ impl OnEngine {
     /// Closes a connection for which the engine has no room.
     #[cold]
     async fn turn_away(&self, descriptor: OwnedFd, control: &Control) -> ConnectionEnd {
-        let mut stream = self.own_stream(descriptor.into());
+        let mut stream = RingStream::new(descriptor.into(), self.clone());
         let frame = Session::turn_away();
         let frame_len = frame.len();
         control.closing();
@@ -125,10 +112,6 @@ impl OnEngine {
         let (mut reader, mut writer) = Self::split(stream);
         linger(&mut reader, &mut writer, control).await;
         ConnectionEnd::Refused(StatusCode::SERVICE_UNAVAILABLE)
-    }
-
-    fn own_stream(&self, stream: StdTcpStream) -> RingStream {
-        RingStream { socket: Rc::new(stream), plane: self.clone(), has_read: false }
     }
 
     /// Says once that the kernel loses wake-ups, when it does so again and again.
@@ -198,7 +181,7 @@ impl Plane for OnEngine {
     }
 
     fn stream(&self, stream: StdTcpStream) -> io::Result<RingStream> {
-        Ok(self.own_stream(stream))
+        Ok(RingStream::new(stream, self.clone()))
     }
 
     fn split(stream: RingStream) -> (RingStream, RingStream) {
@@ -213,11 +196,9 @@ impl Plane for OnEngine {
         control: &Control,
     ) -> Option<ConnectionEnd> {
         let Upgraded { stream, early, compression } = upgraded;
-        let Ok(socket) = Rc::try_unwrap(stream.socket) else {
-            unreachable!("nobody reads or writes it any more")
-        };
+        let descriptor = stream.into_descriptor();
         self.0.is_adopting.set(true);
-        let adopted = self.0.engine.borrow_mut().adopt(socket.into(), compression, early);
+        let adopted = self.0.engine.borrow_mut().adopt(descriptor, compression, early);
         self.0.is_adopting.set(false);
         let Err((descriptor, _)) = adopted else { return None };
         Some(self.turn_away(descriptor, control).await)
@@ -273,88 +254,5 @@ impl Plane for OnEngine {
             drop(engine);
             departures.into_iter().for_each(&finish);
         }
-    }
-}
-
-impl AsRawFd for RingStream {
-    fn as_raw_fd(&self) -> RawFd {
-        self.socket.as_raw_fd()
-    }
-}
-
-impl RingStream {
-    /// Does something with the socket that does not wait, as soon as it can be done.
-    async fn when_ready<T>(
-        &self,
-        interest: Interest,
-        mut act: impl FnMut(&SockRef<'_>) -> io::Result<T>,
-    ) -> io::Result<T> {
-        loop {
-            match act(&SockRef::from(&*self.socket)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.plane.ready(&*self.socket, interest).await?;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
-            }
-        }
-    }
-}
-
-impl AsyncReadRent for RingStream {
-    #[expect(unsafe_code, reason = "IoBufMut has no safe view of its memory")]
-    async fn read<T: IoBufMut>(&mut self, mut buffer: T) -> BufResult<usize, T> {
-        if mem::replace(&mut self.has_read, true)
-            && let Err(error) = self.plane.ready(&*self.socket, Interest::Readable).await
-        {
-            return (Err(error), buffer);
-        }
-        let received = self
-            .when_ready(Interest::Readable, |socket| {
-                // SAFETY: an IoBufMut has bytes_total() bytes at write_ptr() for as long as it
-                // lives, and nobody else has it meanwhile; they may be uninitialised.
-                let memory = unsafe {
-                    std::slice::from_raw_parts_mut(buffer.write_ptr().cast(), buffer.bytes_total())
-                };
-                socket.recv_with_flags(memory, libc::MSG_DONTWAIT)
-            })
-            .await;
-        if let Ok(len) = received {
-            // SAFETY: the kernel has just written this many bytes.
-            unsafe { buffer.set_init(len) };
-        }
-        (received, buffer)
-    }
-
-    async fn readv<T: IoVecBufMut>(&mut self, buffers: T) -> BufResult<usize, T> {
-        (Err(io::ErrorKind::Unsupported.into()), buffers)
-    }
-}
-
-impl AsyncWriteRent for RingStream {
-    #[expect(unsafe_code, reason = "IoBuf has no safe view of its bytes")]
-    async fn write<T: IoBuf>(&mut self, buffer: T) -> BufResult<usize, T> {
-        let sent = self
-            .when_ready(Interest::Writable, |socket| {
-                // SAFETY: an IoBuf has bytes_init() initialised bytes at read_ptr() for as long as
-                // it lives.
-                let bytes =
-                    unsafe { std::slice::from_raw_parts(buffer.read_ptr(), buffer.bytes_init()) };
-                socket.send_with_flags(bytes, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
-            })
-            .await;
-        (sent, buffer)
-    }
-
-    async fn writev<T: IoVecBuf>(&mut self, buffers: T) -> BufResult<usize, T> {
-        (Err(io::ErrorKind::Unsupported.into()), buffers)
-    }
-
-    async fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-
-    async fn shutdown(&mut self) -> io::Result<()> {
-        self.socket.shutdown(Shutdown::Write)
     }
 }

@@ -1,0 +1,124 @@
+//! A connection of a worker with an engine, before its handshake is over and after it has left the
+//! engine: read and written by tasks, which wait in the engine's ring.
+
+use std::{
+    io, mem,
+    net::{Shutdown, TcpStream as StdTcpStream},
+    os::fd::{AsRawFd, OwnedFd, RawFd},
+    rc::Rc,
+};
+
+use monoio::{
+    BufResult,
+    buf::{IoBuf, IoBufMut, IoVecBuf, IoVecBufMut},
+    io::{AsyncReadRent, AsyncWriteRent},
+};
+use socket2::SockRef;
+
+use super::OnEngine;
+use crate::plane::engine::Interest;
+
+/// A connection, read and written as far as it goes without waiting, and waited for in the ring.
+#[derive(Clone)]
+pub(crate) struct RingStream {
+    socket: Rc<StdTcpStream>,
+    plane: OnEngine,
+    /// It has been read from, so that the next read waits even if there is something to read: a
+    /// peer that streams may not keep the engine from its turn.
+    has_read: bool,
+}
+
+impl AsRawFd for RingStream {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl RingStream {
+    pub(super) fn new(stream: StdTcpStream, plane: OnEngine) -> Self {
+        Self { socket: Rc::new(stream), plane, has_read: false }
+    }
+
+    /// The connection itself. It is not split, or its other half is gone.
+    pub(super) fn into_descriptor(self) -> OwnedFd {
+        let Ok(socket) = Rc::try_unwrap(self.socket) else {
+            unreachable!("nobody reads or writes it any more")
+        };
+        socket.into()
+    }
+
+    /// Does something with the socket that does not wait, as soon as it can be done.
+    async fn when_ready<T>(
+        &self,
+        interest: Interest,
+        mut act: impl FnMut(&SockRef<'_>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        loop {
+            match act(&SockRef::from(&*self.socket)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.plane.ready(&*self.socket, interest).await?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+}
+
+impl AsyncReadRent for RingStream {
+    #[expect(unsafe_code, reason = "IoBufMut has no safe view of its memory")]
+    async fn read<T: IoBufMut>(&mut self, mut buffer: T) -> BufResult<usize, T> {
+        if mem::replace(&mut self.has_read, true)
+            && let Err(error) = self.plane.ready(&*self.socket, Interest::Readable).await
+        {
+            return (Err(error), buffer);
+        }
+        let received = self
+            .when_ready(Interest::Readable, |socket| {
+                // SAFETY: an IoBufMut has bytes_total() bytes at write_ptr() for as long as it
+                // lives, and nobody else has it meanwhile; they may be uninitialised.
+                let memory = unsafe {
+                    std::slice::from_raw_parts_mut(buffer.write_ptr().cast(), buffer.bytes_total())
+                };
+                socket.recv_with_flags(memory, libc::MSG_DONTWAIT)
+            })
+            .await;
+        if let Ok(len) = received {
+            // SAFETY: the kernel has just written this many bytes.
+            unsafe { buffer.set_init(len) };
+        }
+        (received, buffer)
+    }
+
+    async fn readv<T: IoVecBufMut>(&mut self, buffers: T) -> BufResult<usize, T> {
+        (Err(io::ErrorKind::Unsupported.into()), buffers)
+    }
+}
+
+impl AsyncWriteRent for RingStream {
+    #[expect(unsafe_code, reason = "IoBuf has no safe view of its bytes")]
+    async fn write<T: IoBuf>(&mut self, buffer: T) -> BufResult<usize, T> {
+        let sent = self
+            .when_ready(Interest::Writable, |socket| {
+                // SAFETY: an IoBuf has bytes_init() initialised bytes at read_ptr() for as long as
+                // it lives.
+                let bytes =
+                    unsafe { std::slice::from_raw_parts(buffer.read_ptr(), buffer.bytes_init()) };
+                socket.send_with_flags(bytes, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+            })
+            .await;
+        (sent, buffer)
+    }
+
+    async fn writev<T: IoVecBuf>(&mut self, buffers: T) -> BufResult<usize, T> {
+        (Err(io::ErrorKind::Unsupported.into()), buffers)
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    async fn shutdown(&mut self) -> io::Result<()> {
+        self.socket.shutdown(Shutdown::Write)
+    }
+}
