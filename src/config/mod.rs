@@ -12,7 +12,10 @@ use thiserror::Error;
 use crate::{
     handshake::origin::Origin,
     host::cpu_list::CpuList,
-    http::echo_paths::{ANY_PATH, EchoPaths, as_asked_for},
+    http::{
+        echo_paths::{ANY_PATH, EchoPaths, as_asked_for},
+        is_token,
+    },
 };
 
 /// What a server is to do. [`Config::default`] is what the program does without flags.
@@ -490,16 +493,6 @@ fn check_paths(paths: &[String]) -> Result<(), ConfigError> {
         }
     }
     Ok(())
-}
-
-/// Whether `text` is a token (RFC 9110 §5.6.2).
-pub(crate) fn is_token(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(is_token_byte)
-}
-
-/// Whether a token may have this byte (RFC 9110 §5.6.2).
-pub(crate) fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 #[cfg(test)]

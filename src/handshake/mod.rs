@@ -20,11 +20,11 @@ use http::{
 use thiserror::Error;
 
 use crate::{
-    config::is_token,
     handshake::{
         extensions::{Malformed, Offer, parse_offers},
         origin::Origin,
     },
+    http::is_token,
     protocol::echo::Compression,
 };
 
