@@ -24,7 +24,7 @@ use crate::{
         extensions::{Malformed, Offer, parse_offers},
         origin::Origin,
     },
-    http::is_token,
+    http::{Refusal, is_token},
     protocol::echo::Compression,
 };
 
@@ -92,19 +92,32 @@ pub enum HandshakeRefusal {
     OriginForbidden,
 }
 
-impl HandshakeRefusal {
-    /// The status that answers the request.
-    pub fn status(self) -> StatusCode {
-        match self {
-            Self::NotAnUpgrade
-            | Self::HttpVersionTooLow
-            | Self::BodyAnnounced
-            | Self::KeyInvalid
-            | Self::SubprotocolsMalformed
-            | Self::ExtensionsMalformed => StatusCode::BAD_REQUEST,
-            Self::VersionUnsupported => StatusCode::UPGRADE_REQUIRED,
-            Self::OriginForbidden => StatusCode::FORBIDDEN,
-        }
+impl From<HandshakeRefusal> for Refusal {
+    fn from(reason: HandshakeRefusal) -> Self {
+        use HandshakeRefusal::{
+            BodyAnnounced, ExtensionsMalformed, HttpVersionTooLow, KeyInvalid, NotAnUpgrade,
+            OriginForbidden, SubprotocolsMalformed, VersionUnsupported,
+        };
+        let (status, headers): (_, &[_]) = match reason {
+            NotAnUpgrade
+            | HttpVersionTooLow
+            | BodyAnnounced
+            | KeyInvalid
+            | SubprotocolsMalformed
+            | ExtensionsMalformed => (StatusCode::BAD_REQUEST, &[]),
+            //= https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2
+            //# If this version does not match a version understood by the server, the server MUST
+            //# abort the WebSocket handshake described in this section and instead send an
+            //# appropriate HTTP error code (such as 426 Upgrade Required) and a
+            //# |Sec-WebSocket-Version| header field indicating the version(s) the server is capable
+            //# of understanding.
+            VersionUnsupported => (
+                StatusCode::UPGRADE_REQUIRED,
+                &[("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")],
+            ),
+            OriginForbidden => (StatusCode::FORBIDDEN, &[]),
+        };
+        Self { status, headers, text: reason.to_string() }
     }
 }
 

@@ -16,7 +16,7 @@ pub(crate) use self::token::{is_token, is_token_byte};
 pub use self::{
     foreign::Foreign,
     head::{HeadError, REQUEST_HEAD_LEN_MAX, read_request_head},
-    refusal::RequestRefusal,
+    refusal::{Refusal, RequestRefusal},
     response::{encode_page, encode_refusal, without_body},
     route::{Route, route},
 };

@@ -1,9 +1,24 @@
-//! Why requests are refused.
+//! Refusals: what a request gets instead of what it asked for, as one value.
+//!
+//! Each layer that refuses has a small enum of its reasons, which one exhaustive match turns into a
+//! [`Refusal`]; that of HTTP is [`RequestRefusal`]. The writer in [`response`](super::response)
+//! knows no reason.
 
 use http::StatusCode;
 use thiserror::Error;
 
 use super::{echo_paths::EchoPaths, foreign::Foreign};
+
+/// A refusal, ready to be written by any HTTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The status of the response.
+    pub status: StatusCode,
+    /// Names and values of the header fields that this refusal needs beside those of every response.
+    pub headers: &'static [(&'static str, &'static str)],
+    /// The reason and what mends it, for people: one line without its end.
+    pub text: String,
+}
 
 /// Why a request is refused, whatever path it asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -49,21 +64,36 @@ pub enum RequestRefusal {
     Stopping,
 }
 
-impl RequestRefusal {
-    /// The status that answers the request.
-    pub fn status(&self) -> StatusCode {
-        match self {
-            Self::HeadTooLong => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::Malformed
-            | Self::Foreign(_)
-            | Self::LinesEmpty
-            | Self::LineEndBare
-            | Self::HostInvalid => StatusCode::BAD_REQUEST,
-            Self::TimedOut => StatusCode::REQUEST_TIMEOUT,
-            Self::VersionUnsupported => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
-            Self::PathUnknown(_) | Self::NoEcho(_) => StatusCode::NOT_FOUND,
-            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
-        }
+impl From<RequestRefusal> for Refusal {
+    fn from(reason: RequestRefusal) -> Self {
+        use RequestRefusal::{
+            Foreign, HeadTooLong, HostInvalid, LineEndBare, LinesEmpty, Malformed,
+            MethodNotAllowed, NoEcho, PathUnknown, Stopping, TimedOut, VersionUnsupported,
+        };
+        let (status, headers): (_, &[_]) = match reason {
+            HeadTooLong => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &[]),
+            Malformed | Foreign(_) | LinesEmpty | LineEndBare | HostInvalid => {
+                (StatusCode::BAD_REQUEST, &[])
+            }
+            TimedOut => (StatusCode::REQUEST_TIMEOUT, &[]),
+            VersionUnsupported => (StatusCode::HTTP_VERSION_NOT_SUPPORTED, &[]),
+            PathUnknown(_) | NoEcho(_) => (StatusCode::NOT_FOUND, &[]),
+            MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, &[("Allow", "GET, HEAD")]),
+            Stopping => (StatusCode::SERVICE_UNAVAILABLE, &[]),
+        };
+        Self { status, headers, text: reason.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusal_of_a_method_names_those_that_are_possible() {
+        let refusal = Refusal::from(RequestRefusal::MethodNotAllowed);
+        assert_eq!(refusal.status, StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(refusal.headers, [("Allow", "GET, HEAD")]);
+        assert_eq!(refusal.text, "only GET and HEAD are possible here");
     }
 }

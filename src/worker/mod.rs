@@ -32,7 +32,7 @@ use futures_util::{
     FutureExt,
     future::{Either, select},
 };
-use http::{Method, Request, StatusCode};
+use http::{Method, Request};
 use nix::errno::Errno;
 use slab::Slab;
 use socket2::SockRef;
@@ -50,8 +50,8 @@ use crate::{
     handshake::{self, Policy},
     host::descriptors::{self, Refused},
     http::{
-        HeadError, RequestRefusal, Route, echo_paths::EchoPaths, encode_refusal, read_request_head,
-        route, without_body,
+        HeadError, Refusal, RequestRefusal, Route, echo_paths::EchoPaths, encode_refusal,
+        read_request_head, route, without_body,
     },
     metrics::Counters,
     plane::{Bounds, Departure, OnEngine, Plane, Portable, Upgraded, engine},
@@ -635,7 +635,7 @@ impl<P: Plane> Worker<P> {
                 Either::Right((Demand::End(end), _)) => return Err(end),
             }
         };
-        Ok((refuse(refusal.status(), &refusal).without_body_if(is_head), Vec::new()))
+        Ok((refuse(refusal).without_body_if(is_head), Vec::new()))
     }
 
     fn answer(&self, mut request: Request<()>) -> Answer {
@@ -643,9 +643,9 @@ impl<P: Plane> Worker<P> {
             Ok(Route::Page) => Answer::Respond(self.site.page.clone(), ConnectionEnd::PageServed),
             Ok(Route::Echo) => match handshake::answer(&mut request, &self.site.policy) {
                 Ok(acceptance) => Answer::Upgrade(acceptance),
-                Err(refusal) => refuse(refusal.status(), &refusal),
+                Err(refusal) => refuse(refusal),
             },
-            Err(refusal) => refuse(refusal.status(), &refusal),
+            Err(refusal) => refuse(refusal),
         }
     }
 
@@ -712,9 +712,9 @@ fn is_refusal(error: &io::Error) -> bool {
     matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EPERM | Errno::ENOSYS))
 }
 
-fn refuse(status: StatusCode, reason: &impl ToString) -> Answer {
-    let response = encode_refusal(status, &reason.to_string());
-    Answer::Respond(response.into(), ConnectionEnd::Refused(status))
+fn refuse(reason: impl Into<Refusal>) -> Answer {
+    let refusal = reason.into();
+    Answer::Respond(encode_refusal(&refusal).into(), ConnectionEnd::Refused(refusal.status))
 }
 
 /// Turns a panic in a connection's task into its end.
@@ -737,6 +737,7 @@ mod tests {
         thread::{self, JoinHandle},
     };
 
+    use http::StatusCode;
     use tungstenite::WebSocket;
 
     use super::*;

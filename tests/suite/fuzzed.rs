@@ -8,7 +8,7 @@ use ringecho::{
         extensions::{Offer, parse_offers},
         permessage_deflate::negotiate,
     },
-    http::{REQUEST_HEAD_LEN_MAX, Route, echo_paths::EchoPaths, read_request_head, route},
+    http::{REQUEST_HEAD_LEN_MAX, Refusal, Route, echo_paths::EchoPaths, read_request_head, route},
     protocol::echo::{Compression, Echo, Rules},
 };
 
@@ -71,7 +71,7 @@ pub fn request_head(input: &[u8]) {
             assert!(head.starts_with("HTTP/1.1 101 ") && head.ends_with("\r\n\r\n"));
             assert!(head.lines().all(|line| line.bytes().all(|byte| (b' '..0x7f).contains(&byte))));
         }
-        Err(refusal) => assert!(refusal.status().is_client_error()),
+        Err(refusal) => assert!(Refusal::from(refusal).status.is_client_error()),
     }
 }
 
