@@ -6,7 +6,7 @@ mod measure;
 use criterion::{Bencher, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use http::Request;
 use measure::measure;
-use ringecho::handshake::{HandshakeRefusal, Policy, answer};
+use ringecho::handshake::{HandshakeRefusal, Policy, http1::answer};
 
 const MINIMAL: [(&str, &str); 5] = [
     ("host", "localhost:9001"),

@@ -47,7 +47,7 @@ use crate::{
         linger, write_all,
     },
     entry::balance::{Accepted, Member},
-    handshake::{self, Policy},
+    handshake::{Policy, http1},
     host::descriptors::{self, Refused},
     http::{
         HeadError, Refusal, RequestRefusal, Route, echo_paths::EchoPaths, encode_refusal,
@@ -292,7 +292,7 @@ struct Exhausted {
 /// How a request is answered.
 enum Answer {
     /// By a 101, and then by echoes.
-    Upgrade(handshake::Acceptance),
+    Upgrade(http1::Acceptance),
     /// By this response, which ends the connection in this way.
     Respond(bytes::Bytes, ConnectionEnd),
 }
@@ -573,8 +573,9 @@ impl<P: Plane> Worker<P> {
                     return Some(end);
                 }
                 self.counters.upgraded.add(1);
-                let handshake::Negotiated { subprotocol, compression } = acceptance.negotiated;
-                debug!(subprotocol, ?compression, "connection upgraded");
+                let negotiated = acceptance.negotiated;
+                let compression = negotiated.compression();
+                debug!(subprotocol = negotiated.subprotocol, ?compression, "connection upgraded");
                 let upgraded = Upgraded { stream, early, compression };
                 self.plane.carry(upgraded, &self.bounds, &self.counters, control).await
             }
@@ -641,7 +642,7 @@ impl<P: Plane> Worker<P> {
     fn answer(&self, mut request: Request<()>) -> Answer {
         match route(&request, &self.site.echo_paths) {
             Ok(Route::Page) => Answer::Respond(self.site.page.clone(), ConnectionEnd::PageServed),
-            Ok(Route::Echo) => match handshake::answer(&mut request, &self.site.policy) {
+            Ok(Route::Echo) => match http1::answer(&mut request, &self.site.policy) {
                 Ok(acceptance) => Answer::Upgrade(acceptance),
                 Err(refusal) => refuse(refusal),
             },

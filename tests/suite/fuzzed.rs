@@ -4,8 +4,9 @@ use futures_executor::block_on;
 use http::header::{CONNECTION, UPGRADE};
 use ringecho::{
     handshake::{
-        Policy, answer,
+        Policy,
         extensions::{Offer, parse_offers},
+        http1::answer,
         permessage_deflate::negotiate,
     },
     http::{REQUEST_HEAD_LEN_MAX, Refusal, Route, echo_paths::EchoPaths, read_request_head, route},
