@@ -3,10 +3,14 @@
 //! Started workers accept on sockets of their own that share the port. A worker that dies of a
 //! defect is replaced; its connections are lost, the others do not notice.
 
+mod capabilities;
+mod errors;
+mod shortages;
 pub mod signals;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    io::{self, Read, Write},
     net::{SocketAddr, TcpListener},
     os::unix::net::UnixStream,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -18,81 +22,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::resource::{Resource, getrlimit};
-use thiserror::Error;
 use tracing::{error, info, warn};
 
+pub use self::errors::{RunError, StartError};
+use self::{
+    capabilities::{resolve_data_plane, resolve_driver, try_streams, worker_cpus},
+    shortages::{tell_of_shortages, warn_of_few_descriptors},
+};
 use crate::{
-    config::{self, Compression, Config, ConfigError, DataPlane, HugePages},
-    connection::{ConnectionEnd, RECEIVE_QUOTA},
-    entry::{
-        balance::Balance,
-        listener::{ListenError, Listening},
-    },
+    config::{self, Compression, Config, DataPlane, HugePages},
+    connection::ConnectionEnd,
+    entry::{balance::Balance, listener::Listening},
     handshake::Policy,
-    host::{
-        cpu_list::{CpuList, CpuListError},
-        descriptors::{self, Refused, raise_limit},
-    },
+    host::descriptors::{Refused, raise_limit},
     http::{echo_paths::EchoPaths, encode_page, page},
     metrics::{Counters, Totals},
-    plane::engine::{self, Lack},
-    worker::{
-        self, Driver, Fallback, Footing, Plan, Ready, Shortage, ShortageKind, Site, WorkerError,
-    },
+    worker::{self, Fallback, Footing, Plan, Ready, Site, WorkerError},
 };
-
-/// Why a server did not start.
-#[derive(Debug, Error)]
-pub enum StartError {
-    /// A value of the configuration is refused.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// There is no CPU that workers could be pinned to.
-    #[error("{0}; name those that --workers are to be pinned to with --cpus")]
-    Cpus(#[from] CpuListError),
-    /// The server cannot listen.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    /// `io_uring` was asked for and is not to be had.
-    #[error("--driver io_uring: {0}; use --driver auto to fall back to epoll")]
-    IoUringUnavailable(String),
-    /// The engine was asked for and is not to be had.
-    #[error("--data-plane engine: {0}; use --data-plane auto to fall back to the portable path")]
-    EngineUnavailable(String),
-    /// A worker could not start.
-    #[error("worker {worker}: {cause}")]
-    Worker {
-        /// Its number.
-        worker: usize,
-        /// Why.
-        cause: String,
-    },
-    /// A thread cannot be started.
-    #[error(
-        "no thread can be started ({0}); raise the limits on tasks (ulimit -u, or the container's \
-         or service's) and on memory (ulimit -v), or lower --workers"
-    )]
-    Thread(#[source] io::Error),
-    /// The system refused something else.
-    #[error(transparent)]
-    System(#[from] Refused),
-}
-
-/// Why a server that had started could not go on.
-#[derive(Debug, Error)]
-pub enum RunError {
-    /// A worker died, and no other could be put in its place.
-    #[error("worker {worker} died, and could not be replaced in {tries} tries: {cause}")]
-    WorkerLost {
-        /// Its number.
-        worker: usize,
-        /// How often it was tried.
-        tries: u32,
-        /// Why the last one failed.
-        cause: String,
-    },
-}
 
 /// A running server.
 pub struct Server {
@@ -438,36 +384,6 @@ fn cause_of_death(result: Option<Result<(), WorkerError>>) -> Option<String> {
     }
 }
 
-/// Says in one line how many workers do without what others have, and why.
-fn tell_of_shortages(all_ready: &[Ready]) {
-    let shortages: Vec<_> = all_ready.iter().filter_map(|ready| ready.shortage.as_ref()).collect();
-    if let Some(Shortage { error, .. }) = shortages.first() {
-        let kinds = [
-            (ShortageKind::SmallRing, "with smaller rings than they should have"),
-            (ShortageKind::NoEngine, "without an engine, on the portable path"),
-            (ShortageKind::NoRing, "without a ring, on epoll"),
-        ];
-        let counted = kinds.map(|(kind, how)| {
-            (shortages.iter().filter(|shortage| shortage.kind == kind).count(), how)
-        });
-        let told: Vec<_> = counted
-            .iter()
-            .filter(|(count, _)| *count > 0)
-            .map(|(count, how)| format!("{count} {how}"))
-            .collect();
-        let (total, told) = (all_ready.len(), told.join("; "));
-        let remedy = if error.kind() == io::ErrorKind::OutOfMemory { MORE_MEMORY } else { "" };
-        warn!("of {total} workers {told}: {error}{remedy}");
-    }
-    if let Some(error) = all_ready.iter().find_map(|ready| ready.unpinned.as_ref()) {
-        warn!("workers are not pinned to CPUs (sched_setaffinity: {error})");
-    }
-}
-
-/// What helps where a ring needs more memory than may be locked.
-const MORE_MEMORY: &str = "; let this user lock more memory (ulimit -l, LimitMEMLOCK= or \
-                           --ulimit memlock), or have fewer --workers";
-
 /// Counts the connections that a worker's death has ended, and says how many they are.
 fn count_lost(counters: &Counters) -> u64 {
     let mut totals = Totals::default();
@@ -491,19 +407,6 @@ impl WorkerThread {
     }
 }
 
-/// Free descriptors that are worth a warning.
-const DESCRIPTORS_FEW: u64 = 1024;
-
-fn warn_of_few_descriptors() {
-    let free = descriptors::count_free();
-    if free < DESCRIPTORS_FEW {
-        warn!(
-            "the limit of open files leaves room for {free} connections; raise it with ulimit -n, \
-             or LimitNOFILE= of the service"
-        );
-    }
-}
-
 fn site(config: &Config) -> Site {
     let echo_paths = EchoPaths::new(&config.paths);
     Site {
@@ -515,257 +418,5 @@ fn site(config: &Config) -> Site {
         page: encode_page(&page::render(echo_paths.first())).into(),
         echo_paths,
         limits: config.limits.clone(),
-    }
-}
-
-fn resolve_driver(wanted: config::Driver) -> Result<Driver, StartError> {
-    if wanted == config::Driver::Epoll {
-        return Ok(Driver::Epoll);
-    }
-    let obstacle = match worker::try_uring() {
-        Ok(()) if monoio::utils::detect_uring() => return Ok(Driver::IoUring),
-        Ok(()) => "this kernel's io_uring lacks an operation that is needed".to_owned(),
-        // Each worker takes what it can have, and says so.
-        Err(error) if error.kind() == io::ErrorKind::OutOfMemory => return Ok(Driver::IoUring),
-        Err(error) => format!(
-            "io_uring cannot be used here ({error}): allow io_uring_setup, io_uring_enter and \
-             io_uring_register in the container's seccomp profile, or set \
-             kernel.io_uring_disabled=0"
-        ),
-    };
-    if wanted == config::Driver::IoUring {
-        return Err(StartError::IoUringUnavailable(obstacle));
-    }
-    warn!("{obstacle}; using epoll");
-    Ok(Driver::Epoll)
-}
-
-/// Tries what connections and workers cannot do without, so that a refusal is told here and not
-/// found by somebody who waits for an answer.
-fn try_streams() -> Result<(), Refused> {
-    let (mut one, mut other) = UnixStream::pair().map_err(Refused::naming("socketpair"))?;
-    one.write_all(b"?").map_err(Refused::naming("sendto"))?;
-    other.read_exact(&mut [0]).map_err(Refused::naming("recvfrom"))
-}
-
-/// The engine that this kernel can carry, if one is wanted.
-fn resolve_data_plane(
-    config: &Config,
-    driver: Driver,
-) -> Result<Option<engine::Dimensions>, StartError> {
-    if config.data_plane == DataPlane::Portable {
-        return Ok(None);
-    }
-    let obstacle = match driver {
-        Driver::Epoll => "it needs io_uring".to_owned(),
-        Driver::IoUring => match engine::probe() {
-            Ok(probe) => return Ok(Some(engine_dimensions(config, probe))),
-            Err(Lack::Memory(error)) => {
-                format!("there is no memory for its ring ({error}){MORE_MEMORY}")
-            }
-            Err(lack) => lack.to_string(),
-        },
-    };
-    if config.data_plane == DataPlane::Engine {
-        return Err(StartError::EngineUnavailable(obstacle));
-    }
-    info!("no engine, {obstacle}; using the portable path");
-    Ok(None)
-}
-
-fn engine_dimensions(config: &Config, probe: engine::Probe) -> engine::Dimensions {
-    let limits = &config.limits;
-    // Where it is not told, it is probably the lowest that is usual.
-    let (descriptors_max, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
-    let unsent_max = limits.unsent_max.in_memory();
-    let receive_quota =
-        if probe.limits_receives { RECEIVE_QUOTA.min(unsent_max / 4) as u32 } else { 0 };
-    engine::Dimensions {
-        receive_buffers: limits.receive_buffers,
-        receive_buffer_len: limits.receive_buffer.in_memory() as u32,
-        huge_pages: config.huge_pages,
-        receive_quota,
-        unsent_max,
-        connections_max: descriptors_max.min(ENGINE_CONNECTIONS_MAX) as u32,
-    }
-}
-
-/// Slots of an engine, at most: they take kernel memory, whether they are used or not.
-const ENGINE_CONNECTIONS_MAX: u64 = 1 << 20;
-
-/// The CPU of each worker.
-fn worker_cpus(config: &Config) -> Result<Vec<usize>, StartError> {
-    let cpus = match &config.cpus {
-        Some(cpus) => cpus.clone(),
-        None => CpuList::usable()?,
-    };
-    let cpus = cpus.as_slice();
-    let count = config.workers.unwrap_or(cpus.len());
-    Ok(cpus.iter().copied().cycle().take(count).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{
-        io::{Read, Write},
-        net::TcpStream,
-        sync::{
-            Barrier, Mutex,
-            atomic::{AtomicBool, AtomicU32, Ordering},
-        },
-    };
-
-    use super::*;
-
-    fn config() -> Config {
-        Config { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..Config::default() }
-    }
-
-    /// Has a worker die when it is told to, which it waits for once it is ready.
-    fn dying_when_told(dying: usize) -> (Sender<()>, OnReady) {
-        let (die, told) = channel();
-        let told = Mutex::new(told);
-        let on_ready = Arc::new(move |worker| {
-            if worker == dying {
-                told.lock().unwrap().recv().unwrap();
-                panic!("a defect, for the test");
-            }
-        });
-        (die, on_ready)
-    }
-
-    #[test]
-    fn taken_port_is_refused_unless_it_is_shared() {
-        let server = Server::start(&config()).unwrap();
-        let second = Config { listen: server.address(), ..config() };
-        let refusal = Server::start(&second).err().expect("the port is taken");
-        assert!(matches!(refusal, StartError::Listen(ListenError::AddressInUse(_))), "{refusal}");
-        let shared = Config { reuse_port: true, ..second };
-        assert!(Server::start(&shared).is_ok());
-    }
-
-    #[test]
-    fn place_of_a_worker_that_dies_young_stays_empty_for_longer_and_longer() {
-        let mut pauses = vec![Duration::ZERO];
-        for _ in 0..10 {
-            pauses.push(replacement_pause(Duration::ZERO, pauses[pauses.len() - 1]));
-        }
-        assert_eq!(pauses[1..4], [PAUSE_MIN, 2 * PAUSE_MIN, 4 * PAUSE_MIN]);
-        assert!(pauses.is_sorted());
-        assert_eq!(pauses.last(), Some(&PAUSE_MAX));
-        assert_eq!(replacement_pause(SHORT_LIFE, PAUSE_MAX), Duration::ZERO);
-    }
-
-    #[test]
-    fn replacement_has_its_share_of_the_connections() {
-        let both_ready = Barrier::new(2);
-        let lives = AtomicU32::new(0);
-        let (ready, replaced) = channel();
-        let on_ready: OnReady = Arc::new(move |worker| {
-            if worker == 0 {
-                both_ready.wait();
-                return;
-            }
-            match lives.fetch_add(1, Ordering::Relaxed) {
-                // A server whose worker dies before the others are ready does not start.
-                0 => both_ready.wait().is_leader(),
-                1 => false,
-                _ => return ready.send(()).unwrap(),
-            };
-            panic!("a defect, for the test");
-        });
-        let server =
-            Server::start_with(&Config { workers: Some(2), ..config() }, on_ready).unwrap();
-        let (address, stop) = (server.address(), server.stop_handle());
-        let running = thread::spawn(move || server.run());
-        replaced.recv().unwrap();
-
-        let url = format!("ws://{address}/ws");
-        let connect = |_| tungstenite::client(&url, TcpStream::connect(address).unwrap()).unwrap();
-        let clients: Vec<_> = (0..8).map(connect).collect();
-        drop(clients);
-        stop.stop();
-        let totals = running.join().unwrap().unwrap();
-        assert_eq!(totals.accepted_by_worker, [4, 4]);
-        assert_eq!(totals.ended_count(), 8);
-    }
-
-    #[test]
-    fn connections_of_a_worker_that_dies_while_it_is_to_stop_are_counted() {
-        const LOST: u64 = 3;
-        let (die, on_ready) = dying_when_told(1);
-        let config = Config { workers: Some(2), ..config() };
-        let server = Server::start_with(&config, on_ready).unwrap();
-        server.workers[1].counters.accepted.add(LOST);
-        server.stop_handle().stop();
-        die.send(()).unwrap();
-        let totals = server.run().unwrap();
-        assert_eq!(totals.ended, [("panicked", LOST)]);
-    }
-
-    /// The connections of a worker that is lost are not among those that were to end.
-    #[test]
-    fn server_that_loses_a_worker_with_connections_ends() {
-        let (die, on_ready) = dying_when_told(0);
-        let config = Config { workers: Some(2), ..config() };
-        let mut server = Server::start_with(&config, on_ready).unwrap();
-        let clients = [(); 16].map(|()| TcpStream::connect(server.address()).unwrap());
-        while server.workers[1].counters.accepted.get() == 0 {
-            thread::yield_now();
-        }
-        server.workers[0].tries = TRIES_MAX;
-        die.send(()).unwrap();
-        drop(clients);
-        assert!(matches!(server.run(), Err(RunError::WorkerLost { worker: 0, .. })));
-    }
-
-    #[test]
-    fn replacement_that_cannot_start_is_tried_again_until_the_server_gives_up() {
-        let mut server = Server::start(&config()).unwrap();
-        // A network for documentation: no address of this machine.
-        let elsewhere = Config { listen: SocketAddr::from(([192, 0, 2, 1], 9001)), ..config() };
-        server.listening = Listening::new(&elsewhere);
-        for tried in 1..TRIES_MAX {
-            server.replace_worker(0).unwrap();
-            assert_eq!(server.workers[0].tries, tried);
-            assert_eq!(server.replacements.len(), 1);
-        }
-        let error = server.replace_worker(0).unwrap_err();
-        assert!(matches!(error, RunError::WorkerLost { worker: 0, tries: TRIES_MAX, .. }));
-        assert!(error.to_string().contains("192.0.2.1:9001"), "{error}");
-        server.stop_workers();
-    }
-
-    #[test]
-    fn ring_that_fails_is_no_defect() {
-        let failure = WorkerError::Ring(io::Error::from(nix::errno::Errno::EPERM));
-        let cause = cause_of_death(Some(Err(failure))).unwrap();
-        assert!(cause.starts_with("its ring failed: ") && !cause.contains("defect"), "{cause}");
-        assert!(cause_of_death(None).unwrap().contains("defect"));
-        assert_eq!(cause_of_death(Some(Ok(()))), None);
-    }
-
-    #[test]
-    fn worker_that_dies_is_replaced() {
-        let first = AtomicBool::new(true);
-        let (ready, replaced) = channel();
-        let on_ready: OnReady = Arc::new(move |_| {
-            assert!(!first.swap(false, Ordering::Relaxed), "a defect, for the test");
-            ready.send(()).unwrap();
-        });
-        let config = Config { workers: Some(1), ..config() };
-        let server = Server::start_with(&config, on_ready).unwrap();
-        let (address, stop) = (server.address(), server.stop_handle());
-        let running = thread::spawn(move || server.run());
-        replaced.recv().unwrap();
-
-        let mut client = TcpStream::connect(address).unwrap();
-        client.write_all(b"GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
-        let mut response = String::new();
-        client.read_to_string(&mut response).unwrap();
-        assert!(response.starts_with("HTTP/1.1 404 "), "{response}");
-        stop.stop();
-        let totals = running.join().unwrap().unwrap();
-        assert_eq!(totals.ended, [("refused", 1)]);
     }
 }

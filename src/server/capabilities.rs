@@ -1,0 +1,106 @@
+//! What this kernel and this place can do: driver, engine and CPUs, of those that the configuration
+//! allows the best that can be had. Each is tried, none is told by a version.
+
+use std::{
+    io::{self, Read, Write},
+    os::unix::net::UnixStream,
+};
+
+use nix::sys::resource::{Resource, getrlimit};
+use tracing::{info, warn};
+
+use super::{errors::StartError, shortages::MORE_MEMORY};
+use crate::{
+    config::{self, Config, DataPlane},
+    connection::RECEIVE_QUOTA,
+    host::{cpu_list::CpuList, descriptors::Refused},
+    plane::engine::{self, Lack},
+    worker::{self, Driver},
+};
+
+/// The driver that this kernel has, of those that are wanted.
+pub(super) fn resolve_driver(wanted: config::Driver) -> Result<Driver, StartError> {
+    if wanted == config::Driver::Epoll {
+        return Ok(Driver::Epoll);
+    }
+    let obstacle = match worker::try_uring() {
+        Ok(()) if monoio::utils::detect_uring() => return Ok(Driver::IoUring),
+        Ok(()) => "this kernel's io_uring lacks an operation that is needed".to_owned(),
+        // Each worker takes what it can have, and says so.
+        Err(error) if error.kind() == io::ErrorKind::OutOfMemory => return Ok(Driver::IoUring),
+        Err(error) => format!(
+            "io_uring cannot be used here ({error}): allow io_uring_setup, io_uring_enter and \
+             io_uring_register in the container's seccomp profile, or set \
+             kernel.io_uring_disabled=0"
+        ),
+    };
+    if wanted == config::Driver::IoUring {
+        return Err(StartError::IoUringUnavailable(obstacle));
+    }
+    warn!("{obstacle}; using epoll");
+    Ok(Driver::Epoll)
+}
+
+/// The engine that this kernel can carry, if one is wanted.
+pub(super) fn resolve_data_plane(
+    config: &Config,
+    driver: Driver,
+) -> Result<Option<engine::Dimensions>, StartError> {
+    if config.data_plane == DataPlane::Portable {
+        return Ok(None);
+    }
+    let obstacle = match driver {
+        Driver::Epoll => "it needs io_uring".to_owned(),
+        Driver::IoUring => match engine::probe() {
+            Ok(probe) => return Ok(Some(engine_dimensions(config, probe))),
+            Err(Lack::Memory(error)) => {
+                format!("there is no memory for its ring ({error}){MORE_MEMORY}")
+            }
+            Err(lack) => lack.to_string(),
+        },
+    };
+    if config.data_plane == DataPlane::Engine {
+        return Err(StartError::EngineUnavailable(obstacle));
+    }
+    info!("no engine, {obstacle}; using the portable path");
+    Ok(None)
+}
+
+fn engine_dimensions(config: &Config, probe: engine::Probe) -> engine::Dimensions {
+    let limits = &config.limits;
+    // Where it is not told, it is probably the lowest that is usual.
+    let (descriptors_max, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
+    let unsent_max = limits.unsent_max.in_memory();
+    let receive_quota =
+        if probe.limits_receives { RECEIVE_QUOTA.min(unsent_max / 4) as u32 } else { 0 };
+    engine::Dimensions {
+        receive_buffers: limits.receive_buffers,
+        receive_buffer_len: limits.receive_buffer.in_memory() as u32,
+        huge_pages: config.huge_pages,
+        receive_quota,
+        unsent_max,
+        connections_max: descriptors_max.min(ENGINE_CONNECTIONS_MAX) as u32,
+    }
+}
+
+/// Slots of an engine, at most: they take kernel memory, whether they are used or not.
+const ENGINE_CONNECTIONS_MAX: u64 = 1 << 20;
+
+/// Tries what connections and workers cannot do without, so that a refusal is told here and not
+/// found by somebody who waits for an answer.
+pub(super) fn try_streams() -> Result<(), Refused> {
+    let (mut one, mut other) = UnixStream::pair().map_err(Refused::naming("socketpair"))?;
+    one.write_all(b"?").map_err(Refused::naming("sendto"))?;
+    other.read_exact(&mut [0]).map_err(Refused::naming("recvfrom"))
+}
+
+/// The CPU of each worker.
+pub(super) fn worker_cpus(config: &Config) -> Result<Vec<usize>, StartError> {
+    let cpus = match &config.cpus {
+        Some(cpus) => cpus.clone(),
+        None => CpuList::usable()?,
+    };
+    let cpus = cpus.as_slice();
+    let count = config.workers.unwrap_or(cpus.len());
+    Ok(cpus.iter().copied().cycle().take(count).collect())
+}

@@ -1,0 +1,63 @@
+//! Why a server does not start, or cannot go on: two types, since the program ends with other codes.
+
+use std::io;
+
+use thiserror::Error;
+
+use crate::{
+    config::ConfigError,
+    entry::listener::ListenError,
+    host::{cpu_list::CpuListError, descriptors::Refused},
+};
+
+/// Why a server did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// A value of the configuration is refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// There is no CPU that workers could be pinned to.
+    #[error("{0}; name those that --workers are to be pinned to with --cpus")]
+    Cpus(#[from] CpuListError),
+    /// The server cannot listen.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// `io_uring` was asked for and is not to be had.
+    #[error("--driver io_uring: {0}; use --driver auto to fall back to epoll")]
+    IoUringUnavailable(String),
+    /// The engine was asked for and is not to be had.
+    #[error("--data-plane engine: {0}; use --data-plane auto to fall back to the portable path")]
+    EngineUnavailable(String),
+    /// A worker could not start.
+    #[error("worker {worker}: {cause}")]
+    Worker {
+        /// Its number.
+        worker: usize,
+        /// Why.
+        cause: String,
+    },
+    /// A thread cannot be started.
+    #[error(
+        "no thread can be started ({0}); raise the limits on tasks (ulimit -u, or the container's \
+         or service's) and on memory (ulimit -v), or lower --workers"
+    )]
+    Thread(#[source] io::Error),
+    /// The system refused something else.
+    #[error(transparent)]
+    System(#[from] Refused),
+}
+
+/// Why a server that had started could not go on.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// A worker died, and no other could be put in its place.
+    #[error("worker {worker} died, and could not be replaced in {tries} tries: {cause}")]
+    WorkerLost {
+        /// Its number.
+        worker: usize,
+        /// How often it was tried.
+        tries: u32,
+        /// Why the last one failed.
+        cause: String,
+    },
+}

@@ -1,0 +1,162 @@
+use std::{
+    io::{self, Read, Write},
+    net::TcpStream,
+    sync::{
+        Barrier, Mutex,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+};
+
+use super::*;
+use crate::entry::listener::ListenError;
+
+fn config() -> Config {
+    Config { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..Config::default() }
+}
+
+/// Has a worker die when it is told to, which it waits for once it is ready.
+fn dying_when_told(dying: usize) -> (Sender<()>, OnReady) {
+    let (die, told) = channel();
+    let told = Mutex::new(told);
+    let on_ready = Arc::new(move |worker| {
+        if worker == dying {
+            told.lock().unwrap().recv().unwrap();
+            panic!("a defect, for the test");
+        }
+    });
+    (die, on_ready)
+}
+
+#[test]
+fn taken_port_is_refused_unless_it_is_shared() {
+    let server = Server::start(&config()).unwrap();
+    let second = Config { listen: server.address(), ..config() };
+    let refusal = Server::start(&second).err().expect("the port is taken");
+    assert!(matches!(refusal, StartError::Listen(ListenError::AddressInUse(_))), "{refusal}");
+    let shared = Config { reuse_port: true, ..second };
+    assert!(Server::start(&shared).is_ok());
+}
+
+#[test]
+fn place_of_a_worker_that_dies_young_stays_empty_for_longer_and_longer() {
+    let mut pauses = vec![Duration::ZERO];
+    for _ in 0..10 {
+        pauses.push(replacement_pause(Duration::ZERO, pauses[pauses.len() - 1]));
+    }
+    assert_eq!(pauses[1..4], [PAUSE_MIN, 2 * PAUSE_MIN, 4 * PAUSE_MIN]);
+    assert!(pauses.is_sorted());
+    assert_eq!(pauses.last(), Some(&PAUSE_MAX));
+    assert_eq!(replacement_pause(SHORT_LIFE, PAUSE_MAX), Duration::ZERO);
+}
+
+#[test]
+fn replacement_has_its_share_of_the_connections() {
+    let both_ready = Barrier::new(2);
+    let lives = AtomicU32::new(0);
+    let (ready, replaced) = channel();
+    let on_ready: OnReady = Arc::new(move |worker| {
+        if worker == 0 {
+            both_ready.wait();
+            return;
+        }
+        match lives.fetch_add(1, Ordering::Relaxed) {
+            // A server whose worker dies before the others are ready does not start.
+            0 => both_ready.wait().is_leader(),
+            1 => false,
+            _ => return ready.send(()).unwrap(),
+        };
+        panic!("a defect, for the test");
+    });
+    let server = Server::start_with(&Config { workers: Some(2), ..config() }, on_ready).unwrap();
+    let (address, stop) = (server.address(), server.stop_handle());
+    let running = thread::spawn(move || server.run());
+    replaced.recv().unwrap();
+
+    let url = format!("ws://{address}/ws");
+    let connect = |_| tungstenite::client(&url, TcpStream::connect(address).unwrap()).unwrap();
+    let clients: Vec<_> = (0..8).map(connect).collect();
+    drop(clients);
+    stop.stop();
+    let totals = running.join().unwrap().unwrap();
+    assert_eq!(totals.accepted_by_worker, [4, 4]);
+    assert_eq!(totals.ended_count(), 8);
+}
+
+#[test]
+fn connections_of_a_worker_that_dies_while_it_is_to_stop_are_counted() {
+    const LOST: u64 = 3;
+    let (die, on_ready) = dying_when_told(1);
+    let config = Config { workers: Some(2), ..config() };
+    let server = Server::start_with(&config, on_ready).unwrap();
+    server.workers[1].counters.accepted.add(LOST);
+    server.stop_handle().stop();
+    die.send(()).unwrap();
+    let totals = server.run().unwrap();
+    assert_eq!(totals.ended, [("panicked", LOST)]);
+}
+
+/// The connections of a worker that is lost are not among those that were to end.
+#[test]
+fn server_that_loses_a_worker_with_connections_ends() {
+    let (die, on_ready) = dying_when_told(0);
+    let config = Config { workers: Some(2), ..config() };
+    let mut server = Server::start_with(&config, on_ready).unwrap();
+    let clients = [(); 16].map(|()| TcpStream::connect(server.address()).unwrap());
+    while server.workers[1].counters.accepted.get() == 0 {
+        thread::yield_now();
+    }
+    server.workers[0].tries = TRIES_MAX;
+    die.send(()).unwrap();
+    drop(clients);
+    assert!(matches!(server.run(), Err(RunError::WorkerLost { worker: 0, .. })));
+}
+
+#[test]
+fn replacement_that_cannot_start_is_tried_again_until_the_server_gives_up() {
+    let mut server = Server::start(&config()).unwrap();
+    // A network for documentation: no address of this machine.
+    let elsewhere = Config { listen: SocketAddr::from(([192, 0, 2, 1], 9001)), ..config() };
+    server.listening = Listening::new(&elsewhere);
+    for tried in 1..TRIES_MAX {
+        server.replace_worker(0).unwrap();
+        assert_eq!(server.workers[0].tries, tried);
+        assert_eq!(server.replacements.len(), 1);
+    }
+    let error = server.replace_worker(0).unwrap_err();
+    assert!(matches!(error, RunError::WorkerLost { worker: 0, tries: TRIES_MAX, .. }));
+    assert!(error.to_string().contains("192.0.2.1:9001"), "{error}");
+    server.stop_workers();
+}
+
+#[test]
+fn ring_that_fails_is_no_defect() {
+    let failure = WorkerError::Ring(io::Error::from(nix::errno::Errno::EPERM));
+    let cause = cause_of_death(Some(Err(failure))).unwrap();
+    assert!(cause.starts_with("its ring failed: ") && !cause.contains("defect"), "{cause}");
+    assert!(cause_of_death(None).unwrap().contains("defect"));
+    assert_eq!(cause_of_death(Some(Ok(()))), None);
+}
+
+#[test]
+fn worker_that_dies_is_replaced() {
+    let first = AtomicBool::new(true);
+    let (ready, replaced) = channel();
+    let on_ready: OnReady = Arc::new(move |_| {
+        assert!(!first.swap(false, Ordering::Relaxed), "a defect, for the test");
+        ready.send(()).unwrap();
+    });
+    let config = Config { workers: Some(1), ..config() };
+    let server = Server::start_with(&config, on_ready).unwrap();
+    let (address, stop) = (server.address(), server.stop_handle());
+    let running = thread::spawn(move || server.run());
+    replaced.recv().unwrap();
+
+    let mut client = TcpStream::connect(address).unwrap();
+    client.write_all(b"GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let mut response = String::new();
+    client.read_to_string(&mut response).unwrap();
+    assert!(response.starts_with("HTTP/1.1 404 "), "{response}");
+    stop.stop();
+    let totals = running.join().unwrap().unwrap();
+    assert_eq!(totals.ended, [("refused", 1)]);
+}
