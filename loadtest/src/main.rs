@@ -15,20 +15,20 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, poll};
 use ringecho_loadtest::{
-    baseline,
     cli::{
         Cli, Command, CompareArgs, ConnectionArgs, IdleArgs, MergeArgs, PlanError, RunArgs, STDOUT,
         SearchArgs,
     },
-    compare,
-    condition::Check,
-    export, idle,
-    merge::{MergeError, MergedReport},
-    progress::Progress,
-    run::{RunError, run},
-    search, shortfall,
-    threads::ThreadError,
-    warning::Warning,
+    drive::threads::ThreadError,
+    modes::{
+        compare, idle,
+        merge::{MergeError, MergedReport},
+        run::{RunError, run},
+        search,
+    },
+    plan::condition::Check,
+    result::{baseline, export, progress::Progress},
+    text::{shortfall, warning::Warning},
 };
 use serde::Serialize;
 use signal_hook::{

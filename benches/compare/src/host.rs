@@ -8,7 +8,7 @@ use serde::Serialize;
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Host {
     #[serde(flatten)]
-    machine: ringecho_loadtest::host::Host,
+    machine: ringecho_loadtest::result::host::Host,
     /// Of ringecho's repository, with "+" behind it if files have been changed since; `None`
     /// outside of one.
     pub(crate) revision: Option<String>,
@@ -19,7 +19,7 @@ pub(crate) struct Host {
 impl Host {
     pub(crate) fn read() -> Self {
         Self {
-            machine: ringecho_loadtest::host::Host::read(),
+            machine: ringecho_loadtest::result::host::Host::read(),
             revision: revision(),
             date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         }
@@ -28,7 +28,7 @@ impl Host {
     #[cfg(test)]
     pub(crate) fn example() -> Self {
         Self {
-            machine: ringecho_loadtest::host::Host {
+            machine: ringecho_loadtest::result::host::Host {
                 cpu_model: "Example CPU".into(),
                 cpus: 2,
                 kernel: "Linux 6.18".into(),

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use ringecho_loadtest::numbers::grouped;
+use ringecho_loadtest::text::numbers::grouped;
 
 use crate::{plan::Mode, results::Results, statistics::Summary};
 

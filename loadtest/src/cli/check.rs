@@ -3,7 +3,7 @@
 use clap::ArgAction;
 
 use super::PlanError;
-use crate::condition::{Condition, Subject};
+use crate::plan::condition::{Condition, Subject};
 
 /// Flags about what a result must not be.
 #[derive(Clone, Debug, clap::Args)]

@@ -7,9 +7,9 @@ use super::{
     values::{any_number, number, process},
 };
 use crate::{
-    compare::ComparePlan,
-    condition::{Metric, Subject},
-    target::Target,
+    modes::compare::ComparePlan,
+    plan::condition::{Metric, Subject},
+    wire::target::Target,
 };
 
 const ROUNDS: RangeInclusive<usize> = 2..=1000;

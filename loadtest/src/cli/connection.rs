@@ -11,14 +11,15 @@ use super::{
     values::{AddressList, number, time},
 };
 use crate::{
-    connector::{Connector, Limits, Wishes},
-    request::{Field, Subprotocol},
-    stream::{Endpoint, Sources},
-    target::Target,
-    threads::ThreadPlan,
-    tls::{Tls, Trust},
-    warning::{Warning, WarningCode},
-    worker::OPENING_MAX,
+    drive::{threads::ThreadPlan, worker::OPENING_MAX},
+    text::warning::{Warning, WarningCode},
+    wire::{
+        connector::{Connector, Limits, Wishes},
+        request::{Field, Subprotocol},
+        stream::{Endpoint, Sources},
+        target::Target,
+        tls::{Tls, Trust},
+    },
 };
 
 const CONNECTIONS: RangeInclusive<usize> = 1..=1_000_000;

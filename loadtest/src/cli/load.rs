@@ -11,7 +11,7 @@ use super::{
 use crate::{
     payload::{PayloadKind, PayloadPlan, PayloadSource, Verify, files},
     plan::{EchoKind, Load, Plan, Wait},
-    target::Target,
+    wire::target::Target,
 };
 
 const DEPTH: RangeInclusive<usize> = 1..=65_536;

@@ -7,10 +7,12 @@ use super::{
     values::{instant, process},
 };
 use crate::{
-    baseline::Baseline,
-    condition::{Condition, Metric, Subject},
-    plan::Plan,
-    target::Target,
+    plan::{
+        Plan,
+        condition::{Condition, Metric, Subject},
+    },
+    result::baseline::Baseline,
+    wire::target::Target,
 };
 
 /// What a run is asked for.

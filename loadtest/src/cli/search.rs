@@ -7,11 +7,13 @@ use super::{
     values::{number, percentage, process},
 };
 use crate::{
-    condition::Condition,
-    plan::Load,
-    rate::{Rate, parse_number},
-    search::{SearchPlan, bisection::Settings},
-    target::Target,
+    modes::search::{SearchPlan, bisection::Settings},
+    plan::{
+        Load,
+        condition::Condition,
+        rate::{Rate, parse_number},
+    },
+    wire::target::Target,
 };
 
 const PRECISION: RangeInclusive<f64> = 1.0..=50.0;

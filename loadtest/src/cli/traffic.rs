@@ -2,9 +2,8 @@
 
 use super::{ConnectionArgs, LoadArgs, PlanError};
 use crate::{
-    plan::{Load, Plan},
-    rate::Rate,
-    target::Target,
+    plan::{Load, Plan, rate::Rate},
+    wire::target::Target,
 };
 
 /// Flags about the traffic of a run.

@@ -14,7 +14,7 @@ use bytesize::ByteSize;
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use nix::unistd::{AccessFlags, access};
 
-use crate::{numbers::grouped, process_usage::ProcessUsage};
+use crate::{count::process_usage::ProcessUsage, text::numbers::grouped};
 
 /// A file that is none, but standard output.
 pub const STDOUT: &str = "-";

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use ringecho::protocol::OpCode;
 use serde::Serialize;
 
-use crate::numbers::bytes;
+use crate::text::numbers::bytes;
 
 /// What the messages of a run are, and how closely their echoes are looked at.
 #[derive(Clone, Debug)]

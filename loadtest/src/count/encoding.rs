@@ -1,0 +1,103 @@
+//! Histograms as HdrHistogram encodes them (V2, deflated): a few kilobytes or less, instead of the
+//! 256 KiB that are quick to record into. Every count is kept, and with it every percentile.
+
+use hdrhistogram::{
+    Histogram,
+    serialization::{DeserializeError, Deserializer, Serializer, V2DeflateSerializer},
+};
+
+use super::latency::{Histograms, Latencies};
+
+impl Histograms {
+    /// Each histogram, with its tag in an interval log.
+    pub(crate) fn tagged(&self) -> [(Option<&'static str>, &Latencies); 3] {
+        let Self { latency, uncorrected, send_lag } = self;
+        [(None, latency), (Some("uncorrected"), uncorrected), (Some("send_lag"), send_lag)]
+    }
+
+    /// The histogram with a tag; `None` if no histogram has it.
+    pub(crate) fn tagged_mut(&mut self, tag: Option<&str>) -> Option<&mut Latencies> {
+        match tag {
+            None => Some(&mut self.latency),
+            Some("uncorrected") => Some(&mut self.uncorrected),
+            Some("send_lag") => Some(&mut self.send_lag),
+            Some(_) => None,
+        }
+    }
+}
+
+/// Encoded [`Histograms`].
+#[derive(Clone, Debug)]
+pub(crate) struct EncodedHistograms([Vec<u8>; 3]);
+
+impl EncodedHistograms {
+    pub(crate) fn new(histograms: &Histograms) -> Self {
+        Self(histograms.tagged().map(|(_, latencies)| encode(latencies)))
+    }
+
+    pub(crate) fn decode(&self) -> Histograms {
+        let [latency, uncorrected, send_lag] = self.0.each_ref().map(|bytes| {
+            let decoded = (!bytes.is_empty()).then(|| decode(bytes));
+            decoded.transpose().expect("it was encoded by `new`").unwrap_or_default()
+        });
+        Histograms { latency, uncorrected, send_lag }
+    }
+}
+
+/// Encodes latencies; as nothing at all, if there are none.
+fn encode(latencies: &Latencies) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if latencies.samples() > 0 {
+        V2DeflateSerializer::new()
+            .serialize(latencies.nanoseconds(), &mut bytes)
+            .expect("counts are below 2^63, and memory takes every byte");
+    }
+    bytes
+}
+
+/// Decodes a histogram of nanoseconds, whatever its bounds are, deflated or not.
+pub(crate) fn decode(mut bytes: &[u8]) -> Result<Latencies, DeserializeError> {
+    let decoded: Histogram<u64> = Deserializer::new().deserialize(&mut bytes)?;
+    let mut latencies = Latencies::default();
+    for step in decoded.iter_recorded() {
+        latencies.record(step.value_iterated_to(), step.count_at_value() as usize);
+    }
+    Ok(latencies)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn encoding_keeps_every_count_and_percentile() {
+        let mut histograms = Histograms::default();
+        for at in 0..5000_u64 {
+            histograms.latency.record(at * at * 37, at as usize % 5);
+            histograms.send_lag.record(at, 1);
+        }
+        histograms.latency.record(u64::MAX, 1);
+        let decoded = EncodedHistograms::new(&histograms).decode();
+        for ((_, decoded), (_, latencies)) in decoded.tagged().iter().zip(histograms.tagged()) {
+            assert_eq!(decoded.nanoseconds(), latencies.nanoseconds());
+            for quantile in [0.0, 0.5, 0.999, 1.0] {
+                let pair = [decoded, latencies].map(|it| it.quantile_us(quantile).to_bits());
+                assert_eq!(pair[0], pair[1]);
+            }
+            assert_eq!(decoded.max_us().to_bits(), latencies.max_us().to_bits());
+            assert_eq!(decoded.mean_us().to_bits(), latencies.mean_us().to_bits());
+        }
+    }
+
+    #[test]
+    fn histograms_with_other_bounds_are_understood() {
+        let mut other = Histogram::<u64>::new_with_bounds(1, 10_000_000_000, 2).unwrap();
+        other.record_n(1_000_000, 7).unwrap();
+        let mut bytes = Vec::new();
+        V2DeflateSerializer::new().serialize(&other, &mut bytes).unwrap();
+        let decoded = decode(&bytes).unwrap();
+        assert_eq!(decoded.samples(), 7);
+        assert!((decoded.quantile_us(0.5) - 1000.0).abs() < 10.0);
+        assert!(decode(b"no histogram").is_err());
+    }
+}

@@ -1,0 +1,10 @@
+//! What is counted while a load runs: echoes and errors, latencies, seconds, and the use of CPUs and
+//! memory.
+
+pub(crate) mod encoding;
+pub mod latency;
+pub(crate) mod process_usage;
+pub mod tally;
+pub(crate) mod thread_usage;
+pub mod timeline;
+pub(crate) mod window_usage;

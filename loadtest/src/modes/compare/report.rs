@@ -1,0 +1,215 @@
+//! The result of a comparison: for people ([`Display`](fmt::Display)) and for programs (JSON, whose
+//! shape `compare` in `loadtest/report.schema.json` describes).
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::{
+    ComparePlan,
+    bootstrap::{CONFIDENCE, Interval, RESAMPLES},
+};
+use crate::{
+    plan::{
+        Plan,
+        condition::{Check, Measurement, Metric, Ratios},
+    },
+    result::report::{EachRun, Report, UsageReport, VERSION},
+    text::{
+        numbers::{counted, grouped},
+        warning::Warning,
+    },
+};
+
+/// The result of a comparison.
+#[derive(Debug, Serialize)]
+pub struct CompareReport {
+    /// Of this program.
+    pub version: &'static str,
+    /// What the other is compared with.
+    pub a: SideReport,
+    /// What is compared.
+    pub b: SideReport,
+    /// What each run was.
+    #[serde(flatten)]
+    pub each_run: EachRun,
+    /// Whether somebody ended it early; incomplete rounds are left out.
+    pub interrupted: bool,
+    /// Which part of the resamples lies within the intervals.
+    pub confidence: f64,
+    /// How often the rounds were drawn again.
+    pub resamples: usize,
+    /// What the draws follow from.
+    pub seed: u64,
+    /// B divided by A.
+    pub ratios: Ratios<Interval>,
+    /// What was to be checked, of B and of the ratios.
+    pub checks: Vec<Check>,
+}
+
+/// One of the two.
+#[derive(Debug, Serialize)]
+pub struct SideReport {
+    /// Where to.
+    pub url: String,
+    /// Its runs, in their order.
+    pub rounds: Vec<Round>,
+}
+
+/// One run.
+#[derive(Debug, Serialize)]
+pub struct Round {
+    /// When its measured window began, in RFC 3339.
+    pub began: String,
+    /// What was measured.
+    #[serde(flatten)]
+    pub measurement: Measurement,
+    /// What the generator used.
+    pub generator: Option<UsageReport>,
+    /// What somebody should know who is about to believe it.
+    pub warnings: Vec<Warning>,
+}
+
+impl From<Report> for Round {
+    fn from(report: Report) -> Self {
+        Self {
+            measurement: (&report).into(),
+            began: report.began,
+            generator: report.generator,
+            warnings: report.warnings,
+        }
+    }
+}
+
+impl CompareReport {
+    /// From the rounds of A and those of B.
+    pub(super) fn new(plan: &ComparePlan, rounds: [Vec<Round>; 2], interrupted: bool) -> Self {
+        let [mut a, mut b] = rounds;
+        let complete = a.len().min(b.len());
+        a.truncate(complete);
+        b.truncate(complete);
+        let ratios = Ratios::new(|metric| {
+            let ratio = |(a, b): (&Round, &Round)| b.measurement.ratio(&a.measurement, metric);
+            let ratios: Option<Vec<f64>> = a.iter().zip(&b).map(ratio).collect();
+            Interval::new(&ratios?, plan.seed)
+        });
+        let side = |run: &Plan, rounds| SideReport { url: run.connector.url().to_owned(), rounds };
+        let [a, b] = [side(&plan.runs[0], a), side(&plan.runs[1], b)];
+        let checks = plan.fail_if.iter().map(|condition| {
+            let estimate = |metric| ratios.get(metric).map(|ratio: &Interval| ratio.estimate);
+            Check::new(condition, |metric| b.value(metric), estimate)
+        });
+        Self {
+            version: VERSION,
+            checks: checks.collect(),
+            a,
+            b,
+            each_run: (&plan.runs[0]).into(),
+            interrupted,
+            confidence: CONFIDENCE,
+            resamples: RESAMPLES,
+            seed: plan.seed,
+            ratios,
+        }
+    }
+
+    /// Whether every message of every run was echoed correctly.
+    pub fn is_success(&self) -> bool {
+        let rounds = || self.a.rounds.iter().chain(&self.b.rounds);
+        let correct = |round: &Round| {
+            round.measurement.errors.total == 0 && round.measurement.messages_per_second > 0.0
+        };
+        rounds().next().is_some() && rounds().all(correct)
+    }
+
+    /// Doubts about the runs: one of each kind for each side, with the side's letter.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for (name, side) in [("A", &self.a), ("B", &self.b)] {
+            let mut codes = Vec::new();
+            for warning in side.rounds.iter().flat_map(|round| &round.warnings) {
+                if !codes.contains(&warning.code) {
+                    codes.push(warning.code);
+                    warnings.push(format!("{name}: {warning}"));
+                }
+            }
+        }
+        warnings
+    }
+}
+
+impl SideReport {
+    /// The sum of errors; of everything else the median over the rounds, if all measured it.
+    fn value(&self, metric: Metric) -> Option<f64> {
+        let values = self.rounds.iter().map(|round| round.measurement.value(metric));
+        let values: Vec<f64> = values.collect::<Option<_>>()?;
+        if metric == Metric::Errors { Some(values.iter().sum()) } else { median(values) }
+    }
+
+    fn show(&self, metric: Metric) -> String {
+        self.value(metric).map_or_else(String::new, |value| metric.show(value))
+    }
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_unstable_by(f64::total_cmp);
+    let upper = *values.get(values.len() / 2)?;
+    let lower = values[(values.len() - 1) / 2];
+    Some(f64::midpoint(lower, upper))
+}
+
+impl fmt::Display for CompareReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "A  {}\nB  {}", self.a.url, self.b.url)?;
+        writeln!(
+            f,
+            "  {}, {} of {} s each",
+            self.each_run,
+            counted(self.a.rounds.len() as u64, "round"),
+            self.each_run.duration_seconds,
+        )?;
+        if self.interrupted {
+            writeln!(f, "  interrupted: only the rounds that were complete")?;
+        }
+        writeln!(f, "\n  {:<22} {:>14} {:>14}   B / A", "", "A", "B")?;
+        for (metric, interval) in self.ratios.iter() {
+            let [a, b] = [&self.a, &self.b].map(|side| side.show(metric));
+            let Interval { estimate, low, high } = interval;
+            writeln!(
+                f,
+                "  {:<22} {a:>14} {b:>14}   {estimate:.3} ({low:.3} to {high:.3})",
+                metric.name(),
+            )?;
+        }
+        let [a, b] = [&self.a, &self.b].map(|side| side.show(Metric::Errors));
+        writeln!(f, "  {:<22} {a:>14} {b:>14}", Metric::Errors.name())?;
+        writeln!(
+            f,
+            "\n  A and B: medians of the rounds; in brackets {} % of {} resamples, seed {}",
+            self.confidence * 100.0,
+            grouped(self.resamples as u64),
+            self.seed
+        )?;
+        self.checks.iter().try_for_each(|check| writeln!(f, "  {check}"))
+    }
+}
+
+impl fmt::Display for Round {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rate = Metric::MessagesPerSecond;
+        write!(f, "{} messages/s", rate.show(self.measurement.messages_per_second))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(median(vec![]), None);
+        assert_eq!(median(vec![3.0]), Some(3.0));
+        assert_eq!(median(vec![9.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(vec![4.0, 1.0, 9.0, 2.0]), Some(3.0));
+    }
+}

@@ -1,0 +1,243 @@
+//! One held connection: it waits for orders, answers Pings, and notices when it is lost.
+//!
+//! Both directions are futures of one task, as in a load's client. While it is idle, all that it
+//! holds is a read of a few bytes.
+
+use std::{
+    cell::{Cell, RefCell},
+    convert::Infallible,
+    future::{Future, pending, poll_fn},
+    pin::pin,
+    rc::Rc,
+    task::{Poll, Waker},
+    time::Instant,
+};
+
+use ringecho::protocol::OpCode;
+
+use super::{Task, holder::Holder};
+use crate::{
+    count::tally::ConnectionError,
+    drive::sender::{FrameSender, append_control_frame},
+    plan::EchoKind,
+    verify::verifier::{Received, StreamEnd, Verifier},
+    wire::{
+        connector::OpenConnection,
+        stream::{ReadHalf, Stream, WriteHalf},
+    },
+};
+
+/// Bytes that are read at once: a control frame fits.
+const READ_LEN: usize = 128;
+
+/// RFC 6455 §7.4.1.
+const CLOSE_NORMAL: u16 = 1000;
+
+/// What a connection's task shares with who gives it orders.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    /// Of the message that is echoed; the payload of the Ping.
+    sequence: u64,
+    waker: RefCell<Option<Waker>>,
+    /// What it was told to do, and has not begun.
+    task: Cell<Option<Task>>,
+    /// What it was told to do, and has not done.
+    due: Cell<Option<Task>>,
+    echo_awaited: Cell<bool>,
+    /// Since when a Pong is awaited.
+    pong_awaited: Cell<Option<Instant>>,
+    /// The payload of a Ping that has to be answered.
+    ping: RefCell<Option<Vec<u8>>>,
+    /// Whether a Close frame was sent.
+    closing: Cell<bool>,
+    ended: Cell<bool>,
+}
+
+impl Held {
+    pub(super) fn new(sequence: u64) -> Self {
+        Self { sequence, ..Self::default() }
+    }
+
+    /// Has the connection do `task`, if it is still open. What it has not done until now, it has
+    /// failed to.
+    pub(super) fn order(&self, task: Task, holder: &Holder) {
+        if self.ended.get() {
+            return;
+        }
+        match self.due.replace(Some(task)) {
+            Some(_) => holder.count_failure(),
+            None => holder.count_due(),
+        }
+        self.task.set(Some(task));
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Notes that `task` is done, and says whether it still was to be done: what is late has
+    /// failed.
+    fn done(&self, task: Task, holder: &Holder) -> bool {
+        let is_due = self.due.get() == Some(task);
+        if is_due {
+            self.due.set(None);
+            holder.count_done();
+        }
+        is_due
+    }
+
+    /// Receives until the connection ends.
+    async fn receive(
+        &self,
+        mut half: impl ReadHalf,
+        early: Vec<u8>,
+        holder: &Holder,
+    ) -> Result<(), ConnectionError> {
+        let mut verifier =
+            Verifier::new(self.sequence, EchoKind::Messages, false, &holder.payloads);
+        self.verify(&mut verifier, &early, holder)?;
+        drop(early);
+        let mut buffer = Vec::with_capacity(READ_LEN);
+        loop {
+            let read;
+            (read, buffer) = half.read(buffer).await;
+            match read {
+                // After our Close frame the server may as well just hang up.
+                Ok(0) | Err(_) if self.closing.get() => return Ok(()),
+                Ok(0) => return Err(ConnectionError::EndOfStream),
+                Ok(_) if self.verify(&mut verifier, &buffer, holder)? => return Ok(()),
+                Ok(_) => {}
+                Err(error) => return Err(ConnectionError::Broken(error)),
+            }
+        }
+    }
+
+    /// Takes note of what a chunk contains, and says whether the closing handshake is over.
+    fn verify(
+        &self,
+        verifier: &mut Verifier,
+        chunk: &[u8],
+        holder: &Holder,
+    ) -> Result<bool, ConnectionError> {
+        let mut rest = chunk;
+        while !rest.is_empty() {
+            let in_flight = usize::from(self.echo_awaited.get());
+            let received = verifier.consume(rest, in_flight, &holder.payloads);
+            rest = &rest[received.consumed..];
+            if let Some(end) = self.note(received, holder) {
+                return match end {
+                    StreamEnd::Close(_) if self.closing.get() => Ok(true),
+                    StreamEnd::Close(code) => Err(ConnectionError::ClosedWith(code)),
+                    StreamEnd::Violation(violation) => Err(ConnectionError::Violation(violation)),
+                };
+            }
+        }
+        Ok(false)
+    }
+
+    fn note(&self, received: Received, holder: &Holder) -> Option<StreamEnd> {
+        let Received { echoes, irregularity, ping, pong, end, .. } = received;
+        if let Some(wrong) = irregularity.as_ref().and_then(|irregularity| irregularity.wrong) {
+            holder.count_wrong(wrong);
+        }
+        if echoes > 0 || irregularity.is_some_and(|irregularity| irregularity.answers) {
+            self.echo_awaited.set(false);
+            if self.done(Task::Echo, holder) && echoes > 0 {
+                holder.count_echo();
+            }
+        }
+        if ping.is_some() {
+            *self.ping.borrow_mut() = ping;
+        }
+        if pong.is_some_and(|payload| payload == self.sequence.to_be_bytes())
+            && let Some(since) = self.pong_awaited.take()
+            && self.done(Task::Ping, holder)
+        {
+            holder.count_pong(since.elapsed());
+        }
+        end
+    }
+
+    /// Sends what there is to send, for as long as the connection lives.
+    async fn send(&self, mut half: impl WriteHalf, holder: &Holder) -> Infallible {
+        loop {
+            let has_something = || self.task.get().is_some() || self.ping.borrow().is_some();
+            poll_fn(|_| if has_something() { Poll::Ready(()) } else { Poll::Pending }).await;
+            let mut buffer = Vec::new();
+            self.fill(&mut buffer, holder);
+            if half.write_all(buffer).await.0.is_err() {
+                // A broken write is no news: the read tells why.
+                return pending().await;
+            }
+        }
+    }
+
+    fn fill(&self, buffer: &mut Vec<u8>, holder: &Holder) {
+        let mut rng = holder.rng.borrow_mut();
+        if let Some(payload) = self.ping.take() {
+            append_control_frame(OpCode::Pong, &payload, &mut rng, buffer);
+        }
+        match self.task.take() {
+            None => {}
+            Some(Task::Echo) => {
+                let mut sender = FrameSender::new(self.sequence, EchoKind::Messages, 1, false);
+                sender.begin(buffer, &holder.payloads, &mut None, &mut rng);
+                debug_assert!(sender.between_messages(), "the message fits into one write");
+                self.echo_awaited.set(true);
+            }
+            Some(Task::Ping) => {
+                let payload = self.sequence.to_be_bytes();
+                append_control_frame(OpCode::Ping, &payload, &mut rng, buffer);
+                self.pong_awaited.set(Some(Instant::now()));
+                holder.count_ping();
+            }
+            Some(Task::Close) => {
+                let code = CLOSE_NORMAL.to_be_bytes();
+                append_control_frame(OpCode::Close, &code, &mut rng, buffer);
+                self.closing.set(true);
+            }
+        }
+    }
+}
+
+/// Holds a connection until it ends, and counts why if that was before its time.
+pub(super) async fn hold(connection: OpenConnection, held: Rc<Held>, holder: Rc<Holder>) {
+    let OpenConnection { stream, early, .. } = connection;
+    let end = match stream {
+        Stream::Plain(read_half, write_half) => {
+            until_end(read_half, write_half, early, &held, &holder).await
+        }
+        Stream::Tls(halves) => {
+            let (read_half, write_half) = *halves;
+            // Boxed, so that it takes no room in the tasks of other connections.
+            Box::pin(until_end(read_half, write_half, early, &held, &holder)).await
+        }
+    };
+    held.ended.set(true);
+    held.waker.take();
+    if held.due.take().is_some() {
+        holder.count_done();
+    }
+    holder.count_end(end);
+}
+
+async fn until_end(
+    read_half: impl ReadHalf,
+    write_half: impl WriteHalf,
+    early: Vec<u8>,
+    held: &Held,
+    holder: &Holder,
+) -> Result<(), ConnectionError> {
+    let mut receive = pin!(held.receive(read_half, early, holder));
+    let mut send = pin!(held.send(write_half, holder));
+    poll_fn(|cx| {
+        if held.waker.borrow().is_none() {
+            *held.waker.borrow_mut() = Some(cx.waker().clone());
+        }
+        let received = receive.as_mut().poll(cx);
+        match (received, send.as_mut().poll(cx)) {
+            (Poll::Ready(end), _) => Poll::Ready(end),
+            (Poll::Pending, Poll::Pending) => Poll::Pending,
+        }
+    })
+    .await
+}

@@ -1,0 +1,259 @@
+//! Idle connections: opens them, holds them while nothing is sent, and asks each at the end whether
+//! it is still there.
+//!
+//! The main thread conducts: it orders the same task of all threads, waits until their
+//! connections have done it, and reads between tasks how much memory the server uses.
+
+mod held;
+mod holder;
+pub mod report;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc::{Sender, channel},
+    },
+    time::{Duration, Instant},
+};
+
+use self::{
+    holder::{Gauges, HolderTally},
+    report::IdleReport,
+};
+use crate::{
+    count::process_usage::ProcessUsage,
+    drive::{
+        reserve::Reserve,
+        threads::{ThreadError, ThreadPlan, Threads, pause},
+    },
+    plan::GRACE_QUIET,
+    result::progress::Progress,
+    wire::connector::Connector,
+};
+
+/// How often the main thread looks at its threads.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// How long closing handshakes are waited for.
+const CLOSING_MAX: Duration = Duration::from_secs(5);
+
+/// Everything that there is to know about connections that are to be held.
+#[derive(Debug)]
+pub struct IdlePlan {
+    /// Where to, and how.
+    pub connector: Connector,
+    /// Connections over all threads, at least 1.
+    pub connections: usize,
+    /// How many are begun to open in a second, at most, over all threads.
+    pub connect_rate: Option<usize>,
+    /// Bytes of payload of the message that each echoes once it is open, if it does.
+    pub echo_len: Option<usize>,
+    /// How long they are held.
+    pub duration: Duration,
+    /// How long echoes, and at the end Pongs, are waited for.
+    pub answer_timeout: Duration,
+    /// The threads that the connections are spread over.
+    pub threads: ThreadPlan,
+    /// The server's process, if its memory is to be measured.
+    pub server_pid: Option<u32>,
+}
+
+/// What every connection is told to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// Send a message, and verify its echo.
+    Echo,
+    /// Send a Ping, and wait for its Pong.
+    Ping,
+    /// Send a Close frame.
+    Close,
+}
+
+/// Carries out a plan. When `interrupted` becomes true, the connections are not held any longer.
+pub fn run(
+    plan: IdlePlan,
+    interrupted: &AtomicBool,
+    progress: &mut Progress,
+) -> Result<IdleReport, ThreadError> {
+    let mut conductor = Conductor {
+        before: Footprint::read(&plan, 0),
+        threads: Threads::default(),
+        orders: Vec::new(),
+        ordered: 0,
+        plan: Arc::new(plan),
+        interrupted,
+        progress,
+    };
+    let course = conductor.conduct()?;
+    let Conductor { plan, threads, orders, .. } = conductor;
+    // The threads end when nobody has orders for them any longer.
+    drop(orders);
+    let mut total = HolderTally::default();
+    threads.join()?.iter().for_each(|tally| total.merge(tally));
+    Ok(IdleReport::new(&plan, &total, &course))
+}
+
+/// What the main thread has seen.
+#[derive(Debug)]
+struct Course {
+    /// How long it took until all connections were opened, or could not be.
+    opening: Duration,
+    /// How long they were held.
+    held: Duration,
+    interrupted: bool,
+    /// Before there were any.
+    before: Footprint,
+    /// With all of them opened.
+    after_opening: Footprint,
+    /// After each has echoed, if it had to.
+    after_echoes: Option<Footprint>,
+    /// After they were held.
+    after_holding: Footprint,
+    /// After each has answered a Ping.
+    after_pings: Footprint,
+}
+
+/// How many connections are open, and how many bytes are resident for them.
+#[derive(Clone, Copy, Debug)]
+struct Footprint {
+    connections: u64,
+    generator: Option<u64>,
+    server: Option<u64>,
+}
+
+impl Footprint {
+    fn read(plan: &IdlePlan, connections: u64) -> Self {
+        let resident = |pid| ProcessUsage::read(pid).ok().map(|usage| usage.resident);
+        Self {
+            connections,
+            generator: resident(std::process::id()),
+            server: plan.server_pid.and_then(resident),
+        }
+    }
+}
+
+struct Conductor<'r> {
+    plan: Arc<IdlePlan>,
+    before: Footprint,
+    threads: Threads<Gauges, HolderTally>,
+    /// Where each thread takes its orders from.
+    orders: Vec<Sender<Task>>,
+    /// How many orders were given.
+    ordered: u64,
+    interrupted: &'r AtomicBool,
+    progress: &'r mut Progress,
+}
+
+impl Conductor<'_> {
+    fn conduct(&mut self) -> Result<Course, ThreadError> {
+        let answer_timeout = self.plan.answer_timeout;
+        let started = Instant::now();
+        let reserve = Reserve::take();
+        self.start_threads()?;
+        self.wait_for_opening();
+        drop(reserve);
+        let opening = started.elapsed();
+        let after_opening = self.footprint();
+        let after_echoes = self.plan.echo_len.map(|_| {
+            self.have_done(Task::Echo, answer_timeout, "echoed");
+            self.footprint()
+        });
+        let held = self.hold();
+        let after_holding = self.footprint();
+        self.have_done(Task::Ping, answer_timeout, "answered a Ping");
+        let after_pings = self.footprint();
+        self.have_done(Task::Close, CLOSING_MAX, "closed");
+        self.progress.clear();
+        Ok(Course {
+            opening,
+            held,
+            interrupted: self.interrupted.load(Relaxed),
+            before: self.before,
+            after_opening,
+            after_echoes,
+            after_holding,
+            after_pings,
+        })
+    }
+
+    fn start_threads(&mut self) -> Result<(), ThreadError> {
+        for _ in 0..self.plan.threads.count {
+            let plan = Arc::clone(&self.plan);
+            let (orders, received) = channel();
+            self.threads.start(&self.plan.threads, move |number, gauges| {
+                holder::run(plan, gauges, number, &received)
+            })?;
+            self.orders.push(orders);
+        }
+        Ok(())
+    }
+
+    /// Connections that are open.
+    fn open(&self) -> u64 {
+        // A connection that opens and ends while this adds up may count as ended alone.
+        self.threads
+            .sum(|gauges| &gauges.opened)
+            .saturating_sub(self.threads.sum(|gauges| &gauges.lost))
+            .saturating_sub(self.threads.sum(|gauges| &gauges.closed))
+    }
+
+    fn footprint(&self) -> Footprint {
+        Footprint::read(&self.plan, self.open())
+    }
+
+    fn wait_for_opening(&mut self) {
+        let requested = self.plan.connections as u64;
+        while self.threads.sum(|gauges| &gauges.tried) < requested && !self.has_to_end() {
+            pause(POLL_INTERVAL);
+            let open = self.open();
+            self.progress.show(|_| format!("{open} of {requested} connections are open"));
+        }
+    }
+
+    /// Orders a task of all connections, and waits until each has done it or is lost, but no longer
+    /// than `limit`, and not at all once somebody asks for an end. Who has asked before waits while
+    /// connections still do it.
+    fn have_done(&mut self, task: Task, limit: Duration, what: &str) {
+        let begun = Instant::now();
+        let was_interrupted = self.interrupted.load(Relaxed);
+        self.ordered += 1;
+        for orders in &self.orders {
+            // A thread that has ended says why when it is joined.
+            let _ = orders.send(task);
+        }
+        let mut last_seen = (begun, 0);
+        while begun.elapsed() < limit && !self.threads.any_has_ended() {
+            let passed_on = self.threads.all(|gauges| gauges.orders.load(Relaxed) == self.ordered);
+            let due = self.threads.sum(|gauges| &gauges.due);
+            if due != last_seen.1 {
+                last_seen = (Instant::now(), due);
+            }
+            let is_quiet = last_seen.0.elapsed() > GRACE_QUIET;
+            let is_unwanted = self.interrupted.load(Relaxed) && (!was_interrupted || is_quiet);
+            if passed_on && due == 0 || is_unwanted {
+                return;
+            }
+            self.progress.show(|_| format!("{due} connections have not {what}"));
+            pause(POLL_INTERVAL);
+        }
+    }
+
+    /// Holds the connections, and says for how long.
+    fn hold(&mut self) -> Duration {
+        let begun = Instant::now();
+        while begun.elapsed() < self.plan.duration && self.open() > 0 && !self.has_to_end() {
+            let remaining = self.plan.duration.saturating_sub(begun.elapsed());
+            let open = self.open();
+            self.progress.show(|_| {
+                format!("{open} connections are held, {:.0} s to go", remaining.as_secs_f64())
+            });
+            pause(remaining.min(POLL_INTERVAL));
+        }
+        begun.elapsed()
+    }
+
+    fn has_to_end(&self) -> bool {
+        self.interrupted.load(Relaxed) || self.threads.any_has_ended()
+    }
+}

@@ -1,0 +1,209 @@
+//! The result: for people ([`Display`](fmt::Display)) and for programs (JSON, whose shape
+//! `loadtest/idle.schema.json` describes).
+
+#![expect(clippy::cast_precision_loss, reason = "counts and bytes stay below 2^52")]
+
+use std::{fmt, time::Duration};
+
+use serde::Serialize;
+
+use super::{Course, Footprint, IdlePlan, holder::HolderTally};
+use crate::{
+    count::tally::{Cause, ErrorCounts},
+    result::report::{Connections, LatencyReport, Provenance},
+    text::{
+        numbers::{bytes, grouped, rounded},
+        warning::Warning,
+    },
+};
+
+/// The result of holding connections.
+#[derive(Clone, Debug, Serialize)]
+pub struct IdleReport {
+    /// What it was measured with, and on whom.
+    #[serde(flatten)]
+    pub provenance: Provenance,
+    /// How many.
+    pub connections: Connections,
+    /// Whether somebody ended it early.
+    pub interrupted: bool,
+    /// Until all connections were open, or could not be.
+    pub opening_seconds: f64,
+    /// From before a socket was connected to the end of the opening handshake.
+    pub opening_us: Option<LatencyReport>,
+    /// Connections that have echoed a message; `None` if none had to.
+    pub echoed: Option<u64>,
+    /// How long the connections were held.
+    pub held_seconds: f64,
+    /// Connections that were open after that, and were sent a Ping.
+    pub pinged: u64,
+    /// Of these, those that answered.
+    pub answered: u64,
+    /// From a Ping to its Pong.
+    pub ping_us: Option<LatencyReport>,
+    /// Why connections failed, and answers that never came.
+    pub errors: ErrorCounts,
+    /// Why errors happened: the most frequent causes.
+    pub causes: Vec<Cause>,
+    /// Memory of the server, if its process was named.
+    pub server: Option<MemoryReport>,
+    /// Memory of the generator.
+    pub generator: Option<MemoryReport>,
+    /// What somebody should know who is about to believe the numbers.
+    pub warnings: Vec<Warning>,
+}
+
+/// Resident memory of a process.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct MemoryReport {
+    /// The process.
+    pub pid: u32,
+    /// Bytes, before there was a connection.
+    pub before_bytes: u64,
+    /// With all connections opened.
+    pub opened: Option<MemoryUse>,
+    /// After each has echoed a message, if it had to.
+    pub echoed: Option<MemoryUse>,
+    /// After they were held.
+    pub held: Option<MemoryUse>,
+    /// After each has answered a Ping.
+    pub pinged: Option<MemoryUse>,
+}
+
+/// Resident memory at one time.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct MemoryUse {
+    /// Bytes in all.
+    pub bytes: u64,
+    /// More than before there was a connection, divided by the connections that are open.
+    pub bytes_per_connection: f64,
+}
+
+impl IdleReport {
+    pub(super) fn new(plan: &IdlePlan, tally: &HolderTally, course: &Course) -> Self {
+        let Course { interrupted, .. } = *course;
+        let provenance = Provenance::new(&plan.connector, &plan.threads);
+        let connections = Connections {
+            requested: plan.connections,
+            opened: tally.connections.opened,
+            lost: tally.connections.lost,
+            reopened: None,
+        };
+        let causes = tally.connections.causes();
+        let not_opened = connections.not_opened(&provenance.url, &causes, interrupted);
+        Self {
+            warnings: Warning::of_debug_build().into_iter().chain(not_opened).collect(),
+            provenance,
+            connections,
+            interrupted,
+            opening_seconds: seconds(course.opening),
+            opening_us: LatencyReport::new(&tally.opening),
+            echoed: plan.echo_len.map(|_| tally.echoed),
+            held_seconds: seconds(course.held),
+            pinged: tally.pinged,
+            answered: tally.pings.samples(),
+            ping_us: LatencyReport::new(&tally.pings),
+            errors: tally.connections.errors,
+            causes,
+            server: plan
+                .server_pid
+                .and_then(|pid| MemoryReport::new(pid, course, |footprint| footprint.server)),
+            generator: MemoryReport::new(std::process::id(), course, |footprint| {
+                footprint.generator
+            }),
+        }
+    }
+
+    /// Whether every connection was opened and was still there at the end.
+    pub fn is_success(&self) -> bool {
+        self.errors.total == 0 && self.answered == self.connections.requested as u64
+    }
+}
+
+impl MemoryReport {
+    fn new(
+        pid: u32,
+        course: &Course,
+        resident: impl Fn(&Footprint) -> Option<u64>,
+    ) -> Option<Self> {
+        let before_bytes = resident(&course.before)?;
+        let in_use = |footprint: &Footprint| {
+            let bytes = resident(footprint).filter(|_| footprint.connections > 0)?;
+            let grown = bytes as f64 - before_bytes as f64;
+            let bytes_per_connection = rounded(grown / footprint.connections as f64);
+            Some(MemoryUse { bytes, bytes_per_connection })
+        };
+        Some(Self {
+            pid,
+            before_bytes,
+            opened: in_use(&course.after_opening),
+            echoed: course.after_echoes.as_ref().and_then(in_use),
+            held: in_use(&course.after_holding),
+            pinged: in_use(&course.after_pings),
+        })
+    }
+}
+
+fn seconds(time: Duration) -> f64 {
+    rounded(time.as_secs_f64())
+}
+
+impl fmt::Display for IdleReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.provenance.url)?;
+        writeln!(
+            f,
+            "  {}, held {:.1} s, {}",
+            self.connections,
+            self.held_seconds,
+            self.provenance.generator()
+        )?;
+        if self.interrupted {
+            writeln!(f, "  interrupted: not all were opened, or not held as long")?;
+        }
+        writeln!(f)?;
+        let Connections { opened, lost, .. } = self.connections;
+        write!(f, "  opening     {} in {:.2} s", grouped(opened), self.opening_seconds)?;
+        write_latency(f, self.opening_us.as_ref())?;
+        if let Some(echoed) = self.echoed {
+            writeln!(f, "  echo        {} of {}", grouped(echoed), grouped(opened))?;
+        }
+        writeln!(f, "  lost        {}", grouped(lost))?;
+        write!(f, "  still there {} of {}", grouped(self.answered), grouped(self.pinged))?;
+        write_latency(f, self.ping_us.as_ref())?;
+        for (name, memory) in [("server", &self.server), ("generator", &self.generator)] {
+            if let Some(memory) = memory {
+                writeln!(f, "  {name:<12}{memory}")?;
+            }
+        }
+        writeln!(f, "  errors      {}", self.errors)?;
+        for cause in &self.causes {
+            writeln!(f, "              {cause}")?;
+        }
+        Ok(())
+    }
+}
+
+fn write_latency(f: &mut fmt::Formatter<'_>, latency: Option<&LatencyReport>) -> fmt::Result {
+    match latency {
+        Some(latency) => writeln!(f, ": {latency}"),
+        None => writeln!(f),
+    }
+}
+
+impl fmt::Display for MemoryReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} before", bytes(self.before_bytes))?;
+        for (what, memory) in [
+            ("opened", self.opened),
+            ("echoed", self.echoed),
+            ("held", self.held),
+            ("pinged", self.pinged),
+        ] {
+            if let Some(MemoryUse { bytes_per_connection, .. }) = memory {
+                write!(f, ", {what} {bytes_per_connection:.0} B per connection")?;
+            }
+        }
+        Ok(())
+    }
+}

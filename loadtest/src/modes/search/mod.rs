@@ -1,0 +1,67 @@
+//! The highest rate that a server sustains under goals such as `p99<2ms`: each trial of a rate is a
+//! run of its own, on new connections, in an open loop.
+//!
+//! [`bisection`] decides what is tried, [`verdict`] how it went, [`report`] says what came of it.
+//! Here these are put together, and nothing is decided but that a search makes no sense.
+
+pub mod bisection;
+pub mod report;
+pub mod verdict;
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use self::{
+    bisection::{Bisection, Limit, Settings},
+    report::{Probe, SearchReport},
+    verdict::{Observation, Verdict, judge},
+};
+use crate::{
+    modes::run::{RunError, run_opened},
+    plan::{Load, Plan, condition::Condition, rate::Rate},
+    result::progress::Progress,
+};
+
+/// What is searched, and how.
+#[derive(Debug)]
+pub struct SearchPlan {
+    /// Of each trial, but for its rate.
+    pub run: Plan,
+    /// What a rate has to meet, at least one.
+    pub goals: Vec<Condition>,
+    /// How the search goes.
+    pub settings: Settings,
+}
+
+/// Carries out a search. When `interrupted` becomes true, it ends with what is known then.
+pub fn run(
+    plan: &SearchPlan,
+    interrupted: &AtomicBool,
+    progress: &mut Progress,
+) -> Result<SearchReport, RunError> {
+    let mut bisection = Bisection::new(plan.settings);
+    let mut probes: Vec<Probe> = Vec::new();
+    let answer = loop {
+        let trial = match bisection.next() {
+            Ok(trial) => trial,
+            Err(answer) => break answer,
+        };
+        let load = Load::Open(Rate::constant(trial.rate));
+        let report = run_opened(Plan { load, ..plan.run.clone() }, interrupted, progress)?;
+        if interrupted.load(Relaxed) {
+            break bisection.answer(Limit::Interrupted);
+        }
+        let (verdict, reasons) = judge(&Observation::from(&report), &plan.goals);
+        // The number of connections is the same at any rate, and so is what they lack.
+        if let Some(warning) = report.not_opened()
+            && probes.is_empty()
+            && verdict != Verdict::Met
+        {
+            return Err(RunError::NotOpened(warning));
+        }
+        let probe = Probe::new(trial.rate, trial.stage, verdict, reasons, report);
+        progress.note(&probe.to_string());
+        probes.push(probe);
+        bisection.record(verdict);
+    };
+    Ok(SearchReport::new(plan, probes, answer))
+}

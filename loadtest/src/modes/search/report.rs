@@ -1,0 +1,187 @@
+//! The result of a search: for people ([`Display`](fmt::Display)) and for programs (JSON, whose
+//! shape `search` in `loadtest/report.schema.json` describes).
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::{
+    SearchPlan,
+    bisection::{Answer, Limit, Settings, Stage},
+    verdict::Verdict,
+};
+use crate::{
+    plan::condition::{Condition, Measurement},
+    result::report::{EachRun, LatencyReport, OpenLoopReport, Report, UsageReport, VERSION},
+    text::{
+        numbers::{counted, rate, rounded},
+        warning::Warning,
+    },
+};
+
+/// The result of a search.
+#[derive(Debug, Serialize)]
+pub struct SearchReport {
+    /// Of this program.
+    pub version: &'static str,
+    /// Where to.
+    pub url: String,
+    /// What a rate had to meet.
+    pub slo: Vec<Condition>,
+    /// What the answer may be below the truth, as a part of it.
+    pub precision: f64,
+    /// How often the answer was to be confirmed.
+    pub confirmations: usize,
+    /// The highest rate that met the goals, in messages a second; `None` if none did.
+    pub rate: Option<f64>,
+    /// Whether all runs that had to confirm that have.
+    pub confirmed: bool,
+    /// Why it is not higher.
+    pub limited_by: Limit,
+    /// What each run was.
+    #[serde(flatten)]
+    pub each_run: EachRun,
+    /// In the order in which they were run.
+    pub probes: Vec<Probe>,
+}
+
+/// A run at one rate.
+#[derive(Debug, Serialize)]
+pub struct Probe {
+    /// Messages a second, as planned.
+    pub rate: f64,
+    /// What it was for.
+    pub stage: Stage,
+    /// How it went.
+    pub verdict: Verdict,
+    /// Why it missed; empty if it did not.
+    pub reasons: Vec<String>,
+    /// What was measured.
+    #[serde(flatten)]
+    pub measurement: Measurement,
+    /// How well the plan was kept.
+    pub open_loop: Option<OpenLoopReport>,
+    /// What the generator used.
+    pub generator: Option<UsageReport>,
+    /// What somebody should know who is about to believe it.
+    pub warnings: Vec<Warning>,
+}
+
+impl Probe {
+    pub(crate) fn new(
+        rate: f64,
+        stage: Stage,
+        verdict: Verdict,
+        reasons: Vec<String>,
+        report: Report,
+    ) -> Self {
+        Self {
+            rate,
+            stage,
+            verdict,
+            reasons,
+            measurement: (&report).into(),
+            open_loop: report.open_loop,
+            generator: report.generator,
+            warnings: report.warnings,
+        }
+    }
+}
+
+impl SearchReport {
+    pub(crate) fn new(plan: &SearchPlan, probes: Vec<Probe>, answer: Answer) -> Self {
+        let SearchPlan { run, goals, settings: Settings { precision, confirmations, .. } } = plan;
+        Self {
+            version: VERSION,
+            url: run.connector.url().to_owned(),
+            slo: goals.clone(),
+            precision: *precision,
+            confirmations: *confirmations,
+            rate: answer.rate,
+            confirmed: answer.confirmed,
+            limited_by: answer.limit,
+            each_run: run.into(),
+            probes,
+        }
+    }
+
+    /// Whether a rate was found and confirmed.
+    pub fn is_success(&self) -> bool {
+        self.confirmed
+    }
+
+    /// Doubts about the last run, which is the one that the answer stands on.
+    pub fn warnings(&self) -> &[Warning] {
+        self.probes.last().map_or(&[], |probe| &probe.warnings)
+    }
+
+    fn write_answer(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.rate {
+            None => write!(f, "  no rate met the target")?,
+            Some(per_second) => write!(f, "  sustained   {} messages/s", rate(per_second))?,
+        }
+        if self.confirmed {
+            write!(f, ", confirmed by {}", counted(self.confirmations as u64, "run"))?;
+        } else if self.rate.is_some() {
+            f.write_str(", not confirmed")?;
+        }
+        let missed = self.probes.iter().filter(|probe| probe.verdict != Verdict::Met);
+        let above = missed.map(|probe| probe.rate).filter(|missed| Some(*missed) > self.rate);
+        let above = above.fold(f64::INFINITY, f64::min);
+        match self.limited_by {
+            Limit::Server => writeln!(f, "; the server missed it at {}", rate(above)),
+            Limit::Generator => writeln!(
+                f,
+                "; at {} the generator was the limit, and the server may be able to do more: give \
+                 the generator more with --threads or --cpus",
+                rate(above)
+            ),
+            Limit::MaxRate => writeln!(f, "; that is --max-rate"),
+            Limit::Unstable => {
+                writeln!(f, "; what met the target once missed it later: measure for longer")
+            }
+            Limit::Interrupted => writeln!(f, "; interrupted"),
+        }
+    }
+}
+
+impl fmt::Display for SearchReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let goals: Vec<String> = self.slo.iter().map(ToString::to_string).collect();
+        writeln!(f, "{}", self.url)?;
+        writeln!(f, "  {}, runs of {} s", self.each_run, self.each_run.duration_seconds)?;
+        writeln!(
+            f,
+            "  target      {}, to {} %",
+            goals.join(" and "),
+            rounded(self.precision * 100.0)
+        )?;
+        writeln!(f)?;
+        for probe in &self.probes {
+            writeln!(f, "{probe}")?;
+        }
+        writeln!(f)?;
+        self.write_answer(f)
+    }
+}
+
+impl fmt::Display for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stage = match self.stage {
+            Stage::Bracket => "bracket",
+            Stage::Bisect => "bisect",
+            Stage::Confirm => "confirm",
+        };
+        write!(f, "  {stage:<8} {:>11} messages/s", rate(self.rate))?;
+        if let Some(LatencyReport { p50, p99, max, .. }) = self.measurement.latency_us {
+            write!(f, "  p50 {p50:.1}  p99 {p99:.1}  max {max:.1} us")?;
+        }
+        match self.verdict {
+            Verdict::Met => write!(f, "  met"),
+            Verdict::Missed => write!(f, "  missed: {}", self.reasons.join(", ")),
+            Verdict::GeneratorLimited => {
+                write!(f, "  generator limited: {}", self.reasons.join(", "))
+            }
+        }
+    }
+}

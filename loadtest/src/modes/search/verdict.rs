@@ -1,0 +1,201 @@
+//! Whether a rate met the goals in a run, and if not, whether that tells of the server.
+
+#![expect(clippy::cast_precision_loss, reason = "counts stay below 2^52")]
+
+use serde::Serialize;
+
+use crate::{
+    plan::condition::{Condition, Measurement, Metric},
+    result::report::{LatencyReport, Report},
+    text::{
+        numbers::{counted, grouped},
+        warning::WarningCode,
+    },
+};
+
+/// A server that echoes less than this part of what is planned does not keep up.
+const ECHOED_MIN: f64 = 0.99;
+
+/// How a trial of a rate went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// The goals were met.
+    Met,
+    /// They were not.
+    Missed,
+    /// They were not, but the generator was at its limit itself, or late.
+    GeneratorLimited,
+}
+
+/// What of a run decides.
+#[derive(Clone, Debug)]
+pub(crate) struct Observation {
+    measurement: Measurement,
+    /// Of the measured window.
+    planned: u64,
+    echoed: u64,
+    unsent: u64,
+    /// From the instant of sending on, without what the generator was late.
+    from_send: Option<LatencyReport>,
+    saturated: bool,
+    late: bool,
+}
+
+impl From<&Report> for Observation {
+    fn from(report: &Report) -> Self {
+        let open_loop = report.open_loop.as_ref();
+        let warned = |code| report.warnings.iter().any(|warning| warning.code == code);
+        Self {
+            measurement: report.into(),
+            planned: open_loop.map_or(0, |open_loop| open_loop.planned),
+            echoed: report.messages,
+            unsent: open_loop.map_or(0, |open_loop| open_loop.unsent),
+            from_send: open_loop.and_then(|open_loop| open_loop.uncorrected_latency_us),
+            saturated: warned(WarningCode::GeneratorSaturated),
+            late: warned(WarningCode::SendLag),
+        }
+    }
+}
+
+/// Judges a run at a rate. The texts say why it missed.
+///
+/// Without a goal on errors there may be none. Whatever the goals, a rate that is not kept up is
+/// missed.
+pub(crate) fn judge(observation: &Observation, goals: &[Condition]) -> (Verdict, Vec<String>) {
+    let Observation { measurement, planned, echoed, unsent, .. } = observation;
+    let mut reasons: Vec<String> = goals
+        .iter()
+        .filter(|goal| !goal.holds(measurement))
+        .map(|goal| goal.describe(measurement))
+        .collect();
+    let errors = measurement.errors.total;
+    if errors > 0 && !goals.iter().any(|goal| goal.subject().metric == Metric::Errors) {
+        reasons.push(counted(errors, "error"));
+    }
+    if *unsent > 0 {
+        reasons.push(format!("{} of {} not sent", grouped(*unsent), grouped(*planned)));
+    } else if !observation.is_kept_up() {
+        let (echoed, planned) = (grouped(*echoed), grouped(*planned));
+        reasons.push(format!("only {echoed} of {planned} echoed in time"));
+    }
+    let verdict = match reasons.len() {
+        0 => Verdict::Met,
+        _ if observation.tells_of_the_generator(goals) => Verdict::GeneratorLimited,
+        _ => Verdict::Missed,
+    };
+    (verdict, reasons)
+}
+
+impl Observation {
+    /// Whether what was planned was sent, and echoed in time.
+    fn is_kept_up(&self) -> bool {
+        self.unsent == 0 && self.echoed as f64 >= self.planned as f64 * ECHOED_MIN
+    }
+
+    /// Whether a miss may be due to the generator: it had no time left, or what it was late made
+    /// the difference to a rate that the server did keep up.
+    fn tells_of_the_generator(&self, goals: &[Condition]) -> bool {
+        let from_send = Measurement { latency_us: self.from_send, ..self.measurement.clone() };
+        let made_by_lag =
+            self.is_kept_up() && self.late && goals.iter().all(|goal| goal.holds(&from_send));
+        self.measurement.errors.total == 0 && (self.saturated || made_by_lag)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::count::tally::ErrorCounts;
+
+    fn latency(p99: f64) -> LatencyReport {
+        LatencyReport {
+            min: 1.0,
+            p50: p99 / 10.0,
+            p90: p99 / 2.0,
+            p99,
+            p99_9: p99,
+            p99_99: p99,
+            max: p99,
+            mean: p99 / 8.0,
+            samples: 1000,
+        }
+    }
+
+    /// A run of 1000 planned messages in which nothing went wrong.
+    fn observed(p99: f64) -> Observation {
+        Observation {
+            measurement: Measurement {
+                messages_per_second: 1000.0,
+                latency_us: Some(latency(p99)),
+                errors: ErrorCounts::default(),
+                server: None,
+            },
+            planned: 1000,
+            echoed: 1000,
+            unsent: 0,
+            from_send: Some(latency(p99)),
+            saturated: false,
+            late: false,
+        }
+    }
+
+    fn judged(observation: &Observation, goals: &[&str]) -> (Verdict, String) {
+        let goals: Vec<Condition> =
+            goals.iter().map(|goal| Condition::goal(goal).unwrap()).collect();
+        let (verdict, reasons) = judge(observation, &goals);
+        (verdict, reasons.join(", "))
+    }
+
+    #[test]
+    fn all_goals_have_to_be_met() {
+        let run = observed(1500.0);
+        assert_eq!(judged(&run, &["p99<2ms", "max<2ms"]), (Verdict::Met, String::new()));
+        let (verdict, reasons) = judged(&run, &["p99<2ms", "max<1ms", "p50<100us"]);
+        assert_eq!((verdict, &*reasons), (Verdict::Missed, "max 1500.0 us, p50 150.0 us"));
+    }
+
+    #[test]
+    fn a_rate_that_is_not_kept_up_is_missed_whatever_the_goals() {
+        let behind = Observation { echoed: 989, ..observed(10.0) };
+        let reason = "only 989 of 1,000 echoed in time".to_owned();
+        assert_eq!(judged(&behind, &["p50<1s"]), (Verdict::Missed, reason));
+        let unsent = Observation { unsent: 1, ..observed(10.0) };
+        let reason = "1 of 1,000 not sent".to_owned();
+        assert_eq!(judged(&unsent, &["p50<1s"]), (Verdict::Missed, reason));
+        let on_its_way = Observation { echoed: 990, ..observed(10.0) };
+        assert_eq!(judged(&on_its_way, &["p50<1s"]).0, Verdict::Met);
+    }
+
+    #[test]
+    fn errors_miss_unless_a_goal_says_how_many_may_be() {
+        let mut run = observed(10.0);
+        run.measurement.errors = ErrorCounts { wrong: 2, total: 2, ..ErrorCounts::default() };
+        // Wrong echoes are the server's, however busy the generator is.
+        run.saturated = true;
+        assert_eq!(judged(&run, &["p99<1s"]), (Verdict::Missed, "2 errors".to_owned()));
+        assert_eq!(judged(&run, &["p99<1s", "errors<3"]).0, Verdict::Met);
+        let (verdict, reasons) = judged(&run, &["errors<2"]);
+        assert_eq!((verdict, &*reasons), (Verdict::Missed, "errors 2"));
+    }
+
+    #[test]
+    fn a_busy_generator_is_named_only_where_the_goals_are_missed() {
+        let busy = |p99| Observation { saturated: true, ..observed(p99) };
+        assert_eq!(judged(&busy(3000.0), &["p99<2ms"]).0, Verdict::GeneratorLimited);
+        assert_eq!(judged(&busy(1000.0), &["p99<2ms"]).0, Verdict::Met);
+    }
+
+    #[test]
+    fn a_late_generator_is_named_only_if_the_lag_makes_the_difference() {
+        let late = Observation { late: true, from_send: Some(latency(1000.0)), ..observed(3000.0) };
+        assert_eq!(judged(&late, &["p99<2ms"]).0, Verdict::GeneratorLimited);
+        // What a server that reads slowly holds back is sent late too, and slow from then on.
+        let slow = Observation { from_send: Some(latency(2500.0)), ..late.clone() };
+        assert_eq!(judged(&slow, &["p99<2ms"]).0, Verdict::Missed);
+        let behind = Observation { echoed: 900, ..late.clone() };
+        assert_eq!(judged(&behind, &["p99<1s"]).0, Verdict::Missed);
+        let unsent = Observation { unsent: 1, ..late };
+        assert_eq!(judged(&unsent, &["p99<1s"]).0, Verdict::Missed);
+    }
+}

@@ -1,0 +1,78 @@
+//! A run second by second, as comma-separated values (RFC 4180, but with line feeds alone): a row
+//! for each second of the measured window, with an empty field where there is no value.
+
+use std::{
+    fmt::Write,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use crate::{
+    count::timeline::{Recording, Second},
+    result::report::LatencyReport,
+};
+
+const HEADER: &str = "second,unix_time,length_seconds,messages,messages_per_second,errors,\
+                      latency_samples,p50_us,p90_us,p99_us,p99_9_us,p99_99_us,max_us,\
+                      uncorrected_p50_us,uncorrected_p99_us,uncorrected_max_us,\
+                      send_lag_p50_us,send_lag_p99_us,send_lag_max_us\n";
+
+pub(super) fn text(recording: &Recording) -> String {
+    let mut text = HEADER.to_owned();
+    let began = recording.began.duration_since(UNIX_EPOCH).unwrap_or_default();
+    for (start, length, second) in recording.timed_seconds() {
+        let number = start.as_secs();
+        let unix_time = (began + start).as_secs_f64();
+        let row = row(number, unix_time, length, second);
+        writeln!(text, "{}", row.join(",")).expect("a String takes everything");
+    }
+    text
+}
+
+fn row(number: u64, unix_time: f64, length: Duration, second: &Second) -> Vec<String> {
+    let latency = second.latency_us.as_ref();
+    let mut row = vec![
+        number.to_string(),
+        format!("{unix_time:.3}"),
+        format!("{:.3}", length.as_secs_f64()),
+        second.echoes.to_string(),
+        format!("{:.1}", second.messages_per_second(length)),
+        second.errors.total.to_string(),
+        latency.map_or(0, |latency| latency.samples).to_string(),
+    ];
+    let mut push =
+        |value: Option<f64>| row.push(value.map_or_else(String::new, |us| us.to_string()));
+    let of_latency: [fn(&LatencyReport) -> f64; 6] =
+        [|it| it.p50, |it| it.p90, |it| it.p99, |it| it.p99_9, |it| it.p99_99, |it| it.max];
+    for value in of_latency {
+        push(latency.map(value));
+    }
+    for times in [&second.uncorrected_latency_us, &second.send_lag_us] {
+        let of_others: [fn(&LatencyReport) -> f64; 3] = [|it| it.p50, |it| it.p99, |it| it.max];
+        for value in of_others {
+            push(times.as_ref().map(value));
+        }
+    }
+    row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::count::timeline::examples;
+
+    #[test]
+    fn each_second_is_a_row_with_as_many_fields_as_the_header() {
+        let text = text(&examples::recording());
+        let rows: Vec<Vec<&str>> = text.lines().map(|row| row.split(',').collect()).collect();
+        assert!(rows.iter().all(|row| row.len() == rows[0].len()), "{text}");
+        assert_eq!(
+            rows[1..],
+            [
+                "0,1767225600.250,1.000,3,3.0,0,3,30.02,30.02,30.02,30.02,30.02,30.02,,,,,,",
+                "1,1767225601.250,1.000,0,0.0,2,0,,,,,,,,,,,,",
+                "2,1767225602.250,0.500,1,2.0,0,1,40.03,40.03,40.03,40.03,40.03,40.03,,,,,,"
+            ]
+            .map(|row| row.split(',').collect::<Vec<&str>>())
+        );
+    }
+}

@@ -1,0 +1,53 @@
+//! A run's result in files for other tools: each format is a module, and knows nothing of files.
+
+mod csv;
+mod hgrm;
+pub(crate) mod hlog;
+mod html;
+
+use std::{fs, path::PathBuf};
+
+use crate::{
+    cli::{HistogramArgs, RecordingArgs},
+    count::latency::Histograms,
+    result::report::Report,
+};
+
+/// Histograms are of nanoseconds; tools show milliseconds.
+const NANOSECONDS_PER_MILLISECOND: f64 = 1e6;
+
+/// Writes what is asked for of a run, each file whether the others can be written or not. The error
+/// names flag and file of the first that could not.
+pub fn write(report: &Report, to: &RecordingArgs) -> Result<(), String> {
+    let recording = &report.recording;
+    let csv = write_file("--csv", to.csv.as_ref(), || Ok(csv::text(recording)));
+    let html = write_file("--html", to.html.as_ref(), || html::text(report));
+    let seconds = recording
+        .timed_seconds()
+        .map(|(start, length, second)| (start, length, second.histograms.decode()));
+    let hlog = || hlog::text(report, recording.began, seconds);
+    csv.and(html).and(write_histograms(&to.histograms, &recording.total.histograms, hlog))
+}
+
+/// Writes what is asked for of histograms, in the same way; `hlog` makes the interval log.
+pub(crate) fn write_histograms(
+    to: &HistogramArgs,
+    total: &Histograms,
+    hlog: impl FnOnce() -> Result<String, String>,
+) -> Result<(), String> {
+    let HistogramArgs { hgrm, hlog: hlog_path } = to;
+    let hgrm = write_file("--hgrm", hgrm.as_ref(), || Ok(hgrm::text(total.latency.nanoseconds())));
+    hgrm.and(write_file("--hlog", hlog_path.as_ref(), hlog))
+}
+
+fn write_file(
+    flag: &str,
+    path: Option<&PathBuf>,
+    text: impl FnOnce() -> Result<String, String>,
+) -> Result<(), String> {
+    let Some(path) = path else { return Ok(()) };
+    let write = |text| fs::write(path, text).map_err(|error| error.to_string());
+    text()
+        .and_then(write)
+        .map_err(|error| format!("cannot write {flag} {}: {error}", path.display()))
+}

@@ -1,0 +1,9 @@
+//! What a run comes to: reports as text and as JSON, exports, baselines, and what is shown while it
+//! runs.
+
+pub mod baseline;
+pub mod export;
+pub mod host;
+pub mod progress;
+pub mod report;
+mod screen;

@@ -1,0 +1,57 @@
+//! Latencies in a result: the percentiles of a histogram, in microseconds.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::count::latency::Latencies;
+
+/// Latencies, in microseconds.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub struct LatencyReport {
+    /// The shortest.
+    pub min: f64,
+    /// Half of the messages took at most this long, and so on.
+    pub p50: f64,
+    /// 90 %
+    pub p90: f64,
+    /// 99 %
+    pub p99: f64,
+    /// 99.9 %
+    pub p99_9: f64,
+    /// 99.99 %
+    pub p99_99: f64,
+    /// The longest.
+    pub max: f64,
+    /// The mean.
+    pub mean: f64,
+    /// How many messages that is.
+    pub samples: u64,
+}
+
+impl LatencyReport {
+    pub(crate) fn new(latencies: &Latencies) -> Option<Self> {
+        (latencies.samples() > 0).then(|| Self {
+            min: latencies.min_us(),
+            p50: latencies.quantile_us(0.5),
+            p90: latencies.quantile_us(0.9),
+            p99: latencies.quantile_us(0.99),
+            p99_9: latencies.quantile_us(0.999),
+            p99_99: latencies.quantile_us(0.9999),
+            max: latencies.max_us(),
+            mean: latencies.mean_us(),
+            samples: latencies.samples(),
+        })
+    }
+}
+
+impl fmt::Display for LatencyReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { p50, p90, p99, p99_9, p99_99, max, .. } = self;
+        write!(
+            f,
+            "p50 {p50:.1}  p90 {p90:.1}  p99 {p99:.1}  p99.9 {p99_9:.1}  p99.99 {p99_99:.1}  \
+             max {max:.1} us"
+        )
+    }
+}

@@ -1,0 +1,182 @@
+//! The result of a run: for programs (JSON, whose shape `loadtest/report.schema.json` describes)
+//! and for people (its text). Parts of it that other results have too are modules of their own.
+
+#![expect(clippy::cast_precision_loss, reason = "counts stay below 2^52")]
+
+mod connections;
+mod doubts;
+mod each_run;
+mod latency;
+mod open_loop;
+mod provenance;
+mod text;
+mod usage;
+
+use humantime::format_rfc3339_millis;
+use serde::Serialize;
+
+pub(crate) use self::provenance::VERSION;
+pub use self::{
+    connections::Connections,
+    each_run::EachRun,
+    latency::LatencyReport,
+    open_loop::OpenLoopReport,
+    provenance::Provenance,
+    usage::{CpuReport, UsageReport},
+};
+use crate::{
+    count::{
+        tally::{Cause, ErrorCounts, WrongEchoCounts},
+        timeline::Recording,
+        window_usage::{UsedInWindow, WindowUsage},
+    },
+    payload::{PayloadKind, Verify},
+    plan::{EchoKind, Plan, Schedule, condition::Check},
+    result::{baseline::BaselineReport, host::Host},
+    text::{
+        numbers::{per_second, rounded},
+        warning::Warning,
+    },
+};
+
+/// The result of a run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// What it was measured with, and on whom.
+    #[serde(flatten)]
+    pub provenance: Provenance,
+    /// How many.
+    pub connections: Connections,
+    /// Messages in flight on each connection; in an open loop at most.
+    pub depth: usize,
+    /// What was planned, and how well it was kept; `None` in a closed loop.
+    pub open_loop: Option<OpenLoopReport>,
+    /// What is in the messages, in words.
+    pub payload: String,
+    /// Bytes of payload of each message, on average.
+    pub payload_bytes: usize,
+    /// Frames that each message was sent in.
+    pub fragments: usize,
+    /// Whether compression was offered, and on how many connections it was agreed to.
+    pub compression: Option<CompressionReport>,
+    /// What of the echoes was compared with their messages.
+    pub verify: Verify,
+    /// Whether the messages were texts.
+    pub text: bool,
+    /// Whether the server echoed TCP as it is.
+    pub raw_tcp: bool,
+    /// Load before the measured window.
+    pub warmup_seconds: f64,
+    /// Length of the measured window; shorter than planned if the run ended early.
+    pub duration_seconds: f64,
+    /// Whether somebody ended the run early.
+    pub interrupted: bool,
+    /// Correct echoes that arrived in the measured window.
+    pub messages: u64,
+    /// Correct echoes in the whole run, warm-up included.
+    pub messages_total: u64,
+    /// `messages`, for each second.
+    pub messages_per_second: f64,
+    /// Payload of these echoes, in 10^6 bytes for each second.
+    pub payload_megabytes_per_second: f64,
+    /// Of the messages that were planned in the measured window, from the planned instant on, which
+    /// in a closed loop is that of sending; `None` if none was answered.
+    pub latency_us: Option<LatencyReport>,
+    /// In the whole run, warm-up included.
+    pub errors: ErrorCounts,
+    /// What was wrong with the messages that these count as wrong.
+    pub wrong_echoes: WrongEchoCounts,
+    /// Why errors happened: the most frequent causes.
+    pub causes: Vec<Cause>,
+    /// What the generator used in the measured window.
+    pub generator: Option<UsageReport>,
+    /// What the server used in the measured window, if its process was named.
+    pub server: Option<UsageReport>,
+    /// When the measured window began, in RFC 3339.
+    pub began: String,
+    /// The machine of the generator.
+    pub host: Host,
+    /// What somebody should know who is about to believe the numbers.
+    pub warnings: Vec<Warning>,
+    /// In comparison with an earlier run, if there was to be one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<BaselineReport>,
+    /// What must not be.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<Check>,
+    /// The measured window second by second.
+    #[serde(skip)]
+    pub recording: Recording,
+}
+
+/// How compression was agreed to.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct CompressionReport {
+    /// Connections on which messages were compressed, also those that were opened again.
+    pub connections: u64,
+}
+
+impl Report {
+    pub(crate) fn new(
+        plan: &Plan,
+        recording: Recording,
+        schedule: &Schedule,
+        interrupted: bool,
+        window: &WindowUsage,
+    ) -> Self {
+        let (tally, measured) = (&recording.total, recording.measured);
+        let messages = tally.echoes_measured;
+        let messages_per_second = per_second(messages as f64, measured);
+        let usage = |used: &Option<UsedInWindow>| {
+            used.as_ref().map(|used| UsageReport::new(used, measured, messages))
+        };
+        let mut report = Self {
+            provenance: Provenance::new(&plan.connector, &plan.threads),
+            connections: Connections {
+                requested: plan.connections,
+                opened: tally.opened,
+                lost: tally.lost,
+                reopened: plan.reconnect.then_some(tally.reopened),
+            },
+            depth: plan.depth,
+            open_loop: OpenLoopReport::new(plan, schedule, &tally.histograms, window),
+            payload: plan.payload.source.to_string(),
+            fragments: plan.fragments,
+            verify: plan.payload.verify,
+            compression: plan
+                .compression
+                .then_some(CompressionReport { connections: tally.compressed }),
+            payload_bytes: plan.payload.source.len_mean(),
+            text: plan.payload.kind == PayloadKind::Text,
+            raw_tcp: plan.echo_kind == EchoKind::Bytes,
+            warmup_seconds: plan.warmup.as_secs_f64(),
+            duration_seconds: measured.as_secs_f64(),
+            interrupted,
+            messages,
+            messages_total: tally.echoes,
+            messages_per_second: rounded(messages_per_second),
+            payload_megabytes_per_second: rounded(
+                per_second(tally.payload_measured as f64, measured) / 1e6,
+            ),
+            latency_us: LatencyReport::new(&tally.histograms.latency),
+            errors: tally.errors,
+            wrong_echoes: tally.wrong_echoes,
+            causes: tally.causes(),
+            generator: usage(&window.generator),
+            server: usage(&window.server),
+            began: format_rfc3339_millis(recording.began).to_string(),
+            host: Host::read(),
+            warnings: Vec::new(),
+            baseline: None,
+            checks: Vec::new(),
+            recording,
+        };
+        report.warnings = report.doubts(plan, window);
+        report
+    }
+
+    /// Whether there were echoes, all of them correct, and nothing else went wrong.
+    pub fn is_success(&self) -> bool {
+        self.errors.total == 0 && self.messages > 0
+    }
+}

@@ -1,0 +1,670 @@
+//! What a server sends, frame by frame.
+//!
+//! [`Verifier`] is the receiving side of one connection, without I/O or a clock. It consumes every
+//! received chunk, wherever the stream was cut: nothing is copied or collected but a split frame
+//! header and the payload of a control frame. The payload of data frames goes to [`Comparison`],
+//! which knows messages and no frames; so the server may fragment an echo as it likes.
+
+use ringecho::protocol::{
+    OpCode, ProtocolError,
+    frame_header::{CONTROL_PAYLOAD_LEN_MAX, FRAME_HEADER_LEN_MAX, FrameHeader},
+};
+use thiserror::Error;
+
+use super::comparison::Comparison;
+pub(crate) use super::comparison::{Irregularity, WrongEcho};
+use crate::{payload::Payloads, plan::EchoKind};
+
+/// What the consumed part of a chunk contained.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Received {
+    /// Bytes of the chunk that were consumed: all of them, unless there is an `irregularity` or an
+    /// `end`.
+    pub(crate) consumed: usize,
+    /// Messages whose echo was completed, correct and in order.
+    pub(crate) echoes: usize,
+    /// Bytes of payload of these echoes.
+    pub(crate) payload_len: u64,
+    /// The message behind these echoes, if it was another one than the next echo.
+    pub(crate) irregularity: Option<Irregularity>,
+    /// The payload of the last Ping, which is the only one that has to be answered (RFC 6455
+    /// §5.5.3).
+    pub(crate) ping: Option<Vec<u8>>,
+    /// The payload of the last Pong.
+    pub(crate) pong: Option<Vec<u8>>,
+    /// Why nothing further is looked at.
+    pub(crate) end: Option<StreamEnd>,
+}
+
+/// Why the stream of frames ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum StreamEnd {
+    /// The server sent a Close frame, with this code if any.
+    Close(Option<u16>),
+    /// The server violated the protocol.
+    Violation(Violation),
+}
+
+/// A violation of RFC 6455 by the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub(crate) enum Violation {
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-5.1
+    //# A client MUST close a connection if it detects a masked
+    //# frame.
+    #[error("a frame from the server is masked")]
+    Masked,
+    #[error("a frame is not masked, so it is not what was sent")]
+    NotMasked,
+    #[error("{0}")]
+    Protocol(#[from] ProtocolError),
+}
+
+impl<V: Into<Violation>> From<V> for StreamEnd {
+    fn from(violation: V) -> Self {
+        Self::Violation(violation.into())
+    }
+}
+
+/// The receiving side of one connection.
+#[derive(Debug)]
+pub(crate) struct Verifier {
+    phase: Phase,
+    /// The part of a frame header that has arrived, or of a control frame's payload.
+    held: Vec<u8>,
+    echo_kind: EchoKind,
+    /// Whether a message has begun and its last frame has not.
+    fragmented: bool,
+    /// Whether the server may compress messages.
+    compression: bool,
+    comparison: Comparison,
+}
+
+/// What the next received byte belongs to.
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    /// A frame header.
+    FrameHeader,
+    /// The payload of a data frame, of which `remaining` bytes have not arrived.
+    Data { remaining: u64, fin: bool },
+    /// The payload of a control frame, of `len` bytes.
+    Control { opcode: OpCode, len: usize },
+}
+
+impl Verifier {
+    /// Expects the echo of message `sequence` first.
+    pub(crate) fn new(
+        sequence: u64,
+        echo_kind: EchoKind,
+        compression: bool,
+        payloads: &Payloads,
+    ) -> Self {
+        Self {
+            phase: Phase::FrameHeader,
+            held: Vec::new(),
+            echo_kind,
+            fragmented: false,
+            compression,
+            comparison: Comparison::new(sequence, payloads),
+        }
+    }
+
+    /// Messages that were passed over and whose echo has not come since.
+    pub(crate) fn passed_over(&self) -> usize {
+        self.comparison.passed_over()
+    }
+
+    /// Consumes the next chunk of the stream up to the first irregularity, while `in_flight`
+    /// messages are not answered.
+    pub(crate) fn consume(
+        &mut self,
+        chunk: &[u8],
+        in_flight: usize,
+        payloads: &Payloads,
+    ) -> Received {
+        let mut received = Received::default();
+        let mut rest = chunk;
+        while !rest.is_empty() && received.irregularity.is_none() {
+            let in_flight = in_flight - received.echoes;
+            match self.consume_part(rest, in_flight, payloads, &mut received) {
+                Ok(behind) => rest = behind,
+                Err(end) => {
+                    received.end = Some(end);
+                    break;
+                }
+            }
+        }
+        received.consumed = chunk.len() - rest.len();
+        received
+    }
+
+    /// Consumes a frame header or (a part of) a frame's payload, and returns what is behind it.
+    #[inline]
+    fn consume_part<'a>(
+        &mut self,
+        rest: &'a [u8],
+        in_flight: usize,
+        payloads: &Payloads,
+        received: &mut Received,
+    ) -> Result<&'a [u8], StreamEnd> {
+        match self.phase {
+            Phase::FrameHeader if self.held.is_empty() => {
+                let Some((header, len)) = FrameHeader::decode(rest)? else {
+                    self.held.extend_from_slice(rest);
+                    return Ok(&[]);
+                };
+                if let Some(behind) = self.whole_echo(&header, &rest[len..], in_flight, payloads) {
+                    received.echoes += 1;
+                    received.payload_len += header.payload_len;
+                    return Ok(behind);
+                }
+                self.begin_frame(&header, in_flight, payloads, received)?;
+                Ok(&rest[len..])
+            }
+            Phase::FrameHeader => self.complete_header(rest, in_flight, payloads, received),
+            Phase::Data { remaining, fin } => {
+                let here = remaining.min(rest.len() as u64) as usize;
+                let (payload, behind) = rest.split_at(here);
+                let remaining = remaining - here as u64;
+                self.phase = Phase::Data { remaining, fin };
+                self.comparison.take(payload, in_flight, payloads);
+                if remaining == 0 {
+                    self.end_data_frame(fin, in_flight, payloads, received);
+                }
+                Ok(behind)
+            }
+            Phase::Control { len, .. } => {
+                let (payload, behind) = rest.split_at((len - self.held.len()).min(rest.len()));
+                self.held.extend_from_slice(payload);
+                self.end_control_frame(received)?;
+                Ok(behind)
+            }
+        }
+    }
+
+    /// The common case: `rest` begins with the whole payload of the next echo, in one frame.
+    /// Returns what is behind it.
+    #[inline]
+    fn whole_echo<'a>(
+        &mut self,
+        header: &FrameHeader,
+        rest: &'a [u8],
+        in_flight: usize,
+        payloads: &Payloads,
+    ) -> Option<&'a [u8]> {
+        let masked = self.echo_kind == EchoKind::Bytes;
+        let is_whole = header.fin
+            && !header.rsv1
+            && header.masking_key.is_some() == masked
+            && header.opcode == payloads.kind().opcode()
+            && header.payload_len == self.comparison.expected_len() as u64
+            && !self.fragmented
+            && in_flight > 0;
+        if !is_whole {
+            return None;
+        }
+        self.comparison.take_whole(rest, payloads)
+    }
+
+    /// Completes a header that was split, and returns what is behind it.
+    #[cold]
+    fn complete_header<'a>(
+        &mut self,
+        rest: &'a [u8],
+        in_flight: usize,
+        payloads: &Payloads,
+        received: &mut Received,
+    ) -> Result<&'a [u8], StreamEnd> {
+        let held_len = self.held.len();
+        self.held.extend_from_slice(&rest[..rest.len().min(FRAME_HEADER_LEN_MAX - held_len)]);
+        let Some((header, len)) = FrameHeader::decode(&self.held)? else {
+            return Ok(&[]);
+        };
+        self.held.clear();
+        self.begin_frame(&header, in_flight, payloads, received)?;
+        Ok(&rest[len - held_len..])
+    }
+
+    fn begin_frame(
+        &mut self,
+        header: &FrameHeader,
+        in_flight: usize,
+        payloads: &Payloads,
+        received: &mut Received,
+    ) -> Result<(), StreamEnd> {
+        match (self.echo_kind, header.masking_key) {
+            (EchoKind::Messages, None) | (EchoKind::Bytes, Some(_)) => {}
+            (EchoKind::Messages, Some(_)) => return Err(Violation::Masked.into()),
+            (EchoKind::Bytes, None) => return Err(Violation::NotMasked.into()),
+        }
+        //= https://www.rfc-editor.org/rfc/rfc7692#section-6.1
+        //# An endpoint MUST NOT set the "Per-Message Compressed" bit of control
+        //# frames and non-first fragments of a data message.
+        let may_be_deflated = matches!(header.opcode, OpCode::Text | OpCode::Binary);
+        if header.rsv1 && !(self.compression && may_be_deflated) {
+            return Err(ProtocolError::ReservedBitSet.into());
+        }
+        match (header.opcode, self.fragmented) {
+            (OpCode::Close | OpCode::Ping | OpCode::Pong, _) => {
+                let len = header.payload_len.min(CONTROL_PAYLOAD_LEN_MAX) as usize;
+                self.phase = Phase::Control { opcode: header.opcode, len };
+                return self.end_control_frame(received);
+            }
+            (OpCode::Continuation, false) => {
+                return Err(ProtocolError::ContinuationUnexpected.into());
+            }
+            (OpCode::Text | OpCode::Binary, true) => {
+                return Err(ProtocolError::ContinuationMissing.into());
+            }
+            (OpCode::Text | OpCode::Binary, false) => {
+                self.comparison.begin(header.opcode, header.rsv1, in_flight, payloads.kind());
+            }
+            (OpCode::Continuation, true) => {}
+        }
+        self.phase = Phase::Data { remaining: header.payload_len, fin: header.fin };
+        if header.payload_len == 0 {
+            self.end_data_frame(header.fin, in_flight, payloads, received);
+        }
+        Ok(())
+    }
+
+    fn end_data_frame(
+        &mut self,
+        fin: bool,
+        in_flight: usize,
+        payloads: &Payloads,
+        received: &mut Received,
+    ) {
+        self.phase = Phase::FrameHeader;
+        self.fragmented = !fin;
+        if fin {
+            self.comparison.end(in_flight, payloads, received);
+        }
+    }
+
+    /// Acts on a control frame, if its payload is there.
+    #[cold]
+    fn end_control_frame(&mut self, received: &mut Received) -> Result<(), StreamEnd> {
+        let Phase::Control { opcode, len } = self.phase else {
+            return Ok(());
+        };
+        if self.held.len() < len {
+            return Ok(());
+        }
+        self.phase = Phase::FrameHeader;
+        let payload = std::mem::take(&mut self.held);
+        match opcode {
+            OpCode::Ping => received.ping = Some(payload),
+            OpCode::Close => return Err(close(&payload)),
+            _ => received.pong = Some(payload),
+        }
+        Ok(())
+    }
+}
+
+fn close(payload: &[u8]) -> StreamEnd {
+    match *payload {
+        [] => StreamEnd::Close(None),
+        [_] => ProtocolError::CloseCodeTruncated.into(),
+        [high, low, ..] => StreamEnd::Close(Some(u16::from_be_bytes([high, low]))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rand::{SeedableRng, rngs::SmallRng};
+
+    use super::*;
+    use crate::{
+        payload::{PayloadKind, PayloadPlan, Verify},
+        wire::deflate::Deflater,
+    };
+
+    const FIRST: u64 = 1000;
+
+    /// Of a frame's first byte: the message is compressed.
+    const RSV1: u8 = 0x40;
+
+    fn payloads(kind: PayloadKind, len: usize) -> Payloads {
+        Payloads::new(&PayloadPlan::generated(kind, len), &mut SmallRng::seed_from_u64(1))
+    }
+
+    fn frame(fin: bool, opcode: OpCode, payload: &[u8]) -> Vec<u8> {
+        let payload_len = payload.len() as u64;
+        let header = FrameHeader { fin, rsv1: false, opcode, masking_key: None, payload_len };
+        let mut bytes = vec![0; header.encoded_len()];
+        header.encode(&mut bytes);
+        bytes.extend_from_slice(payload);
+        bytes
+    }
+
+    fn payload(payloads: &Payloads, index: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let message = payloads.message(FIRST + index);
+        payloads.append(&message, 0, message.len(), &mut bytes);
+        bytes
+    }
+
+    fn echo(payloads: &Payloads, index: u64) -> Vec<u8> {
+        frame(true, payloads.kind().opcode(), &payload(payloads, index))
+    }
+
+    fn consume(stream: &[u8], in_flight: usize, payloads: &Payloads) -> Received {
+        Verifier::new(FIRST, EchoKind::Messages, false, payloads)
+            .consume(stream, in_flight, payloads)
+    }
+
+    fn end_of(stream: &[u8], payloads: &Payloads) -> Option<StreamEnd> {
+        consume(stream, 2, payloads).end
+    }
+
+    /// What a whole stream contained.
+    #[derive(Debug, Default, PartialEq, Eq)]
+    struct Account {
+        echoes: usize,
+        payload_len: u64,
+        wrong: Vec<WrongEcho>,
+        /// Messages without an echo.
+        missing: usize,
+        ping: Option<Vec<u8>>,
+        pong: Option<Vec<u8>>,
+        end: Option<StreamEnd>,
+    }
+
+    /// Verifies a stream that arrives in `chunks`, in answer to `sent` messages.
+    fn account<'a>(
+        chunks: impl IntoIterator<Item = &'a [u8]>,
+        sent: usize,
+        payloads: &Payloads,
+    ) -> Account {
+        let verifier = Verifier::new(FIRST, EchoKind::Messages, false, payloads);
+        account_of(verifier, chunks, sent, payloads)
+    }
+
+    fn account_of<'a>(
+        mut verifier: Verifier,
+        chunks: impl IntoIterator<Item = &'a [u8]>,
+        sent: usize,
+        payloads: &Payloads,
+    ) -> Account {
+        let mut account = Account::default();
+        let mut in_flight = sent;
+        for mut rest in chunks {
+            while !rest.is_empty() && account.end.is_none() {
+                let received = verifier.consume(rest, in_flight, payloads);
+                rest = &rest[received.consumed..];
+                account.echoes += received.echoes;
+                account.payload_len += received.payload_len;
+                in_flight -= received.echoes;
+                account.ping = received.ping.or(account.ping);
+                account.pong = received.pong.or(account.pong);
+                account.end = received.end;
+                if let Some(irregularity) = received.irregularity {
+                    in_flight -= irregularity.passed_over + usize::from(irregularity.answers);
+                    account.echoes += usize::from(irregularity.wrong.is_none());
+                    account.wrong.extend(irregularity.wrong);
+                }
+            }
+        }
+        account.missing = in_flight + verifier.passed_over();
+        account
+    }
+
+    #[test]
+    fn echoes_in_order_are_counted() {
+        let payloads = payloads(PayloadKind::Binary, 300);
+        let stream = [echo(&payloads, 0), echo(&payloads, 1)].concat();
+        let received = consume(&stream, 2, &payloads);
+        assert_eq!(
+            received,
+            Received { consumed: 608, echoes: 2, payload_len: 600, ..Default::default() }
+        );
+    }
+
+    /// Messages are answered by echoes with these numbers: what is wrong with them, and how many
+    /// never come.
+    #[track_caller]
+    fn assert_order(numbers: &[u64], wrong: &[WrongEcho], missing: usize) {
+        for kind in [PayloadKind::Binary, PayloadKind::Text] {
+            for len in [16, 20, 300, 70_000] {
+                let payloads = payloads(kind, len);
+                let stream: Vec<u8> =
+                    numbers.iter().flat_map(|number| echo(&payloads, *number)).collect();
+                let account = account([&stream[..]], 5, &payloads);
+                assert_eq!(account.wrong, wrong, "{kind:?} of {len} bytes");
+                assert_eq!(account.missing, missing, "{kind:?} of {len} bytes");
+                assert_eq!(account.echoes + account.missing + late(wrong), 5);
+            }
+        }
+    }
+
+    fn late(wrong: &[WrongEcho]) -> usize {
+        wrong.iter().filter(|wrong| **wrong == WrongEcho::Late).count()
+    }
+
+    #[test]
+    fn a_dropped_echo_is_missing_and_no_other() {
+        assert_order(&[0, 1, 3, 4], &[], 1);
+        assert_order(&[3, 4], &[], 3);
+        assert_order(&[0, 1, 2, 3], &[], 1);
+    }
+
+    #[test]
+    fn a_repeated_echo_is_one_too_many() {
+        assert_order(&[0, 1, 1, 2, 3, 4], &[WrongEcho::Repeated], 0);
+        assert_order(&[0, 1, 2, 3, 4, 4], &[WrongEcho::Repeated], 0);
+        assert_order(&[0, 1, 2, 0, 3, 4], &[WrongEcho::Repeated], 0);
+    }
+
+    #[test]
+    fn an_echo_out_of_order_is_late() {
+        assert_order(&[0, 2, 1, 3, 4], &[WrongEcho::Late], 0);
+        assert_order(&[3, 0, 1, 2, 4], &[WrongEcho::Late; 3], 0);
+        assert_order(&[0, 2, 1, 1, 3, 4], &[WrongEcho::Late, WrongEcho::Repeated], 0);
+    }
+
+    #[test]
+    fn a_message_that_nobody_sent_is_unasked() {
+        assert_order(&[0, 1, 2, 3, 4, 5], &[WrongEcho::Unasked], 0);
+        assert_order(&[0, 0x9e37_79b9_7f4a_7c15, 1, 2, 3, 4], &[WrongEcho::Unasked], 0);
+    }
+
+    #[test]
+    fn echoes_that_are_not_the_message_are_wrong_and_the_next_one_is_right() {
+        let payloads = payloads(PayloadKind::Binary, 300);
+        let message = payload(&payloads, 0);
+        let longer = [&message[..], b"x"].concat();
+        let differs = |at: usize| {
+            let mut corrupted = message.clone();
+            corrupted[at] ^= 1;
+            let (expected, received) = (message[at], corrupted[at]);
+            let stream = frame(true, OpCode::Binary, &corrupted);
+            (stream, WrongEcho::Differs { at, expected, received })
+        };
+        for (stream, wrong) in [
+            differs(0),
+            differs(7),
+            differs(8),
+            differs(200),
+            differs(299),
+            (frame(true, OpCode::Binary, &message[..299]), WrongEcho::TooShort(299)),
+            (frame(true, OpCode::Binary, &message[..3]), WrongEcho::TooShort(3)),
+            (frame(true, OpCode::Binary, b""), WrongEcho::TooShort(0)),
+            (frame(true, OpCode::Binary, &longer), WrongEcho::TooLong(300)),
+            (frame(true, OpCode::Text, &message), WrongEcho::BinaryAsText),
+        ] {
+            let stream = [stream, echo(&payloads, 1)].concat();
+            let account = account([&stream[..]], 2, &payloads);
+            assert_eq!(account.wrong, [wrong]);
+            assert_eq!((account.echoes, account.missing), (1, 0), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_message_of_the_other_type_is_judged_by_its_content() {
+        let payloads = payloads(PayloadKind::Binary, 300);
+        let text = |payload: &[u8]| frame(true, OpCode::Text, payload);
+        let retyped = |index| text(&payload(&payloads, index));
+        let [first, second] = [0, 1].map(|index| echo(&payloads, index));
+        let lossy = String::from_utf8_lossy(&payload(&payloads, 0)).into_owned();
+        let unasked = [WrongEcho::Unasked];
+        let as_text = [WrongEcho::BinaryAsText];
+        for (stream, wrong, missing) in [
+            ([text(b"oops"), first.clone(), second.clone()], &unasked[..], 0),
+            ([text(b""), first.clone(), second.clone()], &unasked, 0),
+            ([text(&[b'x'; 64]), first.clone(), second.clone()], &unasked, 0),
+            ([first.clone(), text(&[b'x'; 1000]), second.clone()], &unasked, 0),
+            ([retyped(0), second.clone(), vec![]], &as_text, 0),
+            ([text(lossy.as_bytes()), second.clone(), vec![]], &as_text, 0),
+            // Its length is all that is known of it.
+            ([text(&[b'x'; 300]), second.clone(), vec![]], &as_text, 0),
+            ([first.clone(), retyped(0), second.clone()], &[WrongEcho::Repeated], 0),
+            ([second.clone(), retyped(0), vec![]], &as_text, 0),
+            ([retyped(1), vec![], vec![]], &as_text, 1),
+        ] {
+            let account = account([&stream.concat()[..]], 2, &payloads);
+            assert_eq!(account.wrong, wrong);
+            assert_eq!(account.missing, missing, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_few_bytes_are_no_echo_of_any_message_but_the_next_one() {
+        // They are the low digits of 727, which would be a message behind.
+        for (kind, front) in [(PayloadKind::Binary, b"\xd7\x02"), (PayloadKind::Text, b"7d")] {
+            let payloads = payloads(kind, 300);
+            let stray = frame(true, kind.opcode(), front);
+            let stream = [stray, echo(&payloads, 0), echo(&payloads, 1)].concat();
+            let account = account([&stream[..]], 2, &payloads);
+            assert_eq!(account.wrong, [WrongEcho::Unasked], "{kind:?}");
+            assert_eq!((account.echoes, account.missing), (2, 0), "{kind:?}");
+        }
+    }
+
+    fn deflated_frame(payload: &[u8]) -> Vec<u8> {
+        let mut bytes = frame(true, OpCode::Binary, payload);
+        bytes[0] |= RSV1;
+        bytes
+    }
+
+    #[test]
+    fn a_compressed_echo_that_is_damaged_far_behind_its_beginning_is_known_by_that() {
+        let payloads = payloads(PayloadKind::Binary, 40_000);
+        let mut deflater = Deflater::default();
+        let mut whole = |index| deflated_frame(&deflater.deflate(&payload(&payloads, index)));
+        let (second, third, fourth) = (whole(1), whole(2), whole(3));
+        // The first half is a block of its own, and behind it there is one of a reserved type.
+        let mut damaged = |index| {
+            let half = deflater.deflate(&payload(&payloads, index)[..20_000]);
+            deflated_frame(&[&half[..], &[0, 0, 0xff, 0xff, 0x07]].concat())
+        };
+        for (stream, sent, echoes, missing) in [
+            // Two were dropped before it.
+            ([damaged(2), fourth].concat(), 4, 1, 2),
+            // It comes after that of a later message.
+            ([second, damaged(0), third].concat(), 3, 2, 0),
+        ] {
+            let verifier = Verifier::new(FIRST, EchoKind::Messages, true, &payloads);
+            let account = account_of(verifier, stream.chunks(4096), sent, &payloads);
+            assert_eq!(account.wrong, [WrongEcho::NotDeflated]);
+            assert_eq!((account.echoes, account.missing), (echoes, missing));
+        }
+    }
+
+    #[test]
+    fn only_what_is_to_be_verified_is() {
+        let plan =
+            |verify| PayloadPlan { verify, ..PayloadPlan::generated(PayloadKind::Binary, 300) };
+        let stream = [
+            frame(true, OpCode::Binary, &[7; 300]),
+            frame(true, OpCode::Binary, &[7; 299]),
+            frame(true, OpCode::Binary, &[7; 301]),
+            frame(true, OpCode::Binary, &[7; 300]),
+        ]
+        .concat();
+        for (verify, echoes, wrong) in [
+            (Verify::Length, 1, &[WrongEcho::TooShort(299), WrongEcho::TooLong(300)][..]),
+            (Verify::None, 3, &[]),
+        ] {
+            let payloads = Payloads::new(&plan(verify), &mut SmallRng::seed_from_u64(1));
+            let account = account([&stream[..]], 3, &payloads);
+            assert_eq!(account.echoes, echoes, "{verify:?}");
+            assert_eq!(account.wrong, [wrong, &[WrongEcho::Unasked]].concat(), "{verify:?}");
+        }
+    }
+
+    #[test]
+    fn violations_are_named() {
+        let payloads = payloads(PayloadKind::Binary, 4);
+        for (stream, violation) in [
+            (&[0x82, 0x84, 1, 2, 3, 4, 0, 0, 0, 0][..], Violation::Masked),
+            (&[0xc2, 4], ProtocolError::ReservedBitSet.into()),
+            (&[0x80, 4], ProtocolError::ContinuationUnexpected.into()),
+            (&[0x02, 0, 0x82, 4], ProtocolError::ContinuationMissing.into()),
+            (&[0x83, 0], ProtocolError::OpcodeReserved.into()),
+            (&[0x88, 1, 3], ProtocolError::CloseCodeTruncated.into()),
+        ] {
+            assert_eq!(end_of(stream, &payloads), Some(StreamEnd::Violation(violation)));
+        }
+    }
+
+    #[test]
+    fn control_frames_may_stand_between_fragments() {
+        let payloads = payloads(PayloadKind::Text, 100);
+        let text = payload(&payloads, 0);
+        let stream = [
+            frame(false, OpCode::Text, &text[..33]),
+            frame(true, OpCode::Ping, b"hello"),
+            frame(false, OpCode::Continuation, b""),
+            frame(true, OpCode::Pong, b"unasked"),
+            frame(true, OpCode::Continuation, &text[33..]),
+            frame(true, OpCode::Close, &[0x03, 0xe9]),
+            b"whatever follows a Close frame".to_vec(),
+        ]
+        .concat();
+        assert_eq!(
+            account([&stream[..]], 1, &payloads),
+            Account {
+                echoes: 1,
+                payload_len: 100,
+                ping: Some(b"hello".to_vec()),
+                pong: Some(b"unasked".to_vec()),
+                end: Some(StreamEnd::Close(Some(1001))),
+                ..Default::default()
+            }
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn it_does_not_matter_where_the_stream_is_cut(
+            len in 0_usize..70_000,
+            fragments in 1_usize..5,
+            fault: Option<prop::sample::Index>,
+            cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..12),
+        ) {
+            let payloads = payloads(PayloadKind::Binary, len);
+            let mut stream = Vec::new();
+            for index in 0..3 {
+                let bytes = payload(&payloads, index);
+                let mut opcode = OpCode::Binary;
+                for part in bytes.chunks((len / fragments).max(1)) {
+                    stream.extend(frame(false, opcode, part));
+                    stream.extend(frame(true, OpCode::Ping, &[index as u8]));
+                    opcode = OpCode::Continuation;
+                }
+                stream.extend(frame(true, opcode, b""));
+            }
+            if let Some(at) = fault {
+                let at = at.index(stream.len());
+                stream[at] ^= 0x20;
+            }
+            let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
+            cuts.extend([0, stream.len()]);
+            cuts.sort_unstable();
+
+            let pieces = cuts.windows(2).map(|piece| &stream[piece[0]..piece[1]]);
+            prop_assert_eq!(account(pieces, 3, &payloads), account([&stream[..]], 3, &payloads));
+        }
+    }
+}

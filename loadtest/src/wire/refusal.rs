@@ -1,0 +1,155 @@
+//! A response that does not open the connection: its status, where it points to, and what it says.
+
+use std::borrow::Cow;
+
+use http::header::{CONTENT_LENGTH, LOCATION, TRANSFER_ENCODING};
+
+use super::{
+    handshake::{HandshakeError, has_token, values},
+    secrets::{Secrets, masked},
+};
+
+/// Bytes of a body that are looked at, at most.
+pub(crate) const BODY_LEN_MAX: usize = 4 * 1024;
+
+/// Characters of what a server says that are shown, at most.
+const EXCERPT_LEN_MAX: usize = 120;
+
+/// The head of such a response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// Bytes of everything up to the body.
+    pub(crate) head_len: usize,
+    status: u16,
+    location: Option<String>,
+    framing: Framing,
+}
+
+/// How a body ends (RFC 9112 §6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Framing {
+    Length(usize),
+    Chunked,
+    UntilClose,
+}
+
+impl Refusal {
+    pub(crate) fn new(head_len: usize, status: u16, fields: &[httparse::Header<'_>]) -> Self {
+        let text = |name| values(fields, name).next().map(String::from_utf8_lossy);
+        let length = text(&CONTENT_LENGTH).and_then(|length| length.parse().ok());
+        let framing = match length {
+            _ if matches!(status, 204 | 304) => Framing::Length(0),
+            _ if has_token(fields, &TRANSFER_ENCODING, b"chunked") => Framing::Chunked,
+            Some(length) => Framing::Length(length),
+            None => Framing::UntilClose,
+        };
+        let location = text(&LOCATION).map(Cow::into_owned);
+        Self { head_len, status, location, framing }
+    }
+
+    /// Whether the first line of a body that begins with `body` is there, or there will be none.
+    pub(crate) fn is_told(&self, body: &[u8]) -> bool {
+        let (content, is_whole) = self.framing.decode(body);
+        let begun = content.trim_ascii_start();
+        is_whole || body.len() >= BODY_LEN_MAX || begun.contains(&b'\n')
+    }
+
+    /// What to say of a response with a body that begins with `body`.
+    pub(crate) fn explain(self, body: &[u8], secrets: &Secrets) -> HandshakeError {
+        let (content, _) = self.framing.decode(body);
+        let text = String::from_utf8_lossy(&content);
+        let line = text.lines().map(str::trim).find(|line| !line.is_empty());
+        let location = self.location.as_deref().map(masked);
+        HandshakeError::Refused {
+            status: self.status,
+            location: location.map(|location| excerpt(&secrets.masked_in(&location))),
+            line: line.map(|line| excerpt(&secrets.masked_in(line))),
+        }
+    }
+}
+
+impl Framing {
+    /// What of a body has been received, and whether that is all of it.
+    fn decode(self, received: &[u8]) -> (Vec<u8>, bool) {
+        match self {
+            Self::Length(len) => {
+                (received[..len.min(received.len())].to_vec(), received.len() >= len)
+            }
+            Self::Chunked => dechunk(received),
+            Self::UntilClose => (received.to_vec(), false),
+        }
+    }
+}
+
+fn dechunk(received: &[u8]) -> (Vec<u8>, bool) {
+    let mut content = Vec::new();
+    let mut rest = received;
+    loop {
+        match httparse::parse_chunk_size(rest) {
+            Ok(httparse::Status::Partial) => return (content, false),
+            Ok(httparse::Status::Complete((_, 0))) | Err(_) => return (content, true),
+            Ok(httparse::Status::Complete((at, len))) => {
+                rest = &rest[at..];
+                let len = len as usize;
+                content.extend_from_slice(&rest[..len.min(rest.len())]);
+                // A CRLF stands behind each chunk.
+                let Some(behind) = rest.get(len.saturating_add(2)..) else {
+                    return (content, false);
+                };
+                rest = behind;
+            }
+        }
+    }
+}
+
+/// What a server says, in quotes: bounded, and with control characters escaped.
+pub(crate) fn excerpt(text: &str) -> String {
+    match text.char_indices().nth(EXCERPT_LEN_MAX) {
+        None => format!("{text:?}"),
+        Some((end, _)) => format!("{:?}...", &text[..end]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(fields: &[(&str, &str)], body: &str) -> (bool, HandshakeError) {
+        let fields: Vec<_> = fields
+            .iter()
+            .map(|(name, value)| httparse::Header { name, value: value.as_bytes() })
+            .collect();
+        let refusal = Refusal::new(0, 401, &fields);
+        (refusal.is_told(body.as_bytes()), refusal.explain(body.as_bytes(), &Secrets::default()))
+    }
+
+    #[test]
+    fn the_first_line_that_says_something_is_told() {
+        let chunked = [("transfer-encoding", "gzip, Chunked")];
+        let length = [("content-length", "7")];
+        for (fields, body, told, line) in [
+            (&[][..], "", false, None),
+            (&[], "\r\n\r\n no tok", false, Some("no tok")),
+            (&[], "\r\n no token \r\nat all", true, Some("no token")),
+            (&length, "no toke", true, Some("no toke")),
+            (&length, "no toke and what is not of it", true, Some("no toke")),
+            (&length, "no", false, Some("no")),
+            (&[("content-length", "0")], "", true, None),
+            (&chunked, "3\r\nno \r\n4;x=y\r\ntoke\r\n", false, Some("no toke")),
+            (&chunked, "3\r\nno \r\n0\r\n\r\n", true, Some("no")),
+            (&chunked, "ff\r\nno", false, Some("no")),
+            (&chunked, "no chunk", true, None),
+            (&[], "\x1b[31mred\n", true, Some("\u{1b}[31mred")),
+        ] {
+            let line = line.map(|line: &str| format!("{line:?}"));
+            let error = HandshakeError::Refused { status: 401, location: None, line };
+            assert_eq!(said(fields, body), (told, error), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_is_bounded() {
+        assert_eq!(excerpt(&"ä".repeat(121)), format!("{:?}...", "ä".repeat(120)));
+        assert_eq!(excerpt("a\x07\u{202e}b"), r#""a\u{7}\u{202e}b""#);
+    }
+}

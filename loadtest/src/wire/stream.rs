@@ -1,0 +1,156 @@
+//! The byte stream under a connection: a TCP or Unix socket, with or without TLS.
+//!
+//! Sockets of both families are driven as monoio's [`TcpStream`]: what it does with one (receive,
+//! send, shut down) is the same for both.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
+
+use monoio::{
+    BufResult,
+    io::{AsyncReadRent, AsyncWriteRentExt, OwnedReadHalf, OwnedWriteHalf, Splitable},
+    net::TcpStream,
+    time::sleep,
+};
+use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::tls::{TlsReader, TlsWriter};
+use crate::text::{shortfall::note, warning::WarningCode};
+
+/// After how long a Unix socket is tried again whose listen queue is full.
+const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(1);
+
+/// A connected byte stream, as its two sides.
+///
+/// Who reads and writes is generic over them ([`ReadHalf`], [`WriteHalf`]): that messages can go
+/// through TLS costs nothing where they do not.
+pub(crate) enum Stream {
+    Plain(OwnedReadHalf<TcpStream>, OwnedWriteHalf<TcpStream>),
+    Tls(Box<(TlsReader, TlsWriter)>),
+}
+
+/// The side of a stream that is read.
+pub(crate) trait ReadHalf {
+    /// Reads into `buffer`, from its start and as much as it has capacity for. Nothing is read at
+    /// the end of the stream.
+    fn read(&mut self, buffer: Vec<u8>) -> impl Future<Output = BufResult<usize, Vec<u8>>>;
+}
+
+/// The side of a stream that is written.
+pub(crate) trait WriteHalf {
+    /// Writes all of `buffer`.
+    fn write_all(&mut self, buffer: Vec<u8>) -> impl Future<Output = BufResult<usize, Vec<u8>>>;
+}
+
+impl ReadHalf for OwnedReadHalf<TcpStream> {
+    #[inline]
+    fn read(&mut self, buffer: Vec<u8>) -> impl Future<Output = BufResult<usize, Vec<u8>>> {
+        AsyncReadRent::read(self, buffer)
+    }
+}
+
+impl WriteHalf for OwnedWriteHalf<TcpStream> {
+    #[inline]
+    fn write_all(&mut self, buffer: Vec<u8>) -> impl Future<Output = BufResult<usize, Vec<u8>>> {
+        AsyncWriteRentExt::write_all(self, buffer)
+    }
+}
+
+/// Where sockets connect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// An address of TCP.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// Addresses that sockets connect from, in turn.
+#[derive(Debug)]
+pub struct Sources {
+    addresses: Vec<IpAddr>,
+    taken: AtomicUsize,
+}
+
+impl Sources {
+    /// These addresses, or whatever the kernel chooses if there are none.
+    pub fn new(addresses: Vec<IpAddr>) -> Self {
+        Self { addresses, taken: AtomicUsize::new(0) }
+    }
+
+    fn next(&self) -> Option<IpAddr> {
+        let turn = self.taken.fetch_add(1, Relaxed) % self.addresses.len().max(1);
+        self.addresses.get(turn).copied()
+    }
+}
+
+/// Connects a socket.
+pub(crate) async fn connect(
+    endpoint: &Endpoint,
+    sources: &Sources,
+) -> io::Result<(OwnedReadHalf<TcpStream>, OwnedWriteHalf<TcpStream>)> {
+    let stream = match endpoint {
+        Endpoint::Tcp(address) => connect_tcp(*address, sources.next()).await?,
+        Endpoint::Unix(path) => {
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            connect_socket(&socket, &SockAddr::unix(path)?).await?
+        }
+    };
+    Ok(stream.into_split())
+}
+
+async fn connect_tcp(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+    let stream = match source {
+        None => TcpStream::connect_addr(address).await?,
+        Some(source) => {
+            let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+            // Otherwise the kernel would choose the port now, when it does not know yet where the
+            // connection goes to, and run out of them after 28,000 connections to all addresses.
+            let set = setsockopt(&socket, IpBindAddressNoPort, &true).map_err(io::Error::from);
+            done_without("IP_BIND_ADDRESS_NO_PORT", "--source may run out of local ports", set);
+            socket.bind(&SocketAddr::new(source, 0).into())?;
+            connect_socket(&socket, &address.into()).await?
+        }
+    };
+    // Without it the kernel would hold back small writes while others are unacknowledged.
+    done_without("TCP_NODELAY", "small messages may wait for others", stream.set_nodelay(true));
+    Ok(stream)
+}
+
+/// Notes that a socket option could not be set, and what that means.
+fn done_without(option: &str, consequence: &str, set: io::Result<()>) {
+    if let Err(error) = set {
+        note(WarningCode::SocketOptionRefused, || {
+            format!(
+                "{option} cannot be set ({error}), so {consequence}: allow setsockopt in the \
+                 container's seccomp profile"
+            )
+        });
+    }
+}
+
+/// Connects a socket that monoio has not made.
+async fn connect_socket(socket: &Socket, address: &SockAddr) -> io::Result<TcpStream> {
+    socket.set_nonblocking(true)?;
+    while let Err(error) = socket.connect(address) {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => sleep(QUEUE_FULL_PAUSE).await,
+            _ if error.raw_os_error() == Some(nix::errno::Errno::EINPROGRESS as i32) => break,
+            _ => return Err(error),
+        }
+    }
+    let stream = TcpStream::from_std(socket.try_clone()?.into())?;
+    stream.writable(false).await?;
+    if let Some(error) = socket.take_error()? {
+        return Err(error);
+    }
+    // On epoll monoio needs it to be non-blocking, on io_uring to be not.
+    socket.set_nonblocking(monoio::utils::is_legacy())?;
+    Ok(stream)
+}
