@@ -26,8 +26,7 @@ use ringecho_loadtest::{
         run::{RunError, run},
         search,
     },
-    plan::condition::Check,
-    result::{baseline, export, progress::Progress},
+    result::{check::Check, export, progress::Progress},
     text::{shortfall, warning::Warning},
 };
 use serde::Serialize;
@@ -133,11 +132,11 @@ fn run_load(args: &RunArgs) -> Result<Ending, Fault> {
     let (too_few, interrupted) = prepare(&args.traffic.connections)?;
     let mut progress = if args.full_screen { Progress::full_screen() } else { Progress::default() };
     let mut report = run(plan, &interrupted, &mut progress)?;
-    baseline::conclude(&mut report, baseline, &conditions);
+    report.conclude(baseline, &conditions);
     let doubts = [&*report.warnings, &shortfall::noted()].concat();
     report.warnings = [&*doubts, &too_few].concat();
     // Who cannot have one of them at least has the others.
-    let exported = export::write(&report, &args.recording).map_err(Fault::Failed);
+    let exported = export::write(&report, &args.recording.files()).map_err(Fault::Failed);
     let text = (report.connections.opened > 0).then(|| report.to_string());
     let published = publish(&report, text, args.output.json.as_deref());
     warn(&doubts);
@@ -186,7 +185,7 @@ fn search_rate(args: &SearchArgs) -> Result<Ending, Fault> {
 /// Merges runs, and says whether every message of every run was echoed correctly.
 fn merge(args: &MergeArgs) -> Result<Ending, Fault> {
     let report = MergedReport::read(&args.logs)?;
-    let written = report.write(&args.histograms).map_err(Fault::Failed);
+    let written = report.write(&args.histograms.files()).map_err(Fault::Failed);
     let published = publish(&report, Some(report.to_string()), args.output.json.as_deref());
     warn(&report.warnings);
     written.and(published)?;

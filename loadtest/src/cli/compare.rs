@@ -7,8 +7,8 @@ use super::{
     values::{any_number, number, process},
 };
 use crate::{
-    modes::compare::ComparePlan,
-    plan::condition::{Metric, Subject},
+    modes::compare::plan::ComparePlan,
+    plan::condition::{Subject, metric::Metric},
     wire::target::Target,
 };
 

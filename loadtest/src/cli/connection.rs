@@ -11,7 +11,8 @@ use super::{
     values::{AddressList, number, time},
 };
 use crate::{
-    drive::{threads::ThreadPlan, worker::OPENING_MAX},
+    drive::thread::OPENING_MAX,
+    plan::threads::ThreadPlan,
     text::warning::{Warning, WarningCode},
     wire::{
         connector::{Connector, Limits, Wishes},

@@ -8,7 +8,7 @@ use super::{
     ConnectionArgs, OutputArgs, PlanError,
     values::{number, process, size, time},
 };
-use crate::{drive::sender::WRITE_LEN_MAX, modes::idle::IdlePlan, wire::target::Target};
+use crate::{drive::sender::WRITE_LEN_MAX, modes::idle::plan::IdlePlan, wire::target::Target};
 
 const CONNECT_RATE: RangeInclusive<usize> = 1..=1_000_000;
 const DURATION: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(24);

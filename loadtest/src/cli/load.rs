@@ -9,8 +9,8 @@ use super::{
     values::{number, sizes, time},
 };
 use crate::{
-    payload::{PayloadKind, PayloadPlan, PayloadSource, Verify, files},
-    plan::{EchoKind, Load, Plan, Wait},
+    payload::{EchoKind, PayloadKind, PayloadPlan, PayloadSource, Verify, files},
+    plan::{Load, Plan, Wait},
     wire::target::Target,
 };
 

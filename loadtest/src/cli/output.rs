@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::values::{output_file, output_file_or_stdout};
+use crate::result::export::{HistogramFiles, RecordingFiles};
 
 /// Flags about the result.
 #[derive(Clone, Debug, clap::Args)]
@@ -44,4 +45,20 @@ pub struct HistogramArgs {
     /// Write the latencies of each second to FILE, as an HdrHistogram interval log
     #[arg(long, value_name = "FILE", value_parser = output_file())]
     pub hlog: Option<PathBuf>,
+}
+
+impl RecordingArgs {
+    /// Where what a run measured is to be written.
+    pub fn files(&self) -> RecordingFiles {
+        let Self { histograms, csv, html } = self;
+        RecordingFiles { histograms: histograms.files(), csv: csv.clone(), html: html.clone() }
+    }
+}
+
+impl HistogramArgs {
+    /// Where histograms are to be written.
+    pub fn files(&self) -> HistogramFiles {
+        let Self { hgrm, hlog } = self;
+        HistogramFiles { hgrm: hgrm.clone(), hlog: hlog.clone() }
+    }
 }

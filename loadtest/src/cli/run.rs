@@ -9,7 +9,7 @@ use super::{
 use crate::{
     plan::{
         Plan,
-        condition::{Condition, Metric, Subject},
+        condition::{Condition, Subject, metric::Metric},
     },
     result::baseline::Baseline,
     wire::target::Target,

@@ -7,7 +7,7 @@ use super::{
     values::{number, percentage, process},
 };
 use crate::{
-    modes::search::{SearchPlan, bisection::Settings},
+    modes::search::{bisection::Settings, plan::SearchPlan},
     plan::{
         Load,
         condition::Condition,

@@ -15,10 +15,9 @@ use std::{
 };
 
 use super::{
-    encoding::EncodedHistograms,
-    tally::{ErrorCounts, Tally},
+    encoding::EncodedHistograms, errors::ErrorCounts, latency_report::LatencyReport, tally::Tally,
 };
-use crate::{plan::Schedule, result::report::LatencyReport, text::numbers::per_second};
+use crate::{plan::schedule::Schedule, text::numbers::per_second};
 
 /// A second, in the nanoseconds of a [`Schedule`].
 const SECOND: u64 = 1_000_000_000;
@@ -251,7 +250,7 @@ impl Recording {
 #[cfg(test)]
 pub(crate) mod examples {
     use super::*;
-    use crate::count::tally::ConnectionError;
+    use crate::count::connection_error::ConnectionError;
 
     /// Two seconds and a half: three echoes, then two errors, then one echo.
     pub(crate) fn recording() -> Recording {

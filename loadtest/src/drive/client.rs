@@ -24,13 +24,18 @@ use super::{
 };
 use crate::{
     count::{
+        connection_error::ConnectionError,
+        errors::ErrorKind,
         latency::{InFlight, Instants},
-        tally::{ConnectionError, ErrorKind},
     },
-    verify::verifier::{Irregularity, Received, StreamEnd, Verifier},
+    verify::{
+        received::{Irregularity, Received, StreamEnd},
+        verifier::Verifier,
+    },
     wire::{
         connector::OpenConnection,
-        stream::{ReadHalf, Stream, WriteHalf},
+        halves::{ReadHalf, WriteHalf},
+        stream::Stream,
     },
 };
 

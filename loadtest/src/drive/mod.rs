@@ -7,5 +7,6 @@ pub(crate) mod pacer;
 pub(crate) mod reserve;
 pub(crate) mod runtime;
 pub(crate) mod sender;
+pub(crate) mod thread;
 pub mod threads;
 pub(crate) mod worker;

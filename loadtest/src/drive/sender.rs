@@ -10,11 +10,7 @@ use ringecho::protocol::{
     masking::{rotate, unmask},
 };
 
-use crate::{
-    payload::{Message, Payloads},
-    plan::EchoKind,
-    wire::deflate::Deflater,
-};
+use crate::payload::{EchoKind, Message, Payloads, deflate::Deflater};
 
 /// Bytes that are given to the kernel with one write, at most (a control frame may come on top).
 /// The socket buffer takes about as much at once; more would only fall out of the cache.
@@ -232,10 +228,7 @@ mod tests {
     use rand::SeedableRng;
 
     use super::*;
-    use crate::{
-        payload::{PayloadKind, PayloadPlan},
-        wire::deflate::Inflater,
-    };
+    use crate::payload::{PayloadKind, PayloadPlan, deflate::Inflater};
 
     fn payloads(kind: PayloadKind, len: usize, rng: &mut SmallRng) -> Payloads {
         Payloads::new(&PayloadPlan::generated(kind, len), rng)

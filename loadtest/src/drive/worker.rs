@@ -1,51 +1,28 @@
-//! One thread: its runtime, its connections, and the stages that they go through together.
+//! What the connections of one thread share: its plan, its stage, its counts and its buffers.
 
 use std::{
     cell::{Cell, RefCell},
     future::{Future, poll_fn},
     io,
     pin::pin,
-    rc::Rc,
     sync::{
         Arc,
-        atomic::{
-            AtomicBool, AtomicU64,
-            Ordering::{Relaxed, Release},
-        },
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Poll, Waker},
-    time::Duration,
 };
 
-use monoio::time::sleep;
-use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use rand::{SeedableRng, rngs::SmallRng};
 
-use super::{
-    client,
-    pacer::{Pause, pace},
-    runtime::build_runtime,
-};
 use crate::{
     count::{
         latency::{InFlight, Instants},
         tally::Tally,
         timeline::Portions,
     },
-    payload::Payloads,
-    plan::{GRACE_MAX, GRACE_QUIET, Load, Plan, Schedule, rate::Arrivals},
-    wire::{connector::OpenConnection, deflate::Deflater},
+    payload::{Payloads, deflate::Deflater},
+    plan::{Load, Plan, rate::Arrivals, schedule::Schedule},
 };
-
-/// Connections that a thread opens at the same time; listen queues are often not longer than 128.
-pub(crate) const OPENING_MAX: usize = 64;
-
-/// How long a lost connection waits before it is opened again; doubled each time that fails.
-const REOPENING_PAUSE_MIN: Duration = Duration::from_millis(10);
-const REOPENING_PAUSE_MAX: Duration = Duration::from_secs(1);
-
-/// How often a thread looks at the schedule and publishes its counts. No message waits for it:
-/// which of them are measured is decided by their own instants.
-const TICK: Duration = Duration::from_millis(5);
 
 /// What a thread's connections are doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,55 +65,31 @@ pub(crate) struct Worker {
     pub(crate) rng: RefCell<SmallRng>,
     /// What was counted since it was last handed over.
     pub(crate) tally: RefCell<Tally>,
-    portions: Portions,
+    pub(super) portions: Portions,
     /// Of the plan's messages, in an open loop.
-    arrivals: Option<Arrivals>,
+    pub(super) arrivals: Option<Arrivals>,
     /// Of this thread.
-    number: usize,
-    gauges: Arc<Gauges>,
-    stage: Cell<Stage>,
+    pub(super) number: usize,
+    pub(super) gauges: Arc<Gauges>,
+    pub(super) stage: Cell<Stage>,
     /// Connections that have not been begun to open.
-    unopened: Cell<usize>,
-    tried: Cell<u64>,
-    open: Cell<u64>,
-    last_received: Cell<u64>,
+    pub(super) unopened: Cell<usize>,
+    pub(super) tried: Cell<u64>,
+    pub(super) open: Cell<u64>,
+    pub(super) last_received: Cell<u64>,
     /// Turns of connections in which something was received or sent.
-    busy_turns: Cell<u64>,
+    pub(super) busy_turns: Cell<u64>,
     /// Of the connections' tasks, to be woken when the stage changes or a message is due.
-    wakers: RefCell<Vec<Option<Waker>>>,
+    pub(super) wakers: RefCell<Vec<Option<Waker>>>,
     /// Write buffers that are not in use. As few as possible are, the last returned first, so that
     /// they stay in the cache.
-    write_buffers: RefCell<Vec<Vec<u8>>>,
+    pub(super) write_buffers: RefCell<Vec<Vec<u8>>>,
     /// Why the load cannot go on.
-    fault: RefCell<Option<io::Error>>,
-}
-
-/// Runs thread number `thread` of the plan until all of its connections have ended.
-pub(crate) fn run(
-    plan: Arc<Plan>,
-    schedule: Arc<Schedule>,
-    gauges: Arc<Gauges>,
-    portions: Portions,
-    thread: usize,
-) -> io::Result<()> {
-    build_runtime()?.block_on(async move {
-        let worker = Rc::new(Worker::new(plan, schedule, gauges, portions, thread));
-        worker.open_connections();
-        if worker.is_open_loop() {
-            let (worker, pause) = (Rc::clone(&worker), Pause::new(worker.plan.wait)?);
-            monoio::spawn(async move {
-                let paced = pace(&worker, &pause).await;
-                *worker.fault.borrow_mut() = paced.err();
-            });
-        }
-        worker.conduct().await?;
-        worker.portions.send(worker.tally.take());
-        Ok(())
-    })
+    pub(super) fault: RefCell<Option<io::Error>>,
 }
 
 impl Worker {
-    fn new(
+    pub(super) fn new(
         plan: Arc<Plan>,
         schedule: Arc<Schedule>,
         gauges: Arc<Gauges>,
@@ -173,123 +126,8 @@ impl Worker {
         }
     }
 
-    /// Starts to open all connections, a bounded number at a time.
-    fn open_connections(self: &Rc<Self>) {
-        for _ in 0..OPENING_MAX.min(self.unopened.get()) {
-            let worker = Rc::clone(self);
-            monoio::spawn(async move { worker.open_one_after_another().await });
-        }
-    }
-
-    async fn open_one_after_another(self: Rc<Self>) {
-        while self.stage() == Stage::Opening && self.unopened.get() > 0 {
-            let index = self.connections() - self.unopened.get();
-            self.unopened.set(self.unopened.get() - 1);
-            let nonce = self.rng.borrow_mut().random();
-            let opened = self.plan.connector.open(nonce).await;
-            self.tried.set(self.tried.get() + 1);
-            match opened {
-                Ok(connection) => {
-                    self.tally.borrow_mut().opened += 1;
-                    self.open.set(self.open.get() + 1);
-                    let worker = Rc::clone(&self);
-                    monoio::spawn(async move { worker.keep(connection, index).await });
-                }
-                Err(error) => self.tally.borrow_mut().count_error(&error),
-            }
-        }
-    }
-
-    /// Drives connection `index`, and opens it again when it is lost, if that is asked for.
-    async fn keep(&self, connection: OpenConnection, index: usize) {
-        let mut connection = connection;
-        let mut next_planned = self.connection_number(index);
-        while let Some(resumed_at) = client::drive(connection, index, next_planned, self).await
-            && self.plan.reconnect
-        {
-            self.open.set(self.open.get() - 1);
-            let Some(reopened) = self.reopen().await else {
-                return;
-            };
-            self.open.set(self.open.get() + 1);
-            connection = reopened;
-            next_planned = resumed_at;
-        }
-        self.open.set(self.open.get() - 1);
-    }
-
-    /// Opens a lost connection again, unless the load ends before that succeeds.
-    async fn reopen(&self) -> Option<OpenConnection> {
-        let mut pause = REOPENING_PAUSE_MIN;
-        loop {
-            sleep(pause).await;
-            if self.is_draining() {
-                return None;
-            }
-            let nonce = self.rng.borrow_mut().random();
-            match self.plan.connector.open(nonce).await {
-                Ok(connection) => {
-                    self.tally.borrow_mut().reopened += 1;
-                    return Some(connection);
-                }
-                Err(error) => self.tally.borrow_mut().count_error(&error),
-            }
-            pause = REOPENING_PAUSE_MAX.min(pause * 2);
-        }
-    }
-
-    /// Follows the schedule until all connections have ended.
-    async fn conduct(&self) -> io::Result<()> {
-        loop {
-            sleep(TICK).await;
-            if let Some(fault) = self.fault.take() {
-                return Err(fault);
-            }
-            let now = self.schedule.now();
-            self.hand_over_if_due(now, &mut self.tally.borrow_mut());
-            let stage = self.next_stage(now);
-            if stage != self.stage() {
-                self.stage.set(stage);
-                // A task that has ended takes no notice.
-                self.wakers.borrow().iter().flatten().for_each(Waker::wake_by_ref);
-            }
-            self.publish();
-            if self.is_draining() && self.open.get() == 0 {
-                return Ok(());
-            }
-        }
-    }
-
-    fn next_stage(&self, now: u64) -> Stage {
-        if self.schedule.is_abandoned() {
-            return Stage::Over;
-        }
-        if self.schedule.has_ended(now) {
-            let drained_for = now - self.schedule.end().min(now);
-            let quiet_for = drained_for.min(now - self.last_received.get().min(now));
-            if u128::from(quiet_for) > GRACE_QUIET.as_nanos()
-                || u128::from(drained_for) > GRACE_MAX.as_nanos()
-            {
-                return Stage::Over;
-            }
-            return Stage::Draining;
-        }
-        if self.schedule.has_started() { Stage::Sending } else { Stage::Opening }
-    }
-
-    fn publish(&self) {
-        self.gauges.open.store(self.open.get(), Relaxed);
-        // Who sees that all were tried sees how many of them are open.
-        self.gauges.tried.store(self.tried.get(), Release);
-        self.gauges.sends.store(self.stage() != Stage::Opening, Relaxed);
-        let tally = self.tally.borrow();
-        let handed_over = self.portions.sent();
-        self.gauges.echoes.store(handed_over.echoes + tally.echoes, Relaxed);
-        self.gauges.errors.store(handed_over.errors + tally.errors.total, Relaxed);
-    }
-
     #[inline]
-    fn hand_over_if_due(&self, now: u64, tally: &mut Tally) {
+    pub(super) fn hand_over_if_due(&self, now: u64, tally: &mut Tally) {
         if self.portions.are_due(now) {
             self.portions.hand_over(now, &self.schedule, tally);
         }

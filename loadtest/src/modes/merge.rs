@@ -13,19 +13,19 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
-    cli::HistogramArgs,
     count::{
         encoding::EncodedHistograms,
+        errors::{Cause, ErrorCounts, WrongEchoCounts},
         latency::Histograms,
-        tally::{Cause, ErrorCounts, WrongEchoCounts},
+        latency_report::LatencyReport,
     },
     result::{
         export,
         export::{
-            hlog,
+            HistogramFiles, hlog,
             hlog::{Log, LogError},
         },
-        report::{Connections, LatencyReport, VERSION},
+        report::{Connections, VERSION},
     },
     text::{
         numbers::{counted, grouped, rate},
@@ -178,7 +178,7 @@ impl MergedReport {
     }
 
     /// Writes what is asked for of the histograms.
-    pub fn write(&self, to: &HistogramArgs) -> Result<(), String> {
+    pub fn write(&self, to: &HistogramFiles) -> Result<(), String> {
         let seconds = self
             .seconds
             .iter()

@@ -18,11 +18,11 @@ use crate::{
     },
     drive::{
         reserve::Reserve,
+        thread,
         threads::{ThreadError, Threads, pause},
-        worker,
         worker::Gauges,
     },
-    plan::{Plan, Schedule},
+    plan::{Plan, schedule::Schedule},
     result::{progress::Progress, report::Report},
     text::{numbers::grouped, warning::Warning},
 };
@@ -105,7 +105,7 @@ impl Run<'_> {
         for portions in portions {
             let (plan, schedule) = (Arc::clone(&self.plan), Arc::clone(&self.schedule));
             self.threads.start(&self.plan.threads, move |number, gauges| {
-                worker::run(plan, schedule, gauges, portions, number)
+                thread::run(plan, schedule, gauges, portions, number)
             })?;
         }
         Ok(())

@@ -16,6 +16,7 @@
 //! random bytes (text: random characters of 1 to 4 bytes), generated once for each thread, and
 //! repeated for as long as a payload is. Nothing here grows with the length of a payload.
 
+pub(crate) mod deflate;
 pub mod files;
 mod pattern;
 mod plan;
@@ -24,7 +25,7 @@ use std::sync::Arc;
 
 use rand::{rngs::SmallRng, seq::SliceRandom};
 
-pub use self::plan::{PayloadKind, PayloadPlan, PayloadSource, Verify};
+pub use self::plan::{EchoKind, PayloadKind, PayloadPlan, PayloadSource, Verify};
 use self::{
     pattern::{CELL_LEN, PATTERN_PERIOD, pattern},
     plan::lengths,

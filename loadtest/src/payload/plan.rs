@@ -69,6 +69,16 @@ pub enum Verify {
     None,
 }
 
+/// What the server echoes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EchoKind {
+    /// Messages, in unmasked frames, as a WebSocket server does.
+    Messages,
+    /// Bytes, as a TCP echo does after a 101: the frames come back masked. They are sent with a
+    /// masking key of zero, so their payloads come back as they were.
+    Bytes,
+}
+
 /// Number of lengths that are drawn from a range: enough to be even over it, and a prime.
 const LENGTHS: usize = 4093;
 

@@ -1,4 +1,4 @@
-//! A run held against an earlier one, and against conditions that must not hold.
+//! A run held against an earlier one.
 //!
 //! Ratios tell of the server only if the load and the machine were the same. What was not is named
 //! in the result and in a warning; it is no error, since there may be a reason for it.
@@ -9,11 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use super::report::Report;
-use crate::{
-    plan::condition::{Check, Condition, Measurement, Ratios},
-    text::warning::{Warning, WarningCode},
-};
+use super::measurement::{Measurement, Ratios};
+use crate::text::warning::{Warning, WarningCode};
 
 /// What two runs have in common if they can be compared: names in the JSON of their results. How
 /// long they took is not among it, nor where the server was.
@@ -79,6 +76,18 @@ impl Baseline {
         let result = EarlierResult::deserialize(&json)?;
         Ok(Self { file: path.display().to_string(), json, result })
     }
+
+    /// How a run with this measurement, and this result as JSON, compares with it.
+    pub(crate) fn compare(self, measurement: &Measurement, now: &Value) -> BaselineReport {
+        let Self { file, json, result } = self;
+        BaselineReport {
+            file,
+            began: result.began,
+            ratios: Ratios::new(|metric| measurement.ratio(&result.measurement, metric)),
+            earlier: result.measurement,
+            differences: differences(&json, now),
+        }
+    }
 }
 
 /// A run in comparison with an earlier one.
@@ -108,22 +117,6 @@ pub struct Difference {
     now: Value,
 }
 
-/// Adds to a result how it compares with an earlier one, and whether the conditions hold.
-pub fn conclude(report: &mut Report, baseline: Option<Baseline>, conditions: &[Condition]) {
-    let measurement = Measurement::from(&*report);
-    report.baseline = baseline.map(|Baseline { file, json, result }| BaselineReport {
-        file,
-        began: result.began,
-        ratios: Ratios::new(|metric| measurement.ratio(&result.measurement, metric)),
-        earlier: result.measurement,
-        differences: differences(&json, &json!(report)),
-    });
-    report.warnings.extend(report.baseline.as_ref().and_then(BaselineReport::doubt));
-    let ratio = |metric| report.baseline.as_ref()?.ratios.get(metric).copied();
-    let check = |condition| Check::new(condition, |metric| measurement.value(metric), ratio);
-    report.checks = conditions.iter().map(check).collect();
-}
-
 fn differences(earlier: &Value, now: &Value) -> Vec<Difference> {
     let differences = CIRCUMSTANCES.into_iter().map(|name| Difference {
         name,
@@ -144,7 +137,8 @@ fn circumstance(result: &Value, name: &str) -> Value {
 }
 
 impl BaselineReport {
-    fn doubt(&self) -> Option<Warning> {
+    /// The doubt about ratios to a run under other circumstances.
+    pub(crate) fn doubt(&self) -> Option<Warning> {
         let Self { file, differences, .. } = self;
         let list: Vec<String> = differences.iter().map(ToString::to_string).collect();
         (!list.is_empty()).then(|| {

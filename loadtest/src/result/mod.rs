@@ -2,8 +2,11 @@
 //! runs.
 
 pub mod baseline;
+pub mod check;
 pub mod export;
 pub mod host;
+pub mod measurement;
 pub mod progress;
 pub mod report;
 mod screen;
+pub mod usage;

@@ -11,47 +11,15 @@
 //! come.
 
 use ringecho::protocol::OpCode;
-use thiserror::Error;
 
-use super::{passed_over::PassedOver, verifier::Received};
-use crate::{
-    payload::{IDENTITY_LEN, Message, PayloadKind, Payloads},
-    wire::deflate::{Inflater, NotDeflated},
+use super::{
+    passed_over::PassedOver,
+    received::{Irregularity, Received, WrongEcho},
 };
-
-/// A message that is not the next echo, or not as it should be.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Irregularity {
-    /// Messages in flight that are older than the echo: theirs are late, or will not come.
-    pub(crate) passed_over: usize,
-    /// Whether the oldest message behind these is answered by it.
-    pub(crate) answers: bool,
-    /// What is wrong with it; nothing if all that is irregular is what was passed over.
-    pub(crate) wrong: Option<WrongEcho>,
-}
-
-/// How a message differs from the echo that was expected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub(crate) enum WrongEcho {
-    #[error("byte {at} of an echo is {received:#04x} instead of {expected:#04x}")]
-    Differs { at: usize, expected: u8, received: u8 },
-    #[error("an echo has {0} bytes of payload, less than its message")]
-    TooShort(usize),
-    #[error("an echo has more bytes of payload than the {0} of its message")]
-    TooLong(usize),
-    #[error("an echo is not compressed as RFC 7692 says")]
-    NotDeflated,
-    #[error("a text message came back as binary")]
-    TextAsBinary,
-    #[error("a binary message came back as text")]
-    BinaryAsText,
-    #[error("an echo came after that of a later message")]
-    Late,
-    #[error("an echo came twice")]
-    Repeated,
-    #[error("a message came that is no echo of any on its way")]
-    Unasked,
-}
+use crate::payload::{
+    IDENTITY_LEN, Message, PayloadKind, Payloads,
+    deflate::{Inflater, NotDeflated},
+};
 
 /// The messages of one connection, the present one and what is expected of it.
 #[derive(Debug)]

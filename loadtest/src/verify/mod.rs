@@ -2,4 +2,5 @@
 
 mod comparison;
 mod passed_over;
+pub(crate) mod received;
 pub(crate) mod verifier;

@@ -9,61 +9,12 @@ use ringecho::protocol::{
     OpCode, ProtocolError,
     frame_header::{CONTROL_PAYLOAD_LEN_MAX, FRAME_HEADER_LEN_MAX, FrameHeader},
 };
-use thiserror::Error;
 
-use super::comparison::Comparison;
-pub(crate) use super::comparison::{Irregularity, WrongEcho};
-use crate::{payload::Payloads, plan::EchoKind};
-
-/// What the consumed part of a chunk contained.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Received {
-    /// Bytes of the chunk that were consumed: all of them, unless there is an `irregularity` or an
-    /// `end`.
-    pub(crate) consumed: usize,
-    /// Messages whose echo was completed, correct and in order.
-    pub(crate) echoes: usize,
-    /// Bytes of payload of these echoes.
-    pub(crate) payload_len: u64,
-    /// The message behind these echoes, if it was another one than the next echo.
-    pub(crate) irregularity: Option<Irregularity>,
-    /// The payload of the last Ping, which is the only one that has to be answered (RFC 6455
-    /// §5.5.3).
-    pub(crate) ping: Option<Vec<u8>>,
-    /// The payload of the last Pong.
-    pub(crate) pong: Option<Vec<u8>>,
-    /// Why nothing further is looked at.
-    pub(crate) end: Option<StreamEnd>,
-}
-
-/// Why the stream of frames ended.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum StreamEnd {
-    /// The server sent a Close frame, with this code if any.
-    Close(Option<u16>),
-    /// The server violated the protocol.
-    Violation(Violation),
-}
-
-/// A violation of RFC 6455 by the server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub(crate) enum Violation {
-    //= https://www.rfc-editor.org/rfc/rfc6455#section-5.1
-    //# A client MUST close a connection if it detects a masked
-    //# frame.
-    #[error("a frame from the server is masked")]
-    Masked,
-    #[error("a frame is not masked, so it is not what was sent")]
-    NotMasked,
-    #[error("{0}")]
-    Protocol(#[from] ProtocolError),
-}
-
-impl<V: Into<Violation>> From<V> for StreamEnd {
-    fn from(violation: V) -> Self {
-        Self::Violation(violation.into())
-    }
-}
+use super::{
+    comparison::Comparison,
+    received::{Received, StreamEnd, Violation},
+};
+use crate::payload::{EchoKind, Payloads};
 
 /// The receiving side of one connection.
 #[derive(Debug)]
@@ -316,8 +267,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        payload::{PayloadKind, PayloadPlan, Verify},
-        wire::deflate::Deflater,
+        payload::{PayloadKind, PayloadPlan, Verify, deflate::Deflater},
+        verify::received::WrongEcho,
     };
 
     const FIRST: u64 = 1000;

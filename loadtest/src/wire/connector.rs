@@ -6,15 +6,16 @@ use http::HeaderValue;
 use monoio::time::{timeout, timeout_at};
 
 use super::{
+    halves::{ReadHalf, WriteHalf},
     handshake::{Accepted, Answer, Handshake, HandshakeError, RESPONSE_HEAD_LEN_MAX},
+    opening_error::OpeningError,
     refusal::Refusal,
     request::{Field, Request, Subprotocol},
     stream,
-    stream::{Endpoint, ReadHalf, Sources, Stream, WriteHalf},
+    stream::{Endpoint, Sources, Stream},
     target::Target,
     tls::Tls,
 };
-use crate::count::tally::ConnectionError;
 
 /// Bytes of a response head that are read at once.
 const READ_LEN: usize = 4 * 1024;
@@ -86,12 +87,12 @@ impl Connector {
     }
 
     /// Opens a connection with `nonce` as the key of its opening handshake.
-    pub(crate) async fn open(&self, nonce: [u8; 16]) -> Result<OpenConnection, ConnectionError> {
+    pub(crate) async fn open(&self, nonce: [u8; 16]) -> Result<OpenConnection, OpeningError> {
         let limit = self.limits.opening;
         let deadline = Instant::now() + limit;
         match timeout(limit, self.open_until(deadline, nonce)).await {
             Ok(opened) => opened,
-            Err(_) => Err(ConnectionError::OpeningTimeout(limit)),
+            Err(_) => Err(OpeningError::OpeningTimeout(limit)),
         }
     }
 
@@ -99,11 +100,11 @@ impl Connector {
         &self,
         deadline: Instant,
         nonce: [u8; 16],
-    ) -> Result<OpenConnection, ConnectionError> {
+    ) -> Result<OpenConnection, OpeningError> {
         let limit = self.limits.connect;
         let mut stream = match timeout(limit, self.connect()).await {
             Ok(connected) => connected?,
-            Err(_) => return Err(ConnectionError::ConnectTimeout(limit)),
+            Err(_) => return Err(OpeningError::ConnectTimeout(limit)),
         };
         let (early, compression) = match &mut stream {
             Stream::Plain(reader, writer) => {
@@ -117,14 +118,14 @@ impl Connector {
         Ok(OpenConnection { stream, early, compression })
     }
 
-    async fn connect(&self) -> Result<Stream, ConnectionError> {
+    async fn connect(&self) -> Result<Stream, OpeningError> {
         let halves = stream::connect(&self.endpoint, &self.sources);
-        let (read_half, write_half) = halves.await.map_err(ConnectionError::Connect)?;
+        let (read_half, write_half) = halves.await.map_err(OpeningError::Connect)?;
         let Some(tls) = &self.tls else {
             return Ok(Stream::Plain(read_half, write_half));
         };
         let secured = tls.connect(read_half, write_half).await;
-        Ok(Stream::Tls(Box::new(secured.map_err(ConnectionError::Tls)?)))
+        Ok(Stream::Tls(Box::new(secured.map_err(OpeningError::Tls)?)))
     }
 
     /// The opening handshake. Returns what arrived behind the response head, and whether messages
@@ -135,16 +136,16 @@ impl Connector {
         nonce: [u8; 16],
         reader: &mut impl ReadHalf,
         writer: &mut impl WriteHalf,
-    ) -> Result<(Vec<u8>, bool), ConnectionError> {
+    ) -> Result<(Vec<u8>, bool), OpeningError> {
         let handshake = Handshake::new(&self.request, nonce);
         let (sent, _) = writer.write_all(handshake.request()).await;
-        sent.map_err(|_| ConnectionError::HandshakeCutOff)?;
+        sent.map_err(|_| OpeningError::HandshakeCutOff)?;
 
         let mut response = Vec::new();
         loop {
             let (read, chunk) = reader.read(Vec::with_capacity(READ_LEN)).await;
             match read {
-                Ok(0) | Err(_) => return Err(ConnectionError::HandshakeCutOff),
+                Ok(0) | Err(_) => return Err(OpeningError::HandshakeCutOff),
                 Ok(_) => response.extend_from_slice(&chunk),
             }
             match handshake.check(&response)? {

@@ -10,11 +10,13 @@ use sha1::{Digest, Sha1};
 use thiserror::Error;
 
 use super::{
-    deflate,
-    deflate::Disagreement,
-    refusal::{Refusal, excerpt},
+    fields::{has_token, values},
+    permessage_deflate,
+    permessage_deflate::Disagreement,
+    refusal::{Refusal, RefusalReason},
     request::Request,
 };
+use crate::text::excerpt::excerpt;
 
 /// The longest response head that is accepted, in bytes, those of interim responses included.
 pub(crate) const RESPONSE_HEAD_LEN_MAX: usize = 16 * 1024;
@@ -27,8 +29,8 @@ const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// Why a response does not open the connection.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum HandshakeError {
-    #[error("{}", describe_refusal(*.status, .location.as_deref(), .line.as_deref()))]
-    Refused { status: u16, location: Option<String>, line: Option<String> },
+    #[error("{0}")]
+    Refused(RefusalReason),
     #[error("the answer is not HTTP/1.1: {0}")]
     NotHttp(httparse::Error),
     #[error("the response head is longer than {RESPONSE_HEAD_LEN_MAX} bytes")]
@@ -47,15 +49,6 @@ pub(crate) enum HandshakeError {
     SubprotocolUnasked(String),
     #[error("{0}")]
     Extensions(#[from] Disagreement),
-}
-
-/// The status, and what else the response says.
-fn describe_refusal(status: u16, location: Option<&str>, line: Option<&str>) -> String {
-    let location = location.map_or_else(String::new, |location| {
-        format!(", and points to {location} (redirects are not followed)")
-    });
-    let line = line.map_or_else(String::new, |line| format!(": {line}"));
-    format!("the server answered with status {status} instead of 101{location}{line}")
 }
 
 /// One opening handshake.
@@ -125,7 +118,7 @@ impl<'r> Handshake<'r> {
 
     /// What to say of a refusal with a body that begins with `body`.
     pub(crate) fn explain(&self, refusal: Refusal, body: &[u8]) -> HandshakeError {
-        refusal.explain(body, self.request.secrets())
+        HandshakeError::Refused(refusal.explain(body, self.request.secrets()))
     }
 
     /// Whether messages may be compressed, if the fields are as they should be.
@@ -166,7 +159,7 @@ impl<'r> Handshake<'r> {
         let extensions = extensions.join(&b","[..]);
         // Where a line was folded there is white space (RFC 9112 §5.2).
         let extensions = String::from_utf8_lossy(&extensions).replace(['\r', '\n'], " ");
-        Ok(deflate::agreement(&extensions, self.request.offers_compression())?)
+        Ok(permessage_deflate::agreement(&extensions, self.request.offers_compression())?)
     }
 
     /// The `sec-websocket-accept` that belongs to the key (§4.2.2).
@@ -184,24 +177,6 @@ fn parser() -> httparse::ParserConfig {
         .allow_obsolete_multiline_headers_in_responses(true)
         .allow_spaces_after_header_name_in_responses(true);
     parser
-}
-
-/// The values of all header fields with this name.
-pub(crate) fn values<'a>(
-    fields: &'a [httparse::Header<'a>],
-    name: &'a HeaderName,
-) -> impl Iterator<Item = &'a [u8]> {
-    fields
-        .iter()
-        .filter(move |field| field.name.eq_ignore_ascii_case(name.as_str()))
-        .map(|field| field.value.trim_ascii())
-}
-
-/// Whether a header field lists `token`, in whatever case.
-pub(crate) fn has_token(fields: &[httparse::Header<'_>], name: &HeaderName, token: &[u8]) -> bool {
-    values(fields, name)
-        .flat_map(|value| value.split(|byte| *byte == b','))
-        .any(|listed| listed.trim_ascii().eq_ignore_ascii_case(token))
 }
 
 #[cfg(test)]
@@ -286,7 +261,7 @@ mod tests {
         let request = request().offering_compression(true);
         let handshake = Handshake::new(&request, *b"the sample nonce");
         let request = String::from_utf8(handshake.request()).unwrap();
-        let field = format!("\r\nSec-WebSocket-Extensions: {}\r\n\r\n", deflate::OFFER);
+        let field = format!("\r\nSec-WebSocket-Extensions: {}\r\n\r\n", permessage_deflate::OFFER);
         assert!(request.ends_with(&field), "{request}");
         let granted = ACCEPTED.replace("\r\n\r\n", &field);
         for (response, compression) in [(&granted[..], true), (ACCEPTED, false)] {

@@ -2,8 +2,11 @@
 //! handshake to an open stream. What is sent on it is not decided here.
 
 pub mod connector;
-pub(crate) mod deflate;
+pub(crate) mod fields;
+pub(crate) mod halves;
 pub(crate) mod handshake;
+pub(crate) mod opening_error;
+pub(crate) mod permessage_deflate;
 pub(crate) mod refusal;
 pub mod request;
 pub(crate) mod secrets;

@@ -1,19 +1,17 @@
 //! A response that does not open the connection: its status, where it points to, and what it says.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 use http::header::{CONTENT_LENGTH, LOCATION, TRANSFER_ENCODING};
 
 use super::{
-    handshake::{HandshakeError, has_token, values},
+    fields::{has_token, values},
     secrets::{Secrets, masked},
 };
+use crate::text::excerpt::excerpt;
 
 /// Bytes of a body that are looked at, at most.
 pub(crate) const BODY_LEN_MAX: usize = 4 * 1024;
-
-/// Characters of what a server says that are shown, at most.
-const EXCERPT_LEN_MAX: usize = 120;
 
 /// The head of such a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +21,29 @@ pub(crate) struct Refusal {
     status: u16,
     location: Option<String>,
     framing: Framing,
+}
+
+/// What a response says that does not open the connection, without the secrets of the request. Texts
+/// of the server are excerpts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RefusalReason {
+    pub(crate) status: u16,
+    pub(crate) location: Option<String>,
+    /// The first line of the body that is not empty.
+    pub(crate) line: Option<String>,
+}
+
+impl fmt::Display for RefusalReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the server answered with status {} instead of 101", self.status)?;
+        if let Some(location) = &self.location {
+            write!(f, ", and points to {location} (redirects are not followed)")?;
+        }
+        if let Some(line) = &self.line {
+            write!(f, ": {line}")?;
+        }
+        Ok(())
+    }
 }
 
 /// How a body ends (RFC 9112 §6.3).
@@ -55,12 +76,12 @@ impl Refusal {
     }
 
     /// What to say of a response with a body that begins with `body`.
-    pub(crate) fn explain(self, body: &[u8], secrets: &Secrets) -> HandshakeError {
+    pub(crate) fn explain(self, body: &[u8], secrets: &Secrets) -> RefusalReason {
         let (content, _) = self.framing.decode(body);
         let text = String::from_utf8_lossy(&content);
         let line = text.lines().map(str::trim).find(|line| !line.is_empty());
         let location = self.location.as_deref().map(masked);
-        HandshakeError::Refused {
+        RefusalReason {
             status: self.status,
             location: location.map(|location| excerpt(&secrets.masked_in(&location))),
             line: line.map(|line| excerpt(&secrets.masked_in(line))),
@@ -102,19 +123,11 @@ fn dechunk(received: &[u8]) -> (Vec<u8>, bool) {
     }
 }
 
-/// What a server says, in quotes: bounded, and with control characters escaped.
-pub(crate) fn excerpt(text: &str) -> String {
-    match text.char_indices().nth(EXCERPT_LEN_MAX) {
-        None => format!("{text:?}"),
-        Some((end, _)) => format!("{:?}...", &text[..end]),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn said(fields: &[(&str, &str)], body: &str) -> (bool, HandshakeError) {
+    fn said(fields: &[(&str, &str)], body: &str) -> (bool, RefusalReason) {
         let fields: Vec<_> = fields
             .iter()
             .map(|(name, value)| httparse::Header { name, value: value.as_bytes() })
@@ -142,14 +155,8 @@ mod tests {
             (&[], "\x1b[31mred\n", true, Some("\u{1b}[31mred")),
         ] {
             let line = line.map(|line: &str| format!("{line:?}"));
-            let error = HandshakeError::Refused { status: 401, location: None, line };
+            let error = RefusalReason { status: 401, location: None, line };
             assert_eq!(said(fields, body), (told, error), "{body:?}");
         }
-    }
-
-    #[test]
-    fn what_is_said_is_bounded() {
-        assert_eq!(excerpt(&"ä".repeat(121)), format!("{:?}...", "ä".repeat(120)));
-        assert_eq!(excerpt("a\x07\u{202e}b"), r#""a\u{7}\u{202e}b""#);
     }
 }

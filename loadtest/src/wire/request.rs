@@ -11,7 +11,7 @@ use http::{
     },
 };
 
-use super::{deflate, secrets::Secrets, target::Target};
+use super::{permessage_deflate, secrets::Secrets, target::Target};
 
 /// Fields without which a request would be no opening handshake, or another one than the generator
 /// believes.
@@ -130,7 +130,7 @@ impl Request {
     pub(crate) fn with_key(&self, key: &str) -> Vec<u8> {
         let mut head = [&self.front, key.as_bytes(), b"\r\n"].concat();
         if self.compression {
-            let field = ["Sec-WebSocket-Extensions: ", deflate::OFFER, "\r\n"].concat();
+            let field = ["Sec-WebSocket-Extensions: ", permessage_deflate::OFFER, "\r\n"].concat();
             head.extend_from_slice(field.as_bytes());
         }
         head.extend_from_slice(b"\r\n");

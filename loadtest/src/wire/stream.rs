@@ -12,8 +12,7 @@ use std::{
 };
 
 use monoio::{
-    BufResult,
-    io::{AsyncReadRent, AsyncWriteRentExt, OwnedReadHalf, OwnedWriteHalf, Splitable},
+    io::{OwnedReadHalf, OwnedWriteHalf, Splitable},
     net::TcpStream,
     time::sleep,
 };
@@ -27,39 +26,9 @@ use crate::text::{shortfall::note, warning::WarningCode};
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(1);
 
 /// A connected byte stream, as its two sides.
-///
-/// Who reads and writes is generic over them ([`ReadHalf`], [`WriteHalf`]): that messages can go
-/// through TLS costs nothing where they do not.
 pub(crate) enum Stream {
     Plain(OwnedReadHalf<TcpStream>, OwnedWriteHalf<TcpStream>),
     Tls(Box<(TlsReader, TlsWriter)>),
-}
-
-/// The side of a stream that is read.
-pub(crate) trait ReadHalf {
-    /// Reads into `buffer`, from its start and as much as it has capacity for. Nothing is read at
-    /// the end of the stream.
-    fn read(&mut self, buffer: Vec<u8>) -> impl Future<Output = BufResult<usize, Vec<u8>>>;
-}
-
-/// The side of a stream that is written.
-pub(crate) trait WriteHalf {
-    /// Writes all of `buffer`.
-    fn write_all(&mut self, buffer: Vec<u8>) -> impl Future<Output = BufResult<usize, Vec<u8>>>;
-}
-
-impl ReadHalf for OwnedReadHalf<TcpStream> {
-    #[inline]
-    fn read(&mut self, buffer: Vec<u8>) -> impl Future<Output = BufResult<usize, Vec<u8>>> {
-        AsyncReadRent::read(self, buffer)
-    }
-}
-
-impl WriteHalf for OwnedWriteHalf<TcpStream> {
-    #[inline]
-    fn write_all(&mut self, buffer: Vec<u8>) -> impl Future<Output = BufResult<usize, Vec<u8>>> {
-        AsyncWriteRentExt::write_all(self, buffer)
-    }
 }
 
 /// Where sockets connect to.

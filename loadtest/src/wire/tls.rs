@@ -28,7 +28,7 @@ use rustls::{
 };
 use thiserror::Error;
 
-use super::stream::{ReadHalf, WriteHalf};
+use super::halves::{ReadHalf, WriteHalf};
 
 /// Bytes that are read from a socket at once, at most: as long as a record may be.
 const READ_LEN: usize = 16 * 1024;

@@ -5,29 +5,19 @@
 //! what came of it.
 
 pub mod bootstrap;
+pub mod plan;
 pub mod report;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use self::report::{CompareReport, Round};
+use self::{
+    plan::ComparePlan,
+    report::{CompareReport, Round},
+};
 use crate::{
     modes::run::{RunError, run_opened},
-    plan::{Plan, condition::Condition},
     result::progress::Progress,
 };
-
-/// What is compared, and how.
-#[derive(Debug)]
-pub struct ComparePlan {
-    /// A run of A, and one of B.
-    pub runs: [Plan; 2],
-    /// How many of each, at least 2.
-    pub rounds: usize,
-    /// Of the resampling.
-    pub seed: u64,
-    /// Conditions that must not hold.
-    pub fail_if: Vec<Condition>,
-}
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,16 +5,16 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{
-    ComparePlan,
-    bootstrap::{CONFIDENCE, Interval, RESAMPLES},
-};
+use super::bootstrap::{CONFIDENCE, Interval, RESAMPLES};
 use crate::{
-    plan::{
-        Plan,
-        condition::{Check, Measurement, Metric, Ratios},
+    modes::compare::plan::ComparePlan,
+    plan::{Plan, condition::metric::Metric},
+    result::{
+        check::Check,
+        measurement::{Measurement, Ratios},
+        report::{EachRun, Report, VERSION},
+        usage::UsageReport,
     },
-    result::report::{EachRun, Report, UsageReport, VERSION},
     text::{
         numbers::{counted, grouped},
         warning::Warning,

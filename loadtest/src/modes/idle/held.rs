@@ -15,15 +15,19 @@ use std::{
 
 use ringecho::protocol::OpCode;
 
-use super::{Task, holder::Holder};
+use super::holder::Holder;
 use crate::{
-    count::tally::ConnectionError,
+    count::connection_error::ConnectionError,
     drive::sender::{FrameSender, append_control_frame},
-    plan::EchoKind,
-    verify::verifier::{Received, StreamEnd, Verifier},
+    payload::EchoKind,
+    verify::{
+        received::{Received, StreamEnd},
+        verifier::Verifier,
+    },
     wire::{
         connector::OpenConnection,
-        stream::{ReadHalf, Stream, WriteHalf},
+        halves::{ReadHalf, WriteHalf},
+        stream::Stream,
     },
 };
 
@@ -32,6 +36,17 @@ const READ_LEN: usize = 128;
 
 /// RFC 6455 §7.4.1.
 const CLOSE_NORMAL: u16 = 1000;
+
+/// What every connection is told to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Task {
+    /// Send a message, and verify its echo.
+    Echo,
+    /// Send a Ping, and wait for its Pong.
+    Ping,
+    /// Send a Close frame.
+    Close,
+}
 
 /// What a connection's task shares with who gives it orders.
 #[derive(Debug, Default)]

@@ -4,9 +4,12 @@
 //! The main thread conducts: it orders the same task of all threads, waits until their
 //! connections have done it, and reads between tasks how much memory the server uses.
 
+mod course;
 mod held;
 mod holder;
+pub mod plan;
 pub mod report;
+mod thread;
 
 use std::{
     sync::{
@@ -18,18 +21,19 @@ use std::{
 };
 
 use self::{
+    course::{Course, Footprint},
+    held::Task,
     holder::{Gauges, HolderTally},
+    plan::IdlePlan,
     report::IdleReport,
 };
 use crate::{
-    count::process_usage::ProcessUsage,
     drive::{
         reserve::Reserve,
-        threads::{ThreadError, ThreadPlan, Threads, pause},
+        threads::{ThreadError, Threads, pause},
     },
-    plan::GRACE_QUIET,
+    plan::schedule::GRACE_QUIET,
     result::progress::Progress,
-    wire::connector::Connector,
 };
 
 /// How often the main thread looks at its threads.
@@ -37,38 +41,6 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How long closing handshakes are waited for.
 const CLOSING_MAX: Duration = Duration::from_secs(5);
-
-/// Everything that there is to know about connections that are to be held.
-#[derive(Debug)]
-pub struct IdlePlan {
-    /// Where to, and how.
-    pub connector: Connector,
-    /// Connections over all threads, at least 1.
-    pub connections: usize,
-    /// How many are begun to open in a second, at most, over all threads.
-    pub connect_rate: Option<usize>,
-    /// Bytes of payload of the message that each echoes once it is open, if it does.
-    pub echo_len: Option<usize>,
-    /// How long they are held.
-    pub duration: Duration,
-    /// How long echoes, and at the end Pongs, are waited for.
-    pub answer_timeout: Duration,
-    /// The threads that the connections are spread over.
-    pub threads: ThreadPlan,
-    /// The server's process, if its memory is to be measured.
-    pub server_pid: Option<u32>,
-}
-
-/// What every connection is told to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Task {
-    /// Send a message, and verify its echo.
-    Echo,
-    /// Send a Ping, and wait for its Pong.
-    Ping,
-    /// Send a Close frame.
-    Close,
-}
 
 /// Carries out a plan. When `interrupted` becomes true, the connections are not held any longer.
 pub fn run(
@@ -92,45 +64,6 @@ pub fn run(
     let mut total = HolderTally::default();
     threads.join()?.iter().for_each(|tally| total.merge(tally));
     Ok(IdleReport::new(&plan, &total, &course))
-}
-
-/// What the main thread has seen.
-#[derive(Debug)]
-struct Course {
-    /// How long it took until all connections were opened, or could not be.
-    opening: Duration,
-    /// How long they were held.
-    held: Duration,
-    interrupted: bool,
-    /// Before there were any.
-    before: Footprint,
-    /// With all of them opened.
-    after_opening: Footprint,
-    /// After each has echoed, if it had to.
-    after_echoes: Option<Footprint>,
-    /// After they were held.
-    after_holding: Footprint,
-    /// After each has answered a Ping.
-    after_pings: Footprint,
-}
-
-/// How many connections are open, and how many bytes are resident for them.
-#[derive(Clone, Copy, Debug)]
-struct Footprint {
-    connections: u64,
-    generator: Option<u64>,
-    server: Option<u64>,
-}
-
-impl Footprint {
-    fn read(plan: &IdlePlan, connections: u64) -> Self {
-        let resident = |pid| ProcessUsage::read(pid).ok().map(|usage| usage.resident);
-        Self {
-            connections,
-            generator: resident(std::process::id()),
-            server: plan.server_pid.and_then(resident),
-        }
-    }
 }
 
 struct Conductor<'r> {
@@ -182,7 +115,7 @@ impl Conductor<'_> {
             let plan = Arc::clone(&self.plan);
             let (orders, received) = channel();
             self.threads.start(&self.plan.threads, move |number, gauges| {
-                holder::run(plan, gauges, number, &received)
+                thread::run(plan, gauges, number, &received)
             })?;
             self.orders.push(orders);
         }

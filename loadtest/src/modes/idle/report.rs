@@ -7,10 +7,17 @@ use std::{fmt, time::Duration};
 
 use serde::Serialize;
 
-use super::{Course, Footprint, IdlePlan, holder::HolderTally};
+use super::{
+    course::{Course, Footprint},
+    holder::HolderTally,
+    plan::IdlePlan,
+};
 use crate::{
-    count::tally::{Cause, ErrorCounts},
-    result::report::{Connections, LatencyReport, Provenance},
+    count::{
+        errors::{Cause, ErrorCounts},
+        latency_report::LatencyReport,
+    },
+    result::report::{Connections, Provenance},
     text::{
         numbers::{bytes, grouped, rounded},
         warning::Warning,

@@ -5,32 +5,23 @@
 //! Here these are put together, and nothing is decided but that a search makes no sense.
 
 pub mod bisection;
+pub mod plan;
 pub mod report;
 pub mod verdict;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use self::{
-    bisection::{Bisection, Limit, Settings},
+    bisection::{Bisection, Limit},
+    plan::SearchPlan,
     report::{Probe, SearchReport},
     verdict::{Observation, Verdict, judge},
 };
 use crate::{
     modes::run::{RunError, run_opened},
-    plan::{Load, Plan, condition::Condition, rate::Rate},
+    plan::{Load, Plan, rate::Rate},
     result::progress::Progress,
 };
-
-/// What is searched, and how.
-#[derive(Debug)]
-pub struct SearchPlan {
-    /// Of each trial, but for its rate.
-    pub run: Plan,
-    /// What a rate has to meet, at least one.
-    pub goals: Vec<Condition>,
-    /// How the search goes.
-    pub settings: Settings,
-}
 
 /// Carries out a search. When `interrupted` becomes true, it ends with what is known then.
 pub fn run(

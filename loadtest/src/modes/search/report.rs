@@ -6,13 +6,18 @@ use std::fmt;
 use serde::Serialize;
 
 use super::{
-    SearchPlan,
     bisection::{Answer, Limit, Settings, Stage},
     verdict::Verdict,
 };
 use crate::{
-    plan::condition::{Condition, Measurement},
-    result::report::{EachRun, LatencyReport, OpenLoopReport, Report, UsageReport, VERSION},
+    count::latency_report::LatencyReport,
+    modes::search::plan::SearchPlan,
+    plan::condition::Condition,
+    result::{
+        measurement::Measurement,
+        report::{EachRun, OpenLoopReport, Report, VERSION},
+        usage::UsageReport,
+    },
     text::{
         numbers::{counted, rate, rounded},
         warning::Warning,

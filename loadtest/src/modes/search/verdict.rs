@@ -5,8 +5,9 @@
 use serde::Serialize;
 
 use crate::{
-    plan::condition::{Condition, Measurement, Metric},
-    result::report::{LatencyReport, Report},
+    count::latency_report::LatencyReport,
+    plan::condition::{Condition, metric::Metric},
+    result::{measurement::Measurement, report::Report},
     text::{
         numbers::{counted, grouped},
         warning::WarningCode,
@@ -66,8 +67,8 @@ pub(crate) fn judge(observation: &Observation, goals: &[Condition]) -> (Verdict,
     let Observation { measurement, planned, echoed, unsent, .. } = observation;
     let mut reasons: Vec<String> = goals
         .iter()
-        .filter(|goal| !goal.holds(measurement))
-        .map(|goal| goal.describe(measurement))
+        .filter(|goal| !measurement.meets(goal))
+        .map(|goal| measurement.describe(goal))
         .collect();
     let errors = measurement.errors.total;
     if errors > 0 && !goals.iter().any(|goal| goal.subject().metric == Metric::Errors) {
@@ -98,7 +99,7 @@ impl Observation {
     fn tells_of_the_generator(&self, goals: &[Condition]) -> bool {
         let from_send = Measurement { latency_us: self.from_send, ..self.measurement.clone() };
         let made_by_lag =
-            self.is_kept_up() && self.late && goals.iter().all(|goal| goal.holds(&from_send));
+            self.is_kept_up() && self.late && goals.iter().all(|goal| from_send.meets(goal));
         self.measurement.errors.total == 0 && (self.saturated || made_by_lag)
     }
 }
@@ -106,7 +107,7 @@ impl Observation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::count::tally::ErrorCounts;
+    use crate::count::errors::ErrorCounts;
 
     fn latency(p99: f64) -> LatencyReport {
         LatencyReport {

@@ -51,7 +51,7 @@ pub(super) enum Unit {
 
 impl Metric {
     /// Everything that is measured.
-    pub(super) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::MessagesPerSecond,
         Self::P50,
         Self::P90,
@@ -95,7 +95,7 @@ impl Metric {
     }
 
     /// Whether it makes sense to divide one by another: there should be no errors at all.
-    pub(super) fn has_ratio(self) -> bool {
+    pub(crate) fn has_ratio(self) -> bool {
         self != Self::Errors
     }
 

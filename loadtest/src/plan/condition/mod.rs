@@ -1,22 +1,17 @@
 //! Conditions on results, such as `p99<2ms` or `ratio.p99>1.1`: a metric, `<` or `>`, and a value
 //! with its unit. One small language for goals (`--slo`) and for failures (`--fail-if`).
 //!
-//! A [`Condition`] is no more than text that was understood; [`Measurement`] and [`Ratios`] are
-//! what it is held against.
+//! A [`Condition`] is no more than text that was understood: what it is held against belongs to a
+//! result.
 
-mod measurement;
-mod metric;
+pub mod metric;
 
 use std::fmt;
 
 use serde::{Serialize, Serializer};
 use thiserror::Error;
 
-use self::metric::Unit;
-pub use self::{
-    measurement::{Measurement, Ratios},
-    metric::Metric,
-};
+use self::metric::{Metric, Unit};
 
 /// What a condition is about: a metric, or its ratio to another result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,25 +127,16 @@ impl Condition {
         self.subject
     }
 
-    /// Whether a value is on the right side of the bound.
-    fn admits(&self, value: f64) -> bool {
+    /// Whether it holds of `value`.
+    pub(crate) fn holds(&self, value: f64) -> bool {
         match self.relation {
             Relation::Below => value < self.bound,
             Relation::Above => value > self.bound,
         }
     }
 
-    /// Whether it holds. It does not, if its metric was not measured.
-    pub(crate) fn holds(&self, measurement: &Measurement) -> bool {
-        measurement.value(self.subject.metric).is_some_and(|value| self.admits(value))
-    }
-
-    /// What its metric was, in words.
-    pub(crate) fn describe(&self, measurement: &Measurement) -> String {
-        self.describe_value(measurement.value(self.subject.metric))
-    }
-
-    fn describe_value(&self, value: Option<f64>) -> String {
+    /// A value of what it is about, in words.
+    pub(crate) fn describe(&self, value: Option<f64>) -> String {
         let subject = self.subject;
         value.map_or_else(
             || format!("{subject} not measured"),
@@ -171,120 +157,9 @@ impl Serialize for Condition {
     }
 }
 
-/// A condition that must not hold, and whether it does.
-#[derive(Clone, Debug, Serialize)]
-pub struct Check {
-    condition: Condition,
-    /// Of what it is about, in microseconds if it is a time; `None` if that was not measured.
-    value: Option<f64>,
-    /// It holds, or nobody can tell.
-    failed: bool,
-}
-
-impl Check {
-    /// Checks `condition` against the values, or the ratios, of metrics.
-    pub(crate) fn new(
-        condition: &Condition,
-        value: impl FnOnce(Metric) -> Option<f64>,
-        ratio: impl FnOnce(Metric) -> Option<f64>,
-    ) -> Self {
-        let Subject { metric, is_ratio } = condition.subject;
-        let value = if is_ratio { ratio(metric) } else { value(metric) };
-        let failed = value.is_none_or(|value| condition.admits(value));
-        Self { condition: condition.clone(), value, failed }
-    }
-
-    /// Whether the result is one that was not to be.
-    pub fn has_failed(&self) -> bool {
-        self.failed
-    }
-
-    /// In a word.
-    pub(crate) fn verdict(&self) -> &'static str {
-        if self.failed { "failed" } else { "passed" }
-    }
-
-    /// What must not hold.
-    pub(crate) fn condition(&self) -> &Condition {
-        &self.condition
-    }
-
-    /// What is the case, in words.
-    pub(crate) fn describe(&self) -> String {
-        self.condition.describe_value(self.value)
-    }
-}
-
-impl fmt::Display for Check {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<11} {}: {}", self.verdict(), self.condition, self.describe())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{count::tally::ErrorCounts, result::report::LatencyReport};
-
-    /// A measurement of which the metrics have values that are all different.
-    fn measurement() -> Measurement {
-        let latency = LatencyReport {
-            min: 1.0,
-            p50: 50.0,
-            p90: 90.0,
-            p99: 99.0,
-            p99_9: 999.0,
-            p99_99: 9999.0,
-            max: 10_000.0,
-            mean: 60.0,
-            samples: 1000,
-        };
-        let errors = ErrorCounts { wrong: 7, total: 7, ..ErrorCounts::default() };
-        Measurement { messages_per_second: 5000.0, latency_us: Some(latency), errors, server: None }
-    }
-
-    #[test]
-    fn failures_are_bounds_from_either_side() {
-        let baseline = Measurement { messages_per_second: 4000.0, ..measurement() };
-        let now = measurement();
-        for (text, failed, said) in [
-            ("p99>98us", true, "p99 99.0 us"),
-            ("p99>99us", false, "p99 99.0 us"),
-            ("messages_per_second<5.001k", true, "messages_per_second 5,000"),
-            ("messages_per_second<5k", false, "messages_per_second 5,000"),
-            ("errors>6", true, "errors 7"),
-            ("ratio.messages_per_second>1.2", true, "ratio.messages_per_second 1.250"),
-            ("ratio.p99>1", false, "ratio.p99 1.000"),
-            // Nobody can tell.
-            ("server_cpu_per_message>1s", true, "server_cpu_per_message not measured"),
-            ("ratio.server_cpu_per_message>9", true, "ratio.server_cpu_per_message not measured"),
-        ] {
-            let condition = Condition::failure(text).unwrap();
-            let check = Check::new(
-                &condition,
-                |metric| now.value(metric),
-                |metric| now.ratio(&baseline, metric),
-            );
-            assert_eq!(check.has_failed(), failed, "{text}");
-            let verdict = if failed { "failed" } else { "passed" };
-            assert_eq!(check.to_string(), format!("{verdict}      {text}: {said}"));
-        }
-    }
-
-    #[test]
-    fn ratios_are_of_what_both_have() {
-        let now = Measurement { messages_per_second: 6000.0, ..measurement() };
-        let ratios = Ratios::new(|metric| now.ratio(&measurement(), metric));
-        assert_eq!(ratios.get(Metric::MessagesPerSecond), Some(&1.2));
-        assert_eq!(ratios.get(Metric::ServerCpuPerMessage), None);
-        let names: Vec<&str> = ratios.iter().map(|(metric, _)| metric.name()).collect();
-        assert_eq!(
-            names,
-            ["messages_per_second", "p50", "p90", "p99", "p99.9", "p99.99", "max", "mean"]
-        );
-        assert_eq!(serde_json::to_value(&ratios).unwrap()["messages_per_second"], 1.2);
-        assert_eq!(now.ratio(&Measurement::default(), Metric::MessagesPerSecond), None);
-    }
 
     #[test]
     fn what_is_no_failure_is_refused_with_what_is_allowed() {
@@ -306,32 +181,6 @@ mod tests {
         ] {
             assert_eq!(Condition::failure(text).unwrap_err().to_string(), message, "{text:?}");
         }
-    }
-
-    #[test]
-    fn goals_hold_below_their_bound_and_not_at_it() {
-        for (met, missed) in [
-            ("p50<50.1us", "p50<50us"),
-            ("p90<0.091ms", "p90 < 0.09ms"),
-            ("p99<1s", "p99<99us"),
-            (" p99.9 < 1ms ", "p99.9<999000ns"),
-            ("p99.99<10 ms", "p99.99<1ms"),
-            ("max<10.1ms", "max<10ms"),
-            ("mean<61us", "mean<59us"),
-            ("errors<8", "errors<7"),
-        ] {
-            assert!(Condition::goal(met).unwrap().holds(&measurement()), "{met}");
-            assert!(!Condition::goal(missed).unwrap().holds(&measurement()), "{missed}");
-        }
-    }
-
-    #[test]
-    fn what_was_not_measured_meets_no_goal() {
-        let goal = Condition::goal("p99<1s").unwrap();
-        let nothing = Measurement::default();
-        assert!(!goal.holds(&nothing));
-        assert_eq!(goal.describe(&nothing), "p99 not measured");
-        assert_eq!(goal.describe(&measurement()), "p99 99.0 us");
     }
 
     #[test]

@@ -6,9 +6,9 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use crate::{
-    count::timeline::{Recording, Second},
-    result::report::LatencyReport,
+use crate::count::{
+    latency_report::LatencyReport,
+    timeline::{Recording, Second},
 };
 
 const HEADER: &str = "second,unix_time,length_seconds,messages,messages_per_second,errors,\

@@ -7,18 +7,34 @@ mod html;
 
 use std::{fs, path::PathBuf};
 
-use crate::{
-    cli::{HistogramArgs, RecordingArgs},
-    count::latency::Histograms,
-    result::report::Report,
-};
+use crate::{count::latency::Histograms, result::report::Report};
 
 /// Histograms are of nanoseconds; tools show milliseconds.
 const NANOSECONDS_PER_MILLISECOND: f64 = 1e6;
 
+/// Where what a run measured is to be written; `None` if it is not.
+#[derive(Clone, Debug)]
+pub struct RecordingFiles {
+    /// All latencies as histograms.
+    pub histograms: HistogramFiles,
+    /// A line for each second of the measured window, as comma-separated values.
+    pub csv: Option<PathBuf>,
+    /// A page with the result and its plots.
+    pub html: Option<PathBuf>,
+}
+
+/// Where histograms are to be written in HdrHistogram's formats; `None` if they are not.
+#[derive(Clone, Debug)]
+pub struct HistogramFiles {
+    /// The latency percentiles, as a text that HdrHistogram's plotter reads.
+    pub hgrm: Option<PathBuf>,
+    /// The latencies of each second, as an interval log.
+    pub hlog: Option<PathBuf>,
+}
+
 /// Writes what is asked for of a run, each file whether the others can be written or not. The error
 /// names flag and file of the first that could not.
-pub fn write(report: &Report, to: &RecordingArgs) -> Result<(), String> {
+pub fn write(report: &Report, to: &RecordingFiles) -> Result<(), String> {
     let recording = &report.recording;
     let csv = write_file("--csv", to.csv.as_ref(), || Ok(csv::text(recording)));
     let html = write_file("--html", to.html.as_ref(), || html::text(report));
@@ -31,11 +47,11 @@ pub fn write(report: &Report, to: &RecordingArgs) -> Result<(), String> {
 
 /// Writes what is asked for of histograms, in the same way; `hlog` makes the interval log.
 pub(crate) fn write_histograms(
-    to: &HistogramArgs,
+    to: &HistogramFiles,
     total: &Histograms,
     hlog: impl FnOnce() -> Result<String, String>,
 ) -> Result<(), String> {
-    let HistogramArgs { hgrm, hlog: hlog_path } = to;
+    let HistogramFiles { hgrm, hlog: hlog_path } = to;
     let hgrm = write_file("--hgrm", hgrm.as_ref(), || Ok(hgrm::text(total.latency.nanoseconds())));
     hgrm.and(write_file("--hlog", hlog_path.as_ref(), hlog))
 }

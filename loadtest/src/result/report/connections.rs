@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    count::tally::Cause,
+    count::errors::Cause,
     text::{
         numbers::{counted, grouped},
         warning::{Warning, WarningCode},
@@ -78,7 +78,7 @@ impl fmt::Display for Connections {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::count::tally::ErrorKind;
+    use crate::count::errors::ErrorKind;
 
     #[test]
     fn why_connections_never_opened_is_none_of_the_errors_of_open_ones() {

@@ -6,33 +6,34 @@
 mod connections;
 mod doubts;
 mod each_run;
-mod latency;
 mod open_loop;
 mod provenance;
 mod text;
-mod usage;
 
 use humantime::format_rfc3339_millis;
 use serde::Serialize;
+use serde_json::json;
 
 pub(crate) use self::provenance::VERSION;
 pub use self::{
-    connections::Connections,
-    each_run::EachRun,
-    latency::LatencyReport,
-    open_loop::OpenLoopReport,
-    provenance::Provenance,
-    usage::{CpuReport, UsageReport},
+    connections::Connections, each_run::EachRun, open_loop::OpenLoopReport, provenance::Provenance,
 };
 use crate::{
     count::{
-        tally::{Cause, ErrorCounts, WrongEchoCounts},
+        errors::{Cause, ErrorCounts, WrongEchoCounts},
+        latency_report::LatencyReport,
         timeline::Recording,
         window_usage::{UsedInWindow, WindowUsage},
     },
-    payload::{PayloadKind, Verify},
-    plan::{EchoKind, Plan, Schedule, condition::Check},
-    result::{baseline::BaselineReport, host::Host},
+    payload::{EchoKind, PayloadKind, Verify},
+    plan::{Plan, condition::Condition, schedule::Schedule},
+    result::{
+        baseline::{Baseline, BaselineReport},
+        check::Check,
+        host::Host,
+        measurement::Measurement,
+        usage::UsageReport,
+    },
     text::{
         numbers::{per_second, rounded},
         warning::Warning,
@@ -175,8 +176,25 @@ impl Report {
         report
     }
 
+    /// Adds how the run compares with an earlier one, and whether the conditions hold.
+    pub fn conclude(&mut self, baseline: Option<Baseline>, conditions: &[Condition]) {
+        let measurement = Measurement::from(&*self);
+        self.baseline = baseline.map(|baseline| baseline.compare(&measurement, &json!(self)));
+        self.warnings.extend(self.baseline.as_ref().and_then(BaselineReport::doubt));
+        let ratio = |metric| self.baseline.as_ref()?.ratios.get(metric).copied();
+        let check = |condition| Check::new(condition, |metric| measurement.value(metric), ratio);
+        self.checks = conditions.iter().map(check).collect();
+    }
+
     /// Whether there were echoes, all of them correct, and nothing else went wrong.
     pub fn is_success(&self) -> bool {
         self.errors.total == 0 && self.messages > 0
+    }
+}
+
+impl From<&Report> for Measurement {
+    fn from(report: &Report) -> Self {
+        let Report { messages_per_second, latency_us, errors, server, .. } = *report;
+        Self { messages_per_second, latency_us, errors, server }
     }
 }

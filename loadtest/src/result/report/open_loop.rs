@@ -4,10 +4,9 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::LatencyReport;
 use crate::{
-    count::{latency::Histograms, window_usage::WindowUsage},
-    plan::{Load, Plan, Schedule, Wait, rate::Arrivals},
+    count::{latency::Histograms, latency_report::LatencyReport, window_usage::WindowUsage},
+    plan::{Load, Plan, Wait, rate::Arrivals, schedule::Schedule},
     text::numbers::{grouped, rounded},
 };
 

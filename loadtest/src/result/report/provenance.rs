@@ -4,7 +4,8 @@
 use serde::Serialize;
 
 use crate::{
-    drive::{runtime, threads::ThreadPlan},
+    drive::runtime,
+    plan::threads::ThreadPlan,
     text::{numbers::counted, shortfall::is_noted, warning::WarningCode},
     wire::connector::Connector,
 };

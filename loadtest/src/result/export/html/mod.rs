@@ -9,10 +9,13 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use self::plots::Plot;
 use crate::{
-    plan::condition::{Measurement, Metric},
+    count::latency_report::LatencyReport,
+    plan::condition::metric::Metric,
     result::{
         baseline::BaselineReport,
-        report::{LatencyReport, OpenLoopReport, Report, UsageReport},
+        measurement::Measurement,
+        report::{OpenLoopReport, Report},
+        usage::UsageReport,
     },
     text::numbers::{grouped, rate},
 };

@@ -16,12 +16,10 @@ use plotters::{
     style::{Color, IntoFont, RGBColor},
 };
 
-use crate::{
-    count::{
-        latency::Latencies,
-        timeline::{Recording, Second},
-    },
-    result::report::LatencyReport,
+use crate::count::{
+    latency::Latencies,
+    latency_report::LatencyReport,
+    timeline::{Recording, Second},
 };
 
 pub(super) type Error = DrawingAreaErrorKind<std::io::Error>;

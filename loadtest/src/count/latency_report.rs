@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::count::latency::Latencies;
+use super::latency::Latencies;
 
 /// Latencies, in microseconds.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]

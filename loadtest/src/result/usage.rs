@@ -38,7 +38,7 @@ pub struct CpuReport {
 }
 
 impl UsageReport {
-    pub(super) fn new(process: &UsedInWindow, measured: Duration, messages: u64) -> Self {
+    pub(crate) fn new(process: &UsedInWindow, measured: Duration, messages: u64) -> Self {
         let UsedInWindow { pid, before, after, .. } = process;
         let user = after.user.saturating_sub(before.user);
         let system = after.system.saturating_sub(before.system);

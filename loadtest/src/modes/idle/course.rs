@@ -1,0 +1,45 @@
+//! What the main thread has seen while connections were held, and the memory that they took.
+
+use std::time::Duration;
+
+use super::plan::IdlePlan;
+use crate::count::process_usage::ProcessUsage;
+
+/// What the main thread has seen.
+#[derive(Debug)]
+pub(super) struct Course {
+    /// How long it took until all connections were opened, or could not be.
+    pub(super) opening: Duration,
+    /// How long they were held.
+    pub(super) held: Duration,
+    pub(super) interrupted: bool,
+    /// Before there were any.
+    pub(super) before: Footprint,
+    /// With all of them opened.
+    pub(super) after_opening: Footprint,
+    /// After each has echoed, if it had to.
+    pub(super) after_echoes: Option<Footprint>,
+    /// After they were held.
+    pub(super) after_holding: Footprint,
+    /// After each has answered a Ping.
+    pub(super) after_pings: Footprint,
+}
+
+/// How many connections are open, and how many bytes are resident for them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Footprint {
+    pub(super) connections: u64,
+    pub(super) generator: Option<u64>,
+    pub(super) server: Option<u64>,
+}
+
+impl Footprint {
+    pub(super) fn read(plan: &IdlePlan, connections: u64) -> Self {
+        let resident = |pid| ProcessUsage::read(pid).ok().map(|usage| usage.resident);
+        Self {
+            connections,
+            generator: resident(std::process::id()),
+            server: plan.server_pid.and_then(resident),
+        }
+    }
+}
