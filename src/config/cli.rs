@@ -1,14 +1,7 @@
 //! The command line and `RINGECHO_*` variables, turned into a [`Config`].
 #![expect(clippy::doc_markdown, reason = "these comments are the help text on a terminal")]
 
-use std::{
-    env,
-    ffi::{OsStr, OsString},
-    fmt::Display,
-    net::SocketAddr,
-    str::FromStr,
-    time::Duration,
-};
+use std::{env, fmt::Display, net::SocketAddr, str::FromStr, time::Duration};
 
 use clap::{
     ArgAction, Command, CommandFactory, FromArgMatches, Parser, ValueEnum,
@@ -23,7 +16,7 @@ use crate::{
         format_duration,
     },
     handshake::origin::Origin,
-    host::cpu_list::CpuList,
+    host::{arguments::with_negative_values_joined, cpu_list::CpuList},
 };
 
 const NETWORK: &str = "Network";
@@ -305,37 +298,6 @@ impl Arguments {
             .and_then(|matches| Self::from_arg_matches(&matches))
             .unwrap_or_else(|error| with_variable_named(error).exit())
     }
-}
-
-/// Joins a flag and a negative value behind it, such as `--hold -1`, to one argument.
-///
-/// No flag takes one, but clap would take the value for a flag of its own, and not say which of the
-/// others it was meant for.
-pub fn with_negative_values_joined(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    let mut joined: Vec<OsString> = Vec::new();
-    for argument in arguments {
-        match joined.last_mut() {
-            Some(flag) if is_flag_alone(flag) && is_negative(&argument) => {
-                flag.push("=");
-                flag.push(argument);
-            }
-            _ => joined.push(argument),
-        }
-    }
-    joined
-}
-
-/// Whether an argument is a flag whose value, if it takes one, is the next argument.
-fn is_flag_alone(argument: &OsStr) -> bool {
-    match argument.as_encoded_bytes() {
-        [b'-', b'-', name @ ..] => !name.is_empty() && !name.contains(&b'='),
-        [b'-', letter] => letter.is_ascii_alphabetic(),
-        _ => false,
-    }
-}
-
-fn is_negative(argument: &OsStr) -> bool {
-    matches!(argument.as_encoded_bytes(), [b'-', b'0'..=b'9' | b'.', ..])
 }
 
 /// A variable without a value is how a compose file writes one that is not set.

@@ -1,5 +1,6 @@
-//! What the machine and its kernel grant: CPUs, descriptors, ways to wait.
+//! What the system gives a program: its arguments, CPUs, descriptors, ways to wait.
 
+pub mod arguments;
 pub mod cpu_list;
 pub mod descriptors;
 pub mod trial;

@@ -22,7 +22,7 @@ use clap::{
     CommandFactory, Parser, Subcommand,
     error::{ContextKind, ContextValue, ErrorKind},
 };
-use ringecho::config::cli::with_negative_values_joined;
+use ringecho::host::arguments::with_negative_values_joined;
 use thiserror::Error;
 
 pub use self::{
