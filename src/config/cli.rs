@@ -91,14 +91,6 @@ pub struct Arguments {
     )]
     compression: CompressionName,
 
-    /// How long a client may take for its request head
-    #[arg(
-        long, env = "RINGECHO_HANDSHAKE_TIMEOUT", value_name = "TIME",
-        default_value = duration(&HANDSHAKE_TIMEOUT), value_parser = parse_duration,
-        hide_env = true, help_heading = HANDSHAKE
-    )]
-    handshake_timeout: Duration,
-
     /// How far a connection's receive buffer may grow; on the engine, the size of the shared ones
     #[arg(
         long, env = "RINGECHO_RECEIVE_BUFFER", value_name = "SIZE",
@@ -138,6 +130,14 @@ pub struct Arguments {
         hide_env = true, help_heading = ECHO
     )]
     message_size_max: Size,
+
+    /// How long a client may take for its request head
+    #[arg(
+        long, env = "RINGECHO_HANDSHAKE_TIMEOUT", value_name = "TIME",
+        default_value = duration(&HANDSHAKE_TIMEOUT), value_parser = parse_duration,
+        hide_env = true, help_heading = TIME
+    )]
+    handshake_timeout: Duration,
 
     /// Silence after which a client is sent a Ping; 0s for never
     #[arg(
