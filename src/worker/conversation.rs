@@ -1,0 +1,158 @@
+//! One connection, from its request head to its handing over or its last byte.
+
+use std::{
+    future::Future,
+    os::fd::{AsRawFd, OwnedFd},
+    panic::AssertUnwindSafe,
+    pin::pin,
+    rc::Rc,
+};
+
+use bytes::Bytes;
+use futures_util::{
+    FutureExt,
+    future::{Either, select},
+};
+use http::{Method, Request};
+use tracing::{debug, error};
+
+use super::Worker;
+use crate::{
+    connection::{ConnectionEnd, Control, Demand, linger, write_all},
+    handshake::http1,
+    http::{
+        HeadError, Refusal, RequestRefusal, Route, encode_refusal, read_request_head, route,
+        without_body,
+    },
+    plane::{Plane, Upgraded},
+};
+
+/// How a request is answered.
+enum Answer {
+    /// By a 101, and then by echoes.
+    Upgrade(http1::Acceptance),
+    /// By this response, which ends the connection in this way.
+    Respond(Bytes, ConnectionEnd),
+}
+
+impl Answer {
+    /// As it is if the request is no HEAD, and else without the body of its response.
+    fn without_body_if(self, is_head: bool) -> Self {
+        match self {
+            Self::Respond(response, end) if is_head => Self::Respond(without_body(response), end),
+            other => other,
+        }
+    }
+}
+
+impl<P: Plane> Worker<P> {
+    /// One connection's life, as far as it is not handed over (`None`).
+    pub(super) async fn converse(
+        &self,
+        mut stream: P::Stream,
+        control: &Control,
+    ) -> Option<ConnectionEnd> {
+        let (answer, early) = match self.answer_request(&mut stream, control).await {
+            Ok(answer) => answer,
+            Err(end) => return Some(end),
+        };
+        match answer {
+            Answer::Upgrade(acceptance) => {
+                let head = acceptance.response_head;
+                let head_len = head.len();
+                if let Err(end) = write_all(&mut stream, head, 0..head_len, control).await {
+                    return Some(end);
+                }
+                self.counters.upgraded.add(1);
+                let negotiated = acceptance.negotiated;
+                let compression = negotiated.compression();
+                debug!(subprotocol = negotiated.subprotocol, ?compression, "connection upgraded");
+                let upgraded = Upgraded { stream, early, compression };
+                self.plane.carry(upgraded, &self.bounds, &self.counters, control).await
+            }
+            Answer::Respond(response, end) => {
+                // A client that does not take its response has no longer than one that stays.
+                control.closing();
+                let response_len = response.len();
+                if let Err(end) = write_all(&mut stream, response, 0..response_len, control).await {
+                    return Some(end);
+                }
+                let (mut reader, mut writer) = P::split(stream);
+                linger(&mut reader, &mut writer, control).await;
+                Some(end)
+            }
+        }
+    }
+
+    /// Ends a connection that the data plane had taken over.
+    pub(super) fn finish(self: &Rc<Self>, descriptor: OwnedFd, end: ConnectionEnd) {
+        if !end.is_orderly() {
+            drop(descriptor);
+            return self.count_end(end);
+        }
+        let control = Rc::new(Control::new(self.now.clone(), Some(descriptor.as_raw_fd())));
+        let key = self.connections.borrow_mut().insert(control.clone());
+        let worker = self.clone();
+        self.plane.spawn(async move {
+            if let Ok(stream) = worker.plane.stream(descriptor.into()) {
+                let (mut reader, mut writer) = P::split(stream);
+                linger(&mut reader, &mut writer, &control).await;
+            }
+            worker.connections.borrow_mut().remove(key);
+            worker.count_end(end);
+        });
+    }
+
+    /// Reads the request head and finds its answer, with the bytes that came behind the head.
+    async fn answer_request(
+        &self,
+        stream: &mut P::Stream,
+        control: &Control,
+    ) -> Result<(Answer, Vec<u8>), ConnectionEnd> {
+        let mut head = pin!(read_request_head(stream));
+        let (refusal, is_head) = loop {
+            match select(head.as_mut(), pin!(control.demanded())).await {
+                Either::Left((Ok((request, early)), _)) => {
+                    let is_head = request.method() == Method::HEAD;
+                    return Ok((self.answer(request).without_body_if(is_head), early.into()));
+                }
+                Either::Left((Err(HeadError::PeerLeft), _)) => return Err(ConnectionEnd::PeerLeft),
+                Either::Left((Err(HeadError::Refused { refusal, is_head }), _)) => {
+                    break (refusal, is_head);
+                }
+                Either::Right((Demand::TimeOut, _)) => break (RequestRefusal::TimedOut, false),
+                Either::Right((Demand::Drain, _)) => break (RequestRefusal::Stopping, false),
+                // There is nothing to ping yet.
+                Either::Right((Demand::Ping, _)) => {}
+                Either::Right((Demand::End(end), _)) => return Err(end),
+            }
+        };
+        Ok((refuse(refusal).without_body_if(is_head), Vec::new()))
+    }
+
+    fn answer(&self, mut request: Request<()>) -> Answer {
+        match route(&request, &self.site.echo_paths) {
+            Ok(Route::Page) => Answer::Respond(self.site.page.clone(), ConnectionEnd::PageServed),
+            Ok(Route::Echo) => match http1::answer(&mut request, &self.site.policy) {
+                Ok(acceptance) => Answer::Upgrade(acceptance),
+                Err(refusal) => refuse(refusal),
+            },
+            Err(refusal) => refuse(refusal),
+        }
+    }
+}
+
+fn refuse(reason: impl Into<Refusal>) -> Answer {
+    let refusal = reason.into();
+    Answer::Respond(encode_refusal(&refusal).into(), ConnectionEnd::Refused(refusal.status))
+}
+
+/// Turns a panic in a connection's task into its end.
+pub(super) async fn contain(
+    connection: impl Future<Output = Option<ConnectionEnd>>,
+) -> Option<ConnectionEnd> {
+    AssertUnwindSafe(connection).catch_unwind().await.unwrap_or_else(|_| {
+        error!("a connection's task panicked; this is a defect, please report it");
+        Some(ConnectionEnd::Panicked)
+    })
+}

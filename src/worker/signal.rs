@@ -1,0 +1,45 @@
+//! How other threads tell a worker something: by a byte in a stream, or by the stream's end.
+
+use std::{
+    io::{self, Read},
+    os::{fd::AsFd, unix::net::UnixStream},
+};
+
+use crate::{host::descriptors::Refused, plane::Plane};
+
+/// The worker's end of such a stream.
+pub(super) struct Signal<P: Plane> {
+    stream: UnixStream,
+    source: P::Source,
+}
+
+impl<P: Plane> Signal<P> {
+    pub(super) fn new(stream: UnixStream, plane: &P) -> Result<Self, Refused> {
+        stream.set_nonblocking(true).map_err(Refused::naming("ioctl(FIONBIO)"))?;
+        let source = source(&stream, plane)?;
+        Ok(Self { stream, source })
+    }
+
+    /// Waits for bytes; false at the stream's end.
+    pub(super) async fn heard(&mut self, plane: &P) -> io::Result<bool> {
+        loop {
+            plane.readable(&self.source).await?;
+            match self.stream.read(&mut [0; 64]) {
+                Err(error) if is_passing(&error) => {}
+                result => return result.map(|len| len > 0),
+            }
+        }
+    }
+}
+
+/// A descriptor to wait for, beside the one that is read or accepted from.
+pub(super) fn source<P: Plane>(descriptor: &impl AsFd, plane: &P) -> Result<P::Source, Refused> {
+    let descriptor = descriptor.as_fd().try_clone_to_owned();
+    let descriptor = descriptor.map_err(Refused::naming("fcntl(F_DUPFD_CLOEXEC)"))?;
+    plane.source(descriptor).map_err(Refused::naming("epoll_ctl"))
+}
+
+/// Whether a call is to be made again, now or later.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}

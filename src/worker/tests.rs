@@ -1,0 +1,315 @@
+//! Workers of this process, on everything that they can stand on here.
+
+use std::{
+    env, fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    os::fd::{AsRawFd, RawFd},
+    process::Command,
+    sync::mpsc::channel,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use http::StatusCode;
+use tungstenite::WebSocket;
+
+use super::{accept::remedy, conversation::contain, *};
+use crate::{
+    config::HugePages,
+    entry::balance::{Accepted, Balance},
+    host::cpu_list::CpuList,
+    plane::engine,
+};
+
+fn site() -> Site {
+    let policy =
+        Policy { allowed_origins: Vec::new(), subprotocols: Vec::new(), passes_compression: false };
+    let limits = Limits::default();
+    let echo_paths = EchoPaths::new(&["/ws".to_owned()]);
+    Site { echo_paths, policy, page: bytes::Bytes::new(), limits }
+}
+
+const DIMENSIONS: engine::Dimensions = engine::Dimensions {
+    receive_buffers: 2,
+    receive_buffer_len: 4096,
+    huge_pages: HugePages::Off,
+    receive_quota: 0,
+    unsent_max: 4096,
+    connections_max: 1024,
+};
+
+/// Everything that a worker can stand on here.
+fn footings() -> Vec<Footing> {
+    let engine = match engine::probe() {
+        Ok(_) => Some(DIMENSIONS),
+        Err(lack) => {
+            eprintln!("without an engine: {lack}");
+            None
+        }
+    };
+    let mut footings = vec![
+        Footing { driver: Driver::IoUring, engine: None },
+        Footing { driver: Driver::Epoll, engine: None },
+    ];
+    footings.extend(engine.map(|_| Footing { driver: Driver::IoUring, engine }));
+    footings
+}
+
+/// A worker that is alone.
+fn plan(
+    footing: Footing,
+    listener: StdTcpListener,
+    stop: StdUnixStream,
+    counters: Arc<Counters>,
+    site: Site,
+) -> Plan {
+    let cpu = CpuList::usable().unwrap().as_slice()[0];
+    let fallback = Fallback { plane: false, driver: false };
+    let site = Arc::new(site);
+    let (backlog, member) = (128, None);
+    Plan { cpu, footing, fallback, listener, backlog, member, stop, counters, site }
+}
+
+/// An acceptor assigns connections to a worker that is told to stop in the middle of it. Each
+/// stays with the acceptor or is answered by the worker.
+#[test]
+fn stopping_worker_answers_everything_that_was_assigned_to_it() {
+    const CONNECTIONS: usize = 200;
+    for footing in footings() {
+        let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let balance = Arc::new(Balance::new(2));
+        let (acceptor, _woken) = balance.join(0).unwrap();
+        // So many that it has the fewest only when it is alone.
+        for _ in 0..=CONNECTIONS {
+            assert!(acceptor.assign((), |()| unreachable!("it is alone")).is_some());
+        }
+        let (stop, worker_stop) = StdUnixStream::pair().unwrap();
+        let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
+        let own_listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
+        let plan = Plan {
+            member: Some(balance.join(1).unwrap()),
+            ..plan(footing, own_listener, worker_stop, counters.clone(), site())
+        };
+        let worker = thread::spawn(move || run(plan, |_| ()));
+        let mut stop = Some(stop);
+        let mut assigned = Vec::new();
+        for at in 0..CONNECTIONS {
+            let client = TcpStream::connect(address).unwrap();
+            let (stream, peer) = listener.accept().unwrap();
+            let release = |stream: TcpStream| Accepted { descriptor: stream.into(), peer };
+            match acceptor.assign(stream, release) {
+                None => assigned.push(client),
+                Some(_) => assert!(stop.is_none(), "the worker has fewer"),
+            }
+            if at == CONNECTIONS / 2 {
+                stop = None;
+            }
+        }
+        for client in &mut assigned {
+            let mut response = String::new();
+            client.read_to_string(&mut response).unwrap();
+            assert!(response.starts_with("HTTP/1.1 503 "), "{response}");
+        }
+        let assigned_count = assigned.len() as u64;
+        drop(assigned);
+        worker.join().unwrap().unwrap();
+        assert_eq!(counters.accepted.get(), assigned_count);
+    }
+}
+
+/// A page that no buffers of sockets hold, and a client that reads nothing of it. Were it taken
+/// for an open connection, it would be ended later and for its silence.
+#[test]
+fn response_that_is_not_taken_is_given_up_after_the_close_timeout() {
+    const SECOND: Duration = Duration::from_secs(1);
+    for footing in footings() {
+        let limits = Limits {
+            close_timeout: SECOND,
+            keep_alive_interval: SECOND,
+            keep_alive_timeout: SECOND,
+            ..Limits::default()
+        };
+        let site = Site { page: vec![b' '; 64 << 20].into(), limits, ..site() };
+        let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, worker_stop) = StdUnixStream::pair().unwrap();
+        let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
+        let plan = plan(footing, listener, worker_stop, counters.clone(), site);
+        let worker = thread::spawn(move || run(plan, |_| ()));
+        let mut client = TcpStream::connect(address).unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        let ended = || (0..ConnectionEnd::KINDS.len()).find(|at| counters.ended(*at).get() > 0);
+        let end = loop {
+            match ended() {
+                Some(kind) => break kind,
+                None => thread::sleep(Duration::from_millis(10)),
+            }
+        };
+        assert_eq!(ConnectionEnd::KINDS[end], "close_timeout", "{footing}");
+        drop(stop);
+        worker.join().unwrap().unwrap();
+    }
+}
+
+/// A worker of its own thread that accepts connections, what it counts, and what stops it.
+fn start(
+    footing: Footing,
+    site: Site,
+) -> (SocketAddr, JoinHandle<Result<(), WorkerError>>, Arc<Counters>, StdUnixStream) {
+    let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, worker_stop) = StdUnixStream::pair().unwrap();
+    let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
+    let plan = plan(footing, listener, worker_stop, counters.clone(), site);
+    let (say, ready) = channel();
+    let worker = thread::spawn(move || run(plan, move |_| say.send(()).unwrap()));
+    ready.recv().unwrap();
+    (address, worker, counters, stop)
+}
+
+fn open(address: SocketAddr) -> WebSocket<TcpStream> {
+    let stream = TcpStream::connect(address).unwrap();
+    tungstenite::client(format!("ws://{address}/ws"), stream).unwrap().0
+}
+
+/// The rings of this process, by their descriptors.
+fn rings() -> Vec<RawFd> {
+    let ring = |entry: fs::DirEntry| {
+        let target = fs::read_link(entry.path()).ok()?;
+        let is_ring = target.to_string_lossy().contains("[io_uring]");
+        is_ring.then(|| entry.file_name().to_string_lossy().parse().unwrap())
+    };
+    fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| ring(entry.unwrap())).collect()
+}
+
+/// Whether this is a process for one test alone, as those need that look at its descriptors.
+/// If not, that test runs in one.
+fn is_alone(test: &str) -> bool {
+    const ALONE: &str = "RUN_ALONE";
+    if env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let mut alone = Command::new(env::current_exe().unwrap());
+    alone.args(["--exact", &format!("worker::tests::{test}")]).env(ALONE, "1");
+    let output = alone.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    false
+}
+
+#[test]
+fn worker_whose_ring_fails_lets_go_of_its_listener_and_its_connections() {
+    if !is_alone("worker_whose_ring_fails_lets_go_of_its_listener_and_its_connections") {
+        return;
+    }
+    let Some(footing) = footings().into_iter().find(|footing| footing.engine.is_some()) else {
+        return;
+    };
+    let (address, worker, _counters, _stop) = start(footing, site());
+    let mut upgraded = open(address);
+    upgraded.send("a".into()).unwrap();
+    upgraded.read().unwrap();
+    let mut half_headed = TcpStream::connect(address).unwrap();
+    half_headed.write_all(b"GET").unwrap();
+    let ring = rings();
+    let null = fs::File::open("/dev/null").unwrap();
+    // SAFETY: the descriptor stays open, but is another file's, as if the kernel had closed the
+    // ring by itself.
+    #[expect(unsafe_code, reason = "a descriptor that another thread owns is replaced")]
+    let replaced = unsafe { libc::dup2(null.as_raw_fd(), ring[0]) };
+    assert_eq!((ring.len(), replaced), (1, ring[0]));
+    // Something for the worker to see that by.
+    upgraded.send("b".into()).unwrap();
+    assert!(matches!(worker.join().unwrap(), Err(WorkerError::Ring(_))));
+    // The kernel closes a ring, and what it held, a little later.
+    while TcpStream::connect(address).is_ok() {
+        thread::yield_now();
+    }
+    assert!(upgraded.read().is_err());
+    assert!(!matches!(half_headed.read(&mut [0]), Ok(1..)));
+}
+
+#[test]
+fn stopped_worker_leaves_no_ring_behind_however_many_connections_it_had() {
+    if !is_alone("stopped_worker_leaves_no_ring_behind_however_many_connections_it_had") {
+        return;
+    }
+    for footing in footings() {
+        for clients in [0, 1, 20, 100] {
+            let (address, worker, counters, stop) = start(footing, site());
+            let connections: Vec<_> = (0..clients).map(|_| open(address)).collect();
+            drop(stop);
+            for mut connection in connections {
+                while connection.read().is_ok() {}
+            }
+            worker.join().unwrap().unwrap();
+            assert_eq!(counters.accepted.get(), clients);
+            assert!(rings().is_empty(), "{footing}");
+        }
+    }
+}
+
+/// What it sends is no sign that it takes anything.
+#[test]
+fn refused_peer_that_goes_on_sending_is_given_up_after_the_close_timeout() {
+    for footing in footings() {
+        let limits = Limits { close_timeout: Duration::from_secs(3), ..Limits::default() };
+        let (address, worker, counters, stop) = start(footing, Site { limits, ..site() });
+        let mut client = TcpStream::connect(address).unwrap();
+        client.write_all(b"GET /no HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        // Until it is reset.
+        while client.write_all(b"x").is_ok() {
+            thread::sleep(Duration::from_millis(100));
+        }
+        drop(stop);
+        worker.join().unwrap().unwrap();
+        let refused = ConnectionEnd::Refused(StatusCode::NOT_FOUND).kind();
+        assert_eq!(counters.ended(refused).get(), 1, "{footing}");
+    }
+}
+
+/// As when the drain timeout passes while the 101 is being written: the data plane would not
+/// know of it.
+#[test]
+fn connection_whose_end_was_demanded_is_not_handed_over() {
+    runtime::epoll().unwrap().block_on(async {
+        let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
+        let (plane, bounds) = (Portable::on_epoll(), Bounds::new(&Limits::default()));
+        let worker = Worker::new(plane, Arc::new(site()), bounds, counters.clone(), None);
+        let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client
+            .write_all(
+                b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+                Sec-WebSocket-Version: 13\r\n\r\n",
+            )
+            .unwrap();
+        let stream = worker.plane.stream(listener.accept().unwrap().0).unwrap();
+        let control = Control::new(worker.now.clone(), None);
+        control.demand(Demand::End(ConnectionEnd::Abandoned));
+        let end = worker.converse(stream, &control).await;
+        assert_eq!(end, Some(ConnectionEnd::Abandoned));
+        assert_eq!(counters.upgraded.get(), 0);
+    });
+}
+
+#[test]
+fn remedy_is_that_of_what_is_wanting() {
+    let remedy = |errno| remedy(&io::Error::from(errno));
+    let said = |errno, what| remedy(errno).is_some_and(|remedy| remedy.contains(what));
+    assert!(said(Errno::EMFILE, "ulimit -n"));
+    assert!(said(Errno::ENOMEM, "memory") && said(Errno::ENOBUFS, "memory"));
+    assert_eq!(remedy(Errno::ECONNABORTED), None);
+}
+
+#[test]
+fn panic_in_a_connection_ends_that_connection_only() {
+    let end = contain(async { panic!("as a defect would") }).now_or_never();
+    assert_eq!(end, Some(Some(ConnectionEnd::Panicked)));
+    let end = contain(async { Some(ConnectionEnd::ClosedByPeer) }).now_or_never();
+    assert_eq!(end, Some(Some(ConnectionEnd::ClosedByPeer)));
+}
