@@ -5,6 +5,7 @@
 
 mod capabilities;
 mod errors;
+mod replacement;
 mod shortages;
 pub mod signals;
 #[cfg(test)]
@@ -27,7 +28,8 @@ use tracing::{error, info, warn};
 pub use self::errors::{RunError, StartError};
 use self::{
     capabilities::{resolve_data_plane, resolve_driver, try_streams, worker_cpus},
-    shortages::{tell_of_shortages, warn_of_few_descriptors},
+    replacement::{Place, Verdict},
+    shortages::{tell_of_all, tell_of_replacement, warn_of_few_descriptors},
 };
 use crate::{
     config::{self, Compression, Config, DataPlane, HugePages},
@@ -53,11 +55,15 @@ pub struct Server {
     replacements: Vec<(Instant, usize)>,
     events: Receiver<Event>,
     events_sender: Sender<Event>,
-    /// Called on each worker's thread once it accepts connections.
-    on_ready: OnReady,
+    run_worker: RunWorker,
 }
 
-type OnReady = Arc<dyn Fn(usize) + Send + Sync>;
+/// What the thread of the worker with this number does; the last argument is to be called once the
+/// worker accepts connections.
+type RunWorker = Arc<dyn Fn(usize, Plan, Announce) -> Result<(), WorkerError> + Send + Sync>;
+
+/// Tells the server that a worker accepts connections.
+type Announce = Box<dyn FnOnce(Ready)>;
 
 /// Stops a running server, from any thread.
 #[derive(Clone)]
@@ -69,11 +75,7 @@ struct WorkerThread {
     /// Dropped to stop the worker.
     stop: UnixStream,
     thread: JoinHandle<()>,
-    started: Instant,
-    /// How long its place was empty before.
-    pause: Duration,
-    /// How many have been put in this place since one was last ready.
-    tries: u32,
+    place: Place,
 }
 
 enum Event {
@@ -92,17 +94,6 @@ enum Event {
     Stop,
 }
 
-/// A worker that lives for less than this probably dies of something that its replacement meets
-/// as well.
-const SHORT_LIFE: Duration = Duration::from_secs(1);
-
-/// How often a place is tried to be filled before the server gives up: for some 25 seconds.
-const TRIES_MAX: u32 = 8;
-
-/// How long the place of a short-lived worker stays empty, the first time and at most.
-const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(10);
-
 impl StopHandle {
     /// Stops the server: no new connections, and a Close frame for every open one.
     pub fn stop(&self) {
@@ -114,10 +105,10 @@ impl StopHandle {
 impl Server {
     /// Starts a server, which accepts connections when this returns.
     pub fn start(config: &Config) -> Result<Self, StartError> {
-        Self::start_with(config, Arc::new(|_| ()))
+        Self::start_with(config, Arc::new(|_, plan, announce| worker::run(plan, announce)))
     }
 
-    fn start_with(config: &Config, on_ready: OnReady) -> Result<Self, StartError> {
+    fn start_with(config: &Config, run_worker: RunWorker) -> Result<Self, StartError> {
         config.check()?;
         let driver = resolve_driver(config.driver)?;
         let cpus = worker_cpus(config)?;
@@ -150,12 +141,14 @@ impl Server {
             replacements: Vec::new(),
             events,
             events_sender,
-            on_ready,
+            run_worker,
         };
         for (cpu, listener) in cpus.into_iter().zip(listeners) {
             let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
-            let thread = server.spawn_worker(server.workers.len(), cpu, listener, counters)?;
-            server.workers.push(thread);
+            let worker = server.workers.len();
+            let (stop, thread) = server.spawn_worker(worker, cpu, listener, counters.clone())?;
+            let place = Place::new(Instant::now());
+            server.workers.push(WorkerThread { cpu, counters, stop, thread, place });
         }
         server.wait_until_ready()?;
         warn_of_few_descriptors();
@@ -195,8 +188,8 @@ impl Server {
             match self.next_event() {
                 Event::Stop => return Ok(()),
                 Event::Ready { worker, ready } => {
-                    self.workers[worker].tries = 0;
-                    tell_of_shortages(&[ready]);
+                    self.workers[worker].place.ready();
+                    tell_of_replacement(worker, &ready);
                 }
                 Event::Ended { worker, result } => self.plan_replacement(worker, result)?,
                 Event::ReplacementDue { worker } => self.replace_worker(worker)?,
@@ -257,13 +250,14 @@ impl Server {
         }
     }
 
+    /// Starts the thread of a worker, which stops when the stream is dropped that is returned.
     fn spawn_worker(
         &self,
         worker: usize,
         cpu: usize,
         listener: TcpListener,
         counters: Arc<Counters>,
-    ) -> Result<WorkerThread, StartError> {
+    ) -> Result<(UnixStream, JoinHandle<()>), StartError> {
         let (stop, worker_stop) = UnixStream::pair().map_err(Refused::naming("socketpair"))?;
         let balance = self.balance.clone();
         let plan = Plan {
@@ -277,20 +271,18 @@ impl Server {
                 .map(|balance| balance.join(worker).map_err(Refused::naming("socketpair")))
                 .transpose()?,
             stop: worker_stop,
-            counters: counters.clone(),
+            counters,
             site: self.site.clone(),
         };
         let events = self.events_sender.clone();
-        let on_ready = self.on_ready.clone();
+        let run_worker = self.run_worker.clone();
         let run = move || {
-            let ready = {
-                let events = events.clone();
-                move |ready| {
-                    let _ = events.send(Event::Ready { worker, ready });
-                    on_ready(worker);
-                }
-            };
-            let result = catch_unwind(AssertUnwindSafe(|| worker::run(plan, ready))).ok();
+            let announcing = events.clone();
+            let announce = Box::new(move |ready| {
+                let _ = announcing.send(Event::Ready { worker, ready });
+            });
+            let run = AssertUnwindSafe(|| run_worker(worker, plan, announce));
+            let result = catch_unwind(run).ok();
             if let Some(balance) = balance {
                 balance.leave(worker);
             }
@@ -298,8 +290,7 @@ impl Server {
         };
         let thread = thread::Builder::new().name(format!("worker-{worker}"));
         let thread = thread.spawn(run).map_err(StartError::Thread)?;
-        let (started, pause, tries) = (Instant::now(), Duration::ZERO, 0);
-        Ok(WorkerThread { cpu, counters, stop, thread, started, pause, tries })
+        Ok((stop, thread))
     }
 
     fn wait_until_ready(&self) -> Result<(), StartError> {
@@ -316,7 +307,7 @@ impl Server {
                 }
             }
         }
-        tell_of_shortages(&all_ready);
+        tell_of_all(&all_ready);
         Ok(())
     }
 
@@ -334,44 +325,49 @@ impl Server {
 
     /// Has a place tried to be filled again later, unless that has been tried often enough.
     fn try_again(&mut self, worker: usize, cause: String) -> Result<(), RunError> {
-        let WorkerThread { started, pause, tries, .. } = &mut self.workers[worker];
-        if *tries == TRIES_MAX {
-            // It stays among those whose place is empty.
-            self.replacements.push((Instant::now(), worker));
-            return Err(RunError::WorkerLost { worker, tries: *tries, cause });
+        let now = Instant::now();
+        match self.workers[worker].place.vacate(now) {
+            Verdict::Replace(pause) => {
+                info!(worker, ?pause, "replacing a worker");
+                self.replacements.push((now + pause, worker));
+                Ok(())
+            }
+            Verdict::GiveUp { tries } => {
+                // It stays among those whose place is empty.
+                self.replacements.push((now, worker));
+                Err(RunError::WorkerLost { worker, tries, cause })
+            }
         }
-        *pause = replacement_pause(started.elapsed(), *pause);
-        info!(worker, ?pause, "replacing a worker");
-        self.replacements.push((Instant::now() + *pause, worker));
-        Ok(())
     }
 
     /// Puts a new worker in the place of one that died.
     fn replace_worker(&mut self, worker: usize) -> Result<(), RunError> {
         self.replacements.retain(|(_, replaced)| *replaced != worker);
-        let WorkerThread { cpu, counters, pause, tries, .. } = &self.workers[worker];
-        let (cpu, counters, pause, tries) = (*cpu, counters.clone(), *pause, *tries + 1);
-        match self.start_replacement(worker, cpu, counters) {
-            Ok(thread) => self.workers[worker] = WorkerThread { pause, tries, ..thread },
-            Err(error) => {
-                error!(worker, "a worker cannot be replaced: {error}");
-                self.workers[worker].tries = tries;
-                // As if it had lived for no time at all.
-                self.workers[worker].started = Instant::now();
-                self.try_again(worker, error.to_string())?;
-            }
+        let result = self.start_replacement(worker);
+        self.workers[worker].place.refill(Instant::now());
+        if let Err(error) = result {
+            error!(worker, "a worker cannot be replaced: {error}");
+            self.try_again(worker, error.to_string())?;
         }
         Ok(())
     }
 
-    fn start_replacement(
-        &mut self,
-        worker: usize,
-        cpu: usize,
-        counters: Arc<Counters>,
-    ) -> Result<WorkerThread, StartError> {
+    fn start_replacement(&mut self, worker: usize) -> Result<(), StartError> {
+        let WorkerThread { cpu, counters, .. } = &self.workers[worker];
+        let (cpu, counters) = (*cpu, counters.clone());
         let listener = self.listening.open(cpu)?;
-        self.spawn_worker(worker, cpu, listener, counters)
+        let (stop, thread) = self.spawn_worker(worker, cpu, listener, counters)?;
+        let replaced = &mut self.workers[worker];
+        (replaced.stop, replaced.thread) = (stop, thread);
+        Ok(())
+    }
+}
+
+impl WorkerThread {
+    /// Tells the worker to stop.
+    fn stop(self) -> JoinHandle<()> {
+        drop(self.stop);
+        self.thread
     }
 }
 
@@ -391,20 +387,6 @@ fn count_lost(counters: &Counters) -> u64 {
     let lost = totals.accepted - totals.ended_count();
     counters.ended(ConnectionEnd::Panicked.kind()).add(lost);
     lost
-}
-
-/// How long the place of a worker stays empty that died after it `lived` so long, and before which
-/// it had been empty for `pause`: not at all, or twice as long as before.
-fn replacement_pause(lived: Duration, pause: Duration) -> Duration {
-    if lived < SHORT_LIFE { (2 * pause).clamp(PAUSE_MIN, PAUSE_MAX) } else { Duration::ZERO }
-}
-
-impl WorkerThread {
-    /// Tells the worker to stop.
-    fn stop(self) -> JoinHandle<()> {
-        drop(self.stop);
-        self.thread
-    }
 }
 
 fn site(config: &Config) -> Site {

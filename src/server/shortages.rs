@@ -9,30 +9,57 @@ use crate::{
     worker::{Ready, Shortage, ShortageKind},
 };
 
-/// Says in one line how many workers do without what others have, and why.
-pub(super) fn tell_of_shortages(all_ready: &[Ready]) {
-    let shortages: Vec<_> = all_ready.iter().filter_map(|ready| ready.shortage.as_ref()).collect();
-    if let Some(Shortage { error, .. }) = shortages.first() {
-        let kinds = [
-            (ShortageKind::SmallRing, "with smaller rings than they should have"),
-            (ShortageKind::NoEngine, "without an engine, on the portable path"),
-            (ShortageKind::NoRing, "without a ring, on epoll"),
-        ];
-        let counted = kinds.map(|(kind, how)| {
-            (shortages.iter().filter(|shortage| shortage.kind == kind).count(), how)
-        });
-        let told: Vec<_> = counted
-            .iter()
-            .filter(|(count, _)| *count > 0)
-            .map(|(count, how)| format!("{count} {how}"))
-            .collect();
-        let (total, told) = (all_ready.len(), told.join("; "));
-        let remedy = if error.kind() == io::ErrorKind::OutOfMemory { MORE_MEMORY } else { "" };
-        warn!("of {total} workers {told}: {error}{remedy}");
+/// Says in one line how many workers of a server that starts do without what others have, and why.
+pub(super) fn tell_of_all(all_ready: &[Ready]) {
+    if let Some(summary) = summarize(all_ready) {
+        warn!("{summary}");
     }
     if let Some(error) = all_ready.iter().find_map(|ready| ready.unpinned.as_ref()) {
         warn!("workers are not pinned to CPUs (sched_setaffinity: {error})");
     }
+}
+
+/// Says what the replacement of a worker does without, and why.
+pub(super) fn tell_of_replacement(worker: usize, ready: &Ready) {
+    if let Some(shortage) = &ready.shortage {
+        warn!("{}", describe(worker, shortage));
+    }
+    if let Some(error) = &ready.unpinned {
+        warn!("worker {worker} is not pinned to its CPU (sched_setaffinity: {error})");
+    }
+}
+
+fn summarize(all_ready: &[Ready]) -> Option<String> {
+    let shortages: Vec<_> = all_ready.iter().filter_map(|ready| ready.shortage.as_ref()).collect();
+    let error = &shortages.first()?.error;
+    let kinds = [
+        (ShortageKind::SmallRing, "with smaller rings than they should have"),
+        (ShortageKind::NoEngine, "without an engine, on the portable path"),
+        (ShortageKind::NoRing, "without a ring, on epoll"),
+    ];
+    let counted = kinds.map(|(kind, how)| {
+        (shortages.iter().filter(|shortage| shortage.kind == kind).count(), how)
+    });
+    let told: Vec<_> = counted
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, how)| format!("{count} {how}"))
+        .collect();
+    let (total, told) = (all_ready.len(), told.join("; "));
+    Some(format!("of {total} workers {told}: {error}{}", remedy(error)))
+}
+
+fn describe(worker: usize, Shortage { kind, error }: &Shortage) -> String {
+    let how = match kind {
+        ShortageKind::SmallRing => "with a smaller ring than it should have",
+        ShortageKind::NoEngine => "without an engine, on the portable path",
+        ShortageKind::NoRing => "without a ring, on epoll",
+    };
+    format!("worker {worker} was replaced by one {how}: {error}{}", remedy(error))
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::OutOfMemory { MORE_MEMORY } else { "" }
 }
 
 /// What helps where a ring needs more memory than may be locked.
@@ -49,5 +76,42 @@ pub(super) fn warn_of_few_descriptors() {
             "the limit of open files leaves room for {free} connections; raise it with ulimit -n, \
              or LimitNOFILE= of the service"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+
+    use super::*;
+    use crate::worker::{Driver, Footing};
+
+    fn ready(shortage: Option<(ShortageKind, Errno)>) -> Ready {
+        let footing = Footing { driver: Driver::Epoll, engine: None };
+        let shortage = shortage.map(|(kind, errno)| Shortage { kind, error: errno.into() });
+        Ready { footing, shortage, unpinned: None }
+    }
+
+    #[test]
+    fn workers_of_a_server_are_counted_and_a_replacement_is_named() {
+        let short = || ready(Some((ShortageKind::NoEngine, Errno::EPERM)));
+        let small = ready(Some((ShortageKind::SmallRing, Errno::EPERM)));
+        assert_eq!(summarize(&[ready(None)]), None);
+        assert_eq!(
+            summarize(&[ready(None), short(), small, short()]).unwrap(),
+            "of 4 workers 1 with smaller rings than they should have; 2 without an engine, on the \
+             portable path: Operation not permitted (os error 1)"
+        );
+        assert_eq!(
+            describe(3, &short().shortage.unwrap()),
+            "worker 3 was replaced by one without an engine, on the portable path: Operation not \
+             permitted (os error 1)"
+        );
+    }
+
+    #[test]
+    fn want_of_memory_is_told_with_what_helps() {
+        let small = ready(Some((ShortageKind::SmallRing, Errno::ENOMEM)));
+        assert!(summarize(&[small]).unwrap().ends_with(MORE_MEMORY));
     }
 }

@@ -7,6 +7,7 @@ use std::{
     },
 };
 
+use super::replacement::TRIES_MAX;
 use super::*;
 use crate::entry::listener::ListenError;
 
@@ -14,17 +15,30 @@ fn config() -> Config {
     Config { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..Config::default() }
 }
 
+/// Workers that are as always until they accept connections, and then do this as well, with their
+/// number.
+fn running(when_ready: impl Fn(usize) + Send + Sync + 'static) -> RunWorker {
+    let when_ready = Arc::new(when_ready);
+    Arc::new(move |worker, plan, announce| {
+        let when_ready = when_ready.clone();
+        worker::run(plan, move |ready| {
+            announce(ready);
+            when_ready(worker);
+        })
+    })
+}
+
 /// Has a worker die when it is told to, which it waits for once it is ready.
-fn dying_when_told(dying: usize) -> (Sender<()>, OnReady) {
+fn dying_when_told(dying: usize) -> (Sender<()>, RunWorker) {
     let (die, told) = channel();
     let told = Mutex::new(told);
-    let on_ready = Arc::new(move |worker| {
+    let run_worker = running(move |worker| {
         if worker == dying {
             told.lock().unwrap().recv().unwrap();
             panic!("a defect, for the test");
         }
     });
-    (die, on_ready)
+    (die, run_worker)
 }
 
 #[test]
@@ -38,23 +52,11 @@ fn taken_port_is_refused_unless_it_is_shared() {
 }
 
 #[test]
-fn place_of_a_worker_that_dies_young_stays_empty_for_longer_and_longer() {
-    let mut pauses = vec![Duration::ZERO];
-    for _ in 0..10 {
-        pauses.push(replacement_pause(Duration::ZERO, pauses[pauses.len() - 1]));
-    }
-    assert_eq!(pauses[1..4], [PAUSE_MIN, 2 * PAUSE_MIN, 4 * PAUSE_MIN]);
-    assert!(pauses.is_sorted());
-    assert_eq!(pauses.last(), Some(&PAUSE_MAX));
-    assert_eq!(replacement_pause(SHORT_LIFE, PAUSE_MAX), Duration::ZERO);
-}
-
-#[test]
 fn replacement_has_its_share_of_the_connections() {
     let both_ready = Barrier::new(2);
     let lives = AtomicU32::new(0);
     let (ready, replaced) = channel();
-    let on_ready: OnReady = Arc::new(move |worker| {
+    let run_worker = running(move |worker| {
         if worker == 0 {
             both_ready.wait();
             return;
@@ -67,7 +69,7 @@ fn replacement_has_its_share_of_the_connections() {
         };
         panic!("a defect, for the test");
     });
-    let server = Server::start_with(&Config { workers: Some(2), ..config() }, on_ready).unwrap();
+    let server = Server::start_with(&Config { workers: Some(2), ..config() }, run_worker).unwrap();
     let (address, stop) = (server.address(), server.stop_handle());
     let running = thread::spawn(move || server.run());
     replaced.recv().unwrap();
@@ -85,9 +87,9 @@ fn replacement_has_its_share_of_the_connections() {
 #[test]
 fn connections_of_a_worker_that_dies_while_it_is_to_stop_are_counted() {
     const LOST: u64 = 3;
-    let (die, on_ready) = dying_when_told(1);
+    let (die, run_worker) = dying_when_told(1);
     let config = Config { workers: Some(2), ..config() };
-    let server = Server::start_with(&config, on_ready).unwrap();
+    let server = Server::start_with(&config, run_worker).unwrap();
     server.workers[1].counters.accepted.add(LOST);
     server.stop_handle().stop();
     die.send(()).unwrap();
@@ -98,14 +100,14 @@ fn connections_of_a_worker_that_dies_while_it_is_to_stop_are_counted() {
 /// The connections of a worker that is lost are not among those that were to end.
 #[test]
 fn server_that_loses_a_worker_with_connections_ends() {
-    let (die, on_ready) = dying_when_told(0);
+    let (die, run_worker) = dying_when_told(0);
     let config = Config { workers: Some(2), ..config() };
-    let mut server = Server::start_with(&config, on_ready).unwrap();
+    let mut server = Server::start_with(&config, run_worker).unwrap();
     let clients = [(); 16].map(|()| TcpStream::connect(server.address()).unwrap());
     while server.workers[1].counters.accepted.get() == 0 {
         thread::yield_now();
     }
-    server.workers[0].tries = TRIES_MAX;
+    server.workers[0].place.tries = TRIES_MAX;
     die.send(()).unwrap();
     drop(clients);
     assert!(matches!(server.run(), Err(RunError::WorkerLost { worker: 0, .. })));
@@ -119,7 +121,7 @@ fn replacement_that_cannot_start_is_tried_again_until_the_server_gives_up() {
     server.listening = Listening::new(&elsewhere);
     for tried in 1..TRIES_MAX {
         server.replace_worker(0).unwrap();
-        assert_eq!(server.workers[0].tries, tried);
+        assert_eq!(server.workers[0].place.tries, tried);
         assert_eq!(server.replacements.len(), 1);
     }
     let error = server.replace_worker(0).unwrap_err();
@@ -141,12 +143,12 @@ fn ring_that_fails_is_no_defect() {
 fn worker_that_dies_is_replaced() {
     let first = AtomicBool::new(true);
     let (ready, replaced) = channel();
-    let on_ready: OnReady = Arc::new(move |_| {
+    let run_worker = running(move |_| {
         assert!(!first.swap(false, Ordering::Relaxed), "a defect, for the test");
         ready.send(()).unwrap();
     });
     let config = Config { workers: Some(1), ..config() };
-    let server = Server::start_with(&config, on_ready).unwrap();
+    let server = Server::start_with(&config, run_worker).unwrap();
     let (address, stop) = (server.address(), server.stop_handle());
     let running = thread::spawn(move || server.run());
     replaced.recv().unwrap();
