@@ -39,7 +39,7 @@ use crate::{
     host::descriptors::{Refused, raise_limit},
     http::{echo_paths::EchoPaths, encode_page, page},
     metrics::{Counters, Totals},
-    worker::{self, Fallback, Footing, Plan, Ready, Site, WorkerError},
+    worker::{self, Fallback, Footing, Plan, Ready, Service, WorkerError},
 };
 
 /// A running server.
@@ -48,7 +48,7 @@ pub struct Server {
     footing: Footing,
     fallback: Fallback,
     backlog: u32,
-    site: Arc<Site>,
+    service: Arc<Service>,
     balance: Option<Arc<Balance>>,
     workers: Vec<WorkerThread>,
     /// Workers to replace, and when.
@@ -135,7 +135,7 @@ impl Server {
             footing,
             fallback,
             backlog: config.backlog,
-            site: Arc::new(site(config)),
+            service: Arc::new(service(config)),
             balance: (config.balance && cpus.len() > 1).then(|| Arc::new(Balance::new(cpus.len()))),
             workers: Vec::new(),
             replacements: Vec::new(),
@@ -163,10 +163,10 @@ impl Server {
     /// What a server says when it is ready. Workers that had to fall back are told of in the log.
     pub fn ready_line(&self) -> String {
         let address = self.address();
-        let Self { site, workers, footing, .. } = self;
+        let Self { service, workers, footing, .. } = self;
         let count = workers.len();
         let plural = if count == 1 { "worker" } else { "workers" };
-        let path = site.echo_paths.first();
+        let path = service.echo_paths.first();
         format!("listening on ws://{address}{path} ({count} {plural}, {footing})")
     }
 
@@ -272,7 +272,7 @@ impl Server {
                 .transpose()?,
             stop: worker_stop,
             counters,
-            site: self.site.clone(),
+            service: self.service.clone(),
         };
         let events = self.events_sender.clone();
         let run_worker = self.run_worker.clone();
@@ -389,9 +389,9 @@ fn count_lost(counters: &Counters) -> u64 {
     lost
 }
 
-fn site(config: &Config) -> Site {
+fn service(config: &Config) -> Service {
     let echo_paths = EchoPaths::new(&config.paths);
-    Site {
+    Service {
         policy: Policy {
             allowed_origins: config.allowed_origins.clone(),
             subprotocols: config.subprotocols.clone(),

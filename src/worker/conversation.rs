@@ -131,9 +131,11 @@ impl<P: Plane> Worker<P> {
     }
 
     fn answer(&self, mut request: Request<()>) -> Answer {
-        match route(&request, &self.site.echo_paths) {
-            Ok(Route::Page) => Answer::Respond(self.site.page.clone(), ConnectionEnd::PageServed),
-            Ok(Route::Echo) => match http1::answer(&mut request, &self.site.policy) {
+        match route(&request, &self.service.echo_paths) {
+            Ok(Route::Page) => {
+                Answer::Respond(self.service.page.clone(), ConnectionEnd::PageServed)
+            }
+            Ok(Route::Echo) => match http1::answer(&mut request, &self.service.policy) {
                 Ok(acceptance) => Answer::Upgrade(acceptance),
                 Err(refusal) => refuse(refusal),
             },

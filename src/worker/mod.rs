@@ -69,7 +69,7 @@ pub struct Plan {
     /// What it counts.
     pub counters: Arc<Counters>,
     /// What all workers answer with.
-    pub site: Arc<Site>,
+    pub service: Arc<Service>,
 }
 
 /// Why a worker ended without having been told to.
@@ -87,7 +87,7 @@ pub enum WorkerError {
 }
 
 /// What all workers answer with.
-pub struct Site {
+pub struct Service {
     /// The paths that upgrade to the echo.
     pub echo_paths: EchoPaths,
     /// Who may connect, and what may be agreed on.
@@ -117,7 +117,7 @@ struct Outset<R> {
 impl<R: FnOnce(Ready) + 'static> Outset<R> {
     /// Runs on the best that can be had.
     fn run(mut self) -> Result<(), WorkerError> {
-        let bounds = Bounds::new(&self.plan.site.limits);
+        let bounds = Bounds::new(&self.plan.service.limits);
         if let Some(dimensions) = self.plan.footing.engine {
             match OnEngine::new(dimensions, bounds.rules, self.plan.counters.clone()) {
                 Ok(plane) => return self.run_on_engine(plane, bounds),
@@ -167,7 +167,7 @@ impl<R: FnOnce(Ready) + 'static> Outset<R> {
 struct Worker<P> {
     plane: P,
     member: Option<Member>,
-    site: Arc<Site>,
+    service: Arc<Service>,
     bounds: Bounds,
     counters: Arc<Counters>,
     deadlines: Deadlines,
@@ -201,7 +201,7 @@ async fn serve<P: Plane, R: FnOnce(Ready) + 'static>(
 ) -> Result<(), WorkerError> {
     let Outset { plan, shortage, unpinned, ready } = outset;
     let (member, woken) = plan.member.unzip();
-    let worker = Rc::new(Worker::new(plane, plan.site, bounds, plan.counters, member));
+    let worker = Rc::new(Worker::new(plane, plan.service, bounds, plan.counters, member));
     let _end = End(worker.clone());
     let stop = Signal::new(plan.stop, &worker.plane)?;
     let woken = woken.map(|woken| Signal::new(woken, &worker.plane)).transpose()?;
@@ -237,7 +237,7 @@ async fn serve<P: Plane, R: FnOnce(Ready) + 'static>(
 impl<P: Plane> Worker<P> {
     fn new(
         plane: P,
-        site: Arc<Site>,
+        service: Arc<Service>,
         bounds: Bounds,
         counters: Arc<Counters>,
         member: Option<Member>,
@@ -247,8 +247,8 @@ impl<P: Plane> Worker<P> {
             member,
             bounds,
             counters,
-            deadlines: Deadlines::new(&site.limits),
-            site,
+            deadlines: Deadlines::new(&service.limits),
+            service,
             now: Rc::default(),
             connections: RefCell::default(),
             drained: Cell::default(),
@@ -313,7 +313,7 @@ impl<P: Plane> Worker<P> {
     async fn drain(&self) {
         self.demand_of_all(Demand::Drain);
         self.plane.drain();
-        let timeout = self.plane.sleep(self.site.limits.drain_timeout);
+        let timeout = self.plane.sleep(self.service.limits.drain_timeout);
         if let Either::Right(_) = select(pin!(self.drained()), pin!(timeout)).await {
             self.demand_of_all(Demand::End(ConnectionEnd::Abandoned));
             self.plane.abandon();

@@ -23,12 +23,12 @@ use crate::{
     plane::engine,
 };
 
-fn site() -> Site {
+fn service() -> Service {
     let policy =
         Policy { allowed_origins: Vec::new(), subprotocols: Vec::new(), passes_compression: false };
     let limits = Limits::default();
     let echo_paths = EchoPaths::new(&["/ws".to_owned()]);
-    Site { echo_paths, policy, page: bytes::Bytes::new(), limits }
+    Service { echo_paths, policy, page: bytes::Bytes::new(), limits }
 }
 
 const DIMENSIONS: engine::Dimensions = engine::Dimensions {
@@ -63,13 +63,13 @@ fn plan(
     listener: StdTcpListener,
     stop: StdUnixStream,
     counters: Arc<Counters>,
-    site: Site,
+    service: Service,
 ) -> Plan {
     let cpu = CpuList::usable().unwrap().as_slice()[0];
     let fallback = Fallback { plane: false, driver: false };
-    let site = Arc::new(site);
+    let service = Arc::new(service);
     let (backlog, member) = (128, None);
-    Plan { cpu, footing, fallback, listener, backlog, member, stop, counters, site }
+    Plan { cpu, footing, fallback, listener, backlog, member, stop, counters, service }
 }
 
 /// An acceptor assigns connections to a worker that is told to stop in the middle of it. Each
@@ -91,7 +91,7 @@ fn stopping_worker_answers_everything_that_was_assigned_to_it() {
         let own_listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
         let plan = Plan {
             member: Some(balance.join(1).unwrap()),
-            ..plan(footing, own_listener, worker_stop, counters.clone(), site())
+            ..plan(footing, own_listener, worker_stop, counters.clone(), service())
         };
         let worker = thread::spawn(move || run(plan, |_| ()));
         let mut stop = Some(stop);
@@ -132,12 +132,12 @@ fn response_that_is_not_taken_is_given_up_after_the_close_timeout() {
             keep_alive_timeout: SECOND,
             ..Limits::default()
         };
-        let site = Site { page: vec![b' '; 64 << 20].into(), limits, ..site() };
+        let service = Service { page: vec![b' '; 64 << 20].into(), limits, ..service() };
         let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, worker_stop) = StdUnixStream::pair().unwrap();
         let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
-        let plan = plan(footing, listener, worker_stop, counters.clone(), site);
+        let plan = plan(footing, listener, worker_stop, counters.clone(), service);
         let worker = thread::spawn(move || run(plan, |_| ()));
         let mut client = TcpStream::connect(address).unwrap();
         client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
@@ -157,13 +157,13 @@ fn response_that_is_not_taken_is_given_up_after_the_close_timeout() {
 /// A worker of its own thread that accepts connections, what it counts, and what stops it.
 fn start(
     footing: Footing,
-    site: Site,
+    service: Service,
 ) -> (SocketAddr, JoinHandle<Result<(), WorkerError>>, Arc<Counters>, StdUnixStream) {
     let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, worker_stop) = StdUnixStream::pair().unwrap();
     let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
-    let plan = plan(footing, listener, worker_stop, counters.clone(), site);
+    let plan = plan(footing, listener, worker_stop, counters.clone(), service);
     let (say, ready) = channel();
     let worker = thread::spawn(move || run(plan, move |_| say.send(()).unwrap()));
     ready.recv().unwrap();
@@ -208,7 +208,7 @@ fn worker_whose_ring_fails_lets_go_of_its_listener_and_its_connections() {
     let Some(footing) = footings().into_iter().find(|footing| footing.engine.is_some()) else {
         return;
     };
-    let (address, worker, _counters, _stop) = start(footing, site());
+    let (address, worker, _counters, _stop) = start(footing, service());
     let mut upgraded = open(address);
     upgraded.send("a".into()).unwrap();
     upgraded.read().unwrap();
@@ -239,7 +239,7 @@ fn stopped_worker_leaves_no_ring_behind_however_many_connections_it_had() {
     }
     for footing in footings() {
         for clients in [0, 1, 20, 100] {
-            let (address, worker, counters, stop) = start(footing, site());
+            let (address, worker, counters, stop) = start(footing, service());
             let connections: Vec<_> = (0..clients).map(|_| open(address)).collect();
             drop(stop);
             for mut connection in connections {
@@ -257,7 +257,7 @@ fn stopped_worker_leaves_no_ring_behind_however_many_connections_it_had() {
 fn refused_peer_that_goes_on_sending_is_given_up_after_the_close_timeout() {
     for footing in footings() {
         let limits = Limits { close_timeout: Duration::from_secs(3), ..Limits::default() };
-        let (address, worker, counters, stop) = start(footing, Site { limits, ..site() });
+        let (address, worker, counters, stop) = start(footing, Service { limits, ..service() });
         let mut client = TcpStream::connect(address).unwrap();
         client.write_all(b"GET /no HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
         // Until it is reset.
@@ -278,7 +278,7 @@ fn connection_whose_end_was_demanded_is_not_handed_over() {
     runtime::epoll().unwrap().block_on(async {
         let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
         let (plane, bounds) = (Portable::on_epoll(), Bounds::new(&Limits::default()));
-        let worker = Worker::new(plane, Arc::new(site()), bounds, counters.clone(), None);
+        let worker = Worker::new(plane, Arc::new(service()), bounds, counters.clone(), None);
         let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         client
