@@ -3,11 +3,14 @@
 use std::io;
 
 use http::StatusCode;
+use strum::{EnumCount, EnumDiscriminants, VariantNames};
 
 use crate::protocol::{ProtocolError, session};
 
 /// How a connection ended. Every accepted connection ends in one of these ways.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumDiscriminants)]
+#[strum_discriminants(name(EndKind), derive(EnumCount, VariantNames), vis(pub))]
+#[strum_discriminants(strum(serialize_all = "snake_case"), doc = "The kinds of ends, as counted.")]
 pub enum ConnectionEnd {
     /// The page was delivered.
     PageServed,
@@ -38,22 +41,8 @@ pub enum ConnectionEnd {
 }
 
 impl ConnectionEnd {
-    /// The names under which ends are counted, by [`kind`](Self::kind).
-    pub const KINDS: [&'static str; 13] = [
-        "page_served",
-        "refused",
-        "peer_left",
-        "closed_by_peer",
-        "closed_by_server",
-        "failed",
-        "peer_vanished",
-        "broken",
-        "handshake_timeout",
-        "keep_alive_timeout",
-        "close_timeout",
-        "abandoned",
-        "panicked",
-    ];
+    /// The names under which ends are counted, by [`kind`](Self::kind): those of the variants.
+    pub const KINDS: [&'static str; EndKind::COUNT] = *EndKind::VARIANTS.first_chunk().unwrap();
 
     /// Whether there is nothing more to say, rather than nobody to say it to: only then is it
     /// worth waiting until the peer has taken what was sent.
@@ -63,21 +52,7 @@ impl ConnectionEnd {
 
     /// The index into [`KINDS`](Self::KINDS).
     pub fn kind(self) -> usize {
-        match self {
-            Self::PageServed => 0,
-            Self::Refused(_) => 1,
-            Self::PeerLeft => 2,
-            Self::ClosedByPeer => 3,
-            Self::ClosedByServer => 4,
-            Self::Failed(_) => 5,
-            Self::PeerVanished => 6,
-            Self::Broken(_) => 7,
-            Self::HandshakeTimeout => 8,
-            Self::KeepAliveTimeout => 9,
-            Self::CloseTimeout => 10,
-            Self::Abandoned => 11,
-            Self::Panicked => 12,
-        }
+        EndKind::from(self) as usize
     }
 }
 
@@ -88,5 +63,24 @@ impl From<session::End> for ConnectionEnd {
             session::End::ClosedByServer => Self::ClosedByServer,
             session::End::Failed(error) => Self::Failed(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_are_counted_under_the_names_of_their_variants() {
+        for (end, name) in [
+            (ConnectionEnd::PageServed, "page_served"),
+            (ConnectionEnd::Refused(StatusCode::NOT_FOUND), "refused"),
+            (ConnectionEnd::Failed(ProtocolError::MaskMissing), "failed"),
+            (ConnectionEnd::KeepAliveTimeout, "keep_alive_timeout"),
+            (ConnectionEnd::Panicked, "panicked"),
+        ] {
+            assert_eq!(ConnectionEnd::KINDS[end.kind()], name);
+        }
+        assert_eq!(ConnectionEnd::KINDS.len(), 13);
     }
 }
