@@ -3,4 +3,5 @@
 pub mod arguments;
 pub mod cpu_list;
 pub mod descriptors;
+pub mod runtime;
 pub mod trial;

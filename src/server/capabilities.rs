@@ -13,9 +13,9 @@ use super::{errors::StartError, shortages::MORE_MEMORY};
 use crate::{
     config::{self, Config, DataPlane},
     connection::RECEIVE_QUOTA,
-    host::{cpu_list::CpuList, descriptors::Refused},
+    host::{cpu_list::CpuList, descriptors::Refused, runtime::try_monoio_ring},
     plane::engine::{self, Lack},
-    worker::{self, Driver},
+    worker::Driver,
 };
 
 /// The driver that this kernel has, of those that are wanted.
@@ -23,7 +23,7 @@ pub(super) fn resolve_driver(wanted: config::Driver) -> Result<Driver, StartErro
     if wanted == config::Driver::Epoll {
         return Ok(Driver::Epoll);
     }
-    let obstacle = match worker::try_uring() {
+    let obstacle = match try_monoio_ring() {
         Ok(()) if monoio::utils::detect_uring() => return Ok(Driver::IoUring),
         Ok(()) => "this kernel's io_uring lacks an operation that is needed".to_owned(),
         // Each worker takes what it can have, and says so.

@@ -9,7 +9,6 @@
 mod accept;
 mod conversation;
 mod footing;
-mod runtime;
 mod signal;
 #[cfg(test)]
 mod tests;
@@ -40,14 +39,16 @@ use crate::{
     },
     entry::balance::Member,
     handshake::Policy,
-    host::descriptors::Refused,
+    host::{
+        descriptors::Refused,
+        runtime::{self, OnRing},
+    },
     http::echo_paths::EchoPaths,
     metrics::Counters,
     plane::{Bounds, Departure, OnEngine, Plane, Portable},
 };
 
 pub use self::footing::{Driver, Fallback, Footing, Ready, Shortage, ShortageKind};
-pub(crate) use self::runtime::try_uring;
 
 /// What a worker is to do.
 pub struct Plan {
@@ -102,7 +103,7 @@ pub struct Service {
 ///
 /// `ready` is called once connections are accepted.
 pub fn run(plan: Plan, ready: impl FnOnce(Ready) + 'static) -> Result<(), WorkerError> {
-    let unpinned = monoio::utils::bind_to_cpu_set([plan.cpu]).err().map(io::Error::from);
+    let unpinned = runtime::pin_thread(plan.cpu).err();
     Outset { plan, shortage: None, unpinned, ready }.run()
 }
 
@@ -131,9 +132,9 @@ impl<R: FnOnce(Ready) + 'static> Outset<R> {
             }
         }
         if self.plan.footing.driver == Driver::IoUring {
-            match runtime::uring() {
-                Ok((mut runtime, is_reduced)) => {
-                    self.note_small_ring(is_reduced);
+            match runtime::build_on_ring() {
+                Ok(OnRing { mut runtime, reduced }) => {
+                    self.note_small_ring(reduced.is_some());
                     return runtime.block_on(serve(Portable::on_uring(), self, bounds));
                 }
                 Err(error) if !self.plan.fallback.driver => {
@@ -145,13 +146,13 @@ impl<R: FnOnce(Ready) + 'static> Outset<R> {
                 }
             }
         }
-        let mut runtime = runtime::epoll().map_err(Refused::naming("epoll"))?;
+        let mut runtime = runtime::build_on_epoll().map_err(Refused::naming("epoll"))?;
         runtime.block_on(serve(Portable::on_epoll(), self, bounds))
     }
 
     fn run_on_engine(mut self, plane: OnEngine, bounds: Bounds) -> Result<(), WorkerError> {
         self.note_small_ring(plane.is_reduced());
-        let mut runtime = runtime::without_waiting().map_err(Refused::naming("epoll"))?;
+        let mut runtime = runtime::build_without_waiting().map_err(Refused::naming("epoll"))?;
         runtime.block_on(serve(plane, self, bounds))
     }
 

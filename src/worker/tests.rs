@@ -275,7 +275,7 @@ fn refused_peer_that_goes_on_sending_is_given_up_after_the_close_timeout() {
 /// know of it.
 #[test]
 fn connection_whose_end_was_demanded_is_not_handed_over() {
-    runtime::epoll().unwrap().block_on(async {
+    runtime::build_on_epoll().unwrap().block_on(async {
         let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
         let (plane, bounds) = (Portable::on_epoll(), Bounds::new(&Limits::default()));
         let worker = Worker::new(plane, Arc::new(service()), bounds, counters.clone(), None);

@@ -5,7 +5,8 @@
 //! descriptors and event descriptors are waited for by entries of that ring. No other ring and no
 //! epoll waits for the ring, and no event descriptor is registered with it, which several kernels
 //! between 6.12 and 6.18 do not wake reliably. On epoll it is `epoll_wait` on sockets and timer
-//! descriptors. What these need is tried once, before a thread trusts it.
+//! descriptors. What these need is tried once, before a thread trusts it; how a runtime is built is
+//! what the server does too ([`ringecho::host::runtime`]).
 
 use std::{
     env,
@@ -13,22 +14,13 @@ use std::{
     sync::OnceLock,
 };
 
-use io_uring_monoio::{Builder, IoUring};
-use monoio::{
-    FusionRuntime, IoUringDriver, LegacyDriver, RuntimeBuilder, time::TimeDriver,
-    utils::detect_uring,
-};
-use ringecho::host::trial::{try_epoll, try_ring};
+use monoio::{FusionRuntime, IoUringDriver, LegacyDriver, time::TimeDriver, utils::detect_uring};
+use ringecho::host::runtime::{self, OnRing, RING_ENTRIES, try_monoio_ring};
 
 use crate::text::{
     shortfall::{is_noted, note},
     warning::WarningCode,
 };
-
-/// Entries of a thread's ring, and of a smaller one where there is no memory for it: monoio's
-/// fewest.
-const ENTRIES: u32 = 1024;
-const ENTRIES_MIN: u32 = 256;
 
 /// A variable that has monoio use epoll.
 const FORCE_EPOLL: &str = "MONOIO_FORCE_LEGACY_DRIVER";
@@ -44,7 +36,7 @@ pub(crate) type Runtime = FusionRuntime<TimeDriver<IoUringDriver>, TimeDriver<Le
 /// A runtime for this thread.
 pub(crate) fn build_runtime() -> io::Result<Runtime> {
     if can_use_io_uring() {
-        match build_on_io_uring() {
+        match build_on_ring() {
             Ok(runtime) => return Ok(runtime),
             Err(error) => note(WarningCode::IoUringUnavailable, || {
                 format!(
@@ -54,7 +46,7 @@ pub(crate) fn build_runtime() -> io::Result<Runtime> {
             }),
         }
     }
-    build_on_epoll().map_err(|error| {
+    runtime::build_on_epoll().map(Into::into).map_err(|error| {
         let text = format!(
             "neither io_uring nor epoll can be used here ({error}); allow epoll_create1, epoll_ctl \
              and epoll_wait in the container's seccomp profile"
@@ -76,7 +68,7 @@ pub(crate) fn driver() -> &'static str {
 fn can_use_io_uring() -> bool {
     static CAN: OnceLock<bool> = OnceLock::new();
     *CAN.get_or_init(|| {
-        let (obstacle, remedy) = match try_rings() {
+        let (obstacle, remedy) = match try_monoio_ring() {
             Ok(()) if detect_uring() => return true,
             _ if env::var_os(FORCE_EPOLL).is_some() => return false,
             Ok(()) => ("it lacks an operation".to_owned(), "use Linux 5.7 or newer"),
@@ -92,43 +84,17 @@ fn can_use_io_uring() -> bool {
     })
 }
 
-fn try_rings() -> io::Result<()> {
-    let [frugal, plain] = flags();
-    try_ring(&frugal).or_else(|_| try_ring(&plain))
-}
-
-/// Flags of rings, the best first: kernels before 6.1 refuse these.
-fn flags() -> [Builder; 2] {
-    // Completions are worked on when the thread asks for them, not in the middle of its work: 22 %
-    // less CPU time per message at 64 B x 64 connections x depth 1, 26 % at depth 16.
-    let mut frugal = IoUring::builder();
-    frugal.setup_single_issuer().setup_defer_taskrun();
-    [frugal, IoUring::builder()]
-}
-
-fn build_on_io_uring() -> io::Result<Runtime> {
-    let build = |entries, flags: &Builder| {
-        let builder = RuntimeBuilder::<IoUringDriver>::new().uring_builder(flags.clone());
-        builder.with_entries(entries).enable_timer().build()
-    };
-    let build_any = |entries| {
-        let [frugal, plain] = flags();
-        build(entries, &frugal).or_else(|_| build(entries, &plain))
-    };
-    let runtime = build_any(ENTRIES).or_else(|error| {
-        let smaller = build_any(ENTRIES_MIN)?;
+/// A runtime on a ring. That the ring is small is noted.
+fn build_on_ring() -> io::Result<Runtime> {
+    let OnRing { runtime, reduced } = runtime::build_on_ring()?;
+    if let Some(error) = reduced {
+        let [entries, entries_min] = RING_ENTRIES;
         note(WarningCode::SmallRings, || {
             format!(
-                "a thread's ring has {ENTRIES_MIN} entries instead of {ENTRIES} ({error}): \
+                "a thread's ring has {entries_min} entries instead of {entries} ({error}): \
                  {LOCK_MORE_MEMORY}, or start fewer --threads"
             )
         });
-        Ok::<_, io::Error>(smaller)
-    })?;
+    }
     Ok(runtime.into())
-}
-
-fn build_on_epoll() -> io::Result<Runtime> {
-    try_epoll()?;
-    Ok(RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?.into())
 }

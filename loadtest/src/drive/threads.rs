@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use monoio::utils::bind_to_cpu_set;
+use ringecho::host::runtime::pin_thread;
 use thiserror::Error;
 
 use crate::{
@@ -115,7 +115,7 @@ pub(crate) fn pause(limit: Duration) {
 
 /// Has this thread run on a CPU and no other, if that is allowed.
 fn pin(cpu: usize) {
-    if let Err(error) = bind_to_cpu_set([cpu]) {
+    if let Err(error) = pin_thread(cpu) {
         note(WarningCode::NotPinned, || {
             format!(
                 "a thread cannot be pinned to CPU {cpu} ({error}), so it runs anywhere: allow \
