@@ -1,12 +1,12 @@
 //! The shared receive buffers.
 //!
 //! The kernel fills a buffer from front to back, in chunks, for whichever connection has bytes,
-//! before it takes the next. After each turn it is told to begin anew, at the start of the buffers
-//! that have been sent from last: while little is under way, all of it passes through the same few
-//! bytes, which therefore stay in the cache.
+//! before it takes the next buffer. After each turn the kernel is told to begin anew, at the start of
+//! the buffers that were sent from last. So light traffic passes through the same few bytes again and
+//! again, and they stay in the cache.
 //!
-//! The invariant: a byte belongs either to the kernel or to the one [`Chunk`] it was received as,
-//! and a buffer that was received into goes back to the kernel only when its turn is over.
+//! The invariant: a byte belongs either to the kernel or to the one [`Chunk`] that it was received
+//! as, and a buffer with chunks goes back to the kernel only when their turn is over.
 
 use std::{io, mem, ops::Range, slice};
 
@@ -28,11 +28,11 @@ pub(super) struct Chunk {
 pub(super) struct Buffers {
     memory: Memory,
     buffer_len: u32,
-    /// What the kernel has, the buffer that it takes next last.
+    /// The buffers that the kernel has, in reverse: it takes the last one next.
     provided: Vec<u16>,
     /// Buffers with chunks of this turn, in order.
     in_use: Vec<u16>,
-    /// How far the last of them is consumed.
+    /// Bytes of the last buffer in use that have been received into.
     consumed: u32,
     /// Buffers whose turn is over.
     sent: Vec<u16>,
@@ -80,7 +80,7 @@ impl Buffers {
         mem::swap(&mut self.in_use, &mut self.sent);
     }
 
-    /// The chunk of `len` bytes that the kernel has put into `buffer`.
+    /// The chunk of `len` bytes that the kernel has received into `buffer`.
     pub(super) fn take(&mut self, buffer: u16, len: u32) -> Chunk {
         if self.in_use.last() != Some(&buffer) {
             let next = self.provided.pop();
@@ -138,7 +138,7 @@ impl Buffers {
         libc::iovec { iov_base: self.address(chunk).cast(), iov_len: chunk.len() }
     }
 
-    /// The bytes of a chunk of the turn before, of which not everything could be sent.
+    /// The bytes of a chunk of the turn before, for a send that was short.
     #[expect(unsafe_code, reason = "the kernel shares this memory")]
     pub(super) fn sent_bytes(&self, chunk: &Chunk) -> &[u8] {
         let is_in_sent =
@@ -176,7 +176,8 @@ impl Memory {
     }
 }
 
-/// Memory of at least `len` bytes, all of it there: it must not grow with the first large messages.
+/// Memory of at least `len` bytes. All of it is populated, so that the process does not grow when the
+/// first large messages arrive.
 fn map(len: usize, huge_pages: HugePages) -> io::Result<MmapMut> {
     match huge_pages {
         HugePages::Off => MmapOptions::new().len(len).populate().map_anon(),

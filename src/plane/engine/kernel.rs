@@ -16,7 +16,7 @@ pub enum Operation {
     Receive { slot: u32, len_max: u32 },
     /// Complete as soon as a descriptor, which is in no slot, is ready for this.
     Watch { descriptor: RawFd, interest: Interest },
-    /// Complete once this has passed.
+    /// Complete once `duration` has passed.
     Sleep { duration: Duration },
     /// End the receive, the watch or the sleep that was pushed with this user data.
     Cancel { target: u64 },
@@ -54,7 +54,7 @@ pub enum SendMode {
 /// What has become of an operation, as in `io_uring_cqe`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Completion {
-    /// What the operation was pushed with.
+    /// The user data that the operation was pushed with.
     pub user_data: u64,
     /// A number of bytes, or a negated error.
     pub result: i32,
@@ -85,7 +85,7 @@ pub trait Kernel {
     unsafe fn push_send(&mut self, slot: u32, from: SendFrom, mode: SendMode, user_data: u64);
 
     /// Provides buffers to receive into, in this order, each a number and the address of
-    /// `buffer_len` bytes. What is left of those provided before is the kernel's no longer.
+    /// `buffer_len` bytes. They replace all that were provided before.
     ///
     /// # Safety
     ///
@@ -94,8 +94,8 @@ pub trait Kernel {
     #[expect(unsafe_code, reason = "the kernel is given memory")]
     unsafe fn provide(&mut self, buffers: impl Iterator<Item = (u16, *mut u8)>, buffer_len: u32);
 
-    /// Has everything done that was asked for, as far as it can be, and collects what completed,
-    /// including all that has been received.
-    /// If it may wait, something has completed when it returns, unless a signal came.
+    /// Does everything that was asked for, as far as it can be done, and collects what has completed,
+    /// including all received bytes. If it may wait, it returns when something has completed or a
+    /// signal came.
     fn enter(&mut self, completions: &mut Vec<Completion>, may_wait: bool) -> io::Result<()>;
 }

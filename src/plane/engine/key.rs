@@ -14,7 +14,7 @@ impl Key {
 
     const GENERATION_MASK: u32 = (1 << (Self::BITS - u32::BITS)) - 1;
 
-    /// The generation of the connection behind one with this generation.
+    /// The generation that follows `generation`.
     pub(super) fn next_generation(generation: u32) -> u32 {
         generation.wrapping_add(1) & Self::GENERATION_MASK
     }

@@ -1,22 +1,24 @@
-//! The engine: one more ring for each worker, for all of its connections after their opening
-//! handshake.
+//! The engine: all connections of one worker after their opening handshake, on one `io_uring`.
 //!
-//! A turn enters the kernel once. That sends the replies of the turn before and receives, into
-//! shared buffers, what has arrived meanwhile; then each chunk is answered in place by its
-//! connection's session, and the reply queued. A connection without traffic costs its entry in the
-//! table and nothing else. The thread waits in this ring only: what its tasks wait for is an
-//! operation of it too.
+//! The engine works in turns, and each turn enters the kernel once. The kernel then sends the replies
+//! of the turn before and receives new bytes into shared buffers; the engine has each chunk answered
+//! in place by its connection's session and queues the reply. A connection without traffic costs its
+//! entry in the table and nothing else. The worker's thread waits in this ring only, so whatever its
+//! tasks wait for is an operation of this ring too.
 //!
-//! Rare things leave: a connection that ends, in whatever way, is given back with its descriptor
-//! once nothing is under way on it, and an ordinary task finishes it. A peer that does not read
-//! holds none of the shared buffers: what is left of its reply is copied, further replies behind it,
-//! and when that has become too much, its receive ends until the socket has taken some.
+//! Rare cases leave the engine. A connection that has ended is given back once nothing is under way
+//! on it, and an ordinary task finishes it. A peer that does not read holds no shared buffer: the
+//! unsent rest of its reply is copied, later replies are put behind the copy, and when the copy
+//! reaches its bound, receiving from that peer stops until the socket has taken some.
 //!
-//! From the bottom up: [`kernel`] is what is asked of the kernel, [`uring`] the real one;
-//! [`buffers`] is what it receives into, [`sends`] what it sends from, and [`ring`] both in turns;
-//! [`connection`] is what happens to one connection, [`table`] all of them by [`key`], [`replies`] and
-//! [`buffer_queue`] what they have queued for the turn; [`waits`] is what else the thread waits for,
-//! [`probe`] what this kernel can do, and here is the turn.
+//! The files, from the bottom up:
+//!
+//! - [`kernel`]: the operations that the engine asks for; [`uring`]: the real kernel behind them.
+//! - [`buffers`]: memory to receive into; [`sends`]: memory to send from; [`ring`]: both, turn by turn.
+//! - [`connection`]: what happens to one connection; [`table`]: all connections, each by its [`key`].
+//! - [`replies`]: parts to send in this turn; [`buffer_queue`]: connections that wait for a buffer.
+//! - [`waits`]: what the worker's tasks wait for; [`probe`]: whether this kernel can carry an engine.
+//! - this file: the turn.
 
 mod buffer_queue;
 mod buffers;
@@ -81,9 +83,9 @@ pub struct Engine<K = Uring> {
     departures: Vec<Departure>,
     /// What the worker's tasks wait for.
     waits: Waits,
-    /// Turns since a tick was last over.
+    /// Turns since the last tick ended.
     turns_since_tick: u32,
-    /// When the wait for the next one began.
+    /// When the wait for the next tick began.
     tick_began: Instant,
     /// Empty between turns.
     events: Events,
@@ -147,9 +149,9 @@ impl<K: Kernel> Engine<K> {
         mem::take(&mut self.departures)
     }
 
-    /// Takes over a connection, with what its handshake agreed on and the bytes that came together
-    /// with its request head; what they lead to happens in the next turn. Gives descriptor and
-    /// bytes back when there is no room.
+    /// Takes over a connection whose handshake has agreed on `compression`. The replies to `early`,
+    /// the bytes that came together with the request head, go out in the next turn. Gives descriptor
+    /// and bytes back when there is no room.
     pub fn adopt(
         &mut self,
         descriptor: OwnedFd,
@@ -177,8 +179,8 @@ impl<K: Kernel> Engine<K> {
         Ok(())
     }
 
-    /// Turns, and waits while there is nothing to do, until there is something to do for tasks:
-    /// what one of them waited for is over, or connections have departed.
+    /// Turns until tasks can go on: a wait of theirs is over, or connections have departed. Waits in
+    /// the ring while there is nothing to do.
     pub fn run(&mut self) -> io::Result<()> {
         loop {
             let is_awaited = self.turn(!self.is_in_haste())?;
@@ -188,7 +190,7 @@ impl<K: Kernel> Engine<K> {
         }
     }
 
-    /// Begins to wait for a descriptor, which is not one of its connections'.
+    /// Begins to wait for a descriptor that is none of the engine's connections.
     pub fn wait_for(&mut self, descriptor: BorrowedFd<'_>, interest: Interest) -> Wait {
         let wait = self.waits.begin(None);
         self.work.ring.watch(wait, descriptor, interest);
@@ -221,12 +223,12 @@ impl<K: Kernel> Engine<K> {
     /// Whether something is to be done for which no event will come.
     fn is_in_haste(&self) -> bool {
         let Work { replies, buffer_queue, is_departure_due, .. } = &self.work;
-        // What was queued between turns is given to the kernel at the end of the next one.
+        // Replies that were queued between turns go to the kernel at the end of the next turn.
         !replies.is_empty() || *is_departure_due || !buffer_queue.is_empty()
     }
 
-    /// One turn: sends the replies of the one before, takes what has arrived, for which it may
-    /// wait, and queues the replies to it. Says whether something that a task waits for is over.
+    /// One turn: sends the replies of the turn before, takes what has arrived, and queues the replies
+    /// to it. If it may wait, it waits until something arrives. Returns whether a task's wait is over.
     pub fn turn(&mut self, may_wait: bool) -> io::Result<bool> {
         let mut events = mem::take(&mut self.events);
         self.work.ring.turn(&mut events, may_wait)?;
@@ -246,7 +248,7 @@ impl<K: Kernel> Engine<K> {
         for (wait, outcome) in events.waits.drain(..) {
             is_awaited |= self.waits.complete(wait, outcome);
             if let (Some(_), Outcome::Failed(errno)) = (wait.sleep, outcome) {
-                // Without time nothing has an end.
+                // Deadlines cannot be met without a clock.
                 return Err(errno.into());
             }
         }
@@ -260,11 +262,12 @@ impl<K: Kernel> Engine<K> {
         Ok(is_awaited)
     }
 
-    /// Counts what should have ended a wait, but was found only when a tick had passed.
+    /// Counts a late wake-up: an event that did not end the engine's wait, but was found when the
+    /// tick ended it.
     ///
-    /// A tick ends a wait if nothing else does. That something else happens in the same instant,
-    /// after a whole second without anything, is so rare that it means a lost wake-up; unless the
-    /// tick itself was late, since then nothing here ran at all.
+    /// After a second without events, an event that arrives in the same instant as the tick is so
+    /// rare that it means a lost wake-up. If the tick itself is late, the thread did not run, and
+    /// nothing is counted.
     #[inline]
     fn count_late_wake_up(&mut self, events: &Events) {
         self.turns_since_tick = self.turns_since_tick.saturating_add(1);
@@ -281,7 +284,7 @@ impl<K: Kernel> Engine<K> {
         }
     }
 
-    /// Lets go of all tasks that wait, when the engine is not to turn any more.
+    /// The wakers of all tasks that wait, when the engine will not turn any more.
     pub fn take_wakers(&mut self) -> Vec<Waker> {
         self.waits.take_wakers()
     }
@@ -321,7 +324,7 @@ impl<K: Kernel> Engine<K> {
         }
     }
 
-    /// Has as many of those receive that wait for a buffer as there are buffers.
+    /// Arms a receive for as many connections of the buffer queue as there are free buffers.
     fn feed(&mut self) {
         let Self { table, work, .. } = self;
         work.buffer_queue.begin_feeding();
@@ -333,7 +336,7 @@ impl<K: Kernel> Engine<K> {
         }
     }
 
-    /// Lets those go on which nothing is under way.
+    /// Gives back the connections that leave and have nothing under way.
     fn depart(&mut self) {
         let Self { table, work: Work { ring, leaving, is_departure_due, .. }, departures, .. } =
             self;
@@ -373,7 +376,7 @@ impl<K: Kernel> Engine<K> {
         replies.clear(connections);
     }
 
-    /// What holds between turns, whatever peers and kernel do.
+    /// Asserts what holds between turns, whatever peers and kernel do.
     fn check_invariants(&self) {
         let Work { ring, replies, buffer_queue, leaving, .. } = &self.work;
         let mut expected = UnderWay::default();

@@ -1,4 +1,4 @@
-//! What this kernel can do for an engine: not asked for, but tried.
+//! Whether this kernel can carry an engine. Nothing is concluded from versions: everything is tried.
 
 use std::{
     io::{self, Read, Write},
@@ -25,7 +25,7 @@ use crate::{
     protocol::echo::Compression,
 };
 
-/// What a kernel that can carry an engine can do beyond that.
+/// What a kernel that can carry an engine offers beyond that.
 #[derive(Clone, Copy, Debug)]
 pub struct Probe {
     /// A multishot receive can be limited to a number of bytes (Linux 6.17).
@@ -47,7 +47,7 @@ pub enum Lack {
     /// It cannot be tried here.
     #[error("it cannot be tried: {0}")]
     Untried(Refused),
-    /// It does what it is asked to, but does not do it right.
+    /// It takes every operation, but does one of them wrongly.
     #[error("on this kernel {0}")]
     Faulty(&'static str),
 }
@@ -73,11 +73,10 @@ const DIMENSIONS: Dimensions = Dimensions {
 /// How often a sleeping ring is woken, each time by another of two descriptors.
 const WAKE_UPS: usize = 4;
 
-/// How long it may take to be woken. Right kernels take microseconds, on a busy machine some
-/// milliseconds.
+/// How long a wake-up may take. Right kernels take microseconds, or milliseconds on a busy machine.
 const WAKE_UP_MAX: Duration = Duration::from_millis(500);
 
-/// How long the other side waits, so that the ring sleeps when something comes.
+/// How long the other side waits before it writes, so that the ring is asleep by then.
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// Tries an engine's ring: whether it receives, and is woken from its sleep by what arrives.
@@ -144,14 +143,14 @@ impl Trial {
             for by_connection in said {
                 thread::sleep(PAUSE);
                 let stream = if by_connection { &mut peer } else { &mut awaited_peer };
-                // If it fails, nobody is woken, which shows.
+                // A write that fails wakes nobody, which the other side finds out.
                 let _ = stream.write_all(b"!");
             }
         });
         let other_side = other_side.map_err(untried("clone3"))?;
         let result = self.sleep_repeatedly(&say);
         drop(say);
-        // It writes bytes, and ends.
+        // The thread writes bytes and cannot fail otherwise.
         let _ = other_side.join();
         result
     }

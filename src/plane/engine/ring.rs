@@ -1,9 +1,8 @@
 //! What the engine does with a kernel: receives in chunks, sends from parts, and turns.
 //!
-//! A send at once is over when the kernel has been entered. What it sends from (chunks, owned
-//! parts, headers) is therefore needed until then, and for what a short one left over until its
-//! completion is looked at: in the same [`Ring::turn`]. A patient send has memory of its own until
-//! it completes.
+//! A send at once is over when the kernel has been entered. Its parts (chunks and owned bytes) are
+//! kept until [`Ring::turn`] has looked at the completions, since what a short send has left over is
+//! copied from them. A patient send has memory of its own until it completes.
 
 use std::{
     collections::HashMap,
@@ -24,7 +23,7 @@ use super::{
 };
 
 pub(super) struct Ring<K> {
-    // Dropped first: it must let go of all memory before that is freed.
+    // Dropped first: the kernel must let go of all memory before the memory is freed.
     kernel: K,
     buffers: Buffers,
     sends: Sends,
@@ -33,26 +32,26 @@ pub(super) struct Ring<K> {
     /// Memory of patient sends that are over, for the next ones.
     spare: Vec<Vec<u8>>,
     receives_under_way: usize,
-    /// Completions before they are looked at; empty between turns.
+    /// The completions of a turn; empty between turns.
     completions: Vec<Completion>,
 }
 
 /// What has happened in a turn.
 #[derive(Debug, Default)]
 pub(super) struct Events {
-    /// Sends of the turn before that did not go out whole. They are to be looked at first, since
-    /// what has been received meanwhile is answered behind them.
+    /// Sends of the turn before that did not go out whole. They are handled first, since the replies
+    /// to bytes that have been received meanwhile go behind them.
     pub(super) unsent: Vec<(Key, Unsent)>,
     /// Everything else that happened on connections, in order.
     pub(super) others: Vec<(Key, Event)>,
-    /// What tasks wait for, and how it ended.
+    /// Waits of tasks that are over, and how each ended.
     pub(super) waits: Vec<(Wait, Outcome)>,
 }
 
 /// Why a reply did not go out whole.
 #[derive(Debug)]
 pub(super) enum Unsent {
-    /// The socket takes no more for now; this much is left.
+    /// The socket takes no more for now, and these bytes are left.
     Rest(Vec<u8>),
     /// The connection broke.
     Broken(io::ErrorKind),
@@ -61,7 +60,7 @@ pub(super) enum Unsent {
 /// Something that happened on a connection.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// Bytes arrived. Unless the receive goes on, it has to be armed again.
+    /// Bytes arrived. Unless `goes_on`, the receive is over and is to be armed again.
     Received { chunk: Chunk, goes_on: bool },
     /// The peer has ended its side, and the receive is over.
     PeerEnded,
@@ -86,7 +85,7 @@ pub(super) enum ReceiveEnd {
     Broken(io::ErrorKind),
 }
 
-/// What a ring has under way; nothing of it is left when the connections are gone.
+/// The operations that a ring has under way on connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct UnderWay {
     /// Receives that have not ended.
@@ -100,21 +99,22 @@ struct PatientSend {
     sent: usize,
 }
 
-/// The kind of an operation, in the upper bits of its user data. The lower ones are a key, the
-/// number of a send of the turn, or a wait.
+/// The kind of an operation, in the upper bits of its user data. The lower bits are a key, the
+/// number of a send within the turn, or a wait.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Receive,
     Send,
     SendPatiently,
-    /// Or else [`CANCEL`].
+    /// A task's wait, or a cancellation if the lower bits are [`CANCEL`].
     Wait,
 }
 
-/// In the place of a wait: a cancellation, of whose own completion nothing follows.
+/// The lower bits of a cancellation, whose own completion is ignored.
 const CANCEL: u64 = (1 << Kind::SHIFT) - 1;
 
-/// How much memory of past patient sends is kept: so many pieces, each of so many bytes.
+/// Memory of past patient sends that is kept for the next ones: the number of pieces, and the most
+/// bytes of each.
 const SPARE_MAX: usize = 4;
 const SPARE_LEN_MAX: usize = 1 << 20;
 
@@ -194,7 +194,7 @@ impl<K: Kernel> Ring<K> {
         self.kernel.push(&operation, Kind::Wait.user_data(wait.to_bits()));
     }
 
-    /// Waits until this has passed.
+    /// Waits until `duration` has passed.
     pub(super) fn sleep(&mut self, wait: Wait, duration: Duration) {
         self.kernel.push(&Operation::Sleep { duration }, Kind::Wait.user_data(wait.to_bits()));
     }
@@ -204,7 +204,7 @@ impl<K: Kernel> Ring<K> {
         self.cancel(Kind::Wait.user_data(wait.to_bits()));
     }
 
-    /// Whether a cancellation came in time shows in the completion of what it was to end.
+    /// Cancels an operation. The operation's own completion shows whether that was in time.
     fn cancel(&mut self, target: u64) {
         self.kernel.push(&Operation::Cancel { target }, Kind::Wait.user_data(CANCEL));
     }
@@ -220,25 +220,25 @@ impl<K: Kernel> Ring<K> {
         part.append_to(bytes, &mut self.buffers);
     }
 
-    /// Sends a reply as far as the socket takes it at once. An event only if that is not all.
+    /// Sends a reply as far as the socket takes it at once. If that is not all, the next turn's events
+    /// say so.
     #[inline]
     #[expect(unsafe_code, reason = "the kernel is given addresses")]
     pub(super) fn send(&mut self, key: Key, first: Part, more: impl Iterator<Item = Part>) {
         let (number, from) = self.sends.push(key, first, more, &mut self.buffers);
         let user_data = Kind::Send.user_data(number);
-        // SAFETY: the parts are kept, and not changed, until the turn is over; what they send from
-        // the buffers the kernel and this leave alone as long.
+        // SAFETY: `sends` keeps the parts unchanged until the turn is over, and as long nobody writes
+        // to the chunks among them.
         unsafe { self.kernel.push_send(key.slot, from, SendMode::AtOnce, user_data) };
     }
 
-    /// Sends bytes as the peer takes them. An event each time that it does, and at the end.
+    /// Sends bytes as the peer takes them, with an event each time that it takes some.
     pub(super) fn send_patiently(&mut self, key: Key, bytes: Vec<u8>) {
         self.patient.insert(key.slot, PatientSend { bytes, sent: 0 });
         self.push_patient_send(key);
     }
 
-    /// How many bytes of a patient send, if there is one, were still to be sent when it began or
-    /// was last short.
+    /// Bytes of a connection's patient send that the kernel has not said to be sent; 0 without one.
     pub(super) fn unsent_len(&self, key: Key) -> usize {
         self.patient.get(&key.slot).map_or(0, |send| send.bytes.len() - send.sent)
     }
@@ -248,8 +248,8 @@ impl<K: Kernel> Ring<K> {
         self.spare.pop().unwrap_or_default()
     }
 
-    /// Has everything done that was asked for, and collects what has happened, for which it may
-    /// wait. Chunks of the turns before are void from here on.
+    /// Enters the kernel, which does everything that was asked for, and collects what has happened.
+    /// If it may wait, it waits until something happens. Chunks of earlier turns become void.
     pub(super) fn turn(&mut self, events: &mut Events, may_wait: bool) -> io::Result<()> {
         let mut completions = std::mem::take(&mut self.completions);
         self.kernel.enter(&mut completions, may_wait)?;

@@ -1,4 +1,4 @@
-//! The connections of an engine: slots that are used again, and keys that are not.
+//! The connections of an engine by key. Slots are used again, keys are not.
 
 use slab::Slab;
 
@@ -21,7 +21,7 @@ impl Table {
         self.connections.len() == self.capacity
     }
 
-    /// Puts in the connection that is made for a generation. The table is not full.
+    /// Inserts the connection that `connection` makes for its generation. The table is not full.
     pub(super) fn insert(
         &mut self,
         connection: impl FnOnce(u32) -> Connection,

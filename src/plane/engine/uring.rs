@@ -2,9 +2,9 @@
 //!
 //! Task work is deferred, so the kernel writes into our memory only inside of `io_uring_enter`.
 //! Buffers are consumed incrementally (`IOU_PBUF_RING_INC`, Linux 6.12): the kernel fills one from
-//! front to back, for whichever connection has bytes, before it takes the next. A receive that waits
-//! holds none, and a multishot one is never left to one of the kernel's threads, so that between two
-//! calls nobody looks at the queue of buffers, and it can be written anew.
+//! front to back, for whichever connection has bytes, before it takes the next. A waiting receive
+//! holds no buffer, and a multishot receive never runs on one of the kernel's own threads. So nobody
+//! looks at the queue of buffers between two calls, and the queue can be written anew there.
 
 use std::{
     io, mem,
@@ -24,13 +24,12 @@ use super::kernel::{Completion, Interest, Kernel, Operation, SendFrom, SendMode}
 
 /// Entries of the submission and of the completion queue, the best first.
 ///
-/// When the submission queue is used up it is submitted before the turn ends: a call for each 1024
-/// sends. What does not fit the completion queue the kernel keeps until there is room: successful
-/// sends do not complete, so it takes 8192 receives to fill it in one turn, and what is left over
-/// costs the turn one call more. From Linux 6.13 on the kernel deals with few of the connections
-/// that have become ready in one call, and it stays far from full.
+/// A full submission queue is submitted before the turn ends, which costs a call for each 1024 sends.
+/// Completions that do not fit their queue stay in the kernel until there is room, which costs the
+/// turn one more call. Successful sends do not complete, so only 8192 receives in one turn fill the
+/// queue; from Linux 6.13 on, a call handles far fewer connections than that.
 ///
-/// The smaller ones are for users who may not lock much memory (`RLIMIT_MEMLOCK`).
+/// The smaller queues are for users who may not lock much memory (`RLIMIT_MEMLOCK`).
 const QUEUE_ENTRIES: [(u32, u32); 3] = [(1024, 8192), (256, 1024), (64, 128)];
 
 /// The only group of provided buffers.
@@ -43,16 +42,16 @@ const INCREMENTAL: u16 = 2;
 pub struct Uring {
     // Dropped first: the kernel must let go of the buffer entries before they are unmapped.
     ring: IoUring,
-    /// What the kernel reads to find a free buffer: an entry for each, and the tail.
+    /// The queue that the kernel takes free buffers from: an entry for each, and the tail.
     buffer_entries: MmapMut,
     buffer_count: u16,
-    /// The entry that the kernel is at: as many as it has taken and does not go on with.
+    /// The number of entries that the kernel has used up, which is where it takes the next buffer.
     buffer_head: u16,
-    /// Completions that were collected to make room, but are not returned yet.
+    /// Completions that were collected to make room for others, and are returned by the next enter.
     collected: Vec<Completion>,
-    /// Why what was pushed could not be submitted.
+    /// Why pushed entries could not be submitted.
     failure: Option<io::Error>,
-    /// What pushed sleeps point to, until they are submitted.
+    /// The durations that pushed sleeps point to, kept until the sleeps are submitted.
     #[expect(clippy::vec_box, reason = "the kernel is given their addresses")]
     sleeps: Vec<Box<Timespec>>,
     is_reduced: bool,
@@ -122,7 +121,7 @@ impl Kernel for Uring {
     }
 
     fn shut_down(&mut self, descriptor: BorrowedFd<'_>) {
-        // It fails on a connection that is broken already, which is as good.
+        // A connection that is broken already cannot be shut down, and need not be.
         let _ = SockRef::from(&descriptor).shutdown(Shutdown::Both);
     }
 
@@ -192,8 +191,8 @@ impl Kernel for Uring {
                 return Err(error);
             }
             self.collect(completions);
-            // Sends at once are over only when every entry is submitted, and whether they failed
-            // is known only when the kernel holds nothing back.
+            // Sends at once are over when every entry is submitted, and their failures are known
+            // when the kernel holds no completion back.
             let submission = self.ring.submission();
             if submission.is_empty() && !submission.cq_overflow() {
                 break;
@@ -281,9 +280,12 @@ fn entry(operation: &Operation, sleeps: &mut Vec<Box<Timespec>>) -> squeue::Entr
     }
 }
 
-/// With `MSG_DONTWAIT` a send is never queued, and with `MSG_WAITALL` a short one counts as
-/// failed, so that it completes although successful ones are told not to. Without either it waits
-/// in the kernel for room, and completes with what that took, so that a slow peer is seen to read.
+/// The flags for `send`, and those of its entry.
+///
+/// A send at once has `MSG_DONTWAIT`, so that the kernel never queues it, and `MSG_WAITALL`, which
+/// makes a short send count as failed: failures complete, while successes are told not to. A patient
+/// send has neither: it waits in the kernel for room and completes with what fitted, which shows that
+/// a slow peer reads.
 #[inline]
 fn flags(mode: SendMode) -> (i32, squeue::Flags) {
     const AT_ONCE: i32 = libc::MSG_DONTWAIT | libc::MSG_WAITALL;

@@ -1,9 +1,8 @@
 //! What the worker's tasks wait for in the engine's ring: descriptors, and time.
 //!
-//! A thread that sleeps in its own ring is woken on every kernel; one that sleeps elsewhere while
-//! that ring receives is not (docs/kernels.md). So a worker with an engine sleeps in that ring only,
-//! and whatever else it waits for, its listener, a request head, the next sweep, is an operation of
-//! that ring.
+//! Every kernel wakes a thread that sleeps in its own ring, but not every kernel wakes one that sleeps
+//! elsewhere while its ring receives (docs/internals.md). So a worker with an engine sleeps in that
+//! ring only, and its listener, a request head or the next sweep are operations of that ring.
 
 use std::{
     io,
@@ -16,12 +15,12 @@ use slab::Slab;
 /// Something that a task waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wait {
-    /// Its place among all that is waited for.
+    /// The wait's index in [`Waits`].
     place: u32,
-    /// Which of the successive waits at this place it is, so that none is cancelled in place of one
-    /// before it.
+    /// Which of the successive waits at this index it is, so that a late cancellation never reaches
+    /// a successor.
     generation: u16,
-    /// How long it lasts, if it is time that is to pass.
+    /// How long the wait lasts, if it is for time to pass.
     pub(super) sleep: Option<Sleep>,
 }
 
@@ -37,7 +36,7 @@ pub(super) enum Sleep {
 /// How a wait's operation completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// What was waited for is there.
+    /// The descriptor is ready, or the time has passed.
     There,
     /// It was cancelled.
     Cancelled,
@@ -70,7 +69,7 @@ impl Waits {
         Wait { place, generation: self.generation, sleep }
     }
 
-    /// Whether a wait is over, which ends it; if not, the task is woken when it is.
+    /// Whether a wait is over; if not, the task is woken when it is.
     pub(super) fn poll(&mut self, wait: Wait, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.states[wait.place as usize] {
             State::UnderWay(waker) => {
@@ -85,7 +84,7 @@ impl Waits {
         }
     }
 
-    /// Lets go of a wait. Says whether its operation is still under way, and to be cancelled.
+    /// Ends a wait for its task. Returns whether its operation is still under way and to be cancelled.
     pub(super) fn end(&mut self, wait: Wait) -> bool {
         let state = &mut self.states[wait.place as usize];
         if matches!(state, State::UnderWay(_)) {
@@ -96,7 +95,7 @@ impl Waits {
         false
     }
 
-    /// A wait's operation has completed. Says whether a task waits for it.
+    /// A wait's operation has completed. Returns whether a task waits for it.
     pub(super) fn complete(&mut self, wait: Wait, outcome: Outcome) -> bool {
         let state = &mut self.states[wait.place as usize];
         if let State::UnderWay(waker) = state {
@@ -109,8 +108,8 @@ impl Waits {
         false
     }
 
-    /// Lets go of all tasks that wait. To be dropped when nobody holds this any more: tasks that
-    /// end let go of their waits.
+    /// Takes the wakers of all tasks that wait. Dropping them may end the tasks, which then end their
+    /// waits here: so they are to be dropped when this is not borrowed.
     pub(super) fn take_wakers(&mut self) -> Vec<Waker> {
         let wakers = self.states.iter_mut().filter_map(|(_, state)| match state {
             State::UnderWay(waker) => waker.take(),
@@ -144,7 +143,7 @@ impl Wait {
         Self { place: bits as u32, generation, sleep }
     }
 
-    /// What the result of its operation means. Time that has passed is an error to the kernel.
+    /// What the result of the wait's operation means. The kernel reports passed time as `ETIME`.
     pub(super) fn outcome(self, result: Result<u32, Errno>) -> Outcome {
         match result {
             Ok(_) => Outcome::There,
