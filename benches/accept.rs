@@ -12,7 +12,10 @@ use std::{
 };
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ringecho::{config::Config, server::Server};
+use ringecho::{
+    config::{Config, Cores, Network, Within},
+    server::Server,
+};
 use socket2::SockRef;
 
 criterion_group!(benches, bench_accept);
@@ -38,7 +41,11 @@ fn bench_accept(criterion: &mut Criterion) {
     for workers in [2, 8] {
         for (balance, name) in [(true, "balanced"), (false, "unbalanced")] {
             let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-            let config = Config { listen, workers: Some(workers), balance, ..Config::default() };
+            let config = Config {
+                network: Network { listen, ..Network::default() },
+                cores: Cores { workers: Within::new(workers).ok(), balance, ..Cores::default() },
+                ..Config::default()
+            };
             let server = Server::start(&config).expect("the server starts");
             let (address, stop) = (server.address(), server.stop_handle());
             let running = thread::spawn(move || server.run());

@@ -21,7 +21,7 @@ use criterion::{Bencher, BenchmarkId, Criterion, Throughput, criterion_group, cr
 use fastwebsockets::{Frame, OpCode, Payload, Role, WebSocket};
 use measure::measure;
 use ringecho::{
-    config::RECEIVE_BUFFER,
+    config,
     protocol::{
         echo::{Compression, Rules},
         session::Session,
@@ -76,9 +76,10 @@ impl Batch {
 fn measure_ringecho(bencher: &mut Bencher, batch: &Batch) {
     let mut session = Session::new(Compression::None);
     // As in the server, a chunk is no longer than the receive buffer.
-    let mut chunk = Vec::with_capacity(RECEIVE_BUFFER.default.in_memory());
+    let chunk_len = config::Echo::default().receive_buffer.get().in_memory();
+    let mut chunk = Vec::with_capacity(chunk_len);
     measure_echo(bencher, batch, |sent| {
-        for received in batch.received.chunks(RECEIVE_BUFFER.default.in_memory()) {
+        for received in batch.received.chunks(chunk_len) {
             chunk.clear();
             append(&mut chunk, received);
             let reply = session.receive(&mut chunk, &RULES);

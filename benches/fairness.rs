@@ -18,7 +18,7 @@ use nix::{
     unistd::Pid,
 };
 use ringecho::{
-    config::Config,
+    config::{Config, Cores, Network, Within},
     host::cpu_list::CpuList,
     protocol::{OpCode, frame_header::FrameHeader},
     server::Server,
@@ -63,9 +63,12 @@ fn main() {
     };
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let config = Config {
-        listen,
-        workers: Some(1),
-        cpus: first.to_string().parse().ok(),
+        network: Network { listen, ..Network::default() },
+        cores: Cores {
+            workers: Within::new(1).ok(),
+            cpus: first.to_string().parse().ok(),
+            ..Cores::default()
+        },
         ..Config::default()
     };
     let server = Server::start(&config).expect("the server starts");

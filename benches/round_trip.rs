@@ -16,7 +16,10 @@ use std::{
 use criterion::{Bencher, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use fastwebsockets::{Frame, OpCode, Payload, Role, WebSocket};
 use measure::measure;
-use ringecho::{config::Config, server::Server};
+use ringecho::{
+    config::{Config, Cores, Network, Within},
+    server::Server,
+};
 use sizes::SIZES;
 
 criterion_group!(benches, bench_round_trip);
@@ -24,10 +27,14 @@ criterion_main!(benches);
 
 fn bench_round_trip(criterion: &mut Criterion) {
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-    let config = Config { listen, workers: Some(1), ..Config::default() };
+    let config = Config {
+        network: Network { listen, ..Network::default() },
+        cores: Cores { workers: Within::new(1).ok(), ..Cores::default() },
+        ..Config::default()
+    };
     let server = Server::start(&config).expect("the server starts");
     let stop = server.stop_handle();
-    let url = format!("ws://{}{}", server.address(), config.paths[0]);
+    let url = format!("ws://{}{}", server.address(), config.handshake.paths[0].as_ref());
     let stream = connect(server.address());
     let running = thread::spawn(move || server.run());
     let (websocket, _) = tungstenite::client(url, stream).expect("the server upgrades");

@@ -27,7 +27,7 @@ use nix::{
 use signal_hook::consts::SIGXFSZ;
 use tracing::{Dispatch, dispatcher, error, field, level_filters::LevelFilter};
 
-use crate::config::cli::{LogFormat, LogLevel};
+use crate::config::{LogFormat, LogLevel};
 
 /// How many bytes of lines wait to be written, at most.
 const QUEUE_LEN_MAX: usize = 1 << 20;

@@ -7,7 +7,10 @@ use std::{io, process::ExitCode, thread};
 
 use clap::{CommandFactory, error::ErrorKind};
 use ringecho::{
-    config::{Config, cli::Arguments},
+    config::{
+        Config, LogFormat, LogLevel,
+        command_line::{Arguments, Refusal},
+    },
     log::{Log, write_line},
     server::{RunError, Server, StartError, signals::stop_on_signals},
 };
@@ -30,9 +33,12 @@ enum Failure {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse_or_exit();
-    let mut log = Log::start(arguments.log_level, arguments.log_format);
-    let code = match run(&mut log, &arguments.into()) {
+    let Arguments { config, logging } = match Arguments::from_process() {
+        Ok(arguments) => arguments,
+        Err(refusal) => return refuse(&refusal),
+    };
+    let mut log = Log::start(logging.log_level, logging.log_format);
+    let code = match run(&mut log, &config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             log.fail(&failure.text(log.has_color()), &failure);
@@ -41,6 +47,17 @@ fn main() -> ExitCode {
     };
     log.finish();
     code
+}
+
+/// Says what is wrong with the command line, or the help or version that it asks for.
+fn refuse(refusal: &Refusal) -> ExitCode {
+    if refusal.error.use_stderr() && refusal.log_format == LogFormat::Json {
+        let log = Log::start(LogLevel::Off, LogFormat::Json);
+        log.fail("", refusal);
+        log.finish();
+        return ExitCode::from(2);
+    }
+    refusal.error.exit()
 }
 
 fn run(log: &mut Log, config: &Config) -> Result<(), Failure> {

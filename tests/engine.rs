@@ -10,7 +10,7 @@ use std::{
 
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use ringecho::{
-    config::{HugePages, Limits},
+    config::{HugePages, Time},
     connection::{
         ConnectionEnd,
         clock::{Deadlines, Tick},
@@ -121,7 +121,7 @@ impl Stage {
 
     fn sweep(&mut self) {
         self.now = self.now.next();
-        self.engine.sweep(self.now, &Deadlines::new(&Limits::default()));
+        self.engine.sweep(self.now, &Deadlines::new(&Time::default()));
     }
 }
 

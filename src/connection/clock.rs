@@ -10,7 +10,7 @@
 
 use std::{mem, num::NonZeroU32, time::Duration};
 
-use crate::{config::Limits, connection::intake::Intake};
+use crate::{config::Time, connection::intake::Intake};
 
 /// The time between two sweeps.
 pub const TICK: Duration = Duration::from_secs(1);
@@ -73,14 +73,14 @@ impl Tick {
 }
 
 impl Deadlines {
-    /// The deadlines that `limits` set.
-    pub fn new(limits: &Limits) -> Self {
-        let interval = ticks(limits.keep_alive_interval);
+    /// The deadlines that the configuration sets.
+    pub fn new(time: &Time) -> Self {
+        let interval = ticks(time.keep_alive_interval.get());
         Self {
-            handshake: ticks(limits.handshake_timeout),
+            handshake: ticks(time.handshake_timeout.get()),
             keep_alive_interval: (interval > 0).then_some(interval),
-            keep_alive_timeout: ticks(limits.keep_alive_timeout),
-            close: ticks(limits.close_timeout),
+            keep_alive_timeout: ticks(time.keep_alive_timeout.get()),
+            close: ticks(time.close_timeout.get()),
         }
     }
 }
@@ -166,14 +166,15 @@ fn ticks(duration: Duration) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Within;
 
     fn deadlines() -> Deadlines {
-        Deadlines::new(&Limits {
-            handshake_timeout: Duration::from_secs(3),
-            keep_alive_interval: Duration::from_millis(1500),
-            keep_alive_timeout: Duration::from_secs(4),
-            close_timeout: Duration::from_secs(2),
-            ..Limits::default()
+        Deadlines::new(&Time {
+            handshake_timeout: Within::new(Duration::from_secs(3)).unwrap(),
+            keep_alive_interval: Within::new(Duration::from_millis(1500)).unwrap(),
+            keep_alive_timeout: Within::new(Duration::from_secs(4)).unwrap(),
+            close_timeout: Within::new(Duration::from_secs(2)).unwrap(),
+            ..Time::default()
         })
     }
 
@@ -287,8 +288,8 @@ mod tests {
 
     #[test]
     fn interval_of_zero_never_pings() {
-        let limits = Limits { keep_alive_interval: Duration::ZERO, ..Limits::default() };
-        let deadlines = Deadlines::new(&limits);
+        let keep_alive_interval = Within::new(Duration::ZERO).unwrap();
+        let deadlines = Deadlines::new(&Time { keep_alive_interval, ..Time::default() });
         let mut timing = Timing::accepted(Tick(0));
         timing.opened(Tick(0));
         assert_eq!(timing.sweep(Tick(1_000_000), &deadlines, || None), None);

@@ -92,11 +92,11 @@ impl Listening {
     /// As the configuration wants it.
     pub fn new(config: &Config) -> Self {
         let listening = Self {
-            address: config.listen,
-            reuse_port: config.reuse_port,
-            backlog: config.backlog,
-            tcp_congestion: config.tcp_congestion.clone(),
-            incoming_cpu: config.incoming_cpu,
+            address: config.network.listen,
+            reuse_port: config.network.reuse_port,
+            backlog: config.network.backlog.get(),
+            tcp_congestion: config.network.tcp_congestion.clone(),
+            incoming_cpu: config.cores.incoming_cpu,
             done_without: RefCell::default(),
         };
         listening.warn_of_capped_backlog();
@@ -220,11 +220,22 @@ mod tests {
     use socket2::SockRef;
 
     use super::*;
-    use crate::host::cpu_list::CpuList;
+    use crate::{
+        config::{Cores, Network, Within},
+        host::cpu_list::CpuList,
+    };
 
-    fn open(config: Config) -> Result<TcpListener, ListenError> {
-        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        Listening::new(&Config { listen, ..config }).open(CpuList::usable().unwrap().as_slice()[0])
+    /// Opens a listener on a free port.
+    fn open(network: Network, cores: Cores) -> Result<TcpListener, ListenError> {
+        let network = Network { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..network };
+        let config = Config { network, cores, ..Config::default() };
+        Listening::new(&config).open(CpuList::usable().unwrap().as_slice()[0])
+    }
+
+    /// A configuration of an address that may be in use.
+    fn config(listen: SocketAddr, reuse_port: bool) -> Config {
+        let network = Network { listen, reuse_port, ..Network::default() };
+        Config { network, ..Config::default() }
     }
 
     /// Both ends of a connection.
@@ -240,8 +251,8 @@ mod tests {
         for (reuse_port, advice) in
             [(false, "share this one with --reuse-port"), (true, "which does not share the port")]
         {
-            let config = Config { listen, reuse_port, ..Config::default() };
-            let refusal = Listening::new(&config).open(0).unwrap_err().to_string();
+            let refusal =
+                Listening::new(&config(listen, reuse_port)).open(0).unwrap_err().to_string();
             assert!(refusal.contains(advice), "{refusal}");
         }
     }
@@ -251,7 +262,7 @@ mod tests {
         for reuse_port in [false, true] {
             let closing = TcpListener::bind("127.0.0.1:0").unwrap();
             let listen = closing.local_addr().unwrap();
-            let mut listening = Listening::new(&Config { listen, reuse_port, ..Config::default() });
+            let mut listening = Listening::new(&config(listen, reuse_port));
             let closer = thread::spawn(move || {
                 thread::sleep(5 * IN_USE_PAUSE);
                 drop(closing);
@@ -263,15 +274,16 @@ mod tests {
 
     #[test]
     fn accepted_connections_do_not_delay_small_segments() {
-        let (_client, accepted) = connect(&open(Config::default()).unwrap());
+        let (_client, accepted) = connect(&open(Network::default(), Cores::default()).unwrap());
         assert!(accepted.nodelay().unwrap());
     }
 
     #[test]
     fn accepted_connections_have_the_congestion_control_that_was_asked_for() {
         for name in setting("net/ipv4/tcp_allowed_congestion_control").unwrap().split(' ') {
-            let config = Config { tcp_congestion: Some(name.to_owned()), ..Config::default() };
-            let (_client, accepted) = connect(&open(config).unwrap());
+            let tcp_congestion = Some(name.to_owned());
+            let network = Network { tcp_congestion, ..Network::default() };
+            let (_client, accepted) = connect(&open(network, Cores::default()).unwrap());
             let inherited = SockRef::from(&accepted).tcp_congestion().unwrap();
             let inherited = String::from_utf8(inherited).unwrap();
             assert_eq!(inherited.trim_end_matches('\0'), name);
@@ -281,8 +293,9 @@ mod tests {
     #[test]
     fn unknown_congestion_control_is_refused_with_the_known_ones() {
         for name in ["nonsense", ""] {
-            let config = Config { tcp_congestion: Some(name.to_owned()), ..Config::default() };
-            let refusal = open(config).unwrap_err();
+            let tcp_congestion = Some(name.to_owned());
+            let network = Network { tcp_congestion, ..Network::default() };
+            let refusal = open(network, Cores::default()).unwrap_err();
             assert!(matches!(refusal, ListenError::TcpCongestion { .. }), "{refusal}");
             assert!(refusal.to_string().contains("this kernel has reno"), "{refusal}");
         }
@@ -292,7 +305,8 @@ mod tests {
     fn listener_asks_for_connections_of_its_cpu_only_if_told_to() {
         let cpu = CpuList::usable().unwrap().as_slice()[0];
         for (incoming_cpu, expected) in [(true, cpu), (false, usize::MAX)] {
-            let listener = open(Config { incoming_cpu, ..Config::default() }).unwrap();
+            let cores = Cores { incoming_cpu, ..Cores::default() };
+            let listener = open(Network::default(), cores).unwrap();
             // Without one the kernel says -1.
             assert_eq!(SockRef::from(&listener).cpu_affinity().unwrap(), expected);
         }
@@ -303,7 +317,8 @@ mod tests {
     #[test]
     fn no_more_connections_wait_than_the_backlog_says() {
         const AT_ONCE: Duration = Duration::from_millis(200);
-        let listener = open(Config { backlog: 1, ..Config::default() }).unwrap();
+        let network = Network { backlog: Within::new(1).unwrap(), ..Network::default() };
+        let listener = open(network, Cores::default()).unwrap();
         let address = listener.local_addr().unwrap();
         let _waiting = [(); 2].map(|()| TcpStream::connect(address).unwrap());
         let ignored = TcpStream::connect_timeout(&address, AT_ONCE).unwrap_err();

@@ -18,8 +18,8 @@ pub struct EchoPaths(Vec<String>);
 
 impl EchoPaths {
     /// From configured `paths`, or [`ANY_PATH`] for all.
-    pub fn new(paths: &[String]) -> Self {
-        Self(paths.iter().map(|path| normalize(path).into_owned()).collect())
+    pub fn new(paths: &[impl AsRef<str>]) -> Self {
+        Self(paths.iter().map(|path| normalize(path.as_ref()).into_owned()).collect())
     }
 
     /// Whether an upgrade at `path` leads to the echo.

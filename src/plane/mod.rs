@@ -21,7 +21,7 @@ use monoio::{
 };
 
 use crate::{
-    config::Limits,
+    config::Echo,
     connection::{
         ConnectionEnd, Control,
         clock::{Deadlines, Tick},
@@ -124,15 +124,15 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// What `limits` allow.
-    pub fn new(limits: &Limits) -> Self {
+    /// The bounds that the configuration sets.
+    pub fn new(echo: &Echo) -> Self {
         Self {
             rules: Rules {
-                hold: limits.hold.in_memory(),
-                message_size_max: limits.message_size_max.0,
+                hold: echo.hold.get().in_memory(),
+                message_size_max: echo.message_size_max.get().0,
             },
-            receive_buffer_max: limits.receive_buffer.in_memory(),
-            unsent_max: limits.unsent_max.in_memory(),
+            receive_buffer_max: echo.receive_buffer.get().in_memory(),
+            unsent_max: echo.unsent_max.get().in_memory(),
         }
     }
 }

@@ -46,7 +46,7 @@ pub(super) fn resolve_data_plane(
     config: &Config,
     driver: Driver,
 ) -> Result<Option<engine::Dimensions>, StartError> {
-    if config.data_plane == DataPlane::Portable {
+    if config.cores.data_plane == DataPlane::Portable {
         return Ok(None);
     }
     let obstacle = match driver {
@@ -59,7 +59,7 @@ pub(super) fn resolve_data_plane(
             Err(lack) => lack.to_string(),
         },
     };
-    if config.data_plane == DataPlane::Engine {
+    if config.cores.data_plane == DataPlane::Engine {
         return Err(StartError::EngineUnavailable(obstacle));
     }
     info!("no engine, {obstacle}; using the portable path");
@@ -67,16 +67,16 @@ pub(super) fn resolve_data_plane(
 }
 
 fn engine_dimensions(config: &Config, probe: engine::Probe) -> engine::Dimensions {
-    let limits = &config.limits;
+    let echo = &config.echo;
     // Where it is not told, it is probably the lowest that is usual.
     let (descriptors_max, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
-    let unsent_max = limits.unsent_max.in_memory();
+    let unsent_max = echo.unsent_max.get().in_memory();
     let receive_quota =
         if probe.limits_receives { RECEIVE_QUOTA.min(unsent_max / 4) as u32 } else { 0 };
     engine::Dimensions {
-        receive_buffers: limits.receive_buffers,
-        receive_buffer_len: limits.receive_buffer.in_memory() as u32,
-        huge_pages: config.huge_pages,
+        receive_buffers: echo.receive_buffers.get().get() as u16,
+        receive_buffer_len: echo.receive_buffer.get().in_memory() as u32,
+        huge_pages: config.cores.huge_pages,
         receive_quota,
         unsent_max,
         connections_max: descriptors_max.min(ENGINE_CONNECTIONS_MAX) as u32,
@@ -96,11 +96,11 @@ pub(super) fn try_streams() -> Result<(), Refused> {
 
 /// The CPU of each worker.
 pub(super) fn worker_cpus(config: &Config) -> Result<Vec<usize>, StartError> {
-    let cpus = match &config.cpus {
+    let cpus = match &config.cores.cpus {
         Some(cpus) => cpus.clone(),
         None => CpuList::usable()?,
     };
     let cpus = cpus.as_slice();
-    let count = config.workers.unwrap_or(cpus.len());
+    let count = config.cores.workers.map_or(cpus.len(), |count| count.get() as usize);
     Ok(cpus.iter().copied().cycle().take(count).collect())
 }

@@ -32,12 +32,11 @@ use self::{
     shortages::{tell_of_all, tell_of_replacement, warn_of_few_descriptors},
 };
 use crate::{
-    config::{self, Compression, Config, DataPlane, HugePages},
+    config::{self, Config, DataPlane, HugePages},
     connection::ConnectionEnd,
     entry::{balance::Balance, listener::Listening},
-    handshake::Policy,
     host::descriptors::{Refused, raise_limit},
-    http::{echo_paths::EchoPaths, encode_page, page},
+    http::{encode_page, page},
     metrics::{Counters, Totals},
     worker::{self, Fallback, Footing, Plan, Ready, Service, WorkerError},
 };
@@ -110,7 +109,7 @@ impl Server {
 
     fn start_with(config: &Config, run_worker: RunWorker) -> Result<Self, StartError> {
         config.check()?;
-        let driver = resolve_driver(config.driver)?;
+        let driver = resolve_driver(config.cores.driver)?;
         let cpus = worker_cpus(config)?;
         try_streams()?;
         // Each connection takes a descriptor.
@@ -120,11 +119,12 @@ impl Server {
         let footing = Footing { driver, engine: resolve_data_plane(config, driver)? };
         let fallback = Fallback {
             // Huge pages were asked for, so there is to be something in them.
-            plane: config.data_plane == DataPlane::Auto && config.huge_pages == HugePages::Off,
-            driver: config.driver == config::Driver::Auto,
+            plane: config.cores.data_plane == DataPlane::Auto
+                && config.cores.huge_pages == HugePages::Off,
+            driver: config.cores.driver == config::Driver::Auto,
         };
         let mut listening = Listening::new(config);
-        if !config.reuse_port {
+        if !config.network.reuse_port {
             listening.probe()?;
         }
         let listeners: Vec<_> =
@@ -134,9 +134,10 @@ impl Server {
             listening,
             footing,
             fallback,
-            backlog: config.backlog,
+            backlog: config.network.backlog.get(),
             service: Arc::new(service(config)),
-            balance: (config.balance && cpus.len() > 1).then(|| Arc::new(Balance::new(cpus.len()))),
+            balance: (config.cores.balance && cpus.len() > 1)
+                .then(|| Arc::new(Balance::new(cpus.len()))),
             workers: Vec::new(),
             replacements: Vec::new(),
             events,
@@ -390,15 +391,12 @@ fn count_lost(counters: &Counters) -> u64 {
 }
 
 fn service(config: &Config) -> Service {
-    let echo_paths = EchoPaths::new(&config.paths);
+    let echo_paths = config.handshake.echo_paths();
     Service {
-        policy: Policy {
-            allowed_origins: config.allowed_origins.clone(),
-            subprotocols: config.subprotocols.clone(),
-            passes_compression: config.compression == Compression::PassThrough,
-        },
+        policy: config.handshake.policy(),
         page: encode_page(&page::render(echo_paths.first())).into(),
         echo_paths,
-        limits: config.limits.clone(),
+        echo: config.echo.clone(),
+        time: config.time.clone(),
     }
 }

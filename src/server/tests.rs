@@ -7,12 +7,23 @@ use std::{
     },
 };
 
-use super::replacement::TRIES_MAX;
-use super::*;
-use crate::entry::listener::ListenError;
+use super::{replacement::TRIES_MAX, *};
+use crate::{
+    config::{Cores, Network, Within},
+    entry::listener::ListenError,
+};
 
 fn config() -> Config {
-    Config { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..Config::default() }
+    listening_at(SocketAddr::from(([127, 0, 0, 1], 0)))
+}
+
+fn listening_at(listen: SocketAddr) -> Config {
+    Config { network: Network { listen, ..Network::default() }, ..Config::default() }
+}
+
+fn with_workers(workers: u32) -> Config {
+    let workers = Some(Within::new(workers).unwrap());
+    Config { cores: Cores { workers, ..Cores::default() }, ..config() }
 }
 
 /// Workers that are as always until they accept connections, and then do this as well, with their
@@ -44,10 +55,11 @@ fn dying_when_told(dying: usize) -> (Sender<()>, RunWorker) {
 #[test]
 fn taken_port_is_refused_unless_it_is_shared() {
     let server = Server::start(&config()).unwrap();
-    let second = Config { listen: server.address(), ..config() };
+    let second = listening_at(server.address());
     let refusal = Server::start(&second).err().expect("the port is taken");
     assert!(matches!(refusal, StartError::Listen(ListenError::AddressInUse(_))), "{refusal}");
-    let shared = Config { reuse_port: true, ..second };
+    let network = Network { reuse_port: true, ..second.network };
+    let shared = Config { network, ..second };
     assert!(Server::start(&shared).is_ok());
 }
 
@@ -69,7 +81,7 @@ fn replacement_has_its_share_of_the_connections() {
         };
         panic!("a defect, for the test");
     });
-    let server = Server::start_with(&Config { workers: Some(2), ..config() }, run_worker).unwrap();
+    let server = Server::start_with(&with_workers(2), run_worker).unwrap();
     let (address, stop) = (server.address(), server.stop_handle());
     let running = thread::spawn(move || server.run());
     replaced.recv().unwrap();
@@ -88,7 +100,7 @@ fn replacement_has_its_share_of_the_connections() {
 fn connections_of_a_worker_that_dies_while_it_is_to_stop_are_counted() {
     const LOST: u64 = 3;
     let (die, run_worker) = dying_when_told(1);
-    let config = Config { workers: Some(2), ..config() };
+    let config = with_workers(2);
     let server = Server::start_with(&config, run_worker).unwrap();
     server.workers[1].counters.accepted.add(LOST);
     server.stop_handle().stop();
@@ -101,7 +113,7 @@ fn connections_of_a_worker_that_dies_while_it_is_to_stop_are_counted() {
 #[test]
 fn server_that_loses_a_worker_with_connections_ends() {
     let (die, run_worker) = dying_when_told(0);
-    let config = Config { workers: Some(2), ..config() };
+    let config = with_workers(2);
     let mut server = Server::start_with(&config, run_worker).unwrap();
     let clients = [(); 16].map(|()| TcpStream::connect(server.address()).unwrap());
     while server.workers[1].counters.accepted.get() == 0 {
@@ -117,7 +129,7 @@ fn server_that_loses_a_worker_with_connections_ends() {
 fn replacement_that_cannot_start_is_tried_again_until_the_server_gives_up() {
     let mut server = Server::start(&config()).unwrap();
     // A network for documentation: no address of this machine.
-    let elsewhere = Config { listen: SocketAddr::from(([192, 0, 2, 1], 9001)), ..config() };
+    let elsewhere = listening_at(SocketAddr::from(([192, 0, 2, 1], 9001)));
     server.listening = Listening::new(&elsewhere);
     for tried in 1..TRIES_MAX {
         server.replace_worker(0).unwrap();
@@ -147,7 +159,7 @@ fn worker_that_dies_is_replaced() {
         assert!(!first.swap(false, Ordering::Relaxed), "a defect, for the test");
         ready.send(()).unwrap();
     });
-    let config = Config { workers: Some(1), ..config() };
+    let config = with_workers(1);
     let server = Server::start_with(&config, run_worker).unwrap();
     let (address, stop) = (server.address(), server.stop_handle());
     let running = thread::spawn(move || server.run());

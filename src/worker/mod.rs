@@ -32,7 +32,7 @@ use thiserror::Error;
 
 use self::signal::Signal;
 use crate::{
-    config::Limits,
+    config::{Echo, Time},
     connection::{
         ConnectionEnd, Control, Demand,
         clock::{Deadlines, TICK, Tick},
@@ -95,8 +95,10 @@ pub struct Service {
     pub policy: Policy,
     /// The response that carries the page.
     pub page: bytes::Bytes,
-    /// Sizes and times.
-    pub limits: Limits,
+    /// What connections' buffers take, and what their frames may be.
+    pub echo: Echo,
+    /// How long clients may take and be silent.
+    pub time: Time,
 }
 
 /// Runs a worker on this thread until it is told to stop and its connections have ended.
@@ -118,7 +120,7 @@ struct Outset<R> {
 impl<R: FnOnce(Ready) + 'static> Outset<R> {
     /// Runs on the best that can be had.
     fn run(mut self) -> Result<(), WorkerError> {
-        let bounds = Bounds::new(&self.plan.service.limits);
+        let bounds = Bounds::new(&self.plan.service.echo);
         if let Some(dimensions) = self.plan.footing.engine {
             match OnEngine::new(dimensions, bounds.rules, self.plan.counters.clone()) {
                 Ok(plane) => return self.run_on_engine(plane, bounds),
@@ -248,7 +250,7 @@ impl<P: Plane> Worker<P> {
             member,
             bounds,
             counters,
-            deadlines: Deadlines::new(&service.limits),
+            deadlines: Deadlines::new(&service.time),
             service,
             now: Rc::default(),
             connections: RefCell::default(),
@@ -310,11 +312,11 @@ impl<P: Plane> Worker<P> {
         }
     }
 
-    /// Has every connection closed, and waits for their ends, for as long as the limits say.
+    /// Has every connection closed, and waits for their ends, for as long as the configuration says.
     async fn drain(&self) {
         self.demand_of_all(Demand::Drain);
         self.plane.drain();
-        let timeout = self.plane.sleep(self.service.limits.drain_timeout);
+        let timeout = self.plane.sleep(self.service.time.drain_timeout.get());
         if let Either::Right(_) = select(pin!(self.drained()), pin!(timeout)).await {
             self.demand_of_all(Demand::End(ConnectionEnd::Abandoned));
             self.plane.abandon();

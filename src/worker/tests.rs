@@ -17,7 +17,7 @@ use tungstenite::WebSocket;
 
 use super::{accept::remedy, conversation::contain, *};
 use crate::{
-    config::HugePages,
+    config::{HugePages, Within},
     entry::balance::{Accepted, Balance},
     host::cpu_list::CpuList,
     plane::engine,
@@ -26,9 +26,9 @@ use crate::{
 fn service() -> Service {
     let policy =
         Policy { allowed_origins: Vec::new(), subprotocols: Vec::new(), passes_compression: false };
-    let limits = Limits::default();
-    let echo_paths = EchoPaths::new(&["/ws".to_owned()]);
-    Service { echo_paths, policy, page: bytes::Bytes::new(), limits }
+    let (echo, time) = (Echo::default(), Time::default());
+    let echo_paths = EchoPaths::new(&["/ws"]);
+    Service { echo_paths, policy, page: bytes::Bytes::new(), echo, time }
 }
 
 const DIMENSIONS: engine::Dimensions = engine::Dimensions {
@@ -126,13 +126,13 @@ fn stopping_worker_answers_everything_that_was_assigned_to_it() {
 fn response_that_is_not_taken_is_given_up_after_the_close_timeout() {
     const SECOND: Duration = Duration::from_secs(1);
     for footing in footings() {
-        let limits = Limits {
-            close_timeout: SECOND,
-            keep_alive_interval: SECOND,
-            keep_alive_timeout: SECOND,
-            ..Limits::default()
+        let time = Time {
+            close_timeout: Within::new(SECOND).unwrap(),
+            keep_alive_interval: Within::new(SECOND).unwrap(),
+            keep_alive_timeout: Within::new(SECOND).unwrap(),
+            ..Time::default()
         };
-        let service = Service { page: vec![b' '; 64 << 20].into(), limits, ..service() };
+        let service = Service { page: vec![b' '; 64 << 20].into(), time, ..service() };
         let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, worker_stop) = StdUnixStream::pair().unwrap();
@@ -256,8 +256,9 @@ fn stopped_worker_leaves_no_ring_behind_however_many_connections_it_had() {
 #[test]
 fn refused_peer_that_goes_on_sending_is_given_up_after_the_close_timeout() {
     for footing in footings() {
-        let limits = Limits { close_timeout: Duration::from_secs(3), ..Limits::default() };
-        let (address, worker, counters, stop) = start(footing, Service { limits, ..service() });
+        let close_timeout = Within::new(Duration::from_secs(3)).unwrap();
+        let time = Time { close_timeout, ..Time::default() };
+        let (address, worker, counters, stop) = start(footing, Service { time, ..service() });
         let mut client = TcpStream::connect(address).unwrap();
         client.write_all(b"GET /no HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
         // Until it is reset.
@@ -277,7 +278,7 @@ fn refused_peer_that_goes_on_sending_is_given_up_after_the_close_timeout() {
 fn connection_whose_end_was_demanded_is_not_handed_over() {
     runtime::build_on_epoll().unwrap().block_on(async {
         let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
-        let (plane, bounds) = (Portable::on_epoll(), Bounds::new(&Limits::default()));
+        let (plane, bounds) = (Portable::on_epoll(), Bounds::new(&Echo::default()));
         let worker = Worker::new(plane, Arc::new(service()), bounds, counters.clone(), None);
         let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();

@@ -7,20 +7,21 @@ use nix::{
     unistd::Pid,
 };
 use ringecho::{
-    config::Config,
+    config::{Config, Cores},
     host::cpu_list::{CpuList, format},
 };
 
 use crate::{
     frames::{close, text},
-    peer::{Peer, TestServer, config, planes},
+    peer::{Peer, TestServer, config_with_workers, planes},
 };
 
 const WORKERS: usize = 8;
 const CONNECTIONS: usize = 64;
 
 fn config_with(balance: bool) -> Config {
-    Config { workers: Some(WORKERS), balance, ..config() }
+    let config = config_with_workers(WORKERS as u32);
+    Config { cores: Cores { balance, ..config.cores }, ..config }
 }
 
 fn echo_and_close(mut peer: Peer) {
@@ -84,13 +85,14 @@ fn connections_can_be_left_on_the_cpu_that_they_come_from() {
     const CPUS_MAX: usize = 4;
     let usable = CpuList::usable().unwrap();
     let cpus = &usable.as_slice()[..usable.as_slice().len().min(CPUS_MAX)];
-    let config = Config {
-        workers: Some(cpus.len()),
+    let config = config_with_workers(cpus.len() as u32);
+    let cores = Cores {
         cpus: Some(format(cpus).parse().unwrap()),
         balance: false,
         incoming_cpu: true,
-        ..config()
+        ..config.cores
     };
+    let config = Config { cores, ..config };
     let server = TestServer::start(&config);
     thread::scope(|scope| {
         for cpu in cpus {

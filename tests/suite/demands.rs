@@ -5,7 +5,7 @@ use std::{cell::Cell, io, rc::Rc};
 
 use monoio::{LegacyDriver, RuntimeBuilder};
 use ringecho::{
-    config::Limits,
+    config::Echo,
     connection::{ConnectionEnd, Control, Demand, linger, write_all},
     metrics::Counters,
     plane::{Bounds, portable::run},
@@ -76,7 +76,7 @@ fn end_beside(demand: Demand) -> (ConnectionEnd, bool) {
         let control = control();
         demand_soon(&control, demand);
         let counters = Counters::new(&ConnectionEnd::KINDS);
-        let bounds = Bounds::new(&Limits::default());
+        let bounds = Bounds::new(&Echo::default());
         let (reader, _) = Streaming::new();
         let goodbye_len = server_close(1001, "the server is stopping").len();
         let mut is_closed = false;

@@ -3,7 +3,7 @@
 use std::{io::Read, net::SocketAddr, thread};
 
 use ringecho::{
-    config::{self, Config, Limits, Size},
+    config::{self, Config, Echo, Handshake, Network, Size, Within},
     protocol::OpCode,
 };
 use socket2::SockRef;
@@ -53,8 +53,9 @@ fn ping_is_answered_with_the_same_payload() {
 fn a_peer_may_send_much_before_it_reads() {
     // More than the sockets' buffers take.
     const LEN: usize = 24 << 20;
-    let limits = Limits { unsent_max: Size(LEN as u64 + 1024), ..Limits::default() };
-    with_server(&Config { limits, ..config() }, |server| {
+    let unsent_max = Within::new(Size(LEN as u64 + 1024)).unwrap();
+    let echo = Echo { unsent_max, ..Echo::default() };
+    with_server(&Config { echo, ..config() }, |server| {
         let mut peer = server.open();
         let message = binary(vec![5; LEN]);
         peer.send(message.encode());
@@ -158,8 +159,9 @@ fn everything_before_a_close_is_echoed_although_more_follows_it() {
 //# problem.
 #[test]
 fn violations_are_answered_with_their_close_code() {
-    let limits = Limits { message_size_max: Size(1000), ..Limits::default() };
-    with_server(&Config { limits, ..config() }, |server| {
+    let message_size_max = Within::new(Size(1000)).unwrap();
+    let echo = Echo { message_size_max, ..Echo::default() };
+    with_server(&Config { echo, ..config() }, |server| {
         let fragment = |opcode| ClientFrame::new(false, opcode, "x").encode();
         for (violation, code, reason) in [
             (vec![0x81, 0x01, b'x'], 1002, "a frame from a client is not masked"),
@@ -233,7 +235,9 @@ fn fault_in_a_text_is_answered_before_its_frame_is_whole() {
 
 #[test]
 fn compressed_messages_come_back_as_they_are() {
-    let config = Config { compression: config::Compression::PassThrough, ..config() };
+    let compression = config::Compression::PassThrough;
+    let handshake = Handshake { compression, ..Handshake::default() };
+    let config = Config { handshake, ..config() };
     with_server(&config, |server| {
         let mut peer = server.connect();
         let offer = "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
@@ -395,7 +399,8 @@ fn stopping_server_says_goodbye_between_messages() {
 #[test]
 fn ipv6_is_served() {
     let listen = SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 0));
-    with_server(&Config { listen, ..config() }, |server| {
+    let network = Network { listen, ..Network::default() };
+    with_server(&Config { network, ..config() }, |server| {
         let mut peer = server.open();
         peer.send(text("over IPv6").encode());
         peer.expect(b"\x81\x09over IPv6");

@@ -7,12 +7,11 @@ use proptest::{
     prelude::*,
     test_runner::{RngAlgorithm, TestRng},
 };
-use ringecho::config::Config;
 use socket2::SockRef;
 
 use crate::{
     frames::{binary, close, text},
-    peer::{Peer, TestServer, config, with_server},
+    peer::{Peer, TestServer, config_with_workers, with_server},
 };
 
 const CONNECTIONS: usize = 1000;
@@ -22,8 +21,7 @@ const OPEN_MAX: usize = 50;
 
 #[test]
 fn every_ending_is_accounted_for() {
-    let config = Config { workers: Some(2), ..config() };
-    with_server(&config, |server| {
+    with_server(&config_with_workers(2), |server| {
         let mut rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
         let mut open: Vec<Peer> = Vec::new();
         for _ in 0..CONNECTIONS {

@@ -8,7 +8,7 @@ use std::{
     thread,
 };
 
-use ringecho::config::{Config, Limits, Size};
+use ringecho::config::{Config, Echo, PowerOfTwo, Size, Within};
 use socket2::SockRef;
 
 use crate::{
@@ -84,8 +84,12 @@ fn peers_have_buffers_by_turns_when_there_are_too_few() {
     const STREAMING: isize = 32;
     /// What each receives when all are served alike.
     const SHARE: isize = 512 << 10;
-    let limits = Limits { receive_buffers: 2, receive_buffer: Size(4096), ..Limits::default() };
-    with_server(&Config { limits, ..config() }, |server| {
+    let echo = Echo {
+        receive_buffers: Within::new(PowerOfTwo::new(2).unwrap()).unwrap(),
+        receive_buffer: Within::new(Size(4096)).unwrap(),
+        ..Echo::default()
+    };
+    with_server(&Config { echo, ..config() }, |server| {
         let request = binary(vec![7; 64 << 10]).encode();
         let peers: Vec<Peer> = (0..STREAMING).map(|_| server.open()).collect();
         let received: Vec<AtomicIsize> = (0..STREAMING).map(|_| AtomicIsize::new(0)).collect();

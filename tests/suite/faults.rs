@@ -14,7 +14,7 @@ use proptest::{
     test_runner::{RngAlgorithm, TestRng},
 };
 use ringecho::{
-    config::{Limits, Size},
+    config::Echo,
     connection::{ConnectionEnd, Control, clock::Tick},
     metrics::Counters,
     plane::{Bounds, portable::run},
@@ -135,12 +135,12 @@ proptest! {
         let output = Rc::new(RefCell::new(Vec::new()));
         let reader = Reader(FaultyReader { faults: faults.clone(), input: rest.into() });
         let writer = Writer(FaultyWriter { faults: faults.clone(), output: output.clone() });
-        let limits = Limits {
-            receive_buffer: Size(receive_buffer),
-            unsent_max: Size(unsent_max),
-            ..Limits::default()
+        // Less may be unsent than any server allows.
+        let bounds = Bounds {
+            receive_buffer_max: receive_buffer,
+            unsent_max,
+            ..Bounds::new(&Echo::default())
         };
-        let bounds = Bounds::new(&limits);
         let counters = Counters::new(&ConnectionEnd::KINDS);
         let control = Control::new(faults.now.clone(), None);
         let end = futures_executor::block_on(run(reader, writer, input, Compression::None, &control, &bounds, &counters));

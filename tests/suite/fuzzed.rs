@@ -55,7 +55,7 @@ pub fn request_head(input: &[u8]) {
         return;
     };
     assert!(input[..input.len().min(REQUEST_HEAD_LEN_MAX)].ends_with(&behind));
-    if route(&request, &EchoPaths::new(&["/ws".to_owned()])) != Ok(Route::Echo) {
+    if route(&request, &EchoPaths::new(&["/ws"])) != Ok(Route::Echo) {
         return;
     }
     let asks =

@@ -1,15 +1,20 @@
 //! Requests over a real connection: the page, the refusals, and what is no request at all.
 
-use ringecho::config::Config;
+use ringecho::config::{Config, Handshake};
 
 use crate::{
     frames::text,
     peer::{UPGRADE, config, with_server},
 };
 
+fn config_with_paths(paths: &[&str]) -> Config {
+    let paths = paths.iter().map(|path| path.parse().unwrap()).collect();
+    Config { handshake: Handshake { paths, ..Handshake::default() }, ..config() }
+}
+
 #[test]
 fn page_is_served_at_the_root() {
-    with_server(&Config { paths: vec!["/echo".to_owned()], ..config() }, |server| {
+    with_server(&config_with_paths(&["/echo"]), |server| {
         let mut peer = server.connect();
         peer.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
         let response = peer.read_to_end();
@@ -55,8 +60,7 @@ fn head_is_answered_as_get_without_a_body() {
 
 #[test]
 fn upgrades_are_at_each_of_the_paths_and_refusals_name_them() {
-    let paths = vec!["/ws".to_owned(), "/%7euser".to_owned()];
-    with_server(&Config { paths, ..config() }, |server| {
+    with_server(&config_with_paths(&["/ws", "/%7euser"]), |server| {
         for path in ["/ws", "/~user", "/%7Euser"] {
             let mut peer = server.connect();
             peer.send(UPGRADE.replace("/ws", path));
@@ -82,7 +86,7 @@ fn upgrades_are_at_each_of_the_paths_and_refusals_name_them() {
 
 #[test]
 fn every_path_upgrades_if_wanted_and_the_page_stays_at_the_root() {
-    with_server(&Config { paths: vec!["*".to_owned()], ..config() }, |server| {
+    with_server(&config_with_paths(&["*"]), |server| {
         for path in ["/", "/ws", "/a//b/?query"] {
             let mut peer = server.connect();
             peer.send(UPGRADE.replace("/ws", path));
@@ -169,8 +173,9 @@ fn other_protocols_are_answered_at_once_with_what_to_do() {
 //# (Section 7.1.1).
 #[test]
 fn requests_are_refused_with_status_and_reason() {
-    let config =
-        Config { allowed_origins: vec!["https://good.example".parse().unwrap()], ..config() };
+    let allowed_origins = vec!["https://good.example".parse().unwrap()];
+    let handshake = Handshake { allowed_origins, ..Handshake::default() };
+    let config = Config { handshake, ..config() };
     with_server(&config, |server| {
         let long_head = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(8 << 10));
         let many_headers = format!("GET / HTTP/1.1\r\n{}\r\n", "X: x\r\n".repeat(97));
@@ -207,11 +212,12 @@ fn requests_are_refused_with_status_and_reason() {
 
 #[test]
 fn allowed_origin_and_subprotocol_are_granted() {
-    let config = Config {
+    let handshake = Handshake {
         allowed_origins: vec!["https://Good.example:443".parse().unwrap()],
-        subprotocols: vec!["echo.2".to_owned(), "echo.1".to_owned()],
-        ..config()
+        subprotocols: vec!["echo.2".parse().unwrap(), "echo.1".parse().unwrap()],
+        ..Handshake::default()
     };
+    let config = Config { handshake, ..config() };
     with_server(&config, |server| {
         let mut peer = server.connect();
         peer.send(UPGRADE.replace(

@@ -11,7 +11,7 @@ use std::{
 
 use nix::sys::signal::Signal;
 use ringecho::{
-    config::cli::{LogFormat, LogLevel},
+    config::{LogFormat, LogLevel},
     log::Log,
 };
 use tungstenite::{Message, WebSocket, protocol::frame::coding::CloseCode};

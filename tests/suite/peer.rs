@@ -8,7 +8,7 @@ use std::{
 };
 
 use ringecho::{
-    config::{Config, DataPlane, Driver},
+    config::{Config, Cores, DataPlane, Driver, Network, Within},
     metrics::Totals,
     server::{Server, StopHandle},
 };
@@ -26,7 +26,14 @@ pub struct TestServer {
 
 /// A server's configuration for a test: a free port and one worker.
 pub fn config() -> Config {
-    Config { listen: SocketAddr::from(([127, 0, 0, 1], 0)), workers: Some(1), ..Config::default() }
+    config_with_workers(1)
+}
+
+/// The same with so many workers.
+pub fn config_with_workers(workers: u32) -> Config {
+    let network = Network { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..Network::default() };
+    let workers = Some(Within::new(workers).unwrap());
+    Config { network, cores: Cores { workers, ..Cores::default() }, ..Config::default() }
 }
 
 /// The configuration for each data plane and driver.
@@ -36,7 +43,10 @@ pub fn planes(config: &Config) -> [Config; 3] {
         (Driver::Auto, DataPlane::Portable),
         (Driver::Epoll, DataPlane::Portable),
     ]
-    .map(|(driver, data_plane)| Config { driver, data_plane, ..config.clone() })
+    .map(|(driver, data_plane)| {
+        let config = config.clone();
+        Config { cores: Cores { driver, data_plane, ..config.cores }, ..config }
+    })
 }
 
 /// Runs a test against a server on each data plane and driver, and checks that every connection is

@@ -12,7 +12,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use ringecho::config::cli::Arguments;
+use ringecho::config::command_line::Arguments;
 
 pub fn ringecho() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringecho"));
@@ -154,6 +154,7 @@ fn wrong_values_of_variables_are_refused_with_their_names() {
     for (variable, value, expected) in [
         ("RINGECHO_REUSE_PORT", "maybe", "'--reuse-port or RINGECHO_REUSE_PORT': expected on or"),
         ("RINGECHO_HOLD", "big", "'--hold <SIZE> or RINGECHO_HOLD': a size is a number"),
+        ("RINGECHO_HOLD", "2MiB", "'--hold <SIZE> or RINGECHO_HOLD': must be from 0 to 1MiB"),
         ("RINGECHO_DRIVER", "kqueue", "'--driver <NAME> or RINGECHO_DRIVER'"),
     ] {
         let (refused, message) = output(ringecho().env(variable, value));
@@ -171,7 +172,7 @@ fn negative_values_are_refused_with_flag_and_what_is_allowed() {
         ("--workers", "-1", "<COUNT>': expected a whole number from 1 to 4096"),
         ("--workers", "99999999999999999999", "<COUNT>': expected a whole number from 1 to 4096"),
         ("--backlog", "-.5", "<COUNT>': expected a whole number from 1 to 1048576"),
-        ("--receive-buffers", "-2", "<COUNT>': expected a whole number from 2 to 1024"),
+        ("--receive-buffers", "-2", "<COUNT>': expected a power of two from 2 to 1024"),
         ("--cpus", "-1", "<LIST>': \"-1\" is no CPU; expected numbers"),
         ("--listen", "-1:80", "<ADDRESS:PORT>': an IP address and a port are needed"),
         ("--balance", "-1", "<CHOICE>': expected on or off"),
@@ -227,7 +228,13 @@ fn failure_is_a_line_of_json_in_a_log_of_json() {
     let in_use = format!("--listen {listen}: another program listens there; choose another port");
     for (arguments, code, reason) in [
         (["--listen", &listen], 1, &*in_use),
-        (["--hold", "2MiB"], 2, "--hold is 2MiB, but must be from 0 to 1MiB"),
+        (["--hold", "2MiB"], 2, "invalid value '2MiB' for '--hold <SIZE>': must be from 0 to 1MiB"),
+        (
+            ["--hold", "big"],
+            2,
+            "invalid value 'big' for '--hold <SIZE>': a size is a number of bytes",
+        ),
+        (["--receive-buffers=1024", "--receive-buffer=16MiB"], 2, "--receive-buffers 1024 of "),
     ] {
         for level in ["info", "off"] {
             let mut command = ringecho();
@@ -247,21 +254,45 @@ fn failure_is_a_line_of_json_in_a_log_of_json() {
 fn bad_values_are_refused_with_flag_value_and_what_is_allowed() {
     for (arguments, expected) in [
         (&["--listen", "9001"][..], "'9001' for '--listen <ADDRESS:PORT>': an IP address and"),
-        (&["--receive-buffer", "1KiB"], "--receive-buffer is 1KiB, but must be from 4KiB to 16MiB"),
+        (
+            &["--receive-buffer", "1KiB"],
+            "'1KiB' for '--receive-buffer <SIZE>': must be from 4KiB to 16MiB",
+        ),
         (&["--receive-buffer", "big"], "'big' for '--receive-buffer <SIZE>': a size is a number"),
-        (&["--receive-buffers", "1"], "--receive-buffers is 1, but must be from 2 to 1024"),
-        (&["--receive-buffers", "3"], "--receive-buffers is 3, but must be a power of two"),
-        (&["--unsent-max", "1KiB"], "--unsent-max is 1KiB, but must be from 64KiB to 64MiB"),
-        (&["--hold", "2MiB"], "--hold is 2MiB, but must be from 0 to 1MiB"),
-        (&["--message-size-max", "0"], "--message-size-max is 0, but must be from 1 to unlimited"),
-        (&["--keep-alive-timeout", "0s"], "--keep-alive-timeout is 0s, but must be from 1s to 1h"),
-        (&["--keep-alive-interval", "2days"], "is 2days, but must be from 0s to 1day"),
+        (
+            &["--receive-buffers", "1"],
+            "'1' for '--receive-buffers <COUNT>': must be from 2 to 1024",
+        ),
+        (
+            &["--receive-buffers", "3"],
+            "'3' for '--receive-buffers <COUNT>': expected a power of two",
+        ),
+        (
+            &["--unsent-max", "1KiB"],
+            "'1KiB' for '--unsent-max <SIZE>': must be from 64KiB to 64MiB",
+        ),
+        (&["--hold", "2MiB"], "'2MiB' for '--hold <SIZE>': must be from 0 to 1MiB"),
+        (
+            &["--message-size-max", "0"],
+            "'0' for '--message-size-max <SIZE>': must be from 1 to unlimited",
+        ),
+        (
+            &["--keep-alive-timeout", "0s"],
+            "'0s' for '--keep-alive-timeout <TIME>': must be from 1s to 1h",
+        ),
+        (
+            &["--keep-alive-interval", "2days"],
+            "'2days' for '--keep-alive-interval <TIME>': must be from 0s to 1day",
+        ),
         (&["--close-timeout", "5"], "'5' for '--close-timeout <TIME>': a time is a number with"),
-        (&["--workers", "0"], "--workers is 0, but must be from 1 to 4096"),
+        (&["--workers", "0"], "'0' for '--workers <COUNT>': must be from 1 to 4096"),
         (&["--cpus", "3-1"], "'3-1' for '--cpus <LIST>': \"3-1\" is no CPU; expected numbers"),
         (&["--cpus", "8191"], "CPU 8191 is not among the CPUs that this process may use: "),
-        (&["--path", "ws"], "--path is \"ws\", but must be a path such as /ws"),
-        (&["--path", "/ws,/ä"], "--path is \"/ä\", which clients ask for as \"/%C3%A4\": write it"),
+        (&["--path", "ws"], "'ws' for '--path <PATH>': must be a path such as /ws"),
+        (
+            &["--path", "/ws,/ä"],
+            "'/ä' for '--path <PATH>': clients ask for this path as \"/%C3%A4\": write it",
+        ),
         (&["--path=/~a", "--path=/%7ea"], "--path names \"/%7ea\" twice"),
         (&["--path=*", "--path=/ws"], "--path is * for all paths, and also \"/ws\"; leave one"),
         (
@@ -274,9 +305,12 @@ fn bad_values_are_refused_with_flag_value_and_what_is_allowed() {
              https://example.org here",
         ),
         (&["--listen", "localhost:9001"], "'localhost:9001' for '--listen <ADDRESS:PORT>': an IP"),
-        (&["--subprotocol", "a b"], "--subprotocol is \"a b\", but must be one or more letters"),
+        (
+            &["--subprotocol", "a b"],
+            "'a b' for '--subprotocol <NAME>': must be one or more letters",
+        ),
         (&["--subprotocol=a", "--subprotocol=a"], "--subprotocol names \"a\" twice"),
-        (&["--backlog", "0"], "--backlog is 0, but must be from 1 to 1048576"),
+        (&["--backlog", "0"], "'0' for '--backlog <COUNT>': must be from 1 to 1048576"),
         (&["--incoming-cpu"], "--balance is on and would hand it to another; add --balance off"),
         (&["--huge-pages", "many"], "[possible values: off, transparent, explicit]"),
         (&["--balance", "maybe"], "'maybe' for '--balance <CHOICE>': expected on or off"),

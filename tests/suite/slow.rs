@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use ringecho::config::{Config, Limits, Size};
+use ringecho::config::{Config, Echo, Size, Time, Within};
 use socket2::{Domain, Socket, Type};
 
 use crate::{
@@ -46,9 +46,10 @@ fn read_slowly(mut stream: &TcpStream, len: usize, bytes_per_second: usize) -> V
 fn close_behind_echoes_reaches_a_peer_that_takes_them_slowly() {
     // More than the socket's buffer and what may be unsent, of which the last takes some seconds.
     const FRAMES: usize = 2200;
-    let unsent_max = Size(4 << 20);
-    let limits = Limits { close_timeout: SECOND, unsent_max, ..Limits::default() };
-    for config in planes(&Config { limits, ..config() }) {
+    let unsent_max = Within::new(Size(4 << 20)).unwrap();
+    let echo = Echo { unsent_max, ..Echo::default() };
+    let time = Time { close_timeout: Within::new(SECOND).unwrap(), ..Time::default() };
+    for config in planes(&Config { echo, time, ..config() }) {
         let server = TestServer::start(&config);
         let stream = open_small(&server);
         let frame = binary(vec![7; 4000]);
@@ -70,9 +71,12 @@ fn close_behind_echoes_reaches_a_peer_that_takes_them_slowly() {
 #[test]
 fn peer_that_reads_steadily_is_not_given_up_for_its_silence() {
     const FRAMES: usize = 2000;
-    let limits =
-        Limits { keep_alive_interval: SECOND, keep_alive_timeout: SECOND, ..Limits::default() };
-    for config in planes(&Config { limits, ..config() }) {
+    let time = Time {
+        keep_alive_interval: Within::new(SECOND).unwrap(),
+        keep_alive_timeout: Within::new(SECOND).unwrap(),
+        ..Time::default()
+    };
+    for config in planes(&Config { time, ..config() }) {
         let server = TestServer::start(&config);
         let stream = open_small(&server);
         let frame = binary(vec![7; 4000]);
@@ -95,12 +99,12 @@ fn peer_that_reads_steadily_is_not_given_up_for_its_silence() {
 /// the server may wait for its clients.
 #[test]
 fn peer_that_stands_still_does_not_keep_a_server_from_stopping() {
-    let limits = Limits {
-        close_timeout: SECOND,
-        drain_timeout: Duration::from_hours(1),
-        ..Limits::default()
+    let time = Time {
+        close_timeout: Within::new(SECOND).unwrap(),
+        drain_timeout: Within::new(Duration::from_hours(1)).unwrap(),
+        ..Time::default()
     };
-    for config in planes(&Config { limits, ..config() }) {
+    for config in planes(&Config { time, ..config() }) {
         let server = TestServer::start(&config);
         let mut between_messages = server.open();
         between_messages.send_until_blocked(&binary(vec![7; 4000]).encode().repeat(5000));

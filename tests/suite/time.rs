@@ -3,7 +3,7 @@
 
 use std::{io::Read, time::Duration};
 
-use ringecho::config::{Config, Limits};
+use ringecho::config::{Config, Time, Within};
 
 use crate::{
     frames::{ClientFrame, pong, server_close, text},
@@ -13,8 +13,8 @@ use ringecho::protocol::OpCode;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn with_limits(limits: Limits) -> Config {
-    Config { limits, ..config() }
+fn with_time(time: Time) -> Config {
+    Config { time, ..config() }
 }
 
 fn ended(server: TestServer) -> Vec<(&'static str, u64)> {
@@ -23,10 +23,10 @@ fn ended(server: TestServer) -> Vec<(&'static str, u64)> {
 
 #[test]
 fn silent_client_is_pinged_and_its_pong_keeps_it() {
-    let config = with_limits(Limits {
-        keep_alive_interval: SECOND,
-        keep_alive_timeout: SECOND,
-        ..Limits::default()
+    let config = with_time(Time {
+        keep_alive_interval: Within::new(SECOND).unwrap(),
+        keep_alive_timeout: Within::new(SECOND).unwrap(),
+        ..Time::default()
     });
     with_server(&config, |server| {
         let mut peer = server.open();
@@ -41,10 +41,10 @@ fn silent_client_is_pinged_and_its_pong_keeps_it() {
 
 #[test]
 fn client_that_answers_nothing_is_given_up() {
-    let config = with_limits(Limits {
-        keep_alive_interval: SECOND,
-        keep_alive_timeout: SECOND,
-        ..Limits::default()
+    let config = with_time(Time {
+        keep_alive_interval: Within::new(SECOND).unwrap(),
+        keep_alive_timeout: Within::new(SECOND).unwrap(),
+        ..Time::default()
     });
     for config in planes(&config) {
         let server = TestServer::start(&config);
@@ -57,10 +57,10 @@ fn client_that_answers_nothing_is_given_up() {
 
 #[test]
 fn no_ping_lands_inside_a_frame_that_is_half_sent() {
-    let config = with_limits(Limits {
-        keep_alive_interval: SECOND,
-        keep_alive_timeout: 30 * SECOND,
-        ..Limits::default()
+    let config = with_time(Time {
+        keep_alive_interval: Within::new(SECOND).unwrap(),
+        keep_alive_timeout: Within::new(30 * SECOND).unwrap(),
+        ..Time::default()
     });
     for config in planes(&config) {
         let server = TestServer::start(&config);
@@ -81,7 +81,8 @@ fn no_ping_lands_inside_a_frame_that_is_half_sent() {
 
 #[test]
 fn request_head_that_takes_too_long_is_answered_408() {
-    let config = with_limits(Limits { handshake_timeout: SECOND, ..Limits::default() });
+    let config =
+        with_time(Time { handshake_timeout: Within::new(SECOND).unwrap(), ..Time::default() });
     with_server(&config, |server| {
         let mut peer = server.connect();
         peer.send("GET / HTTP/1.1\r\nHost: loc");
@@ -92,7 +93,7 @@ fn request_head_that_takes_too_long_is_answered_408() {
 
 #[test]
 fn closed_connection_does_not_wait_forever_for_its_peer() {
-    let config = with_limits(Limits { close_timeout: SECOND, ..Limits::default() });
+    let config = with_time(Time { close_timeout: Within::new(SECOND).unwrap(), ..Time::default() });
     with_server(&config, |server| {
         let mut peer = server.open();
         peer.send([0x83, 0x80]);
@@ -109,7 +110,7 @@ fn closed_connection_does_not_wait_forever_for_its_peer() {
 
 #[test]
 fn stopping_server_abandons_those_who_do_not_answer() {
-    let config = with_limits(Limits { drain_timeout: SECOND, ..Limits::default() });
+    let config = with_time(Time { drain_timeout: Within::new(SECOND).unwrap(), ..Time::default() });
     for config in planes(&config) {
         let server = TestServer::start(&config);
         let mut deaf = server.open();

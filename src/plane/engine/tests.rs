@@ -23,7 +23,7 @@ use super::{
     simulation::{Ending, Peer, Reads, Simulation, World},
 };
 use crate::{
-    config::{HugePages, Limits},
+    config::{HugePages, Time, Within},
     connection::{
         ConnectionEnd,
         clock::{Deadlines, Tick},
@@ -206,9 +206,9 @@ impl Run {
         self.now = self.now.next();
         self.engine.sweep(
             self.now,
-            &Deadlines::new(&Limits {
-                keep_alive_interval: KEEP_ALIVE_INTERVAL,
-                ..Limits::default()
+            &Deadlines::new(&Time {
+                keep_alive_interval: Within::new(KEEP_ALIVE_INTERVAL).unwrap(),
+                ..Time::default()
             }),
         );
     }

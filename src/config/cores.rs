@@ -1,0 +1,90 @@
+//! Cores: how many workers run and where, and what carries their connections.
+#![expect(clippy::doc_markdown, reason = "these comments are the help text on a terminal")]
+
+use clap::{ArgAction, Args, ValueEnum};
+
+use crate::{
+    config::values::{Within, parse_switch, without_flags},
+    host::cpu_list::CpuList,
+};
+
+/// How many workers run and where, and what carries their connections.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Cores")]
+pub struct Cores {
+    /// Number of workers [default: one on each CPU]
+    ///
+    /// At most more threads than any machine has CPUs.
+    #[arg(long, value_name = "COUNT")]
+    pub workers: Option<Within<u32, 1, 4096>>,
+
+    /// CPUs that the workers are pinned to, such as 0,2-3 [default: all that may be used]
+    #[arg(long, value_name = "LIST")]
+    pub cpus: Option<CpuList>,
+
+    /// Whether a connection goes to the worker with the fewest, whoever accepts it: on or off
+    #[arg(
+        long, value_name = "CHOICE", action = ArgAction::Set, default_value = "on",
+        value_parser = parse_switch
+    )]
+    pub balance: bool,
+
+    /// Leave connections on the CPU that their packets arrive on; needs --balance off
+    #[arg(long, value_parser = parse_switch)]
+    pub incoming_cpu: bool,
+
+    /// Kernel interface to wait on; auto is io_uring where it is allowed, and epoll elsewhere
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    pub driver: Driver,
+
+    /// What carries connections after their handshake; auto is the engine where the kernel has it
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    pub data_plane: DataPlane,
+
+    /// Pages of the engine's receive buffers; explicit ones are set aside by vm.nr_hugepages
+    ///
+    /// Huge pages of 2 MiB spare the CPU translations of addresses. By default all of the buffers,
+    /// 2 MiB for each worker, are 512 small pages or 1 huge one.
+    #[arg(long, value_name = "KIND", default_value = "off")]
+    pub huge_pages: HugePages,
+}
+
+/// The kernel interface that workers wait on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Driver {
+    /// io_uring where the kernel allows it, epoll elsewhere.
+    Auto,
+    /// io_uring, or a refusal to start.
+    #[value(name = "io_uring")]
+    IoUring,
+    /// epoll.
+    Epoll,
+}
+
+/// What carries connections after their opening handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DataPlane {
+    /// The engine where the kernel has what it needs, the portable path elsewhere.
+    Auto,
+    /// The engine, or a refusal to start.
+    Engine,
+    /// The portable path.
+    Portable,
+}
+
+/// What pages the engine's receive buffers are in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum HugePages {
+    /// Small pages.
+    Off,
+    /// Huge pages where the kernel finds some, small ones elsewhere.
+    Transparent,
+    /// Huge pages out of those that vm.nr_hugepages has set aside, or a refusal to start.
+    Explicit,
+}
+
+impl Default for Cores {
+    fn default() -> Self {
+        without_flags()
+    }
+}

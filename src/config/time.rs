@@ -1,0 +1,44 @@
+//! Time: how long clients may take, and how long they may be silent.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::config::values::{Within, without_flags};
+
+// In seconds.
+const HOUR: u64 = 60 * 60;
+const DAY: u64 = 24 * HOUR;
+
+/// How long clients may take, and how long they may be silent.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Time")]
+pub struct Time {
+    /// How long a client may take for its request head
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    pub handshake_timeout: Within<Duration, 1, HOUR>,
+
+    /// Silence after which a client is sent a Ping; 0s for never
+    ///
+    /// It keeps middleboxes from forgetting the connection. The default is that of ASP.NET Core.
+    #[arg(long, value_name = "TIME", default_value = "2m")]
+    pub keep_alive_interval: Within<Duration, 0, DAY>,
+
+    /// Silence after that Ping for which a client is given up
+    #[arg(long, value_name = "TIME", default_value = "20s")]
+    pub keep_alive_timeout: Within<Duration, 1, HOUR>,
+
+    /// How long a closed connection waits for the client to end it too
+    #[arg(long, value_name = "TIME", default_value = "5s")]
+    pub close_timeout: Within<Duration, 1, HOUR>,
+
+    /// How long a stopping server waits for its clients to close
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    pub drain_timeout: Within<Duration, 0, HOUR>,
+}
+
+impl Default for Time {
+    fn default() -> Self {
+        without_flags()
+    }
+}
