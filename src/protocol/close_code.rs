@@ -1,5 +1,7 @@
 //! Close codes on the wire, and the Close frames that carry them (RFC 6455 §5.5.1, §7.4).
 
+use super::ProtocolError;
+
 /// The close codes that go over the wire, by their names in the IANA registry (RFC 6455 §7.4.1,
 /// §11.7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +48,26 @@ pub fn may_be_sent(code: u16) -> bool {
     //# 1015 is a reserved value and MUST NOT be set as a status code in a Close control frame by an
     //# endpoint.
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+}
+
+/// Decodes the unmasked payload of a Close frame: its code, if it has one (RFC 6455 §5.5.1).
+#[cold]
+pub fn decode_close_payload(payload: &[u8]) -> Result<Option<u16>, ProtocolError> {
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
+    //# If there is a body, the first two bytes of the body MUST be a 2-byte unsigned integer (in
+    //# network byte order) representing a status code with value /code/ defined in Section 7.4.
+    match payload {
+        [] => Ok(None),
+        [_] => Err(ProtocolError::CloseCodeTruncated),
+        [high, low, reason @ ..] => {
+            let code = u16::from_be_bytes([*high, *low]);
+            if !may_be_sent(code) {
+                return Err(ProtocolError::CloseCodeInvalid);
+            }
+            simdutf8::basic::from_utf8(reason).map_err(|_| ProtocolError::CloseReasonNotUtf8)?;
+            Ok(Some(code))
+        }
+    }
 }
 
 /// An unmasked Close frame with `code` and `reason`.
@@ -104,5 +126,20 @@ mod tests {
     fn close_frame_carries_code_and_reason() {
         let frame = encode_close_frame(CloseCode::GoingAway, "bye");
         assert_eq!(frame, b"\x88\x05\x03\xe9bye");
+    }
+
+    #[test]
+    fn payload_of_a_close_frame_is_empty_or_a_code_that_may_be_sent_and_utf8() {
+        for (payload, expected) in [
+            (&b""[..], Ok(None)),
+            (b"\x03", Err(ProtocolError::CloseCodeTruncated)),
+            (b"\x03\xe8", Ok(Some(1000))),
+            (b"\x0b\xb8bye \xc3\xa4", Ok(Some(3000))),
+            (b"\x03\xed", Err(ProtocolError::CloseCodeInvalid)),
+            (b"\x00\x00bye", Err(ProtocolError::CloseCodeInvalid)),
+            (b"\x03\xe8\xc3", Err(ProtocolError::CloseReasonNotUtf8)),
+        ] {
+            assert_eq!(decode_close_payload(payload), expected, "{payload:x?}");
+        }
     }
 }

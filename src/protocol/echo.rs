@@ -22,7 +22,7 @@ use std::ops::Range;
 
 use super::{
     OpCode, ProtocolError,
-    close_code::may_be_sent,
+    close_code::decode_close_payload,
     frame_header::{FRAME_HEADER_LEN_MAX, FrameHeader, is_control},
     masking::{rotate, unmask, unmask_to},
     utf8::Utf8Validator,
@@ -235,10 +235,7 @@ impl Echo {
         if header.rsv1 && !self.may_be_compressed(header) {
             return Err(ProtocolError::ReservedBitSet);
         }
-        //= https://www.rfc-editor.org/rfc/rfc6455#section-5.1
-        //# The server MUST close the connection upon receiving a
-        //# frame that is not masked.
-        let key = header.masking_key.ok_or(ProtocolError::MaskMissing)?;
+        let key = header.client_masking_key()?;
         //= https://www.rfc-editor.org/rfc/rfc6455#section-5.4
         //# The fragments of one message MUST NOT be interleaved between the
         //# fragments of another message unless an extension has been
@@ -340,7 +337,7 @@ impl Echo {
         //# If an endpoint receives a Close frame and did not previously send a Close frame,
         //# the endpoint MUST send a Close frame in response.
         let next = if header.opcode == OpCode::Close {
-            check_close_payload(&chunk[payload.clone()])?;
+            decode_close_payload(&chunk[payload.clone()])?;
             self.phase = Phase::Ended;
             Next::Close
         } else {
@@ -491,7 +488,7 @@ impl Echo {
             OpCode::Ping => {}
             OpCode::Pong => self.held.clear(),
             OpCode::Close => {
-                check_close_payload(&self.held[2..])?;
+                decode_close_payload(&self.held[2..])?;
                 self.phase = Phase::Ended;
             }
         }
@@ -593,23 +590,4 @@ fn reply_opcode(opcode: OpCode) -> OpCode {
 /// Whether a frame that is not all there is held back rather than cut through.
 fn is_held(header: &FrameHeader, rules: &Rules) -> bool {
     is_control(header.opcode) || header.payload_len <= rules.hold as u64
-}
-
-/// Checks the unmasked payload of a Close frame (RFC 6455 §5.5.1).
-#[cold]
-fn check_close_payload(payload: &[u8]) -> Result<(), ProtocolError> {
-    //= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
-    //# If there is a body, the first two bytes of the body MUST be a 2-byte unsigned integer (in
-    //# network byte order) representing a status code with value /code/ defined in Section 7.4.
-    match payload {
-        [] => Ok(()),
-        [_] => Err(ProtocolError::CloseCodeTruncated),
-        [high, low, reason @ ..] => {
-            if !may_be_sent(u16::from_be_bytes([*high, *low])) {
-                return Err(ProtocolError::CloseCodeInvalid);
-            }
-            simdutf8::basic::from_utf8(reason).map_err(|_| ProtocolError::CloseReasonNotUtf8)?;
-            Ok(())
-        }
-    }
 }

@@ -31,6 +31,9 @@ pub enum ProtocolError {
     /// A client's frame without a masking key (§5.1).
     #[error("a frame from a client is not masked")]
     MaskMissing,
+    /// A server's frame with a masking key (§5.1); no server meets it.
+    #[error("a frame from the server is masked")]
+    MaskUnexpected,
     /// A continuation frame while no message is being fragmented (§5.4).
     #[error("a continuation frame continues nothing")]
     ContinuationUnexpected,
@@ -65,6 +68,7 @@ impl ProtocolError {
             | Self::PayloadLengthNotMinimal
             | Self::PayloadLengthTooLarge
             | Self::MaskMissing
+            | Self::MaskUnexpected
             | Self::ContinuationUnexpected
             | Self::ContinuationMissing
             | Self::CloseCodeTruncated

@@ -1,7 +1,7 @@
 //! The frame header (RFC 6455 §5.2): two bytes, an extended payload length, a masking key.
 //!
-//! This module knows what a single header can tell; what depends on the connection (masking by
-//! role, continuation, negotiated extensions) is for [`super::echo`] to judge.
+//! This module knows what a single header can tell, masking by role included; what depends on the
+//! connection (continuation, negotiated extensions) is for [`super::echo`] to judge.
 
 use super::ProtocolError;
 
@@ -120,6 +120,27 @@ impl FrameHeader {
         let rsv1 = first & RSV1 != 0;
         let header = Self { fin, rsv1, opcode, masking_key, payload_len };
         Ok(Some((header, len)))
+    }
+
+    /// The masking key of a client's frame, which has to have one (§5.1).
+    #[inline]
+    pub fn client_masking_key(&self) -> Result<[u8; 4], ProtocolError> {
+        //= https://www.rfc-editor.org/rfc/rfc6455#section-5.1
+        //# The server MUST close the connection upon receiving a
+        //# frame that is not masked.
+        self.masking_key.ok_or(ProtocolError::MaskMissing)
+    }
+
+    /// Checks that a server's frame is not masked (§5.1).
+    #[inline]
+    pub fn check_server_masking(&self) -> Result<(), ProtocolError> {
+        //= https://www.rfc-editor.org/rfc/rfc6455#section-5.1
+        //# A client MUST close a connection if it detects a masked
+        //# frame.
+        match self.masking_key {
+            None => Ok(()),
+            Some(_) => Err(ProtocolError::MaskUnexpected),
+        }
     }
 
     /// Bytes that [`encode`](Self::encode) writes: 2 to 14.
