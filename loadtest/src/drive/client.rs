@@ -16,7 +16,7 @@ use std::{
 };
 
 use rand::Rng;
-use ringecho::protocol::OpCode;
+use ringecho::protocol::{OpCode, close_code::CloseCode};
 
 use super::{
     sender::{FrameSender, append_control_frame, frame_len},
@@ -42,10 +42,6 @@ use crate::{
 /// Sizes of a connection's read buffer: as much as its echoes need, between these bounds.
 const READ_LEN_MIN: usize = 4 * 1024;
 const READ_LEN_MAX: usize = 64 * 1024;
-
-/// Close codes that the generator sends (RFC 6455 §7.4.1).
-const CLOSE_NORMAL: u16 = 1000;
-const CLOSE_PROTOCOL_ERROR: u16 = 1002;
 
 /// Drives an open connection, which is the thread's connection `index`, to its end, and counts what
 /// happens. `next_planned` is the number in the run of its next message in an open loop; it is
@@ -105,7 +101,7 @@ struct Connection<'w> {
     /// The payload of a Ping that has to be answered.
     ping: RefCell<Option<Vec<u8>>>,
     /// The Close frame that has to be sent, or was.
-    close: Cell<Option<u16>>,
+    close: Cell<Option<CloseCode>>,
     /// The instant of the present turn, once the clock has been read.
     turn_instant: Cell<Option<u64>>,
 }
@@ -242,13 +238,13 @@ impl<'w> Connection<'w> {
         let closing = self.close.get().is_some();
         let (answer, end) = match *end {
             StreamEnd::Close(_) if closing || self.has_nothing_left(in_flight) => {
-                (CLOSE_NORMAL, End::Closed)
+                (CloseCode::NormalClosure, End::Closed)
             }
             StreamEnd::Close(code) => {
-                (CLOSE_NORMAL, End::Failed(ConnectionError::ClosedWith(code)))
+                (CloseCode::NormalClosure, End::Failed(ConnectionError::ClosedWith(code)))
             }
             StreamEnd::Violation(violation) => {
-                (CLOSE_PROTOCOL_ERROR, End::Failed(ConnectionError::Violation(violation)))
+                (CloseCode::ProtocolError, End::Failed(ConnectionError::Violation(violation)))
             }
         };
         if !closing {
@@ -346,12 +342,12 @@ impl<'w> Connection<'w> {
             return false;
         }
         if self.close.get().is_none() && self.has_nothing_left(in_flight.len()) {
-            self.close.set(Some(CLOSE_NORMAL));
+            self.close.set(Some(CloseCode::NormalClosure));
         }
         let Some(code) = self.close.get() else {
             return false;
         };
-        append_control_frame(OpCode::Close, &code.to_be_bytes(), &mut rng, buffer);
+        append_control_frame(OpCode::Close, &(code as u16).to_be_bytes(), &mut rng, buffer);
         true
     }
 

@@ -37,13 +37,14 @@ pub(crate) enum StreamEnd {
 /// A violation of RFC 6455 by the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub(crate) enum Violation {
-    //= https://www.rfc-editor.org/rfc/rfc6455#section-5.1
-    //# A client MUST close a connection if it detects a masked
-    //# frame.
-    #[error("a frame from the server is masked")]
-    Masked,
     #[error("a frame is not masked, so it is not what was sent")]
     NotMasked,
+    /// A Close frame with a code that may not be sent (RFC 6455 §7.4).
+    #[error("the server sent a Close frame with code {0}, which may not be sent")]
+    CloseCodeInvalid(u16),
+    /// A Close frame whose payload is no code and reason (RFC 6455 §5.5.1).
+    #[error("the server sent a Close frame that is malformed: {0}")]
+    CloseMalformed(ProtocolError),
     #[error("{0}")]
     Protocol(#[from] ProtocolError),
 }

@@ -7,7 +7,9 @@
 
 use ringecho::protocol::{
     OpCode, ProtocolError,
+    close_code::decode_close_payload,
     frame_header::{CONTROL_PAYLOAD_LEN_MAX, FRAME_HEADER_LEN_MAX, FrameHeader},
+    masking::unmask,
 };
 
 use super::{
@@ -38,7 +40,7 @@ enum Phase {
     /// The payload of a data frame, of which `remaining` bytes have not arrived.
     Data { remaining: u64, fin: bool },
     /// The payload of a control frame, of `len` bytes.
-    Control { opcode: OpCode, len: usize },
+    Control { opcode: OpCode, len: usize, masking_key: Option<[u8; 4]> },
 }
 
 impl Verifier {
@@ -182,10 +184,12 @@ impl Verifier {
         payloads: &Payloads,
         received: &mut Received,
     ) -> Result<(), StreamEnd> {
-        match (self.echo_kind, header.masking_key) {
-            (EchoKind::Messages, None) | (EchoKind::Bytes, Some(_)) => {}
-            (EchoKind::Messages, Some(_)) => return Err(Violation::Masked.into()),
-            (EchoKind::Bytes, None) => return Err(Violation::NotMasked.into()),
+        match self.echo_kind {
+            EchoKind::Messages => header.check_server_masking()?,
+            EchoKind::Bytes if header.masking_key.is_none() => {
+                return Err(Violation::NotMasked.into());
+            }
+            EchoKind::Bytes => {}
         }
         //= https://www.rfc-editor.org/rfc/rfc7692#section-6.1
         //# An endpoint MUST NOT set the "Per-Message Compressed" bit of control
@@ -197,7 +201,8 @@ impl Verifier {
         match (header.opcode, self.fragmented) {
             (OpCode::Close | OpCode::Ping | OpCode::Pong, _) => {
                 let len = header.payload_len.min(CONTROL_PAYLOAD_LEN_MAX) as usize;
-                self.phase = Phase::Control { opcode: header.opcode, len };
+                let (opcode, masking_key) = (header.opcode, header.masking_key);
+                self.phase = Phase::Control { opcode, len, masking_key };
                 return self.end_control_frame(received);
             }
             (OpCode::Continuation, false) => {
@@ -235,28 +240,35 @@ impl Verifier {
     /// Acts on a control frame, if its payload is there.
     #[cold]
     fn end_control_frame(&mut self, received: &mut Received) -> Result<(), StreamEnd> {
-        let Phase::Control { opcode, len } = self.phase else {
+        let Phase::Control { opcode, len, masking_key } = self.phase else {
             return Ok(());
         };
         if self.held.len() < len {
             return Ok(());
         }
         self.phase = Phase::FrameHeader;
-        let payload = std::mem::take(&mut self.held);
+        let mut payload = std::mem::take(&mut self.held);
+        if let Some(key) = masking_key {
+            unmask(&mut payload, key);
+        }
         match opcode {
             OpCode::Ping => received.ping = Some(payload),
-            OpCode::Close => return Err(close(&payload)),
+            OpCode::Close => return Err(judge_close(&payload)),
             _ => received.pong = Some(payload),
         }
         Ok(())
     }
 }
 
-fn close(payload: &[u8]) -> StreamEnd {
-    match *payload {
-        [] => StreamEnd::Close(None),
-        [_] => ProtocolError::CloseCodeTruncated.into(),
-        [high, low, ..] => StreamEnd::Close(Some(u16::from_be_bytes([high, low]))),
+/// What a Close frame says, if it may say that.
+#[cold]
+fn judge_close(payload: &[u8]) -> StreamEnd {
+    match (decode_close_payload(payload), payload.first_chunk()) {
+        (Ok(code), _) => StreamEnd::Close(code),
+        (Err(ProtocolError::CloseCodeInvalid), Some(&code)) => {
+            Violation::CloseCodeInvalid(u16::from_be_bytes(code)).into()
+        }
+        (Err(error), _) => Violation::CloseMalformed(error).into(),
     }
 }
 
@@ -548,15 +560,48 @@ mod tests {
     fn violations_are_named() {
         let payloads = payloads(PayloadKind::Binary, 4);
         for (stream, violation) in [
-            (&[0x82, 0x84, 1, 2, 3, 4, 0, 0, 0, 0][..], Violation::Masked),
+            (&[0x82, 0x84, 1, 2, 3, 4, 0, 0, 0, 0][..], ProtocolError::MaskUnexpected.into()),
             (&[0xc2, 4], ProtocolError::ReservedBitSet.into()),
             (&[0x80, 4], ProtocolError::ContinuationUnexpected.into()),
             (&[0x02, 0, 0x82, 4], ProtocolError::ContinuationMissing.into()),
             (&[0x83, 0], ProtocolError::OpcodeReserved.into()),
-            (&[0x88, 1, 3], ProtocolError::CloseCodeTruncated.into()),
+            (&[0x88, 0x80, 1, 2, 3, 4], ProtocolError::MaskUnexpected.into()),
+            (&[0x08, 0], ProtocolError::ControlFrameFragmented.into()),
+            (&[0x88, 126, 0, 126], ProtocolError::ControlFrameTooLong.into()),
+            (&[0x88, 1, 3], Violation::CloseMalformed(ProtocolError::CloseCodeTruncated)),
+            (&[0x88, 2, 0, 0], Violation::CloseCodeInvalid(0)),
+            (&[0x88, 2, 0x03, 0xed], Violation::CloseCodeInvalid(1005)),
+            (&[0x88, 3, 0x13, 0x88, b'x'], Violation::CloseCodeInvalid(5000)),
+            (
+                &[0x88, 4, 0x03, 0xe8, b'x', 0xff],
+                Violation::CloseMalformed(ProtocolError::CloseReasonNotUtf8),
+            ),
         ] {
             assert_eq!(end_of(stream, &payloads), Some(StreamEnd::Violation(violation)));
         }
+    }
+
+    #[test]
+    fn close_frames_that_may_be_sent_end_the_stream_with_their_code() {
+        let payloads = payloads(PayloadKind::Binary, 4);
+        let longest = [&[0x88, 125, 0x0f, 0xa0][..], "\u{e4}".repeat(61).as_bytes(), b"!"].concat();
+        for (stream, code) in [
+            (&[0x88, 0][..], None),
+            (&[0x88, 2, 0x03, 0xe8], Some(1000)),
+            (&[0x88, 5, 0x03, 0xf6, b'b', b'y', b'e'], Some(1014)),
+            (&longest, Some(4000)),
+        ] {
+            assert_eq!(end_of(stream, &payloads), Some(StreamEnd::Close(code)), "{stream:x?}");
+        }
+    }
+
+    #[test]
+    fn close_frame_that_a_tcp_echo_returns_is_read_through_its_mask() {
+        let payloads = payloads(PayloadKind::Binary, 4);
+        let mut verifier = Verifier::new(FIRST, EchoKind::Bytes, false, &payloads);
+        let frame = [0x88, 0x82, 1, 2, 3, 4, 0x03 ^ 1, 0xe8 ^ 2];
+        let end = verifier.consume(&frame, 0, &payloads).end;
+        assert_eq!(end, Some(StreamEnd::Close(Some(1000))));
     }
 
     #[test]

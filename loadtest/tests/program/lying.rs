@@ -238,6 +238,15 @@ fn violations_of_the_protocol_are_named() {
         (b"\x83\x00", "the opcode is reserved"),
         (b"\x09\x00", "a control frame is fragmented"),
         (b"\x80\x01x", "a continuation frame continues nothing"),
+        (b"\x88\x80\x01\x02\x03\x04", "a frame from the server is masked"),
+        (b"\x88\x7e\x00\x7e", "a control frame has more than 125 bytes"),
+        (b"\x88\x01\x03", "a Close frame that is malformed: a Close frame has half a close code"),
+        (b"\x88\x02\x03\xed", "a Close frame with code 1005, which may not be sent"),
+        (b"\x88\x02\x00\x00", "a Close frame with code 0, which may not be sent"),
+        (
+            b"\x88\x03\x03\xe8\xff",
+            "a Close frame that is malformed: the reason in a Close frame is not UTF-8",
+        ),
     ] {
         let server = Server::of_websockets(move |mut websocket| {
             let _ = websocket.read();
@@ -247,6 +256,29 @@ fn violations_of_the_protocol_are_named() {
         let outcome = run_shallow(&server);
         outcome.assert_errors(&[("protocol", 2)]);
         outcome.assert_cause(cause);
+    }
+}
+
+#[test]
+fn an_answer_to_the_close_frame_that_may_not_be_sent_is_named() {
+    for (answer, cause) in [
+        (&b"\x88\x02\x03\xee"[..], "a Close frame with code 1006, which may not be sent"),
+        (b"\x88\x01\x03", "half a close code"),
+    ] {
+        let server = Server::of_websockets(move |mut websocket| {
+            while let Ok(message) = websocket.read() {
+                // tungstenite would send its own answer with the next read.
+                if message.is_close() {
+                    websocket.get_mut().write_all(answer).unwrap();
+                    return;
+                }
+                websocket.send(message).unwrap();
+            }
+        });
+        let outcome = run_shallow(&server);
+        outcome.assert_errors(&[("protocol", 2)]);
+        outcome.assert_cause(cause);
+        assert!(outcome.number("/messages") > 0);
     }
 }
 

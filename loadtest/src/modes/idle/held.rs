@@ -13,7 +13,7 @@ use std::{
     time::Instant,
 };
 
-use ringecho::protocol::OpCode;
+use ringecho::protocol::{OpCode, close_code::CloseCode};
 
 use super::holder::Holder;
 use crate::{
@@ -33,9 +33,6 @@ use crate::{
 
 /// Bytes that are read at once: a control frame fits.
 const READ_LEN: usize = 128;
-
-/// RFC 6455 §7.4.1.
-const CLOSE_NORMAL: u16 = 1000;
 
 /// What every connection is told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,7 +203,7 @@ impl Held {
                 holder.count_ping();
             }
             Some(Task::Close) => {
-                let code = CLOSE_NORMAL.to_be_bytes();
+                let code = (CloseCode::NormalClosure as u16).to_be_bytes();
                 append_control_frame(OpCode::Close, &code, &mut rng, buffer);
                 self.closing.set(true);
             }
