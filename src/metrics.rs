@@ -1,10 +1,10 @@
-//! Counters: each worker writes its own, whoever asks sums them.
+//! Counters: each worker counts for itself, and a reader sums the workers.
 //!
 //! A counter has one writer, so counting is a load and a store without a lock prefix.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// What one worker counts. All of it only grows.
+/// What one worker counts. The numbers only grow.
 #[derive(Debug)]
 pub struct Counters {
     /// Connections admitted, whichever worker accepted them.
@@ -15,7 +15,7 @@ pub struct Counters {
     pub messages: Counter,
     /// Bytes received on upgraded connections.
     pub received_bytes: Counter,
-    /// Wake-ups that the kernel lost, so that only the sweep found what had arrived.
+    /// Wake-ups that the kernel lost: what had arrived was found only by the next sweep.
     pub late_wake_ups: Counter,
     /// Connections that ended, by kind of end.
     ended: Vec<(&'static str, Counter)>,
@@ -30,7 +30,7 @@ pub struct Counter(AtomicU64);
 pub struct Totals {
     /// Connections accepted.
     pub accepted: u64,
-    /// Of these, each worker's.
+    /// Connections accepted, by worker.
     pub accepted_by_worker: Vec<u64>,
     /// Connections upgraded to the WebSocket protocol.
     pub upgraded: u64,
@@ -38,7 +38,7 @@ pub struct Totals {
     pub messages: u64,
     /// Bytes received on upgraded connections.
     pub received_bytes: u64,
-    /// Wake-ups that the kernel lost, so that only the sweep found what had arrived.
+    /// Wake-ups that the kernel lost: what had arrived was found only by the next sweep.
     pub late_wake_ups: u64,
     /// Connections that ended, by kind of end; kinds that did not occur are left out.
     pub ended: Vec<(&'static str, u64)>,

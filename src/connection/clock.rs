@@ -1,12 +1,11 @@
 //! Time as the server counts it: in ticks of the sweep, about one a second.
 //!
-//! Nothing on a message's way reads a clock. Traffic stores the current [`Tick`], and once a tick
-//! the worker asks each connection's [`Timing`] what is due. Deadlines are therefore met at least
-//! after the time given, and at most one tick later, beside the time that the sweeps themselves
-//! take: each tick begins when the sweep before it is done, so that none is shorter than it says.
+//! No message reads a clock. Traffic stores the current [`Tick`], and once a tick the worker asks each
+//! connection's [`Timing`] what is due. So a deadline is met after at least its time, and at most one
+//! tick and the time of the sweeps later: each tick begins when the sweep before it is done.
 //!
-//! Deadlines are for peers that stand still. One that still has bytes to take is given up when its
-//! deadline has passed and it has acknowledged none of them since the last one passed.
+//! Deadlines are for peers that stand still. A peer that has bytes to take is given up when its
+//! deadline has passed and it has acknowledged none of them since a deadline last passed.
 
 use std::{mem, num::NonZeroU32, time::Duration};
 
@@ -23,8 +22,8 @@ pub struct Tick(u32);
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
     stage: Stage,
-    /// When the stage began or, while open, when the peer last sent or took something. Begins anew
-    /// whenever an end was due, but the peer had taken something.
+    /// When the stage began or, while open, when the peer last sent or took something. Set anew when
+    /// an end was due but the peer had taken something.
     since: Tick,
     /// How much the peer had acknowledged when an end was last due.
     acknowledged: Option<NonZeroU32>,
@@ -114,8 +113,8 @@ impl Timing {
 
     /// What is due `now`. A Ping that is due is taken to be sent.
     ///
-    /// No end is due to a peer that goes on taking what it was sent: when one would be, `intake`
-    /// says how far it is.
+    /// No end is due while the peer goes on taking what it was sent. Only where an end would be due,
+    /// `intake` is asked how much it has taken.
     pub fn sweep(
         &mut self,
         now: Tick,
@@ -145,12 +144,12 @@ impl Timing {
         Some(end)
     }
 
-    /// Whether the peer has taken something in the last `passed` ticks, or may have: how far it was
-    /// before is known only from the second time on.
+    /// Whether the peer has taken something in the last `passed` ticks, or may have: the first time,
+    /// there is no earlier intake to compare with.
     fn goes_on(&mut self, intake: Intake, passed: u32) -> bool {
         if !intake.is_behind {
-            // Said so late, it is no acknowledgement of what these ticks began with. With a deadline
-            // of one tick nothing is late enough.
+            // A segment that came this late is no acknowledgement of what was sent before these
+            // ticks. With a deadline of one tick no segment is late enough.
             return intake.silence.is_some_and(|silence| silence + TICK < passed * TICK);
         }
         let acknowledged = NonZeroU32::new(intake.acknowledged.max(1));

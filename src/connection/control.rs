@@ -1,4 +1,4 @@
-//! A worker's hold on a connection that is a task.
+//! What a worker and the task of one of its connections say to each other.
 
 use std::{
     cell::{Cell, RefCell},
@@ -14,10 +14,11 @@ use super::{
     intake::intake,
 };
 
-/// The worker's hold on a connection: what its sweep reads, and how it asks for something.
+/// Shared by a worker and a connection's task: the worker's sweep reads the connection's timing, and
+/// the task hears the worker's demands.
 pub struct Control {
     now: Rc<Cell<Tick>>,
-    /// The connection, as long as it is in the worker's table; its task owns it.
+    /// The connection, which its task owns and keeps open for as long as this is in the worker's table.
     descriptor: Option<RawFd>,
     timing: Cell<Timing>,
     demand: Cell<Option<Demand>>,
@@ -40,8 +41,8 @@ pub enum Demand {
 }
 
 impl Control {
-    /// For a connection accepted now, on the worker whose time is `now`. What its peer takes is
-    /// looked up by its descriptor, if it has one.
+    /// For a connection that is accepted now, on the worker whose time is `now`. The descriptor is
+    /// asked how much the peer takes; without one, deadlines do not consider that.
     pub fn new(now: Rc<Cell<Tick>>, descriptor: Option<RawFd>) -> Self {
         let timing = Cell::new(Timing::accepted(now.get()));
         Self {
@@ -54,8 +55,8 @@ impl Control {
         }
     }
 
-    /// Asks for something. An end that was asked for before stands, and a closing yields to nothing
-    /// but an end: neither is asked for twice.
+    /// Demands something of the task. A demand to end stays, and a demand to drain is replaced by
+    /// nothing but one to end.
     pub fn demand(&self, demand: Demand) {
         let stands = match self.demand.get() {
             Some(Demand::End(_)) => true,
@@ -66,8 +67,8 @@ impl Control {
             self.demand.set(Some(demand));
         }
         if demand == Demand::Drain && self.sending.get().is_some() {
-            // It is heard when the peer has taken what is being sent, for which it has as long as
-            // for what else it is to do before the end.
+            // The task hears the demand only when the peer has taken what is being sent. The peer has
+            // the close timeout for that.
             self.closing();
         }
         self.wake();
@@ -79,12 +80,12 @@ impl Control {
         }
     }
 
-    /// Lets go of the task that waits for demands, when there will be none.
+    /// Drops the waker of the task, when there will be no demands any more.
     pub(crate) fn let_go(&self) {
         drop(self.waker.take());
     }
 
-    /// Demands what is due, and lets a send see that it stalls.
+    /// The sweep: demands what is due, and wakes a send that stalls.
     pub fn sweep(&self, deadlines: &Deadlines) {
         if self.send_stalls() {
             self.wake();
@@ -107,12 +108,12 @@ impl Control {
         self.wait(|| self.demand.take()).await
     }
 
-    /// Waits for the demand to end; others stay for later.
+    /// Waits for a demand to end; other demands stay for later.
     pub(crate) async fn ended(&self) -> ConnectionEnd {
         self.wait(|| self.demanded_end()).await
     }
 
-    /// The end, if that has been demanded. The time for a request head is also that for its answer.
+    /// The end, if one has been demanded. The deadline of a request head also ends its response.
     pub(crate) fn demanded_end(&self) -> Option<ConnectionEnd> {
         match self.demand.get()? {
             Demand::End(end) => Some(end),
@@ -131,7 +132,7 @@ impl Control {
         self.sending.set(None);
     }
 
-    /// Waits until the send that is under way takes longer than to the next sweep.
+    /// Waits until a sweep finds that the send under way began before it.
     pub(crate) async fn send_stalled(&self) {
         self.wait(|| self.send_stalls().then_some(())).await;
     }
@@ -167,7 +168,7 @@ impl Control {
         self.timing.set(timing);
     }
 
-    /// Nothing but the end is left to come, so the time for that begins.
+    /// Starts the close timeout: nothing but the end is left to come.
     pub(crate) fn closing(&self) {
         let mut timing = self.timing.get();
         timing.closing(self.now.get());

@@ -44,8 +44,8 @@ impl ConnectionEnd {
     /// The names under which ends are counted, by [`kind`](Self::kind): those of the variants.
     pub const KINDS: [&'static str; EndKind::COUNT] = *EndKind::VARIANTS.first_chunk().unwrap();
 
-    /// Whether there is nothing more to say, rather than nobody to say it to: only then is it
-    /// worth waiting until the peer has taken what was sent.
+    /// Whether the peer may still be reading, so that the connection lingers instead of closing at
+    /// once.
     pub fn is_orderly(self) -> bool {
         matches!(self, Self::ClosedByPeer | Self::ClosedByServer | Self::Failed(_))
     }

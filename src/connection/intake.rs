@@ -1,24 +1,23 @@
-//! What a peer takes of what it was sent, as TCP tells.
+//! How much of what it was sent a peer has taken, as TCP tells.
 //!
-//! A socket's buffer holds megabytes, so a peer that reads slowly but steadily may for minutes let
-//! no send go on, nor send anything itself. Its acknowledgements tell it from one that stands still.
+//! A socket's buffer holds megabytes, so a send to a peer that reads slowly but steadily may stand
+//! still for minutes. The acknowledgements tell such a peer from one that does not read.
 
 use std::{mem, os::fd::AsRawFd, time::Duration};
 
 /// What the peer of a connection has taken, and when it last said anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Intake {
-    /// Bytes that it has acknowledged since the connection began, the lower half of that number.
+    /// Bytes that the peer has acknowledged since the connection began, modulo 2^32.
     pub acknowledged: u32,
-    /// It has not acknowledged all that it was sent.
+    /// The peer has not acknowledged everything that it was sent.
     pub is_behind: bool,
-    /// How long ago its last segment came, if that had no data. When it is not behind, such a one
-    /// tells of room that its program has made.
+    /// The time since the peer's last segment, if that had no data. From a peer that is not behind,
+    /// such a segment announces room, so its program has read something.
     pub silence: Option<Duration>,
 }
 
-/// Asks for the intake of a connection's peer; `None` where there is none to be had, as when it is
-/// no TCP connection.
+/// The intake of a connection's peer; `None` if this is no TCP connection.
 #[expect(unsafe_code, reason = "no crate in use knows this socket option")]
 pub fn intake(connection: &impl AsRawFd) -> Option<Intake> {
     // SAFETY: the structure consists of numbers, for which zeros are a value.

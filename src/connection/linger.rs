@@ -1,4 +1,4 @@
-//! The end of a connection whose last words the peer is to get.
+//! Closing a connection so that the peer gets everything that it was sent.
 
 use std::pin::pin;
 
@@ -11,12 +11,11 @@ use super::{
 };
 use crate::config::RECEIVE_BUFFER_START;
 
-/// Ends a connection without losing what was sent: the write side first, then, once the peer has
-/// taken everything and ended its side too, the rest.
+/// Ends the write side, and waits until the peer has ended its side too.
 ///
-/// Closing a socket that still has received bytes in it resets the connection, and a reset can
-/// destroy what the peer has not read yet; so they are read until the peer's end, or until the
-/// sweep finds that it took too long.
+/// Closing a socket with unread bytes in it resets the connection, and a reset can destroy what the
+/// peer has not read yet. So bytes are read and discarded until the peer's end, or until the close
+/// timeout has passed.
 pub async fn linger(
     reader: &mut impl AsyncReadRent,
     writer: &mut impl AsyncWriteRent,

@@ -1,4 +1,4 @@
-//! Turns: how much one connection may do before the others of its worker have theirs.
+//! How much one connection may receive before the other tasks of its worker have their turn.
 
 use std::{
     future::{Future, poll_fn},
@@ -7,13 +7,13 @@ use std::{
 
 use crate::config::RECEIVE_BUFFER_START;
 
-/// How much a connection receives without waiting before others have their turn, in bytes.
+/// Bytes that a connection may receive before others have their turn, on every data plane.
 ///
-/// On epoll what is at hand is read and written at once, so a peer that streams would never let
-/// the others go on.
+/// The engine limits each of its receives by it, if the kernel can. A task on epoll reads and writes
+/// without ever waiting while its peer streams, so it has to count by itself.
 pub const RECEIVE_QUOTA: usize = 256 << 10;
 
-/// What of that a connection has left.
+/// What a connection has left of [`RECEIVE_QUOTA`].
 pub(crate) struct Quota(usize);
 
 impl Default for Quota {
@@ -23,14 +23,14 @@ impl Default for Quota {
 }
 
 impl Quota {
-    /// Counts what was received, and lets others go on when that is all. Who has waited for it has
-    /// done so already.
+    /// Counts received bytes, and lets others go on when the quota is used up. A task that has waited
+    /// for the bytes has let them go on already.
     pub(crate) async fn spend(&mut self, len: usize, has_waited: bool) {
         if has_waited {
             *self = Self::default();
             return;
         }
-        // Even the smallest piece has cost the others the time of a page.
+        // A small piece costs nearly the time of a page.
         self.0 = self.0.saturating_sub(len.max(RECEIVE_BUFFER_START.in_memory()));
         if self.0 == 0 {
             *self = Self::default();
@@ -39,7 +39,7 @@ impl Quota {
     }
 }
 
-/// What a future comes to, and whether others had their turn meanwhile.
+/// The output of a future, and whether it had to wait.
 pub(crate) async fn noting_waits<T>(future: impl Future<Output = T>) -> (T, bool) {
     let mut future = pin!(future);
     let mut has_waited = false;
@@ -53,8 +53,8 @@ pub(crate) async fn noting_waits<T>(future: impl Future<Output = T>) -> (T, bool
 
 /// Lets every other task have its turn first.
 ///
-/// monoio runs a task that wakes itself before all others; one that waits for a new task to end
-/// comes behind them.
+/// monoio runs a task that wakes itself before all others. A task that waits for a new task runs
+/// behind them.
 pub(crate) async fn let_others_go_on() {
     monoio::spawn(async {}).await;
 }

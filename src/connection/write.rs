@@ -24,7 +24,7 @@ pub async fn write_all<T: IoBuf>(
     let mut unsent = buffer.slice(range);
     loop {
         let unsent_at = unsent.begin();
-        // The end first: a peer that reads quickly always takes something.
+        // Demands come first, since a peer that reads quickly always takes something.
         let (result, written) =
             match select(pin!(control.ended()), pin!(writer.write(unsent))).await {
                 Either::Left((end, _)) => return Err(end),

@@ -1,7 +1,7 @@
 //! Who moves the bytes of upgraded connections, and how a worker's tasks wait.
 //!
-//! [`on_engine`] has all of a worker's connections in one ring; [`portable`] has a task of monoio's
-//! for each. Neither knows the protocol: that is the session's.
+//! There are two planes. [`OnEngine`] carries all connections of a worker in one ring; [`Portable`]
+//! runs a task of monoio's for each. Neither knows the protocol, which is the session's.
 
 pub mod engine;
 mod on_engine;
@@ -39,20 +39,20 @@ pub(crate) trait Plane: Sized + 'static {
     /// Its halves.
     type Reader: AsyncReadRent;
     type Writer: AsyncWriteRent;
-    /// A descriptor of the worker's that tells something by becoming readable.
+    /// A descriptor that the worker waits for, such as its listener's.
     type Source;
 
     /// Runs a task beside the others.
     fn spawn<T: 'static>(&self, task: impl Future<Output = T> + 'static) -> JoinHandle<T>;
 
-    /// Waits for as long as this.
+    /// Waits until `duration` has passed.
     async fn sleep(&self, duration: Duration);
 
-    /// A descriptor to wait for. It does not block.
+    /// Makes a source of a nonblocking descriptor.
     fn source(&self, descriptor: OwnedFd) -> io::Result<Self::Source>;
 
-    /// Waits until a source is readable. Others have their turn, even if it already is. Nothing is
-    /// lost when this is dropped.
+    /// Waits until a source is readable. Other tasks have their turn even if it already is. Dropping
+    /// the future loses nothing.
     async fn readable(&self, source: &Self::Source) -> io::Result<()>;
 
     /// An accepted connection, to be read and written.
@@ -61,7 +61,8 @@ pub(crate) trait Plane: Sized + 'static {
     /// Splits a connection into its halves.
     fn split(stream: Self::Stream) -> (Self::Reader, Self::Writer);
 
-    /// Carries a connection after its opening handshake to its end, or takes it over (`None`).
+    /// Carries an upgraded connection to its end, or takes it over (`None`): then it is given back by
+    /// [`drive`](Self::drive).
     async fn carry(
         &self,
         upgraded: Upgraded<Self::Stream>,
@@ -70,10 +71,10 @@ pub(crate) trait Plane: Sized + 'static {
         control: &Control,
     ) -> Option<ConnectionEnd>;
 
-    /// Connections that it has taken over.
+    /// The number of connections that the plane has taken over.
     fn connection_count(&self) -> usize;
 
-    /// Another tick has passed for connections that it has taken over.
+    /// Looks at the deadlines of the connections that it has taken over, as another tick has passed.
     fn sweep(&self, now: Tick, deadlines: &Deadlines);
 
     /// Closes connections that it has taken over as soon as no message is under way on them.
@@ -82,15 +83,15 @@ pub(crate) trait Plane: Sized + 'static {
     /// Ends connections that it has taken over.
     fn abandon(&self);
 
-    /// Ends what drives the plane, when the worker's work is done, so that nothing that was waited
-    /// for outlives the worker.
+    /// Waits for the end of [`drive`](Self::drive) when the worker's work is done, so that no wait
+    /// outlives the worker.
     async fn settle(&self, drive: JoinHandle<io::Result<()>>);
 
-    /// Lets go of the tasks that wait, when the worker ends in whatever way.
+    /// Drops the wakers of all tasks that wait, when the worker ends in whatever way.
     fn let_go(&self);
 
-    /// What the worker's thread does besides its tasks, until `is_over`. Connections that it had
-    /// taken over and that have ended are for `finish`.
+    /// Moves the bytes of the connections that it has taken over, until `is_over`. Gives those that
+    /// have ended to `finish`.
     async fn drive(&self, is_over: impl Fn() -> bool, finish: impl Fn(Departure))
     -> io::Result<()>;
 }
@@ -98,9 +99,9 @@ pub(crate) trait Plane: Sized + 'static {
 /// A connection whose opening handshake is done.
 pub(crate) struct Upgraded<S> {
     pub(crate) stream: S,
-    /// What came together with the request head: the first frames.
+    /// Bytes that came together with the request head: the first frames.
     pub(crate) early: Vec<u8>,
-    /// What the handshake agreed on.
+    /// What the handshake agreed on about compression.
     pub(crate) compression: Compression,
 }
 

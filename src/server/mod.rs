@@ -38,13 +38,13 @@ use crate::{
     host::descriptors::{Refused, raise_limit},
     http::{encode_page, page},
     metrics::{Counters, Totals},
-    worker::{self, Fallback, Footing, Plan, Ready, Service, WorkerError},
+    worker::{self, Fallback, Plan, Platform, Ready, Service, WorkerError},
 };
 
 /// A running server.
 pub struct Server {
     listening: Listening,
-    footing: Footing,
+    platform: Platform,
     fallback: Fallback,
     backlog: u32,
     service: Arc<Service>,
@@ -116,7 +116,7 @@ impl Server {
         if let Err(error) = raise_limit(u64::MAX) {
             warn!(%error, "the limit of open files stays as it is");
         }
-        let footing = Footing { driver, engine: resolve_data_plane(config, driver)? };
+        let platform = Platform { driver, engine: resolve_data_plane(config, driver)? };
         let fallback = Fallback {
             // Huge pages were asked for, so there is to be something in them.
             plane: config.cores.data_plane == DataPlane::Auto
@@ -132,7 +132,7 @@ impl Server {
         let (events_sender, events) = channel();
         let mut server = Self {
             listening,
-            footing,
+            platform,
             fallback,
             backlog: config.network.backlog.get(),
             service: Arc::new(service(config)),
@@ -164,11 +164,11 @@ impl Server {
     /// What a server says when it is ready. Workers that had to fall back are told of in the log.
     pub fn ready_line(&self) -> String {
         let address = self.address();
-        let Self { service, workers, footing, .. } = self;
+        let Self { service, workers, platform, .. } = self;
         let count = workers.len();
         let plural = if count == 1 { "worker" } else { "workers" };
         let path = service.echo_paths.first();
-        format!("listening on ws://{address}{path} ({count} {plural}, {footing})")
+        format!("listening on ws://{address}{path} ({count} {plural}, {platform})")
     }
 
     /// A handle that stops the server.
@@ -263,7 +263,7 @@ impl Server {
         let balance = self.balance.clone();
         let plan = Plan {
             cpu,
-            footing: self.footing,
+            platform: self.platform,
             fallback: self.fallback,
             listener,
             backlog: self.backlog,

@@ -84,12 +84,12 @@ mod tests {
     use nix::errno::Errno;
 
     use super::*;
-    use crate::worker::{Driver, Footing};
+    use crate::worker::{Driver, Platform};
 
     fn ready(shortage: Option<(ShortageKind, Errno)>) -> Ready {
-        let footing = Footing { driver: Driver::Epoll, engine: None };
+        let platform = Platform { driver: Driver::Epoll, engine: None };
         let shortage = shortage.map(|(kind, errno)| Shortage { kind, error: errno.into() });
-        Ready { footing, shortage, unpinned: None }
+        Ready { platform, shortage, unpinned: None }
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Accepting: connections come from this worker's listener, or from another's, and each becomes a
-//! task.
+//! Accepting: connections come from this worker's listener, or from another worker that assigns them
+//! here, and each becomes a task.
 
 use std::{
     convert::Infallible,
@@ -28,14 +28,14 @@ const ACCEPTED_MAX: usize = 32;
 /// How long accepting rests after the process ran out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepting failed for want of something.
+/// Accepting failed since something is used up, as descriptors or memory.
 struct Exhausted {
     error: io::Error,
     remedy: &'static str,
 }
 
 impl<P: Plane> Worker<P> {
-    /// Accepts the first connection, if there already is one, to see whether that is allowed.
+    /// Tries to accept, to see whether that is allowed. A connection that waits already is admitted.
     pub(super) fn try_to_accept(self: &Rc<Self>, listener: &StdTcpListener) -> Result<(), Refused> {
         match listener.accept() {
             Ok((stream, peer)) => self.assign(stream, peer),
@@ -73,17 +73,18 @@ impl<P: Plane> Worker<P> {
         }
     }
 
-    /// Accepts those who wait when the worker is to stop, at most so many, and closes the queue.
+    /// Accepts the connections that wait when the worker is to stop, at most `count_max`, and closes
+    /// the queue.
     pub(super) fn accept_the_last(self: &Rc<Self>, listener: &StdTcpListener, count_max: usize) {
-        // Closing the queue would reset whoever waits in it. Who comes from now on may be reset.
+        // Closing the queue resets the connections in it. Those that come from here on may be reset.
         if let Err(Exhausted { error, remedy }) = self.accept_waiting(listener, count_max) {
             warn!(%error, "cannot accept all who wait; {remedy}");
         }
-        // A ring that waits for the queue would keep it open for a while, this ends it at once.
+        // Without this, a ring that waits for the queue would keep it open for a while.
         let _ = SockRef::from(listener).shutdown(Shutdown::Both);
     }
 
-    /// Accepts the connections that wait in the queue, at most so many.
+    /// Accepts the connections that wait in the queue, at most `count_max`.
     fn accept_waiting(
         self: &Rc<Self>,
         listener: &StdTcpListener,
@@ -127,7 +128,7 @@ impl<P: Plane> Worker<P> {
     pub(super) async fn admit_assigned(self: Rc<Self>, mut woken: Signal<P>) {
         let Some(member) = &self.member else { return };
         loop {
-            // Before the first wait too: a worker that died may have left some.
+            // The inbox may have connections from the start, left by a worker that died.
             self.empty_inbox(member);
             match woken.heard(&self.plane).await {
                 Ok(true) => {}
@@ -167,7 +168,7 @@ impl<P: Plane> Worker<P> {
     }
 }
 
-/// What helps where accepting fails for want of something.
+/// What mends a failure to accept, if it comes from something that is used up or forbidden.
 #[cold]
 pub(super) fn remedy(error: &io::Error) -> Option<&'static str> {
     match Errno::from_raw(error.raw_os_error()?) {

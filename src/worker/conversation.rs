@@ -1,4 +1,4 @@
-//! One connection, from its request head to its handing over or its last byte.
+//! One connection's life: its request head, the answer, and what follows from it.
 
 use std::{
     future::Future,
@@ -29,14 +29,14 @@ use crate::{
 
 /// How a request is answered.
 enum Answer {
-    /// By a 101, and then by echoes.
+    /// With a 101, and then with echoes.
     Upgrade(http1::Acceptance),
-    /// By this response, which ends the connection in this way.
+    /// With a response, which ends the connection in this way.
     Respond(Bytes, ConnectionEnd),
 }
 
 impl Answer {
-    /// As it is if the request is no HEAD, and else without the body of its response.
+    /// The same answer, without the body of its response if the request is a HEAD.
     fn without_body_if(self, is_head: bool) -> Self {
         match self {
             Self::Respond(response, end) if is_head => Self::Respond(without_body(response), end),
@@ -46,7 +46,7 @@ impl Answer {
 }
 
 impl<P: Plane> Worker<P> {
-    /// One connection's life, as far as it is not handed over (`None`).
+    /// Converses until the connection is over, or its plane has taken it over (`None`).
     pub(super) async fn converse(
         &self,
         mut stream: P::Stream,
@@ -71,7 +71,7 @@ impl<P: Plane> Worker<P> {
                 self.plane.carry(upgraded, &self.bounds, &self.counters, control).await
             }
             Answer::Respond(response, end) => {
-                // A client that does not take its response has no longer than one that stays.
+                // The close timeout is also for a client that does not take its response.
                 control.closing();
                 let response_len = response.len();
                 if let Err(end) = write_all(&mut stream, response, 0..response_len, control).await {

@@ -1,14 +1,17 @@
 //! One core: a monoio runtime, a listener, its connections, and the sweep that watches the time.
 //!
-//! A worker shares nothing with the others but counters that they read and their balance, through
-//! which it gives away connections that it accepted but others admit. It reads each request head,
-//! answers it, and hands upgraded connections to their data plane, which is also what its tasks wait
-//! with. A defect in one connection's task ends that connection only; one in the engine, which has
-//! no tasks, ends the worker.
+//! A worker accepts connections, reads each request head, answers it, and hands upgraded connections
+//! to its data plane. Workers share two things: counters, and the balance, through which a worker
+//! gives away a connection that another is to admit. A panic in one connection's task ends that
+//! connection only; a panic in the engine, which carries connections without tasks, ends the worker.
+//!
+//! Here are a worker's start, sweep and drain; [`accept`] makes connections of what comes in,
+//! [`conversation`] is one connection's life, [`platform`] what a worker runs on, and [`signal`] how
+//! other threads reach it.
 
 mod accept;
 mod conversation;
-mod footing;
+mod platform;
 mod signal;
 #[cfg(test)]
 mod tests;
@@ -48,15 +51,15 @@ use crate::{
     plane::{Bounds, Departure, OnEngine, Plane, Portable},
 };
 
-pub use self::footing::{Driver, Fallback, Footing, Ready, Shortage, ShortageKind};
+pub use self::platform::{Driver, Fallback, Platform, Ready, Shortage, ShortageKind};
 
 /// What a worker is to do.
 pub struct Plan {
     /// The CPU that it is pinned to.
     pub cpu: usize,
-    /// What it stands on, if the system grants it.
-    pub footing: Footing,
-    /// What it may stand on if not.
+    /// What it runs on, if the system grants it.
+    pub platform: Platform,
+    /// What may take the place of a part that the system does not grant.
     pub fallback: Fallback,
     /// The listening socket, its own.
     pub listener: StdTcpListener,
@@ -65,7 +68,7 @@ pub struct Plan {
     /// Its place in the balance, with the stream that wakes it; `None` leaves connections where
     /// the kernel puts them.
     pub member: Option<(Member, StdUnixStream)>,
-    /// The other end of this tells it to stop, by a byte or by its end.
+    /// Tells the worker to stop: by a byte, or by the end of the stream.
     pub stop: StdUnixStream,
     /// What it counts.
     pub counters: Arc<Counters>,
@@ -79,7 +82,7 @@ pub enum WorkerError {
     /// It could not start.
     #[error("it could not start: {0}")]
     Start(#[from] Refused),
-    /// It cannot hear when it is to stop, or of connections that are assigned to it.
+    /// It cannot read the streams by which other threads tell it to stop or assign connections to it.
     #[error("it cannot read from the other threads: {0}")]
     Signal(io::Error),
     /// The ring that it waits in failed.
@@ -106,22 +109,22 @@ pub struct Service {
 /// `ready` is called once connections are accepted.
 pub fn run(plan: Plan, ready: impl FnOnce(Ready) + 'static) -> Result<(), WorkerError> {
     let unpinned = runtime::pin_thread(plan.cpu).err();
-    Outset { plan, shortage: None, unpinned, ready }.run()
+    Start { plan, shortage: None, unpinned, ready }.run()
 }
 
 /// A worker that is about to start.
-struct Outset<R> {
+struct Start<R> {
     plan: Plan,
     shortage: Option<Shortage>,
     unpinned: Option<io::Error>,
     ready: R,
 }
 
-impl<R: FnOnce(Ready) + 'static> Outset<R> {
-    /// Runs on the best that can be had.
+impl<R: FnOnce(Ready) + 'static> Start<R> {
+    /// Runs on the best platform that can be had.
     fn run(mut self) -> Result<(), WorkerError> {
         let bounds = Bounds::new(&self.plan.service.echo);
-        if let Some(dimensions) = self.plan.footing.engine {
+        if let Some(dimensions) = self.plan.platform.engine {
             match OnEngine::new(dimensions, bounds.rules, self.plan.counters.clone()) {
                 Ok(plane) => return self.run_on_engine(plane, bounds),
                 Err(error) if !self.plan.fallback.plane => {
@@ -129,11 +132,11 @@ impl<R: FnOnce(Ready) + 'static> Outset<R> {
                 }
                 Err(error) => {
                     self.shortage = Some(Shortage { kind: ShortageKind::NoEngine, error });
-                    self.plan.footing.engine = None;
+                    self.plan.platform.engine = None;
                 }
             }
         }
-        if self.plan.footing.driver == Driver::IoUring {
+        if self.plan.platform.driver == Driver::IoUring {
             match runtime::build_on_ring() {
                 Ok(OnRing { mut runtime, reduced }) => {
                     self.note_small_ring(reduced.is_some());
@@ -144,7 +147,7 @@ impl<R: FnOnce(Ready) + 'static> Outset<R> {
                 }
                 Err(error) => {
                     self.shortage = Some(Shortage { kind: ShortageKind::NoRing, error });
-                    self.plan.footing.driver = Driver::Epoll;
+                    self.plan.platform.driver = Driver::Epoll;
                 }
             }
         }
@@ -182,11 +185,11 @@ struct Worker<P> {
     is_over: Cell<bool>,
 }
 
-/// The end of a worker, in whatever way. Tasks hold their worker, and it holds the wakers of those
-/// that wait, so that by themselves none of them would go.
-struct End<P: Plane>(Rc<Worker<P>>);
+/// Frees a worker when it ends, in whatever way. Its tasks hold the worker, and the worker holds the
+/// wakers of waiting tasks, so that without this neither would ever be dropped.
+struct Teardown<P: Plane>(Rc<Worker<P>>);
 
-impl<P: Plane> Drop for End<P> {
+impl<P: Plane> Drop for Teardown<P> {
     fn drop(&mut self) {
         self.0.plane.let_go();
         drop(self.0.drained.take());
@@ -199,13 +202,13 @@ impl<P: Plane> Drop for End<P> {
 /// Starts a worker's tasks, and waits for their end.
 async fn serve<P: Plane, R: FnOnce(Ready) + 'static>(
     plane: P,
-    outset: Outset<R>,
+    start: Start<R>,
     bounds: Bounds,
 ) -> Result<(), WorkerError> {
-    let Outset { plan, shortage, unpinned, ready } = outset;
+    let Start { plan, shortage, unpinned, ready } = start;
     let (member, woken) = plan.member.unzip();
     let worker = Rc::new(Worker::new(plane, plan.service, bounds, plan.counters, member));
-    let _end = End(worker.clone());
+    let _teardown = Teardown(worker.clone());
     let stop = Signal::new(plan.stop, &worker.plane)?;
     let woken = woken.map(|woken| Signal::new(woken, &worker.plane)).transpose()?;
     plan.listener.set_nonblocking(true).map_err(Refused::naming("ioctl(FIONBIO)"))?;
@@ -221,8 +224,9 @@ async fn serve<P: Plane, R: FnOnce(Ready) + 'static>(
         working.is_over.set(true);
         result
     });
-    ready(Ready { footing: plan.footing, shortage, unpinned });
-    // A task among the others: what monoio blocks on has its turn only behind all of them.
+    ready(Ready { platform: plan.platform, shortage, unpinned });
+    // The plane is driven by a task, since monoio polls the future that it blocks on only after all
+    // tasks.
     let driver = worker.clone();
     let drive = monoio::spawn(async move {
         let finish = |Departure { descriptor, end }| driver.finish(descriptor, end);
@@ -283,7 +287,7 @@ impl<P: Plane> Worker<P> {
         Ok(())
     }
 
-    /// Counts the end of a connection that is in no table any more.
+    /// Counts the end of a connection that has been removed from its table.
     fn count_end(&self, end: ConnectionEnd) {
         self.counters.ended(end.kind()).add(1);
         if let Some(member) = &self.member {

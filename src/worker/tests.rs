@@ -41,7 +41,7 @@ const DIMENSIONS: engine::Dimensions = engine::Dimensions {
 };
 
 /// Everything that a worker can stand on here.
-fn footings() -> Vec<Footing> {
+fn platforms() -> Vec<Platform> {
     let engine = match engine::probe() {
         Ok(_) => Some(DIMENSIONS),
         Err(lack) => {
@@ -49,17 +49,17 @@ fn footings() -> Vec<Footing> {
             None
         }
     };
-    let mut footings = vec![
-        Footing { driver: Driver::IoUring, engine: None },
-        Footing { driver: Driver::Epoll, engine: None },
+    let mut platforms = vec![
+        Platform { driver: Driver::IoUring, engine: None },
+        Platform { driver: Driver::Epoll, engine: None },
     ];
-    footings.extend(engine.map(|_| Footing { driver: Driver::IoUring, engine }));
-    footings
+    platforms.extend(engine.map(|_| Platform { driver: Driver::IoUring, engine }));
+    platforms
 }
 
 /// A worker that is alone.
 fn plan(
-    footing: Footing,
+    platform: Platform,
     listener: StdTcpListener,
     stop: StdUnixStream,
     counters: Arc<Counters>,
@@ -69,7 +69,7 @@ fn plan(
     let fallback = Fallback { plane: false, driver: false };
     let service = Arc::new(service);
     let (backlog, member) = (128, None);
-    Plan { cpu, footing, fallback, listener, backlog, member, stop, counters, service }
+    Plan { cpu, platform, fallback, listener, backlog, member, stop, counters, service }
 }
 
 /// An acceptor assigns connections to a worker that is told to stop in the middle of it. Each
@@ -77,7 +77,7 @@ fn plan(
 #[test]
 fn stopping_worker_answers_everything_that_was_assigned_to_it() {
     const CONNECTIONS: usize = 200;
-    for footing in footings() {
+    for platform in platforms() {
         let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let balance = Arc::new(Balance::new(2));
@@ -91,7 +91,7 @@ fn stopping_worker_answers_everything_that_was_assigned_to_it() {
         let own_listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
         let plan = Plan {
             member: Some(balance.join(1).unwrap()),
-            ..plan(footing, own_listener, worker_stop, counters.clone(), service())
+            ..plan(platform, own_listener, worker_stop, counters.clone(), service())
         };
         let worker = thread::spawn(move || run(plan, |_| ()));
         let mut stop = Some(stop);
@@ -125,7 +125,7 @@ fn stopping_worker_answers_everything_that_was_assigned_to_it() {
 #[test]
 fn response_that_is_not_taken_is_given_up_after_the_close_timeout() {
     const SECOND: Duration = Duration::from_secs(1);
-    for footing in footings() {
+    for platform in platforms() {
         let time = Time {
             close_timeout: Within::new(SECOND).unwrap(),
             keep_alive_interval: Within::new(SECOND).unwrap(),
@@ -137,7 +137,7 @@ fn response_that_is_not_taken_is_given_up_after_the_close_timeout() {
         let address = listener.local_addr().unwrap();
         let (stop, worker_stop) = StdUnixStream::pair().unwrap();
         let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
-        let plan = plan(footing, listener, worker_stop, counters.clone(), service);
+        let plan = plan(platform, listener, worker_stop, counters.clone(), service);
         let worker = thread::spawn(move || run(plan, |_| ()));
         let mut client = TcpStream::connect(address).unwrap();
         client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
@@ -148,7 +148,7 @@ fn response_that_is_not_taken_is_given_up_after_the_close_timeout() {
                 None => thread::sleep(Duration::from_millis(10)),
             }
         };
-        assert_eq!(ConnectionEnd::KINDS[end], "close_timeout", "{footing}");
+        assert_eq!(ConnectionEnd::KINDS[end], "close_timeout", "{platform}");
         drop(stop);
         worker.join().unwrap().unwrap();
     }
@@ -156,14 +156,14 @@ fn response_that_is_not_taken_is_given_up_after_the_close_timeout() {
 
 /// A worker of its own thread that accepts connections, what it counts, and what stops it.
 fn start(
-    footing: Footing,
+    platform: Platform,
     service: Service,
 ) -> (SocketAddr, JoinHandle<Result<(), WorkerError>>, Arc<Counters>, StdUnixStream) {
     let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, worker_stop) = StdUnixStream::pair().unwrap();
     let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
-    let plan = plan(footing, listener, worker_stop, counters.clone(), service);
+    let plan = plan(platform, listener, worker_stop, counters.clone(), service);
     let (say, ready) = channel();
     let worker = thread::spawn(move || run(plan, move |_| say.send(()).unwrap()));
     ready.recv().unwrap();
@@ -205,10 +205,10 @@ fn worker_whose_ring_fails_lets_go_of_its_listener_and_its_connections() {
     if !is_alone("worker_whose_ring_fails_lets_go_of_its_listener_and_its_connections") {
         return;
     }
-    let Some(footing) = footings().into_iter().find(|footing| footing.engine.is_some()) else {
+    let Some(platform) = platforms().into_iter().find(|platform| platform.engine.is_some()) else {
         return;
     };
-    let (address, worker, _counters, _stop) = start(footing, service());
+    let (address, worker, _counters, _stop) = start(platform, service());
     let mut upgraded = open(address);
     upgraded.send("a".into()).unwrap();
     upgraded.read().unwrap();
@@ -237,9 +237,9 @@ fn stopped_worker_leaves_no_ring_behind_however_many_connections_it_had() {
     if !is_alone("stopped_worker_leaves_no_ring_behind_however_many_connections_it_had") {
         return;
     }
-    for footing in footings() {
+    for platform in platforms() {
         for clients in [0, 1, 20, 100] {
-            let (address, worker, counters, stop) = start(footing, service());
+            let (address, worker, counters, stop) = start(platform, service());
             let connections: Vec<_> = (0..clients).map(|_| open(address)).collect();
             drop(stop);
             for mut connection in connections {
@@ -247,7 +247,7 @@ fn stopped_worker_leaves_no_ring_behind_however_many_connections_it_had() {
             }
             worker.join().unwrap().unwrap();
             assert_eq!(counters.accepted.get(), clients);
-            assert!(rings().is_empty(), "{footing}");
+            assert!(rings().is_empty(), "{platform}");
         }
     }
 }
@@ -255,10 +255,10 @@ fn stopped_worker_leaves_no_ring_behind_however_many_connections_it_had() {
 /// What it sends is no sign that it takes anything.
 #[test]
 fn refused_peer_that_goes_on_sending_is_given_up_after_the_close_timeout() {
-    for footing in footings() {
+    for platform in platforms() {
         let close_timeout = Within::new(Duration::from_secs(3)).unwrap();
         let time = Time { close_timeout, ..Time::default() };
-        let (address, worker, counters, stop) = start(footing, Service { time, ..service() });
+        let (address, worker, counters, stop) = start(platform, Service { time, ..service() });
         let mut client = TcpStream::connect(address).unwrap();
         client.write_all(b"GET /no HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
         // Until it is reset.
@@ -268,7 +268,7 @@ fn refused_peer_that_goes_on_sending_is_given_up_after_the_close_timeout() {
         drop(stop);
         worker.join().unwrap().unwrap();
         let refused = ConnectionEnd::Refused(StatusCode::NOT_FOUND).kind();
-        assert_eq!(counters.ended(refused).get(), 1, "{footing}");
+        assert_eq!(counters.ended(refused).get(), 1, "{platform}");
     }
 }
 

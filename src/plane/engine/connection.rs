@@ -205,7 +205,7 @@ impl Connection {
             Sending::Blocked(waiting) => {
                 if waiting.capacity() == 0 {
                     **waiting = work.ring.spare_memory();
-                    // All at once, or the allocator would keep what it outgrows.
+                    // Reserved at once: growing would leave memory behind that the allocator keeps.
                     waiting.reserve_exact(work.dimensions.unsent_max);
                 }
                 work.ring.copy(&part, waiting);

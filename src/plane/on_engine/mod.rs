@@ -1,8 +1,8 @@
 //! The engine as a worker's data plane, and its ring as the one place where the worker waits.
 //!
-//! monoio runs the tasks, but never waits: when all of them have gone as far as they can, the
-//! engine turns, and waits in its ring for whatever comes first, for itself or for one of them.
-//! Its invariant: the engine never waits while a task could go on.
+//! monoio runs the tasks, but never waits. When no task can go on, the engine turns, and waits in its
+//! ring for the first event, be it for a connection of its own or for a task. The invariant: the
+//! engine never waits while a task can go on.
 
 mod stream;
 
@@ -46,13 +46,14 @@ struct State {
     /// How often any task of the worker's has been polled.
     polls: Cell<u64>,
     counters: Arc<Counters>,
-    /// How many wake-ups came late until the last sweep, and at which of the last eight one did.
+    /// The number of late wake-ups until the last sweep, and a bit for each of the last eight sweeps:
+    /// whether one was late.
     late_wake_ups: Cell<(u64, u8)>,
-    /// A connection is being adopted, or that has panicked.
+    /// A connection is being adopted; still set if that has panicked.
     is_adopting: Cell<bool>,
 }
 
-/// A wait that is let go of when this is dropped.
+/// A wait that ends when this is dropped.
 struct Waiting<'a> {
     plane: &'a OnEngine,
     wait: Wait,
@@ -85,12 +86,12 @@ impl OnEngine {
         Waiting { plane: self, wait }.over().await
     }
 
-    /// Waits until no other task can go on without something that the engine has to wait for.
+    /// Waits until no other task can go on by itself.
     async fn others_at_rest(&self) {
         let polls = &self.0.polls;
         loop {
-            // monoio's queue is first in, first out: if nobody else has run when this task is back,
-            // nobody else was in it.
+            // monoio's queue of tasks is first in, first out. If no other task has run when this one
+            // has its turn again, no other was in the queue.
             let before = polls.get();
             let_others_go_on().await;
             if polls.get() == before {
@@ -114,7 +115,7 @@ impl OnEngine {
         ConnectionEnd::Refused(StatusCode::SERVICE_UNAVAILABLE)
     }
 
-    /// Says once that the kernel loses wake-ups, when it does so again and again.
+    /// Warns, once, of a kernel that loses wake-ups again and again.
     fn warn_of_late_wake_ups(&self) {
         static SAID: Once = Once::new();
         let (before, sweeps) = self.0.late_wake_ups.get();
@@ -132,8 +133,8 @@ impl OnEngine {
     }
 }
 
-/// At how many of the last eight sweeps something has to be late. Once, it may have come in the very
-/// moment of a sweep; a kernel that loses wake-ups is late nearly each time.
+/// How many of the last eight sweeps have to find a late wake-up before the kernel is suspected. An
+/// event may come in the very moment of a sweep, but hardly three times in eight.
 const LATE_SWEEPS_MIN: u32 = 3;
 
 impl Waiting<'_> {
@@ -168,7 +169,7 @@ impl Plane for OnEngine {
 
     async fn sleep(&self, duration: Duration) {
         let wait = self.0.engine.borrow_mut().wait_until_passed(duration);
-        // If it fails, so does the engine, and with it the worker.
+        // A wait that fails ends the engine's turn with an error, and with it the worker.
         let _ = Waiting { plane: self, wait }.over().await;
     }
 
@@ -222,16 +223,18 @@ impl Plane for OnEngine {
     }
 
     async fn settle(&self, drive: JoinHandle<io::Result<()>>) {
-        // It waits for an empty task now and then, and each would keep the other.
+        // The driving task ends by itself. Dropped while it waits for an empty task of its own, each
+        // of the two would keep the other.
         let _ = drive.await;
-        // The kernel closes a ring in its own time, and until then holds what is awaited in it, as
-        // the listener with its port. If the ring fails now, that is its end too.
+        // One more turn gives the cancellations of ended waits to the kernel. A ring is closed some
+        // time after its process or thread, and until then it holds the descriptors that it waits for,
+        // such as the listener. A ring that fails here is closed as well.
         let _ = self.0.engine.borrow_mut().turn(false);
     }
 
     fn let_go(&self) {
         let wakers = self.0.engine.borrow_mut().take_wakers();
-        // Tasks that are dropped with them end their waits.
+        // Dropped when the engine is not borrowed, since tasks that end with them end their waits.
         drop(wakers);
     }
 
@@ -243,7 +246,7 @@ impl Plane for OnEngine {
     ) -> io::Result<()> {
         loop {
             self.others_at_rest().await;
-            // monoio looks at what it blocks on only now and then, and nothing might wake it.
+            // monoio polls the future that it blocks on only now and then, and nothing might wake it.
             if is_over() {
                 return Ok(());
             }

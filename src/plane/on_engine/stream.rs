@@ -1,5 +1,5 @@
-//! A connection of a worker with an engine, before its handshake is over and after it has left the
-//! engine: read and written by tasks, which wait in the engine's ring.
+//! Connections of a worker with an engine while the engine does not carry them: before the end of the
+//! handshake, and after their departure. Tasks read and write them, and wait in the engine's ring.
 
 use std::{
     io, mem,
@@ -18,13 +18,13 @@ use socket2::SockRef;
 use super::OnEngine;
 use crate::plane::engine::Interest;
 
-/// A connection, read and written as far as it goes without waiting, and waited for in the ring.
+/// A connection that is read and written without blocking. What would block waits in the ring.
 #[derive(Clone)]
 pub(crate) struct RingStream {
     socket: Rc<StdTcpStream>,
     plane: OnEngine,
-    /// It has been read from, so that the next read waits even if there is something to read: a
-    /// peer that streams may not keep the engine from its turn.
+    /// The connection has been read from. Then the next read waits even if there are bytes, so that a
+    /// peer that streams does not keep the engine from its turn.
     has_read: bool,
 }
 
@@ -39,7 +39,7 @@ impl RingStream {
         Self { socket: Rc::new(stream), plane, has_read: false }
     }
 
-    /// The connection itself. It is not split, or its other half is gone.
+    /// The connection's descriptor. No other half of the connection may be left.
     pub(super) fn into_descriptor(self) -> OwnedFd {
         let Ok(socket) = Rc::try_unwrap(self.socket) else {
             unreachable!("nobody reads or writes it any more")
@@ -47,7 +47,7 @@ impl RingStream {
         socket.into()
     }
 
-    /// Does something with the socket that does not wait, as soon as it can be done.
+    /// Calls `act`, which does not block, until it does something; waits in between.
     async fn when_ready<T>(
         &self,
         interest: Interest,

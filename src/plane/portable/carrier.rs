@@ -27,8 +27,8 @@ use crate::{
     },
 };
 
-/// Echoes over the two halves of a stream until the connection is over. `early` is what came
-/// together with the request head: the first frames; `compression` is what the handshake agreed on.
+/// Echoes over the two halves of a stream until the connection is over. `early` are the bytes that
+/// came together with the request head, and `compression` is what the handshake has agreed on.
 pub async fn run(
     mut reader: impl CancelableAsyncReadRent,
     mut writer: impl AsyncWriteRent,
@@ -66,7 +66,7 @@ struct Carrier<'a, R, W> {
     counters: &'a Counters,
     session: Session,
     quota: Quota,
-    /// What was received while a send stalled.
+    /// Bytes that were received while a send stalled.
     ahead: Vec<u8>,
 }
 
@@ -106,7 +106,7 @@ impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Carrier<'_, R, W> {
         used
     }
 
-    /// Waits for bytes from the peer, and does meanwhile what the worker demands.
+    /// Waits for bytes from the peer, and meanwhile does what the worker demands.
     async fn receive(&mut self, buffer: Vec<u8>) -> Result<Vec<u8>, ConnectionEnd> {
         if !self.ahead.is_empty() {
             return Ok(mem::take(&mut self.ahead));
@@ -115,7 +115,7 @@ impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Carrier<'_, R, W> {
         let Self { reader, writer, control, session, .. } = self;
         let mut read = pin!(reader.read(buffer));
         loop {
-            // The demand first: a peer that streams always has something to read.
+            // Demands come first, since a peer that streams always has something to read.
             let demand = match select(pin!(control.demanded()), read.as_mut()).await {
                 Either::Left((demand, _)) => demand,
                 Either::Right(((Ok(0), _), _)) => return Err(ConnectionEnd::PeerVanished),
@@ -165,7 +165,7 @@ impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Carrier<'_, R, W> {
                     if session.is_stopping() {
                         control.closing();
                     }
-                    // All at once, or the allocator would keep what it outgrows.
+                    // Reserved at once: growing would leave memory behind that the allocator keeps.
                     ahead.reserve_exact(room);
                     receive_ahead(reader, ahead, room, control, write).await
                 }
@@ -180,8 +180,8 @@ impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Carrier<'_, R, W> {
     }
 }
 
-/// Waits for a write that stalls, and receives meanwhile until `ahead` holds `len_max` bytes, for
-/// which it has the memory: the peer may not begin to read before it has sent all that it wants to.
+/// Waits for a write that stalls, and meanwhile receives up to `len_max` bytes to `ahead`, which has
+/// the memory: a peer may send everything that it has before it begins to read.
 #[cold]
 async fn receive_ahead<T>(
     reader: &mut impl CancelableAsyncReadRent,
@@ -206,7 +206,7 @@ async fn receive_ahead<T>(
         if let Some(written) = written {
             return written;
         }
-        // The next read tells the end again.
+        // The end of the stream, or an error, is found by the next read again.
         if !matches!(received, Ok(1..)) {
             break;
         }

@@ -30,7 +30,7 @@ pub use self::carrier::run;
 
 /// Connections on monoio.
 pub(crate) struct Portable {
-    /// Whether descriptors are not to block: epoll wants that, `io_uring` waits by itself.
+    /// Whether descriptors must not block, as epoll wants it. A ring waits by itself.
     is_nonblocking: bool,
 }
 
@@ -50,7 +50,7 @@ impl Plane for Portable {
     type Stream = TcpStream;
     type Reader = OwnedReadHalf<TcpStream>;
     type Writer = OwnedWriteHalf<TcpStream>;
-    // Of whatever kind it is: it is only waited for.
+    // The descriptor may be of any kind, since it is only waited for.
     type Source = UnixStream;
 
     fn spawn<T: 'static>(&self, task: impl Future<Output = T> + 'static) -> JoinHandle<T> {

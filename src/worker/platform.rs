@@ -1,4 +1,4 @@
-//! What a worker stands on: what it waits on, what carries its connections, and what it does without.
+//! What a worker runs on: the driver that it waits on, and the engine that carries its connections.
 
 use std::{fmt, io};
 
@@ -13,16 +13,16 @@ pub enum Driver {
     Epoll,
 }
 
-/// What a worker stands on.
+/// What a worker runs on.
 #[derive(Clone, Copy, Debug)]
-pub struct Footing {
-    /// What it waits on.
+pub struct Platform {
+    /// The kernel interface that it waits on.
     pub driver: Driver,
     /// The engine that carries connections after their opening handshake, if one does.
     pub engine: Option<engine::Dimensions>,
 }
 
-impl fmt::Display for Footing {
+impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match (self.driver, self.engine) {
             (Driver::IoUring, Some(_)) => "io_uring with engine",
@@ -32,21 +32,21 @@ impl fmt::Display for Footing {
     }
 }
 
-/// Which parts of a footing may be replaced by the next best.
+/// Which parts of a platform may be replaced by the next best if the system does not grant them.
 #[derive(Clone, Copy, Debug)]
 pub struct Fallback {
-    /// The engine, by the portable path.
+    /// The portable path may take the engine's place.
     pub plane: bool,
-    /// `io_uring`, by epoll.
+    /// epoll may take the place of `io_uring`.
     pub driver: bool,
 }
 
-/// What a worker that accepts connections has to say.
+/// What a worker reports once it accepts connections.
 #[derive(Debug)]
 pub struct Ready {
-    /// What it stands on.
-    pub footing: Footing,
-    /// What it could not have, and does without.
+    /// What it runs on.
+    pub platform: Platform,
+    /// What it had to do without, if anything.
     pub shortage: Option<Shortage>,
     /// Why it is not pinned to its CPU, if it is not.
     pub unpinned: Option<io::Error>,
