@@ -10,8 +10,8 @@ use crate::plan::condition::{Condition, Subject};
 #[group(skip)]
 #[command(next_help_heading = super::CHECKS)]
 pub struct CheckArgs {
-    /// End with exit code 3 if this holds, such as 'p99>5ms', 'errors>0' or 'ratio.p99>1.1';
-    /// repeatable
+    /// End with exit code 3 if this holds, such as 'p99>5ms', 'errors>0' or 'ratio.p99>1.1', or if
+    /// what it is about could not be measured; repeatable
     #[arg(
         long, value_name = "CONDITION", action = ArgAction::Append, value_parser = Condition::failure
     )]

@@ -55,8 +55,8 @@ const CHECKS: &str = "Checks";
 /// Each connection keeps --depth messages in flight: a new one is sent for each echo that arrives.
 /// With --rate messages are sent at planned instants instead, and latency counts from these.
 /// The result goes to standard output, progress and warnings go to standard error. The exit code is
-/// 0 if every message was echoed correctly, 1 if not, 2 if a flag is wrong, and 3 if a condition of
-/// --fail-if holds.
+/// 0 if every message was echoed correctly, 1 if not, 2 if a flag is wrong, and 3, whatever else, if
+/// a condition of --fail-if holds; 130 after a second Ctrl-C.
 #[derive(Debug, Parser)]
 #[command(
     name = "ringecho-loadtest",
@@ -93,8 +93,10 @@ pub enum Command {
 
     /// Compares two servers under the same load, in turn: ratios with confidence intervals
     ///
-    /// The ratios are those of B to A. The exit code is 0 if every message was echoed correctly, 1
-    /// if not, and 3 if a condition of --fail-if holds.
+    /// The ratios are those of B to A; a condition of --fail-if is about them or about B. Ctrl-C ends
+    /// the comparison with the rounds that are complete. The exit code is 0 if every message was echoed
+    /// correctly, 1 if not, or if no round was complete, 2 if a flag is wrong, and 3, whatever else,
+    /// if a condition of --fail-if holds; 130 after a second Ctrl-C.
     Compare(Box<CompareArgs>),
 
     /// Merges the results of runs on several machines, exactly: percentiles are those of all

@@ -16,12 +16,13 @@ use std::{
 
 use crate::{
     invocation::{Files, Outcome, program},
-    servers::{Server, accepting_response},
+    servers::{Server, accepting_response, corrupted, echo},
 };
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use serde_json::json;
 
 fn start(arguments: &str) -> Child {
     let mut command = program(arguments);
@@ -153,6 +154,81 @@ fn runs_that_belong_together_end_at_a_ctrl_c_while_echoes_are_awaited() {
             outcome.report["interrupted"] == true || outcome.report["limited_by"] == "interrupted";
         assert!(is_interrupted, "{:#}", outcome.report);
         assert!(!was_awaited.load(SeqCst), "{arguments}");
+    }
+}
+
+/// A server that echoes, and that says of its third connection that it has come. The first message
+/// of that one comes back with a wrong byte if `lies`.
+fn server_that_tells_of_its_third_connection(lies: bool) -> (Server, mpsc::Receiver<()>) {
+    let (report, received) = mpsc::channel();
+    let state = Mutex::new((0, report));
+    let server = Server::of_websockets(move |mut websocket| {
+        let (number, report) = {
+            let mut state = state.lock().unwrap();
+            state.0 += 1;
+            (state.0, state.1.clone())
+        };
+        if number == 3 {
+            let message = websocket.read().unwrap();
+            let message = if lies { corrupted(message, 40, 1) } else { message };
+            websocket.send(message).unwrap();
+            report.send(()).unwrap();
+        }
+        echo(websocket);
+    });
+    (server, received)
+}
+
+#[test]
+fn what_a_comparison_leaves_out_after_a_ctrl_c_counts_for_its_exit_code() {
+    for (lies, condition, code) in [(false, "", 0), (true, "", 1), (true, "--fail-if max<9999s", 3)]
+    {
+        let (server, received) = server_that_tells_of_its_third_connection(lies);
+        let url = server.url();
+        let arguments = "-c 1 -t 1 --rounds 1000 --warmup 0s --duration 1s --json -";
+        let child = start(&format!("compare {url} {url} {arguments} {condition}"));
+        received.recv().unwrap();
+        signal(&child, Signal::SIGINT);
+        let outcome = outcome(child);
+        assert_eq!(outcome.report["interrupted"], true);
+        let errors = outcome.report["a"]["rounds"][0]["errors"]["total"].as_u64();
+        assert_eq!(errors, Some(0), "the first round was complete and right");
+        assert_eq!(outcome.code, Some(code), "{:#}\n{}", outcome.report, outcome.stderr);
+    }
+}
+
+#[test]
+fn a_comparison_without_a_complete_round_has_failed() {
+    for (condition, code) in [("", 1), ("--fail-if errors>0", 1), ("--fail-if p99>9999s", 3)] {
+        let (server, received) = silent_server();
+        let url = server.url();
+        let arguments = "-c 1 --warmup 0s --duration 1h --json -";
+        let child = start(&format!("compare {url} {url} {arguments} {condition}"));
+        received.recv().unwrap();
+        signal(&child, Signal::SIGINT);
+        let outcome = outcome(child);
+        assert_eq!(outcome.report["a"]["rounds"], json!([]));
+        assert_eq!(outcome.code, Some(code), "{condition}: {}", outcome.stderr);
+    }
+}
+
+#[test]
+fn a_second_ctrl_c_ends_a_comparison_at_once() {
+    let (server, received, _) = babbling_server();
+    let url = server.url();
+    let child = start(&format!("compare {url} {url} -c 1 --warmup 0s --duration 1h"));
+    received.recv().unwrap();
+    signal(&child, Signal::SIGINT);
+    thread::sleep(Duration::from_millis(300));
+    signal(&child, Signal::SIGINT);
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130));
+}
+
+#[test]
+fn a_comparison_with_a_wrong_flag_is_not_begun() {
+    for flags in ["--rounds 1", "--fail-if p95>1ms", "--fail-if ratio.server_cpu_per_message>1"] {
+        let arguments = format!("compare ws://127.0.0.1:1/ ws://127.0.0.1:1/ {flags}");
+        assert_eq!(program(&arguments).output().unwrap().status.code(), Some(2), "{flags}");
     }
 }
 

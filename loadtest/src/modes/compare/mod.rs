@@ -44,13 +44,13 @@ pub fn run(
             let run = plan.runs[side as usize].clone();
             let round = Round::from(run_opened(run, interrupted, progress)?);
             if interrupted.load(Relaxed) {
-                return Ok(CompareReport::new(plan, rounds, true));
+                return Ok(CompareReport::new(plan, rounds, Some(round)));
             }
             progress.note(&format!("  round {} of {}, {side:?}: {round}", number + 1, plan.rounds));
             rounds[side as usize].push(round);
         }
     }
-    Ok(CompareReport::new(plan, rounds, false))
+    Ok(CompareReport::new(plan, rounds, None))
 }
 
 #[cfg(test)]

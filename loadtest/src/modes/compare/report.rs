@@ -45,6 +45,9 @@ pub struct CompareReport {
     pub ratios: Ratios<Interval>,
     /// What was to be checked, of B and of the ratios.
     pub checks: Vec<Check>,
+    /// Errors in runs that are left out, since the interruption cut off their round.
+    #[serde(skip)]
+    pub errors_left_out: u64,
 }
 
 /// One of the two.
@@ -82,12 +85,18 @@ impl From<Report> for Round {
 }
 
 impl CompareReport {
-    /// From the rounds of A and those of B.
-    pub(super) fn new(plan: &ComparePlan, rounds: [Vec<Round>; 2], interrupted: bool) -> Self {
+    /// From the rounds of A and those of B, and the run that was interrupted, if one was.
+    pub(super) fn new(
+        plan: &ComparePlan,
+        rounds: [Vec<Round>; 2],
+        interrupted: Option<Round>,
+    ) -> Self {
+        let is_interrupted = interrupted.is_some();
         let [mut a, mut b] = rounds;
         let complete = a.len().min(b.len());
-        a.truncate(complete);
-        b.truncate(complete);
+        let left_out = a.split_off(complete).into_iter().chain(b.split_off(complete));
+        let left_out = left_out.chain(interrupted);
+        let errors_left_out = left_out.map(|run| run.measurement.errors.total).sum();
         let ratios = Ratios::new(|metric| {
             let ratio = |(a, b): (&Round, &Round)| b.measurement.ratio(&a.measurement, metric);
             let ratios: Option<Vec<f64>> = a.iter().zip(&b).map(ratio).collect();
@@ -105,7 +114,8 @@ impl CompareReport {
             a,
             b,
             each_run: (&plan.runs[0]).into(),
-            interrupted,
+            errors_left_out,
+            interrupted: is_interrupted,
             confidence: CONFIDENCE,
             resamples: RESAMPLES,
             seed: plan.seed,
@@ -113,13 +123,14 @@ impl CompareReport {
         }
     }
 
-    /// Whether every message of every run was echoed correctly.
+    /// Whether there was a round, and every message of every run was echoed correctly, also of runs
+    /// that are left out.
     pub fn is_success(&self) -> bool {
         let rounds = || self.a.rounds.iter().chain(&self.b.rounds);
         let correct = |round: &Round| {
             round.measurement.errors.total == 0 && round.measurement.messages_per_second > 0.0
         };
-        rounds().next().is_some() && rounds().all(correct)
+        self.errors_left_out == 0 && rounds().next().is_some() && rounds().all(correct)
     }
 
     /// Doubts about the runs: one of each kind for each side, with the side's letter.
@@ -169,7 +180,12 @@ impl fmt::Display for CompareReport {
             self.each_run.duration_seconds,
         )?;
         if self.interrupted {
-            writeln!(f, "  interrupted: only the rounds that were complete")?;
+            write!(f, "  interrupted: only the rounds that were complete")?;
+            if self.errors_left_out > 0 {
+                let errors = counted(self.errors_left_out, "error");
+                write!(f, "; what is left out had {errors}")?;
+            }
+            writeln!(f)?;
         }
         writeln!(f, "\n  {:<22} {:>14} {:>14}   B / A", "", "A", "B")?;
         for (metric, interval) in self.ratios.iter() {
