@@ -29,6 +29,9 @@ cargo check --manifest-path fuzz/Cargo.toml --target-dir target --locked
 step 'the engine and the libraries under AddressSanitizer'
 scripts/asan.sh --quick
 
+step 'threads that share, in every order'
+scripts/loom.sh
+
 step 'benchmarks, once each'
 cargo test --benches --locked
 
