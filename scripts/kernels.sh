@@ -7,7 +7,7 @@
 #   scripts/kernels.sh PACKAGE...    these packages of Debian's alone
 #
 # Prints every check, and at the end what the server says on each kernel, as the table in
-# docs/kernels.md. Installs what it needs if it may. Where the emulator or a kernel cannot be had it
+# docs/use.md. Installs what it needs if it may. Where the emulator or a kernel cannot be had it
 # says so in one line, and tries the others. Kernels are kept below .tools/.
 #
 # Environment: LOGS (none), a folder that keeps what each kernel said.

@@ -1,7 +1,7 @@
 //! What the worker's tasks wait for in the engine's ring: descriptors, and time.
 //!
 //! Every kernel wakes a thread that sleeps in its own ring, but not every kernel wakes one that sleeps
-//! elsewhere while its ring receives (docs/internals.md). So a worker with an engine sleeps in that
+//! elsewhere while its ring receives (docs/decisions.md). So a worker with an engine sleeps in that
 //! ring only, and its listener, a request head or the next sweep are operations of that ring.
 
 use std::{
