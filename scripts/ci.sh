@@ -39,6 +39,7 @@ step 'scripts'
 [ -x .tools/python/bin/python ] || python3 -m venv .tools/python
 .tools/python/bin/pip install --quiet --disable-pip-version-check --requirement tests/clients/requirements.txt
 .tools/python/bin/shellcheck .ci/run scripts/*.sh tests/kernels/*.sh
+scripts/links.py
 scripts/check-host.sh
 
 step 'licences, duplicates and sources of dependencies'

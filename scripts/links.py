@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+"""Checks the pages: links lead somewhere, paths that they name exist, and lines are not too long.
+
+A relative link must name a file, and its anchor a heading of that page. A path in code spans or source
+(`src/...`, `docs/...` and so on) must exist. Lines have 120 columns at most, outside tables. Prints each
+fault as FILE:LINE; the exit code is 1 if there is one.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+COLUMNS_MAX = 120
+FENCE = re.compile(r"^\s*```")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+PATH = re.compile(r"`((?:benches|docs|fuzz|loadtest|scripts|src|tests)/[\w./-]+)`")
+PAGE = re.compile(r"\bdocs/[\w-]+\.md\b")
+
+
+def tracked(*patterns):
+    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns]
+    names = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+    return [ROOT / name for name in names if (ROOT / name).is_file()]
+
+
+def outside_fences(text):
+    """The numbered lines that are prose."""
+    fenced = False
+    for number, line in enumerate(text.splitlines(), 1):
+        if FENCE.match(line):
+            fenced = not fenced
+        elif not fenced:
+            yield number, line
+
+
+def anchors(page):
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = (line.lstrip("#") for _, line in outside_fences(page.read_text()) if re.match("#+ ", line))
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+def faults_of_link(page, link):
+    if re.match(r"[a-z]+:", link):
+        return
+    name, _, anchor = link.partition("#")
+    target = page.parent / name if name else page
+    if not target.exists():
+        yield f"{link} does not exist"
+    elif anchor and anchor not in anchors(target):
+        yield f"{link}: there is no such heading"
+
+
+def faults(page):
+    text = page.read_text()
+    for number, line in enumerate(text.splitlines(), 1):
+        if len(line) > COLUMNS_MAX and not line.lstrip().startswith("|"):
+            yield number, f"{len(line)} columns"
+    for number, line in outside_fences(text):
+        for link in LINK.findall(line):
+            yield from ((number, fault) for fault in faults_of_link(page, link))
+        yield from ((number, f"{path} does not exist") for path in PATH.findall(line) if not (ROOT / path).exists())
+
+
+def faults_of_source(source):
+    for number, line in enumerate(source.read_text().splitlines(), 1):
+        yield from ((number, f"{name} does not exist") for name in PAGE.findall(line) if not (ROOT / name).exists())
+
+
+def main():
+    found = [(page, *fault) for page in tracked("*.md") for fault in faults(page)]
+    sources = tracked("*.rs", "*.sh", "*.py", "*.toml")
+    found += [(source, *fault) for source in sources for fault in faults_of_source(source)]
+    for file, number, fault in found:
+        print(f"{file.relative_to(ROOT)}:{number}: {fault}")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
