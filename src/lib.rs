@@ -1,7 +1,53 @@
 //! A WebSocket echo server for Linux: `io_uring`, one runtime per core, frames echoed in place.
 //!
-//! The program is a thin shell around [`server::Server`]; the library is there for tests,
-//! benchmarks, and programs that want an echo server inside.
+//! The program `ringecho` is a thin shell around [`server::Server`]. A test that needs an echo
+//! server can start one in its own process:
+//!
+//! ```
+//! use std::{net::TcpStream, thread};
+//!
+//! use ringecho::{config::Config, server::Server};
+//!
+//! // Port 0 takes a free one.
+//! let config = Config { listen: "127.0.0.1:0".parse()?, workers: Some(1), ..Config::default() };
+//! let server = Server::start(&config)?;
+//! let (address, stop) = (server.address(), server.stop_handle());
+//! let running = thread::spawn(move || server.run());
+//!
+//! let stream = TcpStream::connect(address)?;
+//! let (mut client, _) = tungstenite::client(format!("ws://{address}/ws"), stream)?;
+//! client.send("hello".into())?;
+//! assert_eq!(client.read()?, "hello".into());
+//! client.close(None)?;
+//! // Reads until the server has answered the Close frame.
+//! while client.read().is_ok() {}
+//!
+//! stop.stop();
+//! let totals = running.join().expect("the server does not panic")?;
+//! assert_eq!((totals.upgraded, totals.messages), (1, 1));
+//! assert_eq!(totals.ended, [("closed_by_peer", 1)]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # The modules
+//!
+//! Each module is a room for one stage of a connection's life, in that order; the last three serve
+//! all of them.
+//!
+//! | module | what it owns |
+//! | --- | --- |
+//! | [`config`] | every knob: its flag, variable, default, range and reason |
+//! | [`server`] | the workers from start to stop: what this kernel can do, replacements, signals |
+//! | [`worker`] | one core: accepting, the conversation of one connection, sweep, drain |
+//! | [`entry`] | listening sockets, and which worker gets a connection |
+//! | [`http`] | request heads in, small responses out: routes, refusals, the page |
+//! | [`handshake`] | the opening handshake: origin, subprotocol, extensions, and its response |
+//! | [`plane`] | who moves the bytes of upgraded connections: the engine, or the portable path |
+//! | [`protocol`] | RFC 6455 without I/O: session, echo, frame headers, masking, UTF-8 |
+//! | [`connection`] | what all connections share: ends, deadlines, lingering |
+//! | [`log`] | the lines on stderr, which a thread of its own writes |
+//! | [`metrics`] | counters of each worker, and their totals |
+//! | [`host`] | CPUs, descriptors, and what the kernel lets this process do |
 
 pub mod config;
 pub mod connection;
