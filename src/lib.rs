@@ -6,10 +6,14 @@
 //! ```
 //! use std::{net::TcpStream, thread};
 //!
-//! use ringecho::{config::Config, server::Server};
+//! use ringecho::{
+//!     config::{Config, Network},
+//!     server::Server,
+//! };
 //!
 //! // Port 0 takes a free one.
-//! let config = Config { listen: "127.0.0.1:0".parse()?, workers: Some(1), ..Config::default() };
+//! let network = Network { listen: "127.0.0.1:0".parse()?, ..Network::default() };
+//! let config = Config { network, ..Config::default() };
 //! let server = Server::start(&config)?;
 //! let (address, stop) = (server.address(), server.stop_handle());
 //! let running = thread::spawn(move || server.run());
@@ -31,33 +35,44 @@
 //!
 //! # The modules
 //!
-//! Each module is a room for one stage of a connection's life, in that order; the last three serve
-//! all of them.
+//! The API is [`config`], [`server`] and [`metrics`]. The other modules are public for the project's
+//! own tests and benchmarks, may change with every version, and are hidden in this documentation.
+//!
+//! Each module has one stage of a connection's life, in this order; the last four serve all stages:
 //!
 //! | module | what it owns |
 //! | --- | --- |
 //! | [`config`] | every knob: its flag, variable, default, range and reason |
 //! | [`server`] | the workers from start to stop: what this kernel can do, replacements, signals |
-//! | [`worker`] | one core: accepting, the conversation of one connection, sweep, drain |
-//! | [`entry`] | listening sockets, and which worker gets a connection |
-//! | [`http`] | request heads in, small responses out: routes, refusals, the page |
-//! | [`handshake`] | the opening handshake: origin, subprotocol, extensions, and its response |
-//! | [`plane`] | who moves the bytes of upgraded connections: the engine, or the portable path |
-//! | [`protocol`] | RFC 6455 without I/O: session, echo, frame headers, masking, UTF-8 |
-//! | [`connection`] | what all connections share: ends, deadlines, lingering |
-//! | [`log`] | the lines on stderr, which a thread of its own writes |
+//! | `worker` | one core: accepting, the conversation of one connection, sweep, drain |
+//! | `entry` | listening sockets, and which worker gets a connection |
+//! | `http` | request heads in, small responses out: routes, refusals, the page |
+//! | `handshake` | the opening handshake: origin, subprotocol, extensions, and its response |
+//! | `plane` | who moves the bytes of upgraded connections: the engine, or the portable path |
+//! | `protocol` | RFC 6455 without I/O: session, echo, frame headers, masking, UTF-8 |
+//! | `connection` | what all connections share: ends, deadlines, lingering |
+//! | `log` | the lines on stderr, which a thread of its own writes |
 //! | [`metrics`] | counters of each worker, and their totals |
-//! | [`host`] | CPUs, descriptors, and what the kernel lets this process do |
+//! | `host` | CPUs, descriptors, and what the kernel lets this process do |
 
 pub mod config;
+#[doc(hidden)]
 pub mod connection;
+#[doc(hidden)]
 pub mod entry;
+#[doc(hidden)]
 pub mod handshake;
+#[doc(hidden)]
 pub mod host;
+#[doc(hidden)]
 pub mod http;
+#[doc(hidden)]
 pub mod log;
 pub mod metrics;
+#[doc(hidden)]
 pub mod plane;
+#[doc(hidden)]
 pub mod protocol;
 pub mod server;
+#[doc(hidden)]
 pub mod worker;

@@ -5,6 +5,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// What one worker counts. The numbers only grow.
+#[doc(hidden)]
 #[derive(Debug)]
 pub struct Counters {
     /// Connections admitted, whichever worker accepted them.
@@ -22,6 +23,7 @@ pub struct Counters {
 }
 
 /// A number that one thread counts up and any thread reads.
+#[doc(hidden)]
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -79,6 +81,7 @@ impl Counter {
 
 impl Totals {
     /// Adds the next worker's counters.
+    #[doc(hidden)]
     pub fn add(&mut self, counters: &Counters) {
         self.accepted += counters.accepted.get();
         self.accepted_by_worker.push(counters.accepted.get());

@@ -80,7 +80,7 @@ impl fmt::Display for Refusal {
 fn with_variable(flag: Arg) -> Arg {
     let name = flag.get_long().expect("every flag has a long name");
     let variable = format!("RINGECHO_{}", name.to_uppercase().replace('-', "_"));
-    // The reasons behind a flag are for its readers in the source.
+    // Reasons, in further paragraphs, are for readers of the source.
     flag.env(variable).hide_env(true).long_help(None::<&str>)
 }
 
@@ -98,8 +98,8 @@ fn without_empty_variables(command: Command) -> Command {
 
 const LOG_FORMAT: &str = "log_format";
 
-/// The command line on which every value is right but the form of the log, so that a wrong value
-/// can be refused in that form.
+/// A command that takes any value for every flag but `--log-format`: it finds the form in which a
+/// wrong value of another flag is to be refused.
 fn with_any_values(command: Command) -> Command {
     command.ignore_errors(true).mut_args(|argument| {
         if argument.get_id() == LOG_FORMAT {

@@ -5,6 +5,7 @@
 //! A value cannot be out of range ([`Within`]); [`Config::check`] refuses what two values cannot be
 //! together. What the server makes of the values is left to the rooms that use them.
 
+#[doc(hidden)]
 pub mod command_line;
 mod cores;
 mod echo;
@@ -27,6 +28,11 @@ pub use self::{
     values::{PowerOfTwo, Quantity, Size, ValueError, Within, format_duration},
 };
 use crate::http::echo_paths::EchoPaths;
+#[doc(inline)]
+pub use crate::{
+    handshake::origin::Origin,
+    host::cpu_list::{CpuList, CpuListError},
+};
 
 /// What a server is to do. [`Config::default`] is what the program does without flags.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]

@@ -23,7 +23,7 @@ pub struct Refusal {
 /// Why a request is refused, whatever path it asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RequestRefusal {
-    /// The head is longer than [`REQUEST_HEAD_LEN_MAX`], or has too many headers.
+    /// The head is longer than [`REQUEST_HEAD_LEN_MAX`](super::head::REQUEST_HEAD_LEN_MAX), or has too many headers.
     #[error("the request head is longer than 8 KiB, or has more than 96 headers")]
     HeadTooLong,
     /// The head is not HTTP/1.

@@ -5,8 +5,8 @@
 //! gives away a connection that another is to admit. A panic in one connection's task ends that
 //! connection only; a panic in the engine, which carries connections without tasks, ends the worker.
 //!
-//! Here are a worker's start, sweep and drain; [`accept`] makes connections of what comes in,
-//! [`conversation`] is one connection's life, [`platform`] what a worker runs on, and [`signal`] how
+//! Here are a worker's start, sweep and drain; `accept` makes connections of what comes in,
+//! `conversation` is one connection's life, `platform` what a worker runs on, and `signal` how
 //! other threads reach it.
 
 mod accept;

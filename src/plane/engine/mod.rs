@@ -13,11 +13,11 @@
 //!
 //! The files, from the bottom up:
 //!
-//! - [`kernel`]: the operations that the engine asks for; [`uring`]: the real kernel behind them.
-//! - [`buffers`]: memory to receive into; [`sends`]: memory to send from; [`ring`]: both, turn by turn.
-//! - [`connection`]: what happens to one connection; [`table`]: all connections, each by its [`key`].
-//! - [`replies`]: parts to send in this turn; [`buffer_queue`]: connections that wait for a buffer.
-//! - [`waits`]: what the worker's tasks wait for; [`probe`]: whether this kernel can carry an engine.
+//! - `kernel`: the operations that the engine asks for; `uring`: the real kernel behind them.
+//! - `buffers`: memory to receive into; `sends`: memory to send from; `ring`: both, turn by turn.
+//! - `connection`: what happens to one connection; `table`: all connections, each by its `key`.
+//! - `replies`: parts to send in this turn; `buffer_queue`: connections that wait for a buffer.
+//! - `waits`: what the worker's tasks wait for; `probe`: whether this kernel can carry an engine.
 //! - this file: the turn.
 
 mod buffer_queue;
