@@ -11,6 +11,7 @@ mod dialogue;
 mod endings;
 mod fairness;
 mod faults;
+mod filter;
 mod frame_header;
 mod frames;
 mod fuzzed;
@@ -20,6 +21,8 @@ mod log;
 mod oracle;
 mod peer;
 mod program;
+#[path = "../seccomp/mod.rs"]
+mod seccomp;
 mod session;
 mod signals;
 mod slow;

@@ -8,6 +8,7 @@ mod comparing;
 mod compression;
 mod ending;
 mod exports;
+#[path = "../../../tests/seccomp/mod.rs"]
 mod filter;
 mod flags;
 mod honest;

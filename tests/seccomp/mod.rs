@@ -1,5 +1,5 @@
-//! A seccomp filter for the program, as a container's profile is one: it refuses some system calls
-//! and allows all others.
+//! A seccomp filter for a program, as a container's profile is one: it refuses some system calls and
+//! allows all others. The tests of both programs include this file.
 #![expect(unsafe_code, reason = "a filter is installed between fork and exec")]
 
 use std::{io, mem, os::unix::process::CommandExt, process::Command};
