@@ -8,10 +8,8 @@ use thiserror::Error;
 use crate::{
     config::values::without_flags,
     handshake::{Policy, origin::Origin},
-    http::{
-        echo_paths::{ANY_PATH, EchoPaths, as_asked_for},
-        is_token,
-    },
+    http::echo_paths::{ANY_PATH, EchoPaths, as_asked_for},
+    protocol::token::is_token,
 };
 
 /// Which paths lead to the echo, who may connect, and what may be agreed on.

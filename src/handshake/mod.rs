@@ -4,7 +4,6 @@
 //! [`http1`] judges the rest of a request of HTTP/1.1, and writes the 101 of what was agreed on. A
 //! request of another HTTP (RFC 8441) takes a file like it, and the same negotiation.
 
-pub mod extensions;
 pub mod http1;
 pub mod negotiation;
 pub mod origin;

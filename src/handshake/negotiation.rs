@@ -12,13 +12,12 @@ use http::{
     },
 };
 
-use super::{
+use super::{origin::Origin, permessage_deflate, refusal::HandshakeRefusal};
+use crate::protocol::{
+    echo::Compression,
     extensions::{Malformed, Offer, parse_offers},
-    origin::Origin,
-    permessage_deflate,
-    refusal::HandshakeRefusal,
+    token::is_token,
 };
-use crate::{http::is_token, protocol::echo::Compression};
 
 /// Who may connect, and what may be agreed on.
 #[derive(Clone, Debug, Default)]

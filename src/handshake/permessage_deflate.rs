@@ -8,7 +8,7 @@
 
 use std::{fmt, mem};
 
-use crate::handshake::extensions::Offer;
+use crate::protocol::extensions::Offer;
 
 /// What an offer asks for.
 #[derive(Debug, Default)]
@@ -150,7 +150,7 @@ impl fmt::Display for Agreement {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::handshake::extensions::parse_offers;
+    use crate::protocol::extensions::parse_offers;
 
     fn response(header: &str) -> Option<String> {
         negotiate(&parse_offers(header).unwrap()).map(|agreement| agreement.to_string())

@@ -11,7 +11,8 @@ use monoio::io::AsyncReadRent;
 use monoio_codec::{Decoded, Decoder};
 use monoio_http::h1::codec::decoder::{DecodeError, RequestHeadDecoder};
 
-use super::{foreign::Foreign, refusal::RequestRefusal, token::is_token_byte};
+use super::{foreign::Foreign, refusal::RequestRefusal};
+use crate::protocol::token::is_token_byte;
 
 /// The longest request head, in bytes, from the first of its request line to its empty line.
 pub const REQUEST_HEAD_LEN_MAX: usize = 8 << 10;

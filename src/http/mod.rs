@@ -10,9 +10,7 @@ pub mod page;
 mod refusal;
 mod response;
 mod route;
-mod token;
 
-pub(crate) use self::token::{is_token, is_token_byte};
 pub use self::{
     foreign::Foreign,
     head::{HeadError, REQUEST_HEAD_LEN_MAX, read_request_head},

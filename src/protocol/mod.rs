@@ -1,15 +1,18 @@
 //! RFC 6455 without I/O, a clock or a socket: bytes in, bytes and verdicts out.
 //!
-//! [`session`] is a connection between its handshakes, [`echo`] the transformer in it; the other
-//! modules are what these are made of. Everything here is driven by
-//! slices, so tests, fuzzers and benchmarks run it as the server does.
+//! [`session`] is a connection between its handshakes, [`echo`] the transformer in it;
+//! [`extensions`] and [`token`] read what both endpoints' opening handshakes may have in their header
+//! fields. The other modules are what these are made of. Everything here is driven by slices, so
+//! tests, fuzzers, benchmarks and the load generator run it as the server does.
 
 pub mod close_code;
 pub mod echo;
 pub mod error;
+pub mod extensions;
 pub mod frame_header;
 pub mod masking;
 pub mod session;
+pub mod token;
 pub mod utf8;
 
 pub use self::{error::ProtocolError, frame_header::OpCode};

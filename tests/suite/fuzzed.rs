@@ -3,14 +3,12 @@
 use futures_executor::block_on;
 use http::header::{CONNECTION, UPGRADE};
 use ringecho::{
-    handshake::{
-        Policy,
-        extensions::{Offer, parse_offers},
-        http1::answer,
-        permessage_deflate::negotiate,
-    },
+    handshake::{Policy, http1::answer, permessage_deflate::negotiate},
     http::{REQUEST_HEAD_LEN_MAX, Refusal, Route, echo_paths::EchoPaths, read_request_head, route},
-    protocol::echo::{Compression, Echo, Rules},
+    protocol::{
+        echo::{Compression, Echo, Rules},
+        extensions::{Offer, parse_offers},
+    },
 };
 
 use crate::oracle::{assert_agrees, judge, transform_with};

@@ -1,7 +1,7 @@
 //! What client and server agree on about permessage-deflate (RFC 7692): no context takeover on either
 //! side. The offer, and what a response to it may be; messages are deflated elsewhere.
 
-use ringecho::handshake::extensions::{Offer, parse_offers};
+use ringecho::protocol::extensions::{Offer, parse_offers};
 use thiserror::Error;
 
 use crate::text::excerpt::excerpt;

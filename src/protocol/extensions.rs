@@ -1,7 +1,7 @@
 //! The extensions that a client offers: the `Sec-WebSocket-Extensions` header of its request
 //! (RFC 6455 §9.1). Pure, and strict: what the grammar does not have is malformed.
 
-use crate::http::is_token_byte;
+use super::token::is_token_byte;
 
 /// An extension that a client offers.
 #[derive(Clone, Debug, PartialEq, Eq)]
