@@ -272,10 +272,10 @@ fn entry(operation: &Operation, sleeps: &mut Vec<Box<Timespec>>) -> squeue::Entr
             opcode::PollAdd::new(Fd(descriptor), events.cast_unsigned().into()).build()
         }
         Operation::Sleep { duration } => {
-            let timespec = Box::new(Timespec::from(duration));
-            let entry = opcode::Timeout::new(&raw const *timespec).build();
-            sleeps.push(timespec);
-            entry
+            // The address is taken where the duration stays: a box that moves may not be pointed to.
+            sleeps.push(Box::new(Timespec::from(duration)));
+            let at = sleeps.len() - 1;
+            opcode::Timeout::new(&raw const *sleeps[at]).build()
         }
     }
 }
