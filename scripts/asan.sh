@@ -40,7 +40,8 @@ fail() {
 # loads them, is not.
 run_cargo() {
   cargo +nightly test --target "$(rustc +nightly --print host-tuple)" --target-dir "$work" --locked \
-    --package ringecho --package ringecho-loadtest --no-default-features "${tests[@]}" "$@"
+    --package ringecho --package ringecho-loadtest --no-default-features --features ringecho/server \
+    "${tests[@]}" "$@"
 }
 
 # Shows that the sanitizer works: it has to find a use after a free.

@@ -37,6 +37,7 @@
 //!
 //! The API is [`config`], [`server`] and [`metrics`]. The other modules are public for the project's
 //! own tests and benchmarks, may change with every version, and are hidden in this documentation.
+//! Without the feature `server` there are `host` and `protocol` alone, which the load generator uses.
 //!
 //! Each module has one stage of a connection's life, in this order; the last four serve all stages:
 //!
@@ -55,24 +56,34 @@
 //! | [`metrics`] | counters of each worker, and their totals |
 //! | `host` | CPUs, descriptors, and what the kernel lets this process do |
 
+#[cfg(feature = "server")]
 pub mod config;
+#[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod connection;
+#[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod entry;
+#[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod handshake;
 #[doc(hidden)]
 pub mod host;
+#[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod http;
+#[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod log;
+#[cfg(feature = "server")]
 pub mod metrics;
+#[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod plane;
 #[doc(hidden)]
 pub mod protocol;
+#[cfg(feature = "server")]
 pub mod server;
+#[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod worker;
