@@ -1,19 +1,13 @@
 //! The command line in, an exit code out.
 
 use std::{
-    fmt::Display,
     fs,
     io::{self, ErrorKind, Write},
-    os::fd::AsFd,
     path::Path,
     process::ExitCode,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::AtomicBool},
 };
 
-use nix::poll::{PollFd, PollFlags, poll};
 use ringecho_loadtest::{
     cli::{
         Cli, Command, CompareArgs, ConnectionArgs, IdleArgs, MergeArgs, PlanError, RunArgs, STDOUT,
@@ -27,7 +21,11 @@ use ringecho_loadtest::{
         search,
     },
     result::{check::Check, export, progress::Progress},
-    text::{shortfall, warning::Warning},
+    text::{
+        shortfall,
+        stderr::{say, warn},
+        warning::Warning,
+    },
 };
 use serde::Serialize;
 use signal_hook::{
@@ -191,29 +189,6 @@ fn merge(args: &MergeArgs) -> Result<Ending, Fault> {
     written.and(published)?;
     Ok(Ending::of(report.is_success(), &[]))
 }
-
-fn warn(warnings: &[impl Display]) {
-    for warning in warnings {
-        say(format_args!("warning: {warning}"));
-    }
-}
-
-/// Says something on standard error. That it cannot be said there (the disk is full, its reader has
-/// gone or stands still) changes nothing about the result.
-fn say(line: impl Display) {
-    static STANDS_STILL: AtomicBool = AtomicBool::new(false);
-    let stderr = io::stderr();
-    let is_writable = !STANDS_STILL.load(Relaxed)
-        && poll(&mut [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)], READER_TIMEOUT) != Ok(0);
-    if is_writable {
-        let _ = writeln!(&stderr, "{line}");
-    } else {
-        STANDS_STILL.store(true, Relaxed);
-    }
-}
-
-/// How long a reader of standard error is waited for, in milliseconds.
-const READER_TIMEOUT: u16 = 1000;
 
 /// Prepares the process for connections: says what it has too little of, and returns that with the
 /// flag that says that somebody wants it to end.

@@ -2,13 +2,17 @@
 //! is rewritten in place, or the whole `Screen`.
 
 use std::{
-    io::{IsTerminal, Write, stderr},
+    io::{IsTerminal, stderr},
     time::{Duration, Instant},
 };
 
 use terminal_size::{Width, terminal_size_of};
 
-use crate::{count::timeline::Second, result::screen::Screen};
+use super::screen::Screen;
+use crate::{
+    count::timeline::Second,
+    text::stderr::{clear_line, rewrite_line, say},
+};
 
 /// How often it is rewritten.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -66,7 +70,7 @@ impl Progress {
             // Progress that cannot be shown is no reason to stop.
             let _ = match &mut self.view {
                 View::Nothing => Ok(()),
-                View::Line => write!(stderr(), "\r{}\x1b[K", fitting(&line)),
+                View::Line => rewrite_line(fitting(&line)),
                 View::Screen(screen) => screen.draw(&line, seconds),
             };
         }
@@ -76,7 +80,7 @@ impl Progress {
     pub(crate) fn note(&mut self, line: &str) {
         self.clear();
         if matches!(self.view, View::Line) {
-            let _ = writeln!(stderr(), "{line}");
+            say(line);
         }
     }
 
@@ -84,7 +88,7 @@ impl Progress {
     pub(crate) fn clear(&mut self) {
         match &self.view {
             View::Line if self.last_shown.take().is_some() => {
-                let _ = write!(stderr(), "\r\x1b[K");
+                clear_line();
             }
             View::Screen(_) => self.view = View::Nothing,
             _ => {}

@@ -4,4 +4,5 @@
 pub(crate) mod excerpt;
 pub mod numbers;
 pub mod shortfall;
+pub mod stderr;
 pub mod warning;

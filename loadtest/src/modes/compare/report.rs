@@ -5,9 +5,11 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::bootstrap::{CONFIDENCE, Interval, RESAMPLES};
+use super::{
+    bootstrap::{CONFIDENCE, Interval, RESAMPLES},
+    plan::ComparePlan,
+};
 use crate::{
-    modes::compare::plan::ComparePlan,
     plan::{Plan, condition::metric::Metric},
     result::{
         check::Check,

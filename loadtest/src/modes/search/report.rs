@@ -7,11 +7,11 @@ use serde::Serialize;
 
 use super::{
     bisection::{Answer, Limit, Settings, Stage},
+    plan::SearchPlan,
     verdict::Verdict,
 };
 use crate::{
     count::latency_report::LatencyReport,
-    modes::search::plan::SearchPlan,
     plan::condition::Condition,
     result::{
         measurement::Measurement,
