@@ -208,9 +208,9 @@ pub enum PlanError {
          of the other family"
     )]
     SourceFamily {
-        /// From where.
+        /// The address to connect from.
         source_address: IpAddr,
-        /// Where to.
+        /// The server's address.
         target: IpAddr,
     },
     /// The files with payloads.

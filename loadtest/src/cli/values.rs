@@ -97,7 +97,7 @@ const ADDRESSES_MAX: usize = 65_536;
 pub struct AddressList(Vec<IpAddr>);
 
 impl AddressList {
-    /// In the order in which they were given.
+    /// The addresses in the order in which they were given.
     pub(super) fn as_slice(&self) -> &[IpAddr] {
         &self.0
     }

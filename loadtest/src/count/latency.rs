@@ -27,13 +27,13 @@ const SIGNIFICANT_DIGITS: u8 = 3;
 #[derive(Debug, Default)]
 pub(crate) struct InFlight {
     /// Never more than there are messages.
-    runs: VecDeque<Run>,
+    batches: VecDeque<Batch>,
     len: usize,
 }
 
 /// Messages that were planned for the same instant and sent at the same instant.
 #[derive(Clone, Copy, Debug)]
-struct Run {
+struct Batch {
     instants: Instants,
     messages: usize,
 }
@@ -57,9 +57,9 @@ impl InFlight {
     #[inline]
     pub(crate) fn sent(&mut self, instants: Instants) {
         self.len += 1;
-        match self.runs.back_mut() {
-            Some(run) if run.instants == instants => run.messages += 1,
-            _ => self.runs.push_back(Run { instants, messages: 1 }),
+        match self.batches.back_mut() {
+            Some(batch) if batch.instants == instants => batch.messages += 1,
+            _ => self.batches.push_back(Batch { instants, messages: 1 }),
         }
     }
 
@@ -69,13 +69,13 @@ impl InFlight {
     pub(crate) fn answered(&mut self, mut messages: usize, mut each: impl FnMut(Instants, usize)) {
         self.len -= messages;
         while messages > 0 {
-            let oldest = self.runs.front_mut().expect("what is answered was sent");
+            let oldest = self.batches.front_mut().expect("what is answered was sent");
             let here = messages.min(oldest.messages);
             each(oldest.instants, here);
             messages -= here;
             oldest.messages -= here;
             if oldest.messages == 0 {
-                self.runs.pop_front();
+                self.batches.pop_front();
             }
         }
     }
@@ -84,10 +84,10 @@ impl InFlight {
 /// The histograms of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Histograms {
-    /// Of the messages that were planned in the measured window and echoed correctly: from the
+    /// Latency of the messages that were planned in the measured window and echoed correctly: from the
     /// planned instant on, which in a closed loop is the instant of sending.
     pub latency: Latencies,
-    /// Of the same messages, from the instant of sending on. Empty in a closed loop.
+    /// Latency of the same messages from the instant of sending. Empty in a closed loop.
     pub uncorrected: Latencies,
     /// From the planned instant to that of sending, of all messages that were planned in the
     /// measured window and sent at all. Empty in a closed loop.

@@ -19,7 +19,7 @@ pub(crate) struct ProcessUsage {
 }
 
 impl ProcessUsage {
-    /// Of the process `pid`, all of its threads together.
+    /// Reads the usage of the process `pid`, all of its threads together.
     pub(crate) fn read(pid: u32) -> io::Result<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;

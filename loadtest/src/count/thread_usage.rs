@@ -21,7 +21,7 @@ const BUSY_MIN: f64 = 0.05;
 pub(crate) struct ThreadTimes(BTreeMap<i32, Duration>);
 
 impl ThreadTimes {
-    /// Of all threads of the process `pid`.
+    /// Reads the times of all threads of the process `pid`.
     pub(crate) fn read(pid: u32) -> io::Result<Self> {
         let mut times = BTreeMap::new();
         for entry in fs::read_dir(format!("/proc/{pid}/task"))? {

@@ -26,16 +26,16 @@ const SECOND: u64 = 1_000_000_000;
 #[derive(Debug)]
 struct Portion {
     thread: usize,
-    /// Of the measured window, from 0; `None` for all that was before it.
+    /// The second of the measured window, from 0; `None` for all that was before it.
     second: Option<usize>,
     tally: Tally,
 }
 
-/// A thread's end: where its portions go, and where cleared tallies come from.
+/// A thread's end of a timeline: its portions go out here, and cleared tallies come back.
 #[derive(Debug)]
-pub(crate) struct Portions {
+pub(crate) struct PortionSender {
     thread: usize,
-    handed_over: Sender<Portion>,
+    portions: Sender<Portion>,
     cleared: Receiver<Tally>,
     /// The second that is being counted.
     second: Cell<Option<usize>>,
@@ -51,10 +51,10 @@ pub(crate) struct Counts {
     pub(crate) errors: u64,
 }
 
-impl Portions {
+impl PortionSender {
     /// Whether the second may be over at the instant `now`.
     #[inline]
-    pub(crate) fn are_due(&self, now: u64) -> bool {
+    pub(crate) fn is_due(&self, now: u64) -> bool {
         now >= self.until.get()
     }
 
@@ -83,11 +83,11 @@ impl Portions {
             .set(Counts { echoes: echoes + tally.echoes, errors: errors + tally.errors.total });
         let portion = Portion { thread: self.thread, second: self.second.get(), tally };
         // The main thread is gone only when the program ends.
-        let _ = self.handed_over.send(portion);
+        let _ = self.portions.send(portion);
     }
 
     /// How much has been handed over so far.
-    pub(crate) fn sent(&self) -> Counts {
+    pub(crate) fn handed_over(&self) -> Counts {
         self.sent.get()
     }
 }
@@ -99,11 +99,13 @@ pub struct Second {
     pub echoes: u64,
     /// Errors that happened in it, to about 5 ms.
     pub errors: ErrorCounts,
-    /// Of the echoes that arrived in it, if their messages were planned in the measured window.
+    /// Latency of the echoes that arrived in it, if their messages were planned in the measured
+    /// window.
     pub latency_us: Option<LatencyReport>,
-    /// Of the same messages, from the instant of sending on; `None` in a closed loop.
+    /// Latency of the same messages from the instant of sending; `None` in a closed loop.
     pub uncorrected_latency_us: Option<LatencyReport>,
-    /// Of the messages that were sent in it; `None` in a closed loop.
+    /// Times from the planned instant to that of sending, of the messages that were sent in it;
+    /// `None` in a closed loop.
     pub send_lag_us: Option<LatencyReport>,
     pub(crate) histograms: EncodedHistograms,
 }
@@ -127,7 +129,7 @@ impl Second {
     }
 }
 
-/// The main thread's end.
+/// The main thread's end of a timeline.
 #[derive(Debug)]
 pub(crate) struct Timeline {
     handed_over: Receiver<Portion>,
@@ -143,20 +145,20 @@ pub(crate) struct Timeline {
 
 impl Timeline {
     /// A timeline, and the ends of `threads` threads.
-    pub(crate) fn new(threads: usize) -> (Self, Vec<Portions>) {
+    pub(crate) fn new(threads: usize) -> (Self, Vec<PortionSender>) {
         let (hand_over, handed_over) = mpsc::channel();
-        let (cleared, portions) = (0..threads)
+        let (cleared, senders) = (0..threads)
             .map(|thread| {
                 let (clear, cleared) = mpsc::channel();
-                let portions = Portions {
+                let sender = PortionSender {
                     thread,
-                    handed_over: hand_over.clone(),
+                    portions: hand_over.clone(),
                     cleared,
                     second: Cell::new(None),
                     until: Cell::new(0),
                     sent: Cell::default(),
                 };
-                (clear, portions)
+                (clear, sender)
             })
             .unzip();
         let timeline = Self {
@@ -167,7 +169,7 @@ impl Timeline {
             seconds: Vec::new(),
             open: VecDeque::new(),
         };
-        (timeline, portions)
+        (timeline, senders)
     }
 
     /// Adds up what has been handed over.
@@ -292,9 +294,15 @@ mod tests {
     }
 
     /// What a worker does with an echo.
-    fn count(portions: &Portions, schedule: &Schedule, tally: &mut Tally, now: u64, latency: u64) {
-        if portions.are_due(now) {
-            portions.hand_over(now, schedule, tally);
+    fn count(
+        sender: &PortionSender,
+        schedule: &Schedule,
+        tally: &mut Tally,
+        now: u64,
+        latency: u64,
+    ) {
+        if sender.is_due(now) {
+            sender.hand_over(now, schedule, tally);
         }
         tally.echoes += 1;
         tally.echoes_measured += u64::from(schedule.measures(now));
@@ -304,17 +312,17 @@ mod tests {
     #[test]
     fn every_echo_is_in_its_second_and_all_are_in_the_total() {
         let schedule = schedule(3);
-        let (mut timeline, portions) = Timeline::new(2);
+        let (mut timeline, senders) = Timeline::new(2);
         // Milliseconds after the beginning of the window at which the threads count echoes.
         let echoes: [&[i64]; 2] = [&[-500, 0, 1, 999, 1000, 2999, 3000, 4500], &[-1, 2000, 2500]];
-        for (portions, echoes) in portions.iter().zip(echoes) {
+        for (sender, echoes) in senders.iter().zip(echoes) {
             let mut tally = Tally::default();
             for at in echoes {
                 let now = schedule.begin().saturating_add_signed(at * MILLISECOND.cast_signed());
-                count(portions, &schedule, &mut tally, now, 1000);
+                count(sender, &schedule, &mut tally, now, 1000);
                 timeline.collect();
             }
-            portions.send(tally);
+            sender.send(tally);
         }
         let (total, seconds) = timeline.finish();
         assert_eq!((total.echoes, total.echoes_measured), (11, 7));
@@ -329,11 +337,11 @@ mod tests {
     #[test]
     fn a_second_is_closed_when_all_threads_have_left_it_behind() {
         let schedule = schedule(10);
-        let (mut timeline, portions) = Timeline::new(2);
+        let (mut timeline, senders) = Timeline::new(2);
         let mut tallies = [Tally::default(), Tally::default()];
         let mut at = |thread: usize, milliseconds: u64| {
             let now = schedule.begin() + milliseconds * MILLISECOND;
-            count(&portions[thread], &schedule, &mut tallies[thread], now, milliseconds);
+            count(&senders[thread], &schedule, &mut tallies[thread], now, milliseconds);
             timeline.collect();
             timeline.seconds.len()
         };
@@ -354,11 +362,11 @@ mod tests {
     fn a_run_that_ended_in_its_warmup_has_no_seconds() {
         let schedule = schedule(10);
         schedule.stop();
-        let (timeline, portions) = Timeline::new(1);
+        let (timeline, senders) = Timeline::new(1);
         let mut tally = Tally::default();
         let now = schedule.begin() + 1;
-        count(&portions[0], &schedule, &mut tally, now, 1);
-        portions[0].send(tally);
+        count(&senders[0], &schedule, &mut tally, now, 1);
+        senders[0].send(tally);
         let (total, seconds) = timeline.finish();
         assert_eq!((total.echoes, total.echoes_measured, seconds.len()), (1, 0, 0));
     }

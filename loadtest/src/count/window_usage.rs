@@ -21,9 +21,9 @@ pub(crate) struct WindowUsage {
 #[derive(Debug)]
 pub(crate) struct UsedInWindow {
     pub(crate) pid: u32,
-    /// At its beginning.
+    /// What it had used when the window began.
     pub(crate) before: ProcessUsage,
-    /// At its end.
+    /// What it had used when the window ended.
     pub(crate) after: ProcessUsage,
     /// Threads that were busy in between.
     pub(crate) busy_threads: Vec<BusyThread>,
@@ -33,7 +33,7 @@ pub(crate) struct UsedInWindow {
 pub(crate) struct WindowEnd {
     generator: Option<UsedSoFar>,
     server: Option<UsedSoFar>,
-    /// Nanoseconds of each thread.
+    /// Nanoseconds for which each thread polled and there was nothing to do.
     polled_in_vain: Option<Vec<u64>>,
     instant: Instant,
 }
@@ -47,8 +47,8 @@ struct UsedSoFar {
 }
 
 impl WindowEnd {
-    /// Of this process, whose threads have `polled_in_vain` for so many nanoseconds if they poll,
-    /// and of the server's if it is known.
+    /// Reads what this process has used, and the server's if it is known. Threads that poll have
+    /// `polled_in_vain` for so many nanoseconds.
     pub(crate) fn read(server_pid: Option<u32>, polled_in_vain: Option<Vec<u64>>) -> Self {
         Self {
             generator: UsedSoFar::read(std::process::id()),
@@ -69,7 +69,7 @@ impl WindowEnd {
 }
 
 impl WindowUsage {
-    /// Of the window with these ends.
+    /// The use in the window with these ends.
     pub(crate) fn between(before: &WindowEnd, after: &WindowEnd) -> Self {
         let used = |before: &Option<UsedSoFar>, after: &Option<UsedSoFar>| {
             Some(after.as_ref()?.since(before.as_ref()?))

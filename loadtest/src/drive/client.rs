@@ -70,13 +70,13 @@ pub(crate) async fn drive(
 
 /// How a connection ended.
 #[derive(Debug)]
-enum End {
-    /// By a closing handshake, or in its time.
+enum ConnectionEnd {
+    /// A closing handshake ended it, or the run did.
     Closed,
     Failed(ConnectionError),
 }
 
-impl End {
+impl ConnectionEnd {
     /// Whether it makes sense to still send a Close frame.
     fn leaves_peer_listening(&self) -> bool {
         match self {
@@ -133,7 +133,7 @@ impl<'w> Connection<'w> {
         write_half: impl WriteHalf,
         early: Vec<u8>,
         index: usize,
-    ) -> Option<End> {
+    ) -> Option<ConnectionEnd> {
         let worker = self.worker;
         let sequence = worker.rng.borrow_mut().next_u64();
         let (plan, compression) = (&worker.plan, self.compression);
@@ -169,7 +169,7 @@ impl<'w> Connection<'w> {
         mut half: impl ReadHalf,
         mut verifier: Verifier,
         early: Vec<u8>,
-    ) -> End {
+    ) -> ConnectionEnd {
         let plan = &self.worker.plan;
         let echoes_at_once = if self.worker.is_open_loop() { 1 } else { plan.depth };
         let echoes_len = frame_len(plan.payload.source.len_mean()).saturating_mul(echoes_at_once);
@@ -194,7 +194,7 @@ impl<'w> Connection<'w> {
 
     /// Verifies one chunk, and says how the connection ends if it does.
     #[inline]
-    fn verify(&self, verifier: &mut Verifier, chunk: &[u8]) -> Option<End> {
+    fn verify(&self, verifier: &mut Verifier, chunk: &[u8]) -> Option<ConnectionEnd> {
         self.worker.count_busy_turn();
         let mut in_flight = self.in_flight.borrow_mut();
         let mut rest = chunk;
@@ -234,18 +234,19 @@ impl<'w> Connection<'w> {
 
     /// What the end of the stream of frames means, and which Close frame answers it.
     #[cold]
-    fn end_of_stream(&self, end: &StreamEnd, in_flight: usize) -> End {
+    fn end_of_stream(&self, end: &StreamEnd, in_flight: usize) -> ConnectionEnd {
         let closing = self.close.get().is_some();
         let (answer, end) = match *end {
             StreamEnd::Close(_) if closing || self.has_nothing_left(in_flight) => {
-                (CloseCode::NormalClosure, End::Closed)
+                (CloseCode::NormalClosure, ConnectionEnd::Closed)
             }
             StreamEnd::Close(code) => {
-                (CloseCode::NormalClosure, End::Failed(ConnectionError::ClosedWith(code)))
+                (CloseCode::NormalClosure, ConnectionEnd::Failed(ConnectionError::ClosedWith(code)))
             }
-            StreamEnd::Violation(violation) => {
-                (CloseCode::ProtocolError, End::Failed(ConnectionError::Violation(violation)))
-            }
+            StreamEnd::Violation(violation) => (
+                CloseCode::ProtocolError,
+                ConnectionEnd::Failed(ConnectionError::Violation(violation)),
+            ),
         };
         if !closing {
             self.close.set(Some(answer));
@@ -255,8 +256,12 @@ impl<'w> Connection<'w> {
 
     /// After our Close frame the server may as well just hang up.
     #[cold]
-    fn end_without_close_frame(&self, error: ConnectionError) -> End {
-        if self.close.get().is_some() { End::Closed } else { End::Failed(error) }
+    fn end_without_close_frame(&self, error: ConnectionError) -> ConnectionEnd {
+        if self.close.get().is_some() {
+            ConnectionEnd::Closed
+        } else {
+            ConnectionEnd::Failed(error)
+        }
     }
 
     /// Sends messages, Pongs and at last a Close frame.
@@ -353,10 +358,10 @@ impl<'w> Connection<'w> {
 
     /// Counts how the connection ended; `None` when the time was over. Returns the number of its
     /// next message if it was lost.
-    fn settle(&self, end: Option<End>) -> Option<u64> {
+    fn settle(&self, end: Option<ConnectionEnd>) -> Option<u64> {
         let mut tally = self.worker.tally.borrow_mut();
         let unanswered = self.in_flight.borrow().len() + self.passed_over.get();
-        let Some(End::Failed(error)) = end else {
+        let Some(ConnectionEnd::Failed(error)) = end else {
             tally.count_missing(unanswered);
             return None;
         };

@@ -99,7 +99,7 @@ fn explained(error: &io::Error) -> io::Error {
 struct Turn {
     /// Messages that it and the connections behind it have had; those before it have had one more.
     round: u64,
-    /// Of the connection, in this thread.
+    /// The index of the connection in this thread.
     index: usize,
 }
 

@@ -8,11 +8,11 @@ const COUNT: usize = 2;
 
 /// Open files that are good for nothing but being closed, by a drop.
 #[derive(Debug)]
-pub(crate) struct Reserve {
+pub(crate) struct DescriptorReserve {
     _files: [Option<File>; COUNT],
 }
 
-impl Reserve {
+impl DescriptorReserve {
     /// Takes them, where the limit allows that.
     pub(crate) fn take() -> Self {
         Self { _files: [(); COUNT].map(|()| File::open("/dev/null").ok()) }

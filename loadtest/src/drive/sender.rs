@@ -19,7 +19,7 @@ pub(crate) const WRITE_LEN_MAX: usize = 64 * 1024;
 /// Where one connection is in its stream of frames.
 #[derive(Debug)]
 pub(crate) struct FrameSender {
-    /// Of the next message.
+    /// The sequence number of the next message.
     sequence: u64,
     echo_kind: EchoKind,
     /// Frames of each message.

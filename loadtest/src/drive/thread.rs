@@ -22,7 +22,7 @@ use super::{
     worker::{Gauges, Stage, Worker},
 };
 use crate::{
-    count::timeline::Portions,
+    count::timeline::PortionSender,
     plan::{
         Plan,
         schedule::{GRACE_MAX, GRACE_QUIET, Schedule},
@@ -46,11 +46,11 @@ pub(crate) fn run(
     plan: Arc<Plan>,
     schedule: Arc<Schedule>,
     gauges: Arc<Gauges>,
-    portions: Portions,
+    portion_sender: PortionSender,
     thread: usize,
 ) -> io::Result<()> {
     build_runtime()?.block_on(async move {
-        let worker = Rc::new(Worker::new(plan, schedule, gauges, portions, thread));
+        let worker = Rc::new(Worker::new(plan, schedule, gauges, portion_sender, thread));
         worker.open_connections();
         if worker.is_open_loop() {
             let (worker, pause) = (Rc::clone(&worker), Pause::new(worker.plan.wait)?);
@@ -60,7 +60,7 @@ pub(crate) fn run(
             });
         }
         worker.conduct().await?;
-        worker.portions.send(worker.tally.take());
+        worker.portion_sender.send(worker.tally.take());
         Ok(())
     })
 }
@@ -176,7 +176,7 @@ impl Worker {
         self.gauges.tried.store(self.tried.get(), Release);
         self.gauges.sends.store(self.stage() != Stage::Opening, Relaxed);
         let tally = self.tally.borrow();
-        let handed_over = self.portions.sent();
+        let handed_over = self.portion_sender.handed_over();
         self.gauges.echoes.store(handed_over.echoes + tally.echoes, Relaxed);
         self.gauges.errors.store(handed_over.errors + tally.errors.total, Relaxed);
     }

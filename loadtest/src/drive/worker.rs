@@ -18,7 +18,7 @@ use crate::{
     count::{
         latency::{InFlight, Instants},
         tally::Tally,
-        timeline::Portions,
+        timeline::PortionSender,
     },
     payload::{Payloads, deflate::Deflater},
     plan::{Load, Plan, rate::Arrivals, schedule::Schedule},
@@ -65,10 +65,10 @@ pub(crate) struct Worker {
     pub(crate) rng: RefCell<SmallRng>,
     /// What was counted since it was last handed over.
     pub(crate) tally: RefCell<Tally>,
-    pub(super) portions: Portions,
-    /// Of the plan's messages, in an open loop.
+    pub(super) portion_sender: PortionSender,
+    /// The instants of the plan's messages, in an open loop.
     pub(super) arrivals: Option<Arrivals>,
-    /// Of this thread.
+    /// The number of this thread.
     pub(super) number: usize,
     pub(super) gauges: Arc<Gauges>,
     pub(super) stage: Cell<Stage>,
@@ -79,7 +79,7 @@ pub(crate) struct Worker {
     pub(super) last_received: Cell<u64>,
     /// Turns of connections in which something was received or sent.
     pub(super) busy_turns: Cell<u64>,
-    /// Of the connections' tasks, to be woken when the stage changes or a message is due.
+    /// The wakers of the connections' tasks, which are woken when the stage changes or a message is due.
     pub(super) wakers: RefCell<Vec<Option<Waker>>>,
     /// Write buffers that are not in use. As few as possible are, the last returned first, so that
     /// they stay in the cache.
@@ -93,7 +93,7 @@ impl Worker {
         plan: Arc<Plan>,
         schedule: Arc<Schedule>,
         gauges: Arc<Gauges>,
-        portions: Portions,
+        portion_sender: PortionSender,
         number: usize,
     ) -> Self {
         let mut rng = SmallRng::from_rng(&mut rand::rng());
@@ -112,7 +112,7 @@ impl Worker {
             deflater: RefCell::new(deflater),
             rng: RefCell::new(rng),
             tally: RefCell::default(),
-            portions,
+            portion_sender,
             arrivals,
             number,
             stage: Cell::new(Stage::Opening),
@@ -128,8 +128,8 @@ impl Worker {
 
     #[inline]
     pub(super) fn hand_over_if_due(&self, now: u64, tally: &mut Tally) {
-        if self.portions.are_due(now) {
-            self.portions.hand_over(now, &self.schedule, tally);
+        if self.portion_sender.is_due(now) {
+            self.portion_sender.hand_over(now, &self.schedule, tally);
         }
     }
 

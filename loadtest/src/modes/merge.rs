@@ -81,20 +81,20 @@ struct Counts {
 /// The result of several runs.
 #[derive(Debug, Serialize)]
 pub struct MergedReport {
-    /// Of this program.
+    /// The version of this program.
     version: &'static str,
     /// The logs, in the order in which they were named.
     runs: Vec<MergedRun>,
-    /// From the first beginning of a measured window to the last.
+    /// Seconds between the first measured window's beginning and the last one's.
     begins_apart_seconds: f64,
     /// Sums; of `duration_seconds` the longest.
     #[serde(flatten)]
     counts: Counts,
-    /// Of all runs.
+    /// Latency of the messages of all runs.
     latency_us: Option<LatencyReport>,
-    /// From the instant of sending on; `None` if all were closed loops.
+    /// Latency from the instant of sending; `None` if all were closed loops.
     uncorrected_latency_us: Option<LatencyReport>,
-    /// From the planned instant to that of sending; `None` if all were closed loops.
+    /// Times from the planned instant to that of sending; `None` if all were closed loops.
     send_lag_us: Option<LatencyReport>,
     /// What somebody should know who is about to believe the numbers; what a run's report says, with
     /// its log's name before it.
@@ -103,7 +103,7 @@ pub struct MergedReport {
     total: Histograms,
     #[serde(skip)]
     seconds: Vec<MergedSecond>,
-    /// Of the first measured window, since 1970.
+    /// When the first measured window began, since 1970.
     #[serde(skip)]
     began: Duration,
 }

@@ -13,11 +13,11 @@ use thiserror::Error;
 
 use crate::{
     count::{
-        timeline::{Portions, Recording, Timeline},
+        timeline::{PortionSender, Recording, Timeline},
         window_usage::{WindowEnd, WindowUsage},
     },
     drive::{
-        reserve::Reserve,
+        reserve::DescriptorReserve,
         thread,
         threads::{ThreadError, Threads, pause},
         worker::Gauges,
@@ -49,7 +49,7 @@ pub fn run(
 ) -> Result<Report, RunError> {
     let plan = Arc::new(plan);
     let schedule = Arc::new(Schedule::default());
-    let (timeline, portions) = Timeline::new(plan.threads.count);
+    let (timeline, portion_senders) = Timeline::new(plan.threads.count);
     let mut run = Run {
         threads: Threads::default(),
         plan,
@@ -59,8 +59,8 @@ pub fn run(
         progress,
         echoes_shown: 0,
     };
-    let reserve = Reserve::take();
-    run.start_threads(portions)?;
+    let reserve = DescriptorReserve::take();
+    run.start_threads(portion_senders)?;
     run.wait_for_connections();
     drop(reserve);
     run.wait_for_start();
@@ -101,11 +101,11 @@ struct Run<'r> {
 }
 
 impl Run<'_> {
-    fn start_threads(&mut self, portions: Vec<Portions>) -> Result<(), ThreadError> {
-        for portions in portions {
+    fn start_threads(&mut self, portion_senders: Vec<PortionSender>) -> Result<(), ThreadError> {
+        for portion_sender in portion_senders {
             let (plan, schedule) = (Arc::clone(&self.plan), Arc::clone(&self.schedule));
             self.threads.start(&self.plan.threads, move |number, gauges| {
-                thread::run(plan, schedule, gauges, portions, number)
+                thread::run(plan, schedule, gauges, portion_sender, number)
             })?;
         }
         Ok(())

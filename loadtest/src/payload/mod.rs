@@ -59,7 +59,7 @@ pub(crate) struct Payloads {
 enum Contents {
     Generated {
         pattern: Box<[u8]>,
-        /// In turn.
+        /// The lengths of payloads, which take turns.
         lengths: Box<[usize]>,
     },
     Files(Arc<[Box<[u8]>]>),

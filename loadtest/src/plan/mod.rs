@@ -27,7 +27,7 @@ const OPEN_LOOP_LEAD: Duration = Duration::from_millis(20);
 /// Everything that a run needs to know; validated by the command line.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Where to, and how. Source addresses go on in turn from one run to the next.
+    /// Opens the connections. Source addresses go on in turn from one run to the next.
     pub connector: Arc<Connector>,
     /// Connections over all threads, at least 1.
     pub connections: usize,

@@ -36,7 +36,7 @@ const CIRCUMSTANCES: [&str; 19] = [
     "host.kernel",
 ];
 
-/// Of the URL the scheme matters: TLS costs both sides time.
+/// The URL, of which only the scheme matters: TLS costs both sides time.
 const URL: &str = "url";
 
 /// Whether it was offered matters; on how many connections it was agreed to is a result.
@@ -109,11 +109,11 @@ pub struct BaselineReport {
 /// Something that should be the same in both runs, and is not.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Difference {
-    /// In the JSON of a result, with a dot between levels.
+    /// The name in the JSON of a result, with a dot between levels.
     name: &'static str,
-    /// In the earlier run; null also if its result does not say, as that of merged runs.
+    /// The value in the earlier run; null also if its result does not say, as that of merged runs.
     earlier: Value,
-    /// In this one.
+    /// The value in this run.
     now: Value,
 }
 

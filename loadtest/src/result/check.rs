@@ -10,7 +10,8 @@ use crate::plan::condition::{Condition, Subject, metric::Metric};
 #[derive(Clone, Debug, Serialize)]
 pub struct Check {
     condition: Condition,
-    /// Of what it is about, in microseconds if it is a time; `None` if that was not measured.
+    /// The value that the condition is about, in microseconds if it is a time; `None` if it was not
+    /// measured.
     value: Option<f64>,
     /// It holds, or nobody can tell.
     failed: bool,

@@ -38,11 +38,11 @@ impl<T: Serialize> Serialize for Ratios<T> {
 /// Those figures of a run that conditions are about, with the names of its JSON.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Measurement {
-    /// Correct echoes.
+    /// Correct echoes in a second.
     pub(crate) messages_per_second: f64,
-    /// Corrected, in an open loop.
+    /// Latency, from the planned instant in an open loop.
     pub(crate) latency_us: Option<LatencyReport>,
-    /// In the whole run.
+    /// Errors in the whole run.
     pub(crate) errors: ErrorCounts,
     /// What the server used, if its process was named.
     #[serde(default)]

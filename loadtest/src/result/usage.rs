@@ -29,9 +29,9 @@ pub struct UsageReport {
 /// CPU time.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub struct CpuReport {
-    /// In the program.
+    /// CPU time in the program.
     pub user: f64,
-    /// In the kernel.
+    /// CPU time in the kernel.
     pub system: f64,
     /// Both.
     pub total: f64,

@@ -26,15 +26,15 @@ use crate::payload::{
 pub(super) struct Comparison {
     /// The number of the message whose echo is next.
     next: u64,
-    /// What the present message is compared with: the next one's, unless there is a doubt.
+    /// The message whose echo the present one should be: the next one, unless there is a doubt.
     expected: Message,
     /// Bytes of payload of the present message so far.
     position: usize,
-    /// That the present message has not the type of those that were sent, if so.
+    /// The error of a present message that has another type than those that were sent.
     retyped: Option<WrongEcho>,
     /// Whether the present message is compressed.
     deflated: bool,
-    /// Once a compressed message has come.
+    /// The inflater, once a compressed message has come.
     inflater: Option<Box<Inflater>>,
     doubt: Option<Doubt>,
     passed_over: PassedOver,
@@ -52,13 +52,13 @@ enum Doubt {
 /// Which message a message is the echo of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
-    /// That of the next one, once so many are passed over.
+    /// The echo of the expected message, after `passed_over` messages without one.
     Next { passed_over: usize },
-    /// One that was passed over.
+    /// The echo of a message that was passed over.
     Late,
-    /// One that was answered before.
+    /// The echo of a message that was answered before.
     Repeated,
-    /// None.
+    /// No echo of any message on its way.
     Unasked,
 }
 

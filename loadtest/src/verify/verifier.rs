@@ -285,7 +285,7 @@ mod tests {
 
     const FIRST: u64 = 1000;
 
-    /// Of a frame's first byte: the message is compressed.
+    /// The bit of a frame's first byte that says that the message is compressed.
     const RSV1: u8 = 0x40;
 
     fn payloads(kind: PayloadKind, len: usize) -> Payloads {

@@ -30,16 +30,16 @@ pub struct Wishes {
     pub fields: Vec<Field>,
     /// Subprotocols, the best first.
     pub subprotocols: Vec<Subprotocol>,
-    /// Where a browser's page would come from.
+    /// The origin that a browser's page would have.
     pub origin: Option<HeaderValue>,
 }
 
 /// How long opening a connection may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Until the socket is connected and TLS is spoken.
+    /// The time until the socket is connected and TLS is spoken.
     pub connect: Duration,
-    /// Until the opening handshake is done.
+    /// The time until the opening handshake is done.
     pub opening: Duration,
 }
 

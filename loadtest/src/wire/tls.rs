@@ -260,7 +260,7 @@ impl TlsReader {
 pub(crate) struct TlsWriter {
     half: OwnedWriteHalf<TcpStream>,
     session: Rc<RefCell<ClientConnection>>,
-    /// Of what is written to the socket at once.
+    /// The records that are written to the socket at once.
     records: Vec<u8>,
 }
 

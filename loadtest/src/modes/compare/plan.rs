@@ -2,14 +2,14 @@
 
 use crate::plan::{Plan, condition::Condition};
 
-/// What is compared, and how.
+/// A comparison that is to be made.
 #[derive(Debug)]
 pub struct ComparePlan {
-    /// A run of A, and one of B.
+    /// The runs of A, and those of B.
     pub runs: [Plan; 2],
-    /// How many of each, at least 2.
+    /// Runs of each, at least 2.
     pub rounds: usize,
-    /// Of the resampling.
+    /// What the random draws of the resampling follow from.
     pub seed: u64,
     /// Conditions that must not hold.
     pub fail_if: Vec<Condition>,

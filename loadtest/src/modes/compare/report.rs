@@ -26,7 +26,7 @@ use crate::{
 /// The result of a comparison.
 #[derive(Debug, Serialize)]
 pub struct CompareReport {
-    /// Of this program.
+    /// The version of this program.
     pub version: &'static str,
     /// What the other is compared with.
     pub a: SideReport,
@@ -55,7 +55,7 @@ pub struct CompareReport {
 /// One of the two.
 #[derive(Debug, Serialize)]
 pub struct SideReport {
-    /// Where to.
+    /// The URL that connections were opened to.
     pub url: String,
     /// Its runs, in their order.
     pub rounds: Vec<Round>,

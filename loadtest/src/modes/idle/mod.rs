@@ -4,12 +4,12 @@
 //! The main thread conducts: it orders the same task of all threads, waits until their
 //! connections have done it, and reads between tasks how much memory the server uses.
 
-mod course;
-mod held;
-mod holder;
+mod held_connection;
+mod observations;
 pub mod plan;
 pub mod report;
 mod thread;
+mod thread_state;
 
 use std::{
     sync::{
@@ -21,15 +21,15 @@ use std::{
 };
 
 use self::{
-    course::{Course, Footprint},
-    held::Task,
-    holder::{Gauges, HolderTally},
+    held_connection::Task,
+    observations::{Footprint, Observations},
     plan::IdlePlan,
     report::IdleReport,
+    thread_state::{Gauges, ThreadTally},
 };
 use crate::{
     drive::{
-        reserve::Reserve,
+        reserve::DescriptorReserve,
         threads::{ThreadError, Threads, pause},
     },
     plan::schedule::GRACE_QUIET,
@@ -57,19 +57,19 @@ pub fn run(
         interrupted,
         progress,
     };
-    let course = conductor.conduct()?;
+    let observations = conductor.conduct()?;
     let Conductor { plan, threads, orders, .. } = conductor;
     // The threads end when nobody has orders for them any longer.
     drop(orders);
-    let mut total = HolderTally::default();
+    let mut total = ThreadTally::default();
     threads.join()?.iter().for_each(|tally| total.merge(tally));
-    Ok(IdleReport::new(&plan, &total, &course))
+    Ok(IdleReport::new(&plan, &total, &observations))
 }
 
 struct Conductor<'r> {
     plan: Arc<IdlePlan>,
     before: Footprint,
-    threads: Threads<Gauges, HolderTally>,
+    threads: Threads<Gauges, ThreadTally>,
     /// Where each thread takes its orders from.
     orders: Vec<Sender<Task>>,
     /// How many orders were given.
@@ -79,10 +79,10 @@ struct Conductor<'r> {
 }
 
 impl Conductor<'_> {
-    fn conduct(&mut self) -> Result<Course, ThreadError> {
+    fn conduct(&mut self) -> Result<Observations, ThreadError> {
         let answer_timeout = self.plan.answer_timeout;
         let started = Instant::now();
-        let reserve = Reserve::take();
+        let reserve = DescriptorReserve::take();
         self.start_threads()?;
         self.wait_for_opening();
         drop(reserve);
@@ -98,7 +98,7 @@ impl Conductor<'_> {
         let after_pings = self.footprint();
         self.have_done(Task::Close, CLOSING_MAX, "closed");
         self.progress.clear();
-        Ok(Course {
+        Ok(Observations {
             opening,
             held,
             interrupted: self.interrupted.load(Relaxed),

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use crate::{plan::threads::ThreadPlan, wire::connector::Connector};
 
-/// Everything that there is to know about connections that are to be held.
+/// Everything that has to be known about connections that are to be held.
 #[derive(Debug)]
 pub struct IdlePlan {
-    /// Where to, and how.
+    /// Opens the connections.
     pub connector: Connector,
     /// Connections over all threads, at least 1.
     pub connections: usize,
-    /// How many are begun to open in a second, at most, over all threads.
+    /// Connections that begin to open in a second, at most, over all threads.
     pub connect_rate: Option<usize>,
     /// Bytes of payload of the message that each echoes once it is open, if it does.
     pub echo_len: Option<usize>,

@@ -8,9 +8,9 @@ use std::{fmt, time::Duration};
 use serde::Serialize;
 
 use super::{
-    course::{Course, Footprint},
-    holder::HolderTally,
+    observations::{Footprint, Observations},
     plan::IdlePlan,
+    thread_state::ThreadTally,
 };
 use crate::{
     count::{
@@ -34,9 +34,9 @@ pub struct IdleReport {
     pub connections: Connections,
     /// Whether somebody ended it early.
     pub interrupted: bool,
-    /// Until all connections were open, or could not be.
+    /// Seconds until all connections were open, or could not be.
     pub opening_seconds: f64,
-    /// From before a socket was connected to the end of the opening handshake.
+    /// Times from before a socket was connected to the end of the opening handshake.
     pub opening_us: Option<LatencyReport>,
     /// Connections that have echoed a message; `None` if none had to.
     pub echoed: Option<u64>,
@@ -44,9 +44,9 @@ pub struct IdleReport {
     pub held_seconds: f64,
     /// Connections that were open after that, and were sent a Ping.
     pub pinged: u64,
-    /// Of these, those that answered.
+    /// Connections that answered the Ping.
     pub answered: u64,
-    /// From a Ping to its Pong.
+    /// Times from a Ping to its Pong.
     pub ping_us: Option<LatencyReport>,
     /// Why connections failed, and answers that never came.
     pub errors: ErrorCounts,
@@ -67,13 +67,13 @@ pub struct MemoryReport {
     pub pid: u32,
     /// Bytes, before there was a connection.
     pub before_bytes: u64,
-    /// With all connections opened.
+    /// Memory with all connections opened.
     pub opened: Option<MemoryUse>,
-    /// After each has echoed a message, if it had to.
+    /// Memory after each has echoed a message, if it had to.
     pub echoed: Option<MemoryUse>,
-    /// After they were held.
+    /// Memory after they were held.
     pub held: Option<MemoryUse>,
-    /// After each has answered a Ping.
+    /// Memory after each has answered a Ping.
     pub pinged: Option<MemoryUse>,
 }
 
@@ -87,8 +87,8 @@ pub struct MemoryUse {
 }
 
 impl IdleReport {
-    pub(super) fn new(plan: &IdlePlan, tally: &HolderTally, course: &Course) -> Self {
-        let Course { interrupted, .. } = *course;
+    pub(super) fn new(plan: &IdlePlan, tally: &ThreadTally, observations: &Observations) -> Self {
+        let Observations { interrupted, .. } = *observations;
         let provenance = Provenance::new(&plan.connector, &plan.threads);
         let connections = Connections {
             requested: plan.connections,
@@ -103,10 +103,10 @@ impl IdleReport {
             provenance,
             connections,
             interrupted,
-            opening_seconds: seconds(course.opening),
+            opening_seconds: seconds(observations.opening),
             opening_us: LatencyReport::new(&tally.opening),
             echoed: plan.echo_len.map(|_| tally.echoed),
-            held_seconds: seconds(course.held),
+            held_seconds: seconds(observations.held),
             pinged: tally.pinged,
             answered: tally.pings.samples(),
             ping_us: LatencyReport::new(&tally.pings),
@@ -114,8 +114,8 @@ impl IdleReport {
             causes,
             server: plan
                 .server_pid
-                .and_then(|pid| MemoryReport::new(pid, course, |footprint| footprint.server)),
-            generator: MemoryReport::new(std::process::id(), course, |footprint| {
+                .and_then(|pid| MemoryReport::new(pid, observations, |footprint| footprint.server)),
+            generator: MemoryReport::new(std::process::id(), observations, |footprint| {
                 footprint.generator
             }),
         }
@@ -130,10 +130,10 @@ impl IdleReport {
 impl MemoryReport {
     fn new(
         pid: u32,
-        course: &Course,
+        observations: &Observations,
         resident: impl Fn(&Footprint) -> Option<u64>,
     ) -> Option<Self> {
-        let before_bytes = resident(&course.before)?;
+        let before_bytes = resident(&observations.before)?;
         let in_use = |footprint: &Footprint| {
             let bytes = resident(footprint).filter(|_| footprint.connections > 0)?;
             let grown = bytes as f64 - before_bytes as f64;
@@ -143,10 +143,10 @@ impl MemoryReport {
         Some(Self {
             pid,
             before_bytes,
-            opened: in_use(&course.after_opening),
-            echoed: course.after_echoes.as_ref().and_then(in_use),
-            held: in_use(&course.after_holding),
-            pinged: in_use(&course.after_pings),
+            opened: in_use(&observations.after_opening),
+            echoed: observations.after_echoes.as_ref().and_then(in_use),
+            held: in_use(&observations.after_holding),
+            pinged: in_use(&observations.after_pings),
         })
     }
 }

@@ -16,9 +16,9 @@ use monoio::time::{sleep, sleep_until};
 use rand::{Rng, RngExt};
 
 use super::{
-    held::{Held, Task, hold},
-    holder::{Gauges, Holder, HolderTally},
+    held_connection::{HeldConnection, Task, hold},
     plan::IdlePlan,
+    thread_state::{Gauges, ThreadState, ThreadTally},
 };
 use crate::drive::{runtime::build_runtime, thread::OPENING_MAX};
 
@@ -35,12 +35,12 @@ struct Thread {
     plan: Arc<IdlePlan>,
     number: usize,
     started: Instant,
-    holder: Rc<Holder>,
+    state: Rc<ThreadState>,
     /// Connections that have begun to open.
     begun: Cell<usize>,
     /// Whether no connection may be added any longer.
     opening_is_over: Cell<bool>,
-    held: RefCell<Vec<Rc<Held>>>,
+    held: RefCell<Vec<Rc<HeldConnection>>>,
 }
 
 /// Runs thread number `number` of the plan until nobody has orders for it any longer.
@@ -49,7 +49,7 @@ pub(super) fn run(
     gauges: Arc<Gauges>,
     number: usize,
     orders: &Receiver<Task>,
-) -> io::Result<HolderTally> {
+) -> io::Result<ThreadTally> {
     build_runtime()?.block_on(async move {
         let thread = Rc::new(Thread::new(plan, gauges, number));
         for _ in 0..OPENING_MAX {
@@ -57,14 +57,14 @@ pub(super) fn run(
             monoio::spawn(async move { thread.open_one_after_another().await });
         }
         thread.follow(orders).await;
-        Ok(thread.holder.tally.take())
+        Ok(thread.state.tally.take())
     })
 }
 
 impl Thread {
     fn new(plan: Arc<IdlePlan>, gauges: Arc<Gauges>, number: usize) -> Self {
         Self {
-            holder: Rc::new(Holder::new(&plan, gauges)),
+            state: Rc::new(ThreadState::new(&plan, gauges)),
             plan,
             number,
             started: Instant::now(),
@@ -86,25 +86,25 @@ impl Thread {
             if self.opening_is_over.get() {
                 return;
             }
-            let nonce = self.holder.rng.borrow_mut().random();
+            let nonce = self.state.rng.borrow_mut().random();
             let begun_at = Instant::now();
             let opened = self.plan.connector.open(nonce).await;
             if self.opening_is_over.get() {
                 return;
             }
-            let mut tally = self.holder.tally.borrow_mut();
+            let mut tally = self.state.tally.borrow_mut();
             match opened {
                 Ok(connection) => {
                     tally.opening.record(begun_at.elapsed().as_nanos() as u64, 1);
                     tally.connections.opened += 1;
-                    self.holder.gauges.opened.fetch_add(1, Relaxed);
-                    let held = Rc::new(Held::new(self.holder.rng.borrow_mut().next_u64()));
+                    self.state.gauges.opened.fetch_add(1, Relaxed);
+                    let held = Rc::new(HeldConnection::new(self.state.rng.borrow_mut().next_u64()));
                     self.held.borrow_mut().push(Rc::clone(&held));
-                    monoio::spawn(hold(connection, held, Rc::clone(&self.holder)));
+                    monoio::spawn(hold(connection, held, Rc::clone(&self.state)));
                 }
                 Err(error) => tally.connections.count_error(&error.into()),
             }
-            self.holder.gauges.tried.fetch_add(1, Relaxed);
+            self.state.gauges.tried.fetch_add(1, Relaxed);
         }
     }
 
@@ -124,12 +124,12 @@ impl Thread {
         let all = self.held.take();
         for some in all.chunks(ORDERED_PER_MILLISECOND) {
             for held in some {
-                held.order(task, &self.holder);
+                held.order(task, &self.state);
             }
             sleep(Duration::from_millis(1)).await;
         }
         self.held.replace(all);
-        self.holder.gauges.orders.fetch_add(1, Relaxed);
+        self.state.gauges.orders.fetch_add(1, Relaxed);
     }
 }
 

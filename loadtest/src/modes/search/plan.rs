@@ -3,12 +3,12 @@
 use super::bisection::Settings;
 use crate::plan::{Plan, condition::Condition};
 
-/// What is searched, and how.
+/// A search that is to be made.
 #[derive(Debug)]
 pub struct SearchPlan {
-    /// Of each trial, but for its rate.
+    /// The run of each trial, but for its rate.
     pub run: Plan,
-    /// What a rate has to meet, at least one.
+    /// Conditions that a rate has to meet, at least one.
     pub goals: Vec<Condition>,
     /// How the search goes.
     pub settings: Settings,

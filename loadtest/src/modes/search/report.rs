@@ -27,9 +27,9 @@ use crate::{
 /// The result of a search.
 #[derive(Debug, Serialize)]
 pub struct SearchReport {
-    /// Of this program.
+    /// The version of this program.
     pub version: &'static str,
-    /// Where to.
+    /// The URL that connections were opened to.
     pub url: String,
     /// What a rate had to meet.
     pub slo: Vec<Condition>,

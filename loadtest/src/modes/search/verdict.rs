@@ -29,15 +29,15 @@ pub enum Verdict {
     GeneratorLimited,
 }
 
-/// What of a run decides.
+/// Those figures of a run that decide about its rate.
 #[derive(Clone, Debug)]
 pub(crate) struct Observation {
     measurement: Measurement,
-    /// Of the measured window.
+    /// Messages that were planned in the measured window.
     planned: u64,
     echoed: u64,
     unsent: u64,
-    /// From the instant of sending on, without what the generator was late.
+    /// Latency from the instant of sending, which leaves out how late the generator was.
     from_send: Option<LatencyReport>,
     saturated: bool,
     late: bool,

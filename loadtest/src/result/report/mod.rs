@@ -80,10 +80,10 @@ pub struct Report {
     pub messages_per_second: f64,
     /// Payload of these echoes, in 10^6 bytes for each second.
     pub payload_megabytes_per_second: f64,
-    /// Of the messages that were planned in the measured window, from the planned instant on, which
-    /// in a closed loop is that of sending; `None` if none was answered.
+    /// Latency of the messages that were planned in the measured window, from the planned instant,
+    /// which in a closed loop is that of sending; `None` if none was answered.
     pub latency_us: Option<LatencyReport>,
-    /// In the whole run, warm-up included.
+    /// Errors in the whole run, warm-up included.
     pub errors: ErrorCounts,
     /// What was wrong with the messages that these count as wrong.
     pub wrong_echoes: WrongEchoCounts,
@@ -99,7 +99,7 @@ pub struct Report {
     pub host: Host,
     /// What somebody should know who is about to believe the numbers.
     pub warnings: Vec<Warning>,
-    /// In comparison with an earlier run, if there was to be one.
+    /// The comparison with an earlier run, if there was to be one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub baseline: Option<BaselineReport>,
     /// What must not be.

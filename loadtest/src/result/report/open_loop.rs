@@ -21,7 +21,7 @@ pub struct OpenLoopReport {
     pub polled_in_vain: Option<f64>,
     /// Messages planned.
     pub planned: u64,
-    /// Of these, messages that never were sent: the connection was not there, or the server did not
+    /// Planned messages that never were sent: the connection was not there, or the server did not
     /// let them through in time.
     pub unsent: u64,
     /// From the planned instant to that of sending; `None` if nothing was sent.

@@ -10,19 +10,19 @@ use crate::{
     wire::connector::Connector,
 };
 
-/// Of this program.
+/// The version of this program.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// What a result was measured with, and on whom.
 #[derive(Clone, Debug, Serialize)]
 pub struct Provenance {
-    /// Of this program.
+    /// The version of this program.
     pub version: &'static str,
-    /// Where to.
+    /// The URL that connections were opened to.
     pub url: String,
     /// What the generator waits with: `io_uring` or `epoll`.
     pub driver: &'static str,
-    /// Of the generator.
+    /// Threads of the generator.
     pub threads: usize,
     /// The CPUs that the threads were pinned to; `None` if they were not.
     pub cpus: Option<Vec<usize>>,

@@ -7,21 +7,21 @@ use crate::count::process_usage::ProcessUsage;
 
 /// What the main thread has seen.
 #[derive(Debug)]
-pub(super) struct Course {
+pub(super) struct Observations {
     /// How long it took until all connections were opened, or could not be.
     pub(super) opening: Duration,
     /// How long they were held.
     pub(super) held: Duration,
     pub(super) interrupted: bool,
-    /// Before there were any.
+    /// Memory before there was a connection.
     pub(super) before: Footprint,
-    /// With all of them opened.
+    /// Memory with all of them opened.
     pub(super) after_opening: Footprint,
-    /// After each has echoed, if it had to.
+    /// Memory after each has echoed a message, if it had to.
     pub(super) after_echoes: Option<Footprint>,
-    /// After they were held.
+    /// Memory after they were held.
     pub(super) after_holding: Footprint,
-    /// After each has answered a Ping.
+    /// Memory after each has answered a Ping.
     pub(super) after_pings: Footprint,
 }
 

@@ -15,7 +15,7 @@ use std::{
 
 use ringecho::protocol::{OpCode, close_code::CloseCode};
 
-use super::holder::Holder;
+use super::thread_state::ThreadState;
 use crate::{
     count::connection_error::ConnectionError,
     drive::sender::{FrameSender, append_control_frame},
@@ -47,8 +47,8 @@ pub(super) enum Task {
 
 /// What a connection's task shares with who gives it orders.
 #[derive(Debug, Default)]
-pub(super) struct Held {
-    /// Of the message that is echoed; the payload of the Ping.
+pub(super) struct HeldConnection {
+    /// The sequence number of the message that is echoed, which is also the payload of the Ping.
     sequence: u64,
     waker: RefCell<Option<Waker>>,
     /// What it was told to do, and has not begun.
@@ -56,7 +56,7 @@ pub(super) struct Held {
     /// What it was told to do, and has not done.
     due: Cell<Option<Task>>,
     echo_awaited: Cell<bool>,
-    /// Since when a Pong is awaited.
+    /// The instant from which on a Pong is awaited.
     pong_awaited: Cell<Option<Instant>>,
     /// The payload of a Ping that has to be answered.
     ping: RefCell<Option<Vec<u8>>>,
@@ -65,20 +65,20 @@ pub(super) struct Held {
     ended: Cell<bool>,
 }
 
-impl Held {
+impl HeldConnection {
     pub(super) fn new(sequence: u64) -> Self {
         Self { sequence, ..Self::default() }
     }
 
     /// Has the connection do `task`, if it is still open. What it has not done until now, it has
     /// failed to.
-    pub(super) fn order(&self, task: Task, holder: &Holder) {
+    pub(super) fn order(&self, task: Task, state: &ThreadState) {
         if self.ended.get() {
             return;
         }
         match self.due.replace(Some(task)) {
-            Some(_) => holder.count_failure(),
-            None => holder.count_due(),
+            Some(_) => state.count_failure(),
+            None => state.count_due(),
         }
         self.task.set(Some(task));
         if let Some(waker) = &*self.waker.borrow() {
@@ -88,11 +88,11 @@ impl Held {
 
     /// Notes that `task` is done, and says whether it still was to be done: what is late has
     /// failed.
-    fn done(&self, task: Task, holder: &Holder) -> bool {
+    fn done(&self, task: Task, state: &ThreadState) -> bool {
         let is_due = self.due.get() == Some(task);
         if is_due {
             self.due.set(None);
-            holder.count_done();
+            state.count_done();
         }
         is_due
     }
@@ -102,11 +102,10 @@ impl Held {
         &self,
         mut half: impl ReadHalf,
         early: Vec<u8>,
-        holder: &Holder,
+        state: &ThreadState,
     ) -> Result<(), ConnectionError> {
-        let mut verifier =
-            Verifier::new(self.sequence, EchoKind::Messages, false, &holder.payloads);
-        self.verify(&mut verifier, &early, holder)?;
+        let mut verifier = Verifier::new(self.sequence, EchoKind::Messages, false, &state.payloads);
+        self.verify(&mut verifier, &early, state)?;
         drop(early);
         let mut buffer = Vec::with_capacity(READ_LEN);
         loop {
@@ -116,7 +115,7 @@ impl Held {
                 // After our Close frame the server may as well just hang up.
                 Ok(0) | Err(_) if self.closing.get() => return Ok(()),
                 Ok(0) => return Err(ConnectionError::EndOfStream),
-                Ok(_) if self.verify(&mut verifier, &buffer, holder)? => return Ok(()),
+                Ok(_) if self.verify(&mut verifier, &buffer, state)? => return Ok(()),
                 Ok(_) => {}
                 Err(error) => return Err(ConnectionError::Broken(error)),
             }
@@ -128,14 +127,14 @@ impl Held {
         &self,
         verifier: &mut Verifier,
         chunk: &[u8],
-        holder: &Holder,
+        state: &ThreadState,
     ) -> Result<bool, ConnectionError> {
         let mut rest = chunk;
         while !rest.is_empty() {
             let in_flight = usize::from(self.echo_awaited.get());
-            let received = verifier.consume(rest, in_flight, &holder.payloads);
+            let received = verifier.consume(rest, in_flight, &state.payloads);
             rest = &rest[received.consumed..];
-            if let Some(end) = self.note(received, holder) {
+            if let Some(end) = self.note(received, state) {
                 return match end {
                     StreamEnd::Close(_) if self.closing.get() => Ok(true),
                     StreamEnd::Close(code) => Err(ConnectionError::ClosedWith(code)),
@@ -146,15 +145,15 @@ impl Held {
         Ok(false)
     }
 
-    fn note(&self, received: Received, holder: &Holder) -> Option<StreamEnd> {
+    fn note(&self, received: Received, state: &ThreadState) -> Option<StreamEnd> {
         let Received { echoes, irregularity, ping, pong, end, .. } = received;
         if let Some(wrong) = irregularity.as_ref().and_then(|irregularity| irregularity.wrong) {
-            holder.count_wrong(wrong);
+            state.count_wrong(wrong);
         }
         if echoes > 0 || irregularity.is_some_and(|irregularity| irregularity.answers) {
             self.echo_awaited.set(false);
-            if self.done(Task::Echo, holder) && echoes > 0 {
-                holder.count_echo();
+            if self.done(Task::Echo, state) && echoes > 0 {
+                state.count_echo();
             }
         }
         if ping.is_some() {
@@ -162,20 +161,20 @@ impl Held {
         }
         if pong.is_some_and(|payload| payload == self.sequence.to_be_bytes())
             && let Some(since) = self.pong_awaited.take()
-            && self.done(Task::Ping, holder)
+            && self.done(Task::Ping, state)
         {
-            holder.count_pong(since.elapsed());
+            state.count_pong(since.elapsed());
         }
         end
     }
 
     /// Sends what there is to send, for as long as the connection lives.
-    async fn send(&self, mut half: impl WriteHalf, holder: &Holder) -> Infallible {
+    async fn send(&self, mut half: impl WriteHalf, state: &ThreadState) -> Infallible {
         loop {
             let has_something = || self.task.get().is_some() || self.ping.borrow().is_some();
             poll_fn(|_| if has_something() { Poll::Ready(()) } else { Poll::Pending }).await;
             let mut buffer = Vec::new();
-            self.fill(&mut buffer, holder);
+            self.fill(&mut buffer, state);
             if half.write_all(buffer).await.0.is_err() {
                 // A broken write is no news: the read tells why.
                 return pending().await;
@@ -183,8 +182,8 @@ impl Held {
         }
     }
 
-    fn fill(&self, buffer: &mut Vec<u8>, holder: &Holder) {
-        let mut rng = holder.rng.borrow_mut();
+    fn fill(&self, buffer: &mut Vec<u8>, state: &ThreadState) {
+        let mut rng = state.rng.borrow_mut();
         if let Some(payload) = self.ping.take() {
             append_control_frame(OpCode::Pong, &payload, &mut rng, buffer);
         }
@@ -192,7 +191,7 @@ impl Held {
             None => {}
             Some(Task::Echo) => {
                 let mut sender = FrameSender::new(self.sequence, EchoKind::Messages, 1, false);
-                sender.begin(buffer, &holder.payloads, &mut None, &mut rng);
+                sender.begin(buffer, &state.payloads, &mut None, &mut rng);
                 debug_assert!(sender.between_messages(), "the message fits into one write");
                 self.echo_awaited.set(true);
             }
@@ -200,7 +199,7 @@ impl Held {
                 let payload = self.sequence.to_be_bytes();
                 append_control_frame(OpCode::Ping, &payload, &mut rng, buffer);
                 self.pong_awaited.set(Some(Instant::now()));
-                holder.count_ping();
+                state.count_ping();
             }
             Some(Task::Close) => {
                 let code = (CloseCode::NormalClosure as u16).to_be_bytes();
@@ -212,35 +211,39 @@ impl Held {
 }
 
 /// Holds a connection until it ends, and counts why if that was before its time.
-pub(super) async fn hold(connection: OpenConnection, held: Rc<Held>, holder: Rc<Holder>) {
+pub(super) async fn hold(
+    connection: OpenConnection,
+    held: Rc<HeldConnection>,
+    state: Rc<ThreadState>,
+) {
     let OpenConnection { stream, early, .. } = connection;
     let end = match stream {
         Stream::Plain(read_half, write_half) => {
-            until_end(read_half, write_half, early, &held, &holder).await
+            until_end(read_half, write_half, early, &held, &state).await
         }
         Stream::Tls(halves) => {
             let (read_half, write_half) = *halves;
             // Boxed, so that it takes no room in the tasks of other connections.
-            Box::pin(until_end(read_half, write_half, early, &held, &holder)).await
+            Box::pin(until_end(read_half, write_half, early, &held, &state)).await
         }
     };
     held.ended.set(true);
     held.waker.take();
     if held.due.take().is_some() {
-        holder.count_done();
+        state.count_done();
     }
-    holder.count_end(end);
+    state.count_end(end);
 }
 
 async fn until_end(
     read_half: impl ReadHalf,
     write_half: impl WriteHalf,
     early: Vec<u8>,
-    held: &Held,
-    holder: &Holder,
+    held: &HeldConnection,
+    state: &ThreadState,
 ) -> Result<(), ConnectionError> {
-    let mut receive = pin!(held.receive(read_half, early, holder));
-    let mut send = pin!(held.send(write_half, holder));
+    let mut receive = pin!(held.receive(read_half, early, state));
+    let mut send = pin!(held.send(write_half, state));
     poll_fn(|cx| {
         if held.waker.borrow().is_none() {
             *held.waker.borrow_mut() = Some(cx.waker().clone());

@@ -37,12 +37,12 @@ pub(super) struct Gauges {
 
 /// What a thread has counted.
 #[derive(Debug, Default)]
-pub(super) struct HolderTally {
+pub(super) struct ThreadTally {
     /// Connections and errors.
     pub(super) connections: Tally,
-    /// From before a socket was connected to the end of the opening handshake.
+    /// Times from before a socket was connected to the end of the opening handshake.
     pub(super) opening: Latencies,
-    /// From a Ping to its Pong.
+    /// Times from a Ping to its Pong.
     pub(super) pings: Latencies,
     /// Messages that were echoed.
     pub(super) echoed: u64,
@@ -50,7 +50,7 @@ pub(super) struct HolderTally {
     pub(super) pinged: u64,
 }
 
-impl HolderTally {
+impl ThreadTally {
     /// Adds another thread's.
     pub(super) fn merge(&mut self, other: &Self) {
         self.connections.merge(&other.connections);
@@ -63,14 +63,14 @@ impl HolderTally {
 
 /// What the held connections of one thread share.
 #[derive(Debug)]
-pub(super) struct Holder {
+pub(super) struct ThreadState {
     pub(super) gauges: Arc<Gauges>,
     pub(super) payloads: Payloads,
     pub(super) rng: RefCell<SmallRng>,
-    pub(super) tally: RefCell<HolderTally>,
+    pub(super) tally: RefCell<ThreadTally>,
 }
 
-impl Holder {
+impl ThreadState {
     pub(super) fn new(plan: &IdlePlan, gauges: Arc<Gauges>) -> Self {
         let mut rng = SmallRng::from_rng(&mut rand::rng());
         let payload = PayloadPlan::generated(PayloadKind::Binary, plan.echo_len.unwrap_or(0));
