@@ -40,7 +40,7 @@ pub struct Log {
     format: LogFormat,
     color: bool,
     queue: Arc<Queue>,
-    is_written: bool,
+    has_writer: bool,
 }
 
 /// Lines on their way to whoever writes them.
@@ -59,7 +59,7 @@ struct QueueState {
     is_writing: bool,
     /// How many lines were lost since the start, and how many the log says there were.
     lost: u64,
-    lost_as_said: u64,
+    lost_reported: u64,
 }
 
 impl Log {
@@ -69,7 +69,7 @@ impl Log {
         let color =
             io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|it| it.is_empty());
         let queue = Arc::new(Queue::default());
-        let log = Self { format, color, queue, is_written: false };
+        let log = Self { format, color, queue, has_writer: false };
         // It fails when the process has a log already, as no program of ours has.
         let _ = dispatcher::set_global_default(log.dispatch(level_filter(level)));
         panic::set_hook(Box::new(log_panic));
@@ -87,7 +87,7 @@ impl Log {
                 queue.write_lines(|line| write_line(io::stderr(), line));
             }
         })?;
-        self.is_written = true;
+        self.has_writer = true;
         Ok(())
     }
 
@@ -110,7 +110,7 @@ impl Log {
 
     /// Waits until the lines are written, but not for long if nobody reads them.
     pub fn finish(self) {
-        if self.is_written {
+        if self.has_writer {
             self.queue.wait_until_written(FINISH_TIMEOUT);
         } else {
             self.queue.write_lines(|line| write_line(io::stderr(), line));
@@ -182,19 +182,19 @@ impl Queue {
     fn write_lines(&self, mut write: impl FnMut(&[u8]) -> nix::Result<()>) {
         while let Some(line) = self.pop() {
             match write(&line) {
-                Ok(()) => self.say_what_was_lost(),
+                Ok(()) => self.report_lost_lines(),
                 Err(_) => self.lock().lost += 1,
             }
         }
     }
 
-    fn say_what_was_lost(&self) {
+    fn report_lost_lines(&self) {
         let mut state = self.lock();
-        if state.lost == state.lost_as_said || !state.lines.is_empty() {
+        if state.lost == state.lost_reported || !state.lines.is_empty() {
             return;
         }
         let lost = state.lost;
-        state.lost_as_said = lost;
+        state.lost_reported = lost;
         // This is a line as well, and takes the lock.
         drop(state);
         error!(lost, "lines of the log were lost: stderr was not read, or could not be written to");
@@ -252,7 +252,7 @@ mod tests {
 
     fn log() -> Log {
         let queue = Arc::new(Queue::default());
-        Log { format: LogFormat::Text, color: false, queue, is_written: false }
+        Log { format: LogFormat::Text, color: false, queue, has_writer: false }
     }
 
     /// What is written of the log's queue while `can_write`.

@@ -64,7 +64,7 @@ fn run(log: &mut Log, config: &Config) -> Result<(), Failure> {
     log.write_in_background().map_err(StartError::Thread)?;
     let server = Server::start(config)?;
     stop_on_signals(server.stop_handle())?;
-    say_ready(server.ready_line())?;
+    print_ready_line(server.ready_line())?;
     let totals = server.run()?;
     info!(
         connections = totals.accepted,
@@ -81,7 +81,7 @@ fn run(log: &mut Log, config: &Config) -> Result<(), Failure> {
 
 /// Says on stdout that the server is ready. A thread of its own does, for nobody may be reading
 /// there, and the server runs all the same.
-fn say_ready(line: String) -> Result<(), StartError> {
+fn print_ready_line(line: String) -> Result<(), StartError> {
     let say = move || {
         if let Err(error) = write_line(io::stdout(), format!("{line}\n").as_bytes()) {
             warn!(%error, "the ready line could not be written to stdout");

@@ -14,7 +14,7 @@ use clap::{
 
 use crate::{
     config::{Config, LogFormat, Logging},
-    host::arguments::with_negative_values_joined,
+    host::arguments::join_negative_values,
 };
 
 /// A WebSocket echo server for Linux: io_uring, one runtime per core, frames echoed in place.
@@ -49,7 +49,7 @@ pub struct Refusal {
 impl Arguments {
     /// Parses the command line and the variables of this process.
     pub fn from_process() -> Result<Self, Refusal> {
-        let arguments = with_negative_values_joined(env::args_os());
+        let arguments = join_negative_values(env::args_os());
         let command = without_empty_variables(Self::command());
         command
             .clone()
@@ -229,7 +229,7 @@ mod tests {
     /// Values that are just too small and just too large, where there are such.
     fn one_beyond<T: Unit>(min: &str, max: &str) -> Vec<String> {
         let (min, max) = (T::read(min).unwrap(), T::read(max).unwrap());
-        [min.less(), max.more()].into_iter().flatten().map(T::written).collect()
+        [min.less(), max.more()].into_iter().flatten().map(T::to_text).collect()
     }
 
     trait Unit: Quantity {

@@ -4,7 +4,7 @@
 use clap::{ArgAction, Args, ValueEnum};
 
 use crate::{
-    config::values::{Within, parse_switch, without_flags},
+    config::values::{Within, group_defaults, parse_switch},
     host::cpu_list::CpuList,
 };
 
@@ -85,6 +85,6 @@ pub enum HugePages {
 
 impl Default for Cores {
     fn default() -> Self {
-        without_flags()
+        group_defaults()
     }
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::config::values::{KIB, MIB, PowerOfTwo, Size, Within, without_flags};
+use crate::config::values::{KIB, MIB, PowerOfTwo, Size, Within, group_defaults};
 
 /// What a connection's buffers take, and what frames and messages may be.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
@@ -54,6 +54,6 @@ pub const RECEIVE_BUFFERS_TOTAL_MAX: Size = Size(1024 * MIB);
 
 impl Default for Echo {
     fn default() -> Self {
-        without_flags()
+        group_defaults()
     }
 }

@@ -6,9 +6,9 @@ use clap::{Args, ValueEnum};
 use thiserror::Error;
 
 use crate::{
-    config::values::without_flags,
+    config::values::group_defaults,
     handshake::{Policy, origin::Origin},
-    http::echo_paths::{ANY_PATH, EchoPaths, as_asked_for},
+    http::echo_paths::{ANY_PATH, EchoPaths, requested_form},
     protocol::token::is_token,
 };
 
@@ -61,7 +61,7 @@ pub enum EchoPathError {
     NotAPath,
     /// Clients ask for it in another way; with what is in their requests.
     #[error("clients ask for this path as {0:?}: write it like that")]
-    NotAsAskedFor(String),
+    NotInRequestedForm(String),
 }
 
 /// Why a text is no subprotocol.
@@ -71,7 +71,7 @@ pub struct SubprotocolError;
 
 impl Default for Handshake {
     fn default() -> Self {
-        without_flags()
+        group_defaults()
     }
 }
 
@@ -103,9 +103,9 @@ impl FromStr for EchoPath {
 
     fn from_str(text: &str) -> Result<Self, EchoPathError> {
         if text != ANY_PATH {
-            let asked = as_asked_for(text).ok_or(EchoPathError::NotAPath)?;
+            let asked = requested_form(text).ok_or(EchoPathError::NotAPath)?;
             if asked != text {
-                return Err(EchoPathError::NotAsAskedFor(asked));
+                return Err(EchoPathError::NotInRequestedForm(asked));
             }
         }
         Ok(Self(text.to_owned()))

@@ -126,7 +126,7 @@ fn check_paths(paths: &[EchoPath]) -> Result<(), ConfigError> {
         };
     }
     for (at, path) in paths.iter().enumerate() {
-        if EchoPaths::new(&paths[..at]).names(path.as_ref()) {
+        if EchoPaths::new(&paths[..at]).lists(path.as_ref()) {
             return Err(ConfigError::PathRepeated(path.clone()));
         }
     }

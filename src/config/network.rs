@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use clap::Args;
 
-use crate::config::values::{ValueError, Within, parse_switch, without_flags};
+use crate::config::values::{ValueError, Within, group_defaults, parse_switch};
 
 /// Where a server listens, and how connections come in.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
@@ -35,7 +35,7 @@ pub struct Network {
 
 impl Default for Network {
     fn default() -> Self {
-        without_flags()
+        group_defaults()
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::config::values::{Within, without_flags};
+use crate::config::values::{Within, group_defaults};
 
 // In seconds.
 const HOUR: u64 = 60 * 60;
@@ -39,6 +39,6 @@ pub struct Time {
 
 impl Default for Time {
     fn default() -> Self {
-        without_flags()
+        group_defaults()
     }
 }

@@ -42,13 +42,13 @@ pub enum ValueError {
 /// A kind of value that may have a range.
 pub trait Quantity: Copy + PartialOrd {
     /// So many bytes, seconds, or whole numbers.
-    fn of(units: u64) -> Self;
+    fn from_units(units: u64) -> Self;
 
     /// Reads a value as people write it.
     fn read(text: &str) -> Option<Self>;
 
     /// The value as people write it.
-    fn written(self) -> String;
+    fn to_text(self) -> String;
 
     /// What a text that cannot be read should have been.
     fn expected(min: Self, max: Self) -> String;
@@ -61,11 +61,11 @@ pub(super) const MIB: u64 = 1 << 20;
 impl<T: Quantity, const MIN: u64, const MAX: u64> Within<T, MIN, MAX> {
     /// The value, if it is in the range.
     pub fn new(value: T) -> Result<Self, ValueError> {
-        let (min, max) = (T::of(MIN), T::of(MAX));
+        let (min, max) = (T::from_units(MIN), T::from_units(MAX));
         if min <= value && value <= max {
             return Ok(Self(value));
         }
-        let (value, min, max) = (value.written(), min.written(), max.written());
+        let (value, min, max) = (value.to_text(), min.to_text(), max.to_text());
         Err(ValueError::OutOfRange { value, min, max })
     }
 
@@ -79,13 +79,14 @@ impl<T: Quantity, const MIN: u64, const MAX: u64> FromStr for Within<T, MIN, MAX
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
-        let unreadable = || ValueError::Unreadable(T::expected(T::of(MIN), T::of(MAX)));
+        let unreadable =
+            || ValueError::Unreadable(T::expected(T::from_units(MIN), T::from_units(MAX)));
         Self::new(T::read(text).ok_or_else(unreadable)?)
     }
 }
 
 impl Quantity for u32 {
-    fn of(units: u64) -> Self {
+    fn from_units(units: u64) -> Self {
         units as u32
     }
 
@@ -93,7 +94,7 @@ impl Quantity for u32 {
         text.parse().ok()
     }
 
-    fn written(self) -> String {
+    fn to_text(self) -> String {
         self.to_string()
     }
 
@@ -103,7 +104,7 @@ impl Quantity for u32 {
 }
 
 impl Quantity for PowerOfTwo {
-    fn of(units: u64) -> Self {
+    fn from_units(units: u64) -> Self {
         Self(units as u32)
     }
 
@@ -111,7 +112,7 @@ impl Quantity for PowerOfTwo {
         text.parse().ok().and_then(Self::new)
     }
 
-    fn written(self) -> String {
+    fn to_text(self) -> String {
         self.0.to_string()
     }
 
@@ -121,7 +122,7 @@ impl Quantity for PowerOfTwo {
 }
 
 impl Quantity for Size {
-    fn of(units: u64) -> Self {
+    fn from_units(units: u64) -> Self {
         Self(units)
     }
 
@@ -129,7 +130,7 @@ impl Quantity for Size {
         text.parse().ok()
     }
 
-    fn written(self) -> String {
+    fn to_text(self) -> String {
         self.to_string()
     }
 
@@ -139,7 +140,7 @@ impl Quantity for Size {
 }
 
 impl Quantity for Duration {
-    fn of(units: u64) -> Self {
+    fn from_units(units: u64) -> Self {
         Self::from_secs(units)
     }
 
@@ -147,7 +148,7 @@ impl Quantity for Duration {
         humantime::parse_duration(text).ok()
     }
 
-    fn written(self) -> String {
+    fn to_text(self) -> String {
         format_duration(&self)
     }
 
@@ -226,7 +227,7 @@ pub(super) fn parse_switch(text: &str) -> Result<bool, ValueError> {
 
 /// A group of flags of which none is given: their defaults stand beside them as people would write
 /// them, and nowhere else.
-pub(super) fn without_flags<G: Args>() -> G {
+pub(super) fn group_defaults<G: Args>() -> G {
     let command = G::augment_args(Command::new("defaults").no_binary_name(true));
     command
         .try_get_matches_from([""; 0])

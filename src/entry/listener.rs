@@ -15,7 +15,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 use tracing::warn;
 
-use crate::{config::Config, host::descriptors::Refused};
+use crate::{config::Config, host::descriptors::SystemCallError};
 
 /// How the workers of a server listen.
 #[derive(Clone, Debug)]
@@ -27,7 +27,7 @@ pub struct Listening {
     tcp_congestion: Option<String>,
     incoming_cpu: bool,
     /// Socket options that it does without, and has said so.
-    done_without: RefCell<Vec<&'static str>>,
+    missing_options: RefCell<Vec<&'static str>>,
 }
 
 /// Why a server cannot listen.
@@ -77,13 +77,13 @@ pub enum ListenError {
         /// The address.
         address: SocketAddr,
         /// What it refused.
-        source: Refused,
+        source: SystemCallError,
     },
 }
 
 /// How long an address may be in use before somebody is taken to listen there. The kernel closes
 /// the sockets of a process that was killed a little after the process has gone.
-const IN_USE_MAX: Duration = Duration::from_secs(1);
+const IN_USE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long to wait before asking again.
 const IN_USE_PAUSE: Duration = Duration::from_millis(10);
@@ -97,7 +97,7 @@ impl Listening {
             backlog: config.network.backlog.get(),
             tcp_congestion: config.network.tcp_congestion.clone(),
             incoming_cpu: config.cores.incoming_cpu,
-            done_without: RefCell::default(),
+            missing_options: RefCell::default(),
         };
         listening.warn_of_capped_backlog();
         listening
@@ -108,7 +108,7 @@ impl Listening {
     /// Sockets that share a port join it silently. One that does not share can only be bound where
     /// nobody listens.
     pub fn probe(&self) -> Result<(), ListenError> {
-        ask_again(|| self.bind(false)).map(drop)
+        retry_while_in_use(|| self.bind(false)).map(drop)
     }
 
     /// The address, which has a real port once a socket has been opened.
@@ -118,9 +118,9 @@ impl Listening {
 
     /// The listening socket of a worker that is pinned to `cpu`, together with the others'.
     pub fn open(&mut self, cpu: usize) -> Result<TcpListener, ListenError> {
-        let socket = ask_again(|| self.listen(cpu))?;
+        let socket = retry_while_in_use(|| self.listen(cpu))?;
         let listener: TcpListener = socket.into();
-        self.address = listener.local_addr().map_err(self.refused("getsockname"))?;
+        self.address = listener.local_addr().map_err(self.system_error("getsockname"))?;
         Ok(listener)
     }
 
@@ -132,7 +132,7 @@ impl Listening {
             socket.set_tcp_congestion(name.as_bytes()).map_err(|source| {
                 let name = name.clone();
                 let [available, allowed] = ["available", "allowed"].map(|which| {
-                    setting(&format!("net/ipv4/tcp_{which}_congestion_control"))
+                    read_kernel_setting(&format!("net/ipv4/tcp_{which}_congestion_control"))
                         .unwrap_or_else(|| "none that it tells of".to_owned())
                 });
                 ListenError::TcpCongestion { name, source, available, allowed }
@@ -140,38 +140,38 @@ impl Listening {
         }
         if self.incoming_cpu {
             let call = "setsockopt(SO_INCOMING_CPU), for --incoming-cpu";
-            socket.set_cpu_affinity(cpu).map_err(self.refused(call))?;
+            socket.set_cpu_affinity(cpu).map_err(self.system_error(call))?;
         }
-        socket.listen(self.backlog.cast_signed()).map_err(|source| self.error(source))?;
+        socket.listen(self.backlog.cast_signed()).map_err(|source| self.address_error(source))?;
         Ok(socket)
     }
 
     fn bind(&self, reuse_port: bool) -> Result<Socket, ListenError> {
         let domain = Domain::for_address(self.address);
         let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP));
-        let socket = socket.map_err(self.refused("socket"))?;
+        let socket = socket.map_err(self.system_error("socket"))?;
         self.try_option("SO_REUSEADDR", socket.set_reuse_address(true));
-        socket.set_reuse_port(reuse_port).map_err(self.refused("setsockopt(SO_REUSEPORT)"))?;
-        socket.bind(&self.address.into()).map_err(|source| self.error(source))?;
+        socket.set_reuse_port(reuse_port).map_err(self.system_error("setsockopt(SO_REUSEPORT)"))?;
+        socket.bind(&self.address.into()).map_err(|source| self.address_error(source))?;
         Ok(socket)
     }
 
     /// Does without a socket option that is refused, and says so once.
     fn try_option(&self, option: &'static str, result: io::Result<()>) {
         let Err(error) = result else { return };
-        let mut done_without = self.done_without.borrow_mut();
-        if !done_without.contains(&option) {
-            done_without.push(option);
+        let mut missing_options = self.missing_options.borrow_mut();
+        if !missing_options.contains(&option) {
+            missing_options.push(option);
             warn!(%error, "listening without {option}");
         }
     }
 
-    fn refused(&self, call: &'static str) -> impl Fn(io::Error) -> ListenError {
+    fn system_error(&self, call: &'static str) -> impl Fn(io::Error) -> ListenError {
         let address = self.address;
-        move |source| ListenError::System { address, source: Refused { call, source } }
+        move |source| ListenError::System { address, source: SystemCallError { call, source } }
     }
 
-    fn error(&self, source: io::Error) -> ListenError {
+    fn address_error(&self, source: io::Error) -> ListenError {
         let address = self.address;
         match source.raw_os_error().map(Errno::from_raw) {
             Some(Errno::EADDRINUSE) if self.reuse_port => ListenError::AddressNotShared(address),
@@ -182,7 +182,7 @@ impl Listening {
 
     fn warn_of_capped_backlog(&self) {
         let backlog = self.backlog;
-        let cap = setting("net/core/somaxconn").and_then(|cap| cap.parse().ok());
+        let cap = read_kernel_setting("net/core/somaxconn").and_then(|cap| cap.parse().ok());
         if let Some(cap) = cap.filter(|cap: &u32| *cap < backlog) {
             warn!(
                 "--backlog {backlog}: the kernel caps it at {cap}; to raise that: \
@@ -193,12 +193,12 @@ impl Listening {
 }
 
 /// Tries as long as an address may be in use that nobody listens on.
-fn ask_again<T>(attempt: impl Fn() -> Result<T, ListenError>) -> Result<T, ListenError> {
+fn retry_while_in_use<T>(attempt: impl Fn() -> Result<T, ListenError>) -> Result<T, ListenError> {
     let first = Instant::now();
     loop {
         match attempt() {
             Err(ListenError::AddressInUse(_) | ListenError::AddressNotShared(_))
-                if first.elapsed() < IN_USE_MAX =>
+                if first.elapsed() < IN_USE_TIMEOUT =>
             {
                 thread::sleep(IN_USE_PAUSE);
             }
@@ -208,7 +208,7 @@ fn ask_again<T>(attempt: impl Fn() -> Result<T, ListenError>) -> Result<T, Liste
 }
 
 /// A setting of the kernel, where it shows it.
-fn setting(path: &str) -> Option<String> {
+fn read_kernel_setting(path: &str) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/sys/{path}")).ok()?;
     Some(text.trim().to_owned())
 }
@@ -280,7 +280,9 @@ mod tests {
 
     #[test]
     fn accepted_connections_have_the_congestion_control_that_was_asked_for() {
-        for name in setting("net/ipv4/tcp_allowed_congestion_control").unwrap().split(' ') {
+        for name in
+            read_kernel_setting("net/ipv4/tcp_allowed_congestion_control").unwrap().split(' ')
+        {
             let tcp_congestion = Some(name.to_owned());
             let network = Network { tcp_congestion, ..Network::default() };
             let (_client, accepted) = connect(&open(network, Cores::default()).unwrap());

@@ -11,7 +11,7 @@ use http::{
 };
 
 use super::{
-    negotiation::{Negotiated, Policy, check_request, negotiate, only},
+    negotiation::{Negotiated, Policy, check_request, negotiate, single_value},
     refusal::HandshakeRefusal,
 };
 
@@ -67,7 +67,7 @@ fn check_key(headers: &HeaderMap) -> Result<(), HandshakeRefusal> {
     //# length.
     //= https://www.rfc-editor.org/rfc/rfc6455#section-11.3.1
     //# The |Sec-WebSocket-Key| header field MUST NOT appear more than once in an HTTP request.
-    let key = only(headers, &SEC_WEBSOCKET_KEY).ok_or(HandshakeRefusal::KeyInvalid)?;
+    let key = single_value(headers, &SEC_WEBSOCKET_KEY).ok_or(HandshakeRefusal::KeyInvalid)?;
     if !BASE64_STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16) {
         return Err(HandshakeRefusal::KeyInvalid);
     }

@@ -61,7 +61,7 @@ pub fn check_request(headers: &HeaderMap) -> Result<(), HandshakeRefusal> {
     //# willing to use.
     //= https://www.rfc-editor.org/rfc/rfc6455#section-11.3.5
     //# The |Sec-WebSocket-Version| header field MUST NOT appear more than once in an HTTP request.
-    if only(headers, &SEC_WEBSOCKET_VERSION) != Some("13") {
+    if single_value(headers, &SEC_WEBSOCKET_VERSION) != Some("13") {
         return Err(HandshakeRefusal::VersionUnsupported);
     }
     Ok(())
@@ -93,7 +93,7 @@ pub fn negotiate(headers: &HeaderMap, policy: &Policy) -> Result<Negotiated, Han
 }
 
 /// The value of a header that must be there exactly once.
-pub(super) fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+pub(super) fn single_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?;
     if values.next().is_some() {

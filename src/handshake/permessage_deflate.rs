@@ -12,7 +12,7 @@ use crate::protocol::extensions::Offer;
 
 /// What an offer asks for.
 #[derive(Debug, Default)]
-struct Wishes {
+struct OfferedParameters {
     server_no_context_takeover: bool,
     /// Only says what the client will do anyway (§7.1.1.2), so it needs no answer.
     client_no_context_takeover: bool,
@@ -50,16 +50,19 @@ pub fn negotiate(offers: &[Offer<'_>]) -> Option<Agreement> {
     //# |Sec-WebSocket-Extensions| field.
     //= https://www.rfc-editor.org/rfc/rfc6455#section-9
     //# A server MUST NOT respond with any extension not requested by the client.
-    offers.iter().filter(|offer| offer.name == NAME).find_map(|offer| agree(&Wishes::read(offer)?))
+    offers
+        .iter()
+        .filter(|offer| offer.name == NAME)
+        .find_map(|offer| agree(&OfferedParameters::read(offer)?))
 }
 
 /// The agreement under which an echo can be inflated, if there is one.
-fn agree(wishes: &Wishes) -> Option<Agreement> {
+fn agree(offered: &OfferedParameters) -> Option<Agreement> {
     //= https://www.rfc-editor.org/rfc/rfc6455#section-9
     //# If extension parameters are included in negotiations between the client and the server,
     //# those parameters MUST be chosen in accordance with the specification of the extension to
     //# which the parameters apply.
-    let client_max_window_bits = match wishes.server_max_window_bits {
+    let client_max_window_bits = match offered.server_max_window_bits {
         None | Some(WINDOW_BITS_MAX) => None,
         Some(bits) => {
             //= https://www.rfc-editor.org/rfc/rfc7692#section-7.1.2.2
@@ -67,21 +70,21 @@ fn agree(wishes: &Wishes) -> Option<Agreement> {
             //# "client_max_window_bits" extension parameter, the corresponding
             //# extension negotiation response to the offer MUST NOT include the
             //# "client_max_window_bits" extension parameter.
-            Some(wishes.client_max_window_bits?.min(bits))
+            Some(offered.client_max_window_bits?.min(bits))
         }
     };
     if client_max_window_bits.is_some_and(|bits| bits < WINDOW_BITS_MIN) {
         return None;
     }
     Some(Agreement {
-        server_no_context_takeover: wishes.server_no_context_takeover,
-        client_no_context_takeover: wishes.server_no_context_takeover,
-        server_max_window_bits: wishes.server_max_window_bits,
+        server_no_context_takeover: offered.server_no_context_takeover,
+        client_no_context_takeover: offered.server_no_context_takeover,
+        server_max_window_bits: offered.server_max_window_bits,
         client_max_window_bits,
     })
 }
 
-impl Wishes {
+impl OfferedParameters {
     //= https://www.rfc-editor.org/rfc/rfc7692#section-7.1
     //# A server MUST decline an extension negotiation offer for this
     //# extension if any of the following conditions are met:
@@ -95,22 +98,22 @@ impl Wishes {
     //# o  The negotiation offer contains multiple extension parameters with
     //#    the same name.
     fn read(offer: &Offer<'_>) -> Option<Self> {
-        let mut wishes = Self::default();
+        let mut offered = Self::default();
         for parameter in &offer.parameters {
             let is_repeated = match (parameter.name, parameter.value.as_deref()) {
                 (SERVER_NO_CONTEXT_TAKEOVER, None) => {
-                    mem::replace(&mut wishes.server_no_context_takeover, true)
+                    mem::replace(&mut offered.server_no_context_takeover, true)
                 }
                 (CLIENT_NO_CONTEXT_TAKEOVER, None) => {
-                    mem::replace(&mut wishes.client_no_context_takeover, true)
+                    mem::replace(&mut offered.client_no_context_takeover, true)
                 }
                 (SERVER_MAX_WINDOW_BITS, Some(bits)) => {
-                    wishes.server_max_window_bits.replace(window_bits(bits)?).is_some()
+                    offered.server_max_window_bits.replace(window_bits(bits)?).is_some()
                 }
                 // Without a value the client leaves the window to the server.
                 (CLIENT_MAX_WINDOW_BITS, bits) => {
                     let bits = bits.map_or(Some(WINDOW_BITS_MAX), window_bits)?;
-                    wishes.client_max_window_bits.replace(bits).is_some()
+                    offered.client_max_window_bits.replace(bits).is_some()
                 }
                 _ => return None,
             };
@@ -118,7 +121,7 @@ impl Wishes {
                 return None;
             }
         }
-        Some(wishes)
+        Some(offered)
     }
 }
 
@@ -183,20 +186,20 @@ mod tests {
     }
 
     /// Whether RFC 7692 §7.1 allows this response to an offer of these parameters.
-    fn is_allowed(response: Agreement, wishes: &Wishes) -> bool {
-        let server_bits_fit = match (wishes.server_max_window_bits, response.server_max_window_bits)
-        {
-            (Some(offered), Some(granted)) => granted <= offered,
-            (Some(_), None) => false,
-            (None, _) => true,
-        };
-        let client_bits_fit = match (wishes.client_max_window_bits, response.client_max_window_bits)
-        {
-            (_, None) => true,
-            (None, Some(_)) => false,
-            (Some(limit), Some(granted)) => granted <= limit,
-        };
-        (response.server_no_context_takeover || !wishes.server_no_context_takeover)
+    fn is_allowed(response: Agreement, offered: &OfferedParameters) -> bool {
+        let server_bits_fit =
+            match (offered.server_max_window_bits, response.server_max_window_bits) {
+                (Some(limit), Some(granted)) => granted <= limit,
+                (Some(_), None) => false,
+                (None, _) => true,
+            };
+        let client_bits_fit =
+            match (offered.client_max_window_bits, response.client_max_window_bits) {
+                (_, None) => true,
+                (None, Some(_)) => false,
+                (Some(limit), Some(granted)) => granted <= limit,
+            };
+        (response.server_no_context_takeover || !offered.server_no_context_takeover)
             && server_bits_fit
             && client_bits_fit
     }
@@ -250,9 +253,9 @@ mod tests {
         let mut accepted = 0;
         for offer in offers {
             let parsed = parse_offers(&offer).unwrap();
-            let wishes = Wishes::read(&parsed[0]).expect("every parameter is valid");
+            let offered = OfferedParameters::read(&parsed[0]).expect("every parameter is valid");
             let is_possible = |response: Agreement| {
-                is_allowed(response, &wishes) && Client::after(response).can_inflate_its_own()
+                is_allowed(response, &offered) && Client::after(response).can_inflate_its_own()
             };
             match negotiate(&parsed) {
                 Some(agreement) => {

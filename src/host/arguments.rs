@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 ///
 /// No flag takes one, but clap would take the value for a flag of its own, and not say which of the
 /// others it was meant for.
-pub fn with_negative_values_joined(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+pub fn join_negative_values(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut joined: Vec<OsString> = Vec::new();
     for argument in arguments {
         match joined.last_mut() {

@@ -49,14 +49,14 @@ pub fn advice(error: &io::Error) -> String {
 /// A call that the system refused, and which one that was: people know that from the name.
 #[derive(Debug, Error)]
 #[error("{call}: {source}{advice}", advice = advice(.source))]
-pub struct Refused {
+pub struct SystemCallError {
     /// The call, as in the manual.
     pub call: &'static str,
     /// What the kernel said.
     pub source: io::Error,
 }
 
-impl Refused {
+impl SystemCallError {
     /// Names the call that an error came from.
     pub fn naming(call: &'static str) -> impl Fn(io::Error) -> Self {
         move |source| Self { call, source }

@@ -24,28 +24,28 @@ impl EchoPaths {
 
     /// Whether an upgrade at `path` leads to the echo.
     pub fn contains(&self, path: &str) -> bool {
-        path.starts_with('/') && (self.are_all() || self.names(path))
+        path.starts_with('/') && (self.allow_any() || self.lists(path))
     }
 
     /// Whether `path` is itself among the configured ones, rather than one of all.
-    pub fn names(&self, path: &str) -> bool {
+    pub fn lists(&self, path: &str) -> bool {
         let path = normalize(path);
-        !self.are_all() && self.0.iter().any(|own| *own == path)
+        !self.allow_any() && self.0.iter().any(|own| *own == path)
     }
 
     /// The path to propose to a client.
     pub fn first(&self) -> &str {
-        if self.are_all() { "/" } else { &self.0[0] }
+        if self.allow_any() { "/" } else { &self.0[0] }
     }
 
-    fn are_all(&self) -> bool {
+    fn allow_any(&self) -> bool {
         self.0.iter().any(|path| path == ANY_PATH)
     }
 }
 
 impl fmt::Display for EchoPaths {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.are_all() { f.write_str("any path") } else { f.write_str(&self.0.join(" or ")) }
+        if self.allow_any() { f.write_str("any path") } else { f.write_str(&self.0.join(" or ")) }
     }
 }
 
@@ -70,7 +70,7 @@ pub fn normalize(path: &str) -> Cow<'_, str> {
 }
 
 /// What clients that are given `path` ask for, or `None` if no client can.
-pub fn as_asked_for(path: &str) -> Option<String> {
+pub fn requested_form(path: &str) -> Option<String> {
     // Queries and fragments are no part of a path, a comma separates paths on the command line, a
     // star is meant as a pattern, and of the others clients make different things.
     if !path.starts_with('/') || path.contains(['?', '#', ',', '*', '\\', '[', ']']) {
@@ -163,10 +163,10 @@ mod tests {
     fn all_paths_are_those_that_begin_with_a_slash() {
         let all = echo_paths(&["*"]);
         assert!(all.contains("/") && all.contains("/a/b") && !all.contains("*"));
-        assert!(!all.names("/a/b") && !all.names("*"));
+        assert!(!all.lists("/a/b") && !all.lists("*"));
         assert_eq!((all.first(), &*all.to_string()), ("/", "any path"));
         let two = echo_paths(&["/a", "/b"]);
-        assert!(two.contains("/b") && two.names("/b") && !two.contains("/"));
+        assert!(two.contains("/b") && two.lists("/b") && !two.contains("/"));
         assert_eq!((two.first(), &*two.to_string()), ("/a", "/a or /b"));
     }
 
@@ -176,14 +176,14 @@ mod tests {
             "", "ws", "/ws?x", "/ws#x", "/\\ws", "/[ws]", "/ws/*", "/a,b", "/%", "/%zz", "/%2",
             "/a\nb",
         ] {
-            assert_eq!(as_asked_for(path), None, "{path}");
+            assert_eq!(requested_form(path), None, "{path}");
         }
     }
 
     #[test]
     fn clients_escape_paths_and_remove_dot_segments() {
         for same in ["/", "/ws", "/ws/", "/a/b", "/a//b", "//ws", "/%7euser", "/a%2Fb", "/..."] {
-            assert_eq!(as_asked_for(same).as_deref(), Some(same));
+            assert_eq!(requested_form(same).as_deref(), Some(same));
         }
         for (path, asked) in [
             ("/a b", "/a%20b"),
@@ -197,7 +197,7 @@ mod tests {
             ("/a/b/..", "/a/"),
             ("/..", "/"),
         ] {
-            assert_eq!(as_asked_for(path).as_deref(), Some(asked), "{path}");
+            assert_eq!(requested_form(path).as_deref(), Some(asked), "{path}");
         }
     }
 }

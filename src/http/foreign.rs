@@ -5,7 +5,7 @@ use thiserror::Error;
 
 /// What a peer speaks instead of HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum Foreign {
+pub enum ForeignProtocol {
     /// A TLS handshake (RFC 8446 §5.1).
     #[error(
         "this port speaks plain HTTP, and a TLS handshake came: use ws:// or http://, or put a TLS \
@@ -28,7 +28,7 @@ pub enum Foreign {
     WebSocketFrame,
 }
 
-impl Foreign {
+impl ForeignProtocol {
     /// The protocol that begins so, as soon as that is clear. No request line begins so.
     pub fn recognize(beginning: &[u8]) -> Option<Self> {
         match beginning {

@@ -11,7 +11,7 @@ use monoio::io::AsyncReadRent;
 use monoio_codec::{Decoded, Decoder};
 use monoio_http::h1::codec::decoder::{DecodeError, RequestHeadDecoder};
 
-use super::{foreign::Foreign, refusal::RequestRefusal};
+use super::{foreign::ForeignProtocol, refusal::RequestRefusal};
 use crate::protocol::token::is_token_byte;
 
 /// The longest request head, in bytes, from the first of its request line to its empty line.
@@ -138,7 +138,7 @@ impl Scanner {
 /// Refuses what cannot become a request line: as far as it has come, it is a method, or has one
 /// before its first space.
 fn check_beginning(beginning: &[u8]) -> Result<(), RequestRefusal> {
-    if let Some(foreign) = Foreign::recognize(beginning) {
+    if let Some(foreign) = ForeignProtocol::recognize(beginning) {
         return Err(RequestRefusal::Foreign(foreign));
     }
     let method_len =
@@ -201,15 +201,15 @@ mod tests {
         let too_many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(97));
         // Each is shown by its last byte, and not before.
         for (head, expected) in [
-            (&b"\x16"[..], foreign(Foreign::Tls)),
-            (b"\x05", foreign(Foreign::Socks)),
-            (b"\x04", foreign(Foreign::Socks)),
-            (b"\x81", foreign(Foreign::WebSocketFrame)),
-            (b"\x02", foreign(Foreign::WebSocketFrame)),
-            (b"SSH-", foreign(Foreign::Ssh)),
-            (b"PROXY ", foreign(Foreign::ProxyHeader)),
+            (&b"\x16"[..], foreign(ForeignProtocol::Tls)),
+            (b"\x05", foreign(ForeignProtocol::Socks)),
+            (b"\x04", foreign(ForeignProtocol::Socks)),
+            (b"\x81", foreign(ForeignProtocol::WebSocketFrame)),
+            (b"\x02", foreign(ForeignProtocol::WebSocketFrame)),
+            (b"SSH-", foreign(ForeignProtocol::Ssh)),
+            (b"PROXY ", foreign(ForeignProtocol::ProxyHeader)),
             (b"\r\n\r\n", LinesEmpty),
-            (b"\r\n\x16", foreign(Foreign::Tls)),
+            (b"\r\n\x16", foreign(ForeignProtocol::Tls)),
             (b"\0", Malformed),
             (b"\xff", Malformed),
             (b" ", Malformed),

@@ -12,7 +12,7 @@ mod response;
 mod route;
 
 pub use self::{
-    foreign::Foreign,
+    foreign::ForeignProtocol,
     head::{HeadError, REQUEST_HEAD_LEN_MAX, read_request_head},
     refusal::{Refusal, RequestRefusal},
     response::{encode_page, encode_refusal, without_body},

@@ -7,7 +7,7 @@
 use http::StatusCode;
 use thiserror::Error;
 
-use super::{echo_paths::EchoPaths, foreign::Foreign};
+use super::{echo_paths::EchoPaths, foreign::ForeignProtocol};
 
 /// A refusal, ready to be written by any HTTP.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub enum RequestRefusal {
     Malformed,
     /// It is another protocol.
     #[error(transparent)]
-    Foreign(Foreign),
+    Foreign(ForeignProtocol),
     /// There are empty lines where the request line should be.
     #[error(
         "a request begins with its request line, and empty lines came; a PROXY protocol header \

@@ -32,7 +32,7 @@ pub fn route(request: &Request<()>, echo_paths: &EchoPaths) -> Result<Route, Req
         Route::Echo
     } else if path == "/" {
         Route::Page
-    } else if echo_paths.names(path) {
+    } else if echo_paths.lists(path) {
         Route::Echo
     } else {
         return Err(RequestRefusal::PathUnknown(echo_paths.clone()));

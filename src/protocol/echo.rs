@@ -91,16 +91,16 @@ enum Phase {
     /// A frame header, of which `len` bytes have arrived.
     FrameHeader { bytes: [u8; FRAME_HEADER_LEN_MAX - 1], len: u8 },
     /// The payload of a frame that is held.
-    Held(Payload),
+    Held(PendingPayload),
     /// The payload of a frame whose header is sent.
-    CutThrough(Payload),
+    CutThrough(PendingPayload),
     /// Nothing: the stream has ended, by a Close frame or a fault.
     Ended,
 }
 
 /// The payload that has not arrived.
 #[derive(Clone, Copy, Debug)]
-struct Payload {
+struct PendingPayload {
     remaining: u64,
     /// Rotated to the next byte.
     key: [u8; 4],
@@ -205,7 +205,7 @@ impl Echo {
             let key = self.admit(&header, rules)?;
             let payload_at = read + header_len;
             if header.payload_len > (chunk.len() - payload_at) as u64 {
-                self.begin(chunk, payload_at, header, key, rules, progress)?;
+                self.begin_frame(chunk, payload_at, header, key, rules, progress)?;
                 break;
             }
             let payload = payload_at..payload_at + header.payload_len as usize;
@@ -357,7 +357,7 @@ impl Echo {
 
     /// Begins a frame whose header is in the chunk and whose payload is not all there yet.
     #[cold]
-    fn begin(
+    fn begin_frame(
         &mut self,
         chunk: &mut [u8],
         payload_at: usize,
@@ -375,7 +375,7 @@ impl Echo {
         let payload = progress.append(chunk, header, payload_at..chunk.len(), key);
         self.check_text(&chunk[payload.clone()])?;
         progress.range.end = payload.end;
-        self.phase = Phase::CutThrough(Payload {
+        self.phase = Phase::CutThrough(PendingPayload {
             remaining: header.payload_len - here as u64,
             key: rotate(key, here),
             opcode: header.opcode,
@@ -449,7 +449,7 @@ impl Echo {
         let mut bytes = [0; FRAME_HEADER_LEN_MAX];
         let header_len = FrameHeader { opcode, masking_key: None, ..header }.encode(&mut bytes);
         self.held.extend_from_slice(&bytes[..header_len]);
-        self.phase = Phase::Held(Payload {
+        self.phase = Phase::Held(PendingPayload {
             remaining: header.payload_len,
             key,
             opcode: header.opcode,
@@ -471,7 +471,7 @@ impl Echo {
         unmask(&mut self.held[piece_at..], payload.key);
         payload.key = rotate(payload.key, taken);
         payload.remaining -= taken as u64;
-        let Payload { remaining, opcode, fin, .. } = *payload;
+        let PendingPayload { remaining, opcode, fin, .. } = *payload;
 
         if !is_control(opcode) && self.message.kind == Some(MessageKind::Text) {
             let piece = &self.held[piece_at..];
@@ -499,7 +499,7 @@ impl Echo {
     /// Unmasks the payload from `at` on where it stands, as the begin of this chunk's reply.
     fn resume_cut_through(
         &mut self,
-        mut payload: Payload,
+        mut payload: PendingPayload,
         chunk: &mut [u8],
         at: usize,
         progress: &mut Progress,

@@ -89,7 +89,7 @@ impl Session {
         if self.stage == Stage::Open && next == Next::Continue {
             return reply;
         }
-        self.close(reply, next)
+        self.complete_reply(reply, next)
     }
 
     /// A Ping frame, if one may be sent now (RFC 6455 §5.5.2).
@@ -104,7 +104,7 @@ impl Session {
         if self.stage == Stage::Open {
             self.stage = Stage::Draining;
         }
-        self.say_goodbye()
+        self.start_closing_handshake()
     }
 
     /// Whether [`drain`](Self::drain) has been called, and the session is not over.
@@ -114,7 +114,7 @@ impl Session {
 
     /// Completes a reply where the closing handshake, or a fault, changes it.
     #[cold]
-    fn close(&mut self, mut reply: Reply, next: Next) -> Reply {
+    fn complete_reply(&mut self, mut reply: Reply, next: Next) -> Reply {
         let close_sent = self.stage == Stage::CloseSent;
         if close_sent {
             //= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
@@ -125,7 +125,7 @@ impl Session {
         }
         reply.end = match next {
             Next::Continue => {
-                reply.close = self.say_goodbye().unwrap_or_default();
+                reply.close = self.start_closing_handshake().unwrap_or_default();
                 return reply;
             }
             Next::Close if close_sent => Some(End::ClosedByServer),
@@ -150,7 +150,7 @@ impl Session {
     }
 
     /// The Close frame of a stopping server, once, when no message is under way.
-    fn say_goodbye(&mut self) -> Option<Vec<u8>> {
+    fn start_closing_handshake(&mut self) -> Option<Vec<u8>> {
         if self.stage != Stage::Draining || !self.echo.between_messages() {
             return None;
         }

@@ -13,7 +13,7 @@ use super::{errors::StartError, shortages::MORE_MEMORY};
 use crate::{
     config::{self, Config, DataPlane},
     connection::RECEIVE_QUOTA,
-    host::{cpu_list::CpuList, descriptors::Refused, runtime::try_monoio_ring},
+    host::{cpu_list::CpuList, descriptors::SystemCallError, runtime::try_monoio_ring},
     plane::engine::{self, Lack},
     worker::Driver,
 };
@@ -88,14 +88,14 @@ const ENGINE_CONNECTIONS_MAX: u64 = 1 << 20;
 
 /// Tries what connections and workers cannot do without, so that a refusal is told here and not
 /// found by somebody who waits for an answer.
-pub(super) fn try_streams() -> Result<(), Refused> {
-    let (mut one, mut other) = UnixStream::pair().map_err(Refused::naming("socketpair"))?;
-    one.write_all(b"?").map_err(Refused::naming("sendto"))?;
-    other.read_exact(&mut [0]).map_err(Refused::naming("recvfrom"))
+pub(super) fn try_socket_pair() -> Result<(), SystemCallError> {
+    let (mut one, mut other) = UnixStream::pair().map_err(SystemCallError::naming("socketpair"))?;
+    one.write_all(b"?").map_err(SystemCallError::naming("sendto"))?;
+    other.read_exact(&mut [0]).map_err(SystemCallError::naming("recvfrom"))
 }
 
 /// The CPU of each worker.
-pub(super) fn worker_cpus(config: &Config) -> Result<Vec<usize>, StartError> {
+pub(super) fn resolve_cpus(config: &Config) -> Result<Vec<usize>, StartError> {
     let cpus = match &config.cores.cpus {
         Some(cpus) => cpus.clone(),
         None => CpuList::usable()?,

@@ -7,7 +7,7 @@ use thiserror::Error;
 use crate::{
     config::ConfigError,
     entry::listener::ListenError,
-    host::{cpu_list::CpuListError, descriptors::Refused},
+    host::{cpu_list::CpuListError, descriptors::SystemCallError},
 };
 
 /// Why a server did not start.
@@ -44,7 +44,7 @@ pub enum StartError {
     Thread(#[source] io::Error),
     /// The system refused something else.
     #[error(transparent)]
-    System(#[from] Refused),
+    System(#[from] SystemCallError),
 }
 
 /// Why a server that had started could not go on.

@@ -27,15 +27,15 @@ use tracing::{error, info, warn};
 
 pub use self::errors::{RunError, StartError};
 use self::{
-    capabilities::{resolve_data_plane, resolve_driver, try_streams, worker_cpus},
+    capabilities::{resolve_cpus, resolve_data_plane, resolve_driver, try_socket_pair},
     replacement::{Place, Verdict},
-    shortages::{tell_of_all, tell_of_replacement, warn_of_few_descriptors},
+    shortages::{log_shortage_of_replacement, log_shortages, warn_of_few_descriptors},
 };
 use crate::{
     config::{self, Config, DataPlane, HugePages},
     connection::ConnectionEnd,
     entry::{balance::Balance, listener::Listening},
-    host::descriptors::{Refused, raise_limit},
+    host::descriptors::{SystemCallError, raise_limit},
     http::{encode_page, page},
     metrics::{Counters, Totals},
     worker::{self, Fallback, Plan, Platform, Ready, Service, WorkerError},
@@ -110,8 +110,8 @@ impl Server {
     fn start_with(config: &Config, run_worker: RunWorker) -> Result<Self, StartError> {
         config.check()?;
         let driver = resolve_driver(config.cores.driver)?;
-        let cpus = worker_cpus(config)?;
-        try_streams()?;
+        let cpus = resolve_cpus(config)?;
+        try_socket_pair()?;
         // Each connection takes a descriptor.
         if let Err(error) = raise_limit(u64::MAX) {
             warn!(%error, "the limit of open files stays as it is");
@@ -135,7 +135,7 @@ impl Server {
             platform,
             fallback,
             backlog: config.network.backlog.get(),
-            service: Arc::new(service(config)),
+            service: Arc::new(build_service(config)),
             balance: (config.cores.balance && cpus.len() > 1)
                 .then(|| Arc::new(Balance::new(cpus.len()))),
             workers: Vec::new(),
@@ -189,8 +189,8 @@ impl Server {
             match self.next_event() {
                 Event::Stop => return Ok(()),
                 Event::Ready { worker, ready } => {
-                    self.workers[worker].place.ready();
-                    tell_of_replacement(worker, &ready);
+                    self.workers[worker].place.mark_ready();
+                    log_shortage_of_replacement(worker, &ready);
                 }
                 Event::Ended { worker, result } => self.plan_replacement(worker, result)?,
                 Event::ReplacementDue { worker } => self.replace_worker(worker)?,
@@ -221,7 +221,7 @@ impl Server {
         while let Ok(event) = self.events.try_recv() {
             let Event::Ended { worker, result } = event else { continue };
             let Some(cause) = cause_of_death(result) else { continue };
-            let lost = count_lost(&counters[worker]);
+            let lost = count_lost_connections(&counters[worker]);
             error!(worker, lost, "a worker died while it was to stop: {cause}");
             dead.push(worker);
         }
@@ -233,7 +233,7 @@ impl Server {
         let is_replaced = |worker| self.replacements.iter().any(|(_, dead)| *dead == worker);
         let is_dead = |worker| dead.contains(&worker) || is_replaced(worker);
         self.balance.as_ref().is_none_or(|balance| {
-            (0..balance.workers())
+            (0..balance.worker_count())
                 .all(|worker| is_dead(worker) || balance.connection_count(worker) == 0)
         })
     }
@@ -259,7 +259,8 @@ impl Server {
         listener: TcpListener,
         counters: Arc<Counters>,
     ) -> Result<(UnixStream, JoinHandle<()>), StartError> {
-        let (stop, worker_stop) = UnixStream::pair().map_err(Refused::naming("socketpair"))?;
+        let (stop, worker_stop) =
+            UnixStream::pair().map_err(SystemCallError::naming("socketpair"))?;
         let balance = self.balance.clone();
         let plan = Plan {
             cpu,
@@ -269,7 +270,7 @@ impl Server {
             backlog: self.backlog,
             member: balance
                 .as_ref()
-                .map(|balance| balance.join(worker).map_err(Refused::naming("socketpair")))
+                .map(|balance| balance.join(worker).map_err(SystemCallError::naming("socketpair")))
                 .transpose()?,
             stop: worker_stop,
             counters,
@@ -308,7 +309,7 @@ impl Server {
                 }
             }
         }
-        tell_of_all(&all_ready);
+        log_shortages(&all_ready);
         Ok(())
     }
 
@@ -319,13 +320,13 @@ impl Server {
         result: Option<Result<(), WorkerError>>,
     ) -> Result<(), RunError> {
         let cause = cause_of_death(result).unwrap_or_else(|| "it ended".to_owned());
-        let lost = count_lost(&self.workers[worker].counters);
+        let lost = count_lost_connections(&self.workers[worker].counters);
         error!(worker, lost, "a worker died, and its connections with it: {cause}");
-        self.try_again(worker, cause)
+        self.schedule_retry(worker, cause)
     }
 
     /// Has a place tried to be filled again later, unless that has been tried often enough.
-    fn try_again(&mut self, worker: usize, cause: String) -> Result<(), RunError> {
+    fn schedule_retry(&mut self, worker: usize, cause: String) -> Result<(), RunError> {
         let now = Instant::now();
         match self.workers[worker].place.vacate(now) {
             Verdict::Replace(pause) => {
@@ -348,7 +349,7 @@ impl Server {
         self.workers[worker].place.refill(Instant::now());
         if let Err(error) = result {
             error!(worker, "a worker cannot be replaced: {error}");
-            self.try_again(worker, error.to_string())?;
+            self.schedule_retry(worker, error.to_string())?;
         }
         Ok(())
     }
@@ -382,7 +383,7 @@ fn cause_of_death(result: Option<Result<(), WorkerError>>) -> Option<String> {
 }
 
 /// Counts the connections that a worker's death has ended, and says how many they are.
-fn count_lost(counters: &Counters) -> u64 {
+fn count_lost_connections(counters: &Counters) -> u64 {
     let mut totals = Totals::default();
     totals.add(counters);
     let lost = totals.accepted - totals.ended_count();
@@ -390,7 +391,7 @@ fn count_lost(counters: &Counters) -> u64 {
     lost
 }
 
-fn service(config: &Config) -> Service {
+fn build_service(config: &Config) -> Service {
     let echo_paths = config.handshake.echo_paths();
     Service {
         policy: config.handshake.policy(),

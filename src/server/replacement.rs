@@ -41,7 +41,7 @@ impl Place {
     }
 
     /// Its worker accepts connections.
-    pub(super) fn ready(&mut self) {
+    pub(super) fn mark_ready(&mut self) {
         self.tries = 0;
     }
 
@@ -94,7 +94,7 @@ mod tests {
                 place.refill(now);
             }
             assert_eq!(place.vacate(now), Verdict::GiveUp { tries: TRIES_MAX });
-            place.ready();
+            place.mark_ready();
         }
         assert_eq!(place.vacate(now + SHORT_LIFE), Verdict::Replace(Duration::ZERO));
     }

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Says in one line how many workers of a server that starts do without what others have, and why.
-pub(super) fn tell_of_all(all_ready: &[Ready]) {
+pub(super) fn log_shortages(all_ready: &[Ready]) {
     if let Some(summary) = summarize(all_ready) {
         warn!("{summary}");
     }
@@ -20,7 +20,7 @@ pub(super) fn tell_of_all(all_ready: &[Ready]) {
 }
 
 /// Says what the replacement of a worker does without, and why.
-pub(super) fn tell_of_replacement(worker: usize, ready: &Ready) {
+pub(super) fn log_shortage_of_replacement(worker: usize, ready: &Ready) {
     if let Some(shortage) = &ready.shortage {
         warn!("{}", describe(worker, shortage));
     }
@@ -40,13 +40,13 @@ fn summarize(all_ready: &[Ready]) -> Option<String> {
     let counted = kinds.map(|(kind, how)| {
         (shortages.iter().filter(|shortage| shortage.kind == kind).count(), how)
     });
-    let told: Vec<_> = counted
+    let parts: Vec<_> = counted
         .iter()
         .filter(|(count, _)| *count > 0)
         .map(|(count, how)| format!("{count} {how}"))
         .collect();
-    let (total, told) = (all_ready.len(), told.join("; "));
-    Some(format!("of {total} workers {told}: {error}{}", remedy(error)))
+    let (total, parts) = (all_ready.len(), parts.join("; "));
+    Some(format!("of {total} workers {parts}: {error}{}", remedy(error)))
 }
 
 fn describe(worker: usize, Shortage { kind, error }: &Shortage) -> String {

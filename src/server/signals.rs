@@ -13,7 +13,7 @@ use signal_hook::{
 use tracing::info;
 
 use crate::{
-    host::descriptors::Refused,
+    host::descriptors::SystemCallError,
     server::{StartError, StopHandle},
 };
 
@@ -24,60 +24,61 @@ const RELAYED_WITHIN: Duration = Duration::from_millis(100);
 /// Has SIGINT, SIGTERM and SIGHUP stop the server; a second one ends the process at once. As PID 1
 /// the process also collects orphans, whose entries would otherwise fill the table of processes.
 pub fn stop_on_signals(server: StopHandle) -> Result<(), StartError> {
-    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(Refused::naming("sigaction"))?;
+    let mut signals =
+        Signals::new([SIGINT, SIGTERM]).map_err(SystemCallError::naming("sigaction"))?;
     // nohup ignores it for those that are to outlive their terminal.
     if !is_ignored(SIGHUP) {
-        signals.add_signal(SIGHUP).map_err(Refused::naming("sigaction"))?;
+        signals.add_signal(SIGHUP).map_err(SystemCallError::naming("sigaction"))?;
     }
     if process::id() == 1 {
-        signals.add_signal(SIGCHLD).map_err(Refused::naming("sigaction"))?;
+        signals.add_signal(SIGCHLD).map_err(SystemCallError::naming("sigaction"))?;
         collect_orphans();
     }
-    let mut wishes = Wishes::default();
-    let hear = move || {
+    let mut stop_signals = StopSignals::default();
+    let listen = move || {
         for signal in signals.forever() {
             match signal {
                 SIGCHLD => collect_orphans(),
-                _ => match wishes.hear(Instant::now()) {
-                    Wish::Stop => {
+                _ => match stop_signals.interpret(Instant::now()) {
+                    Meaning::Stop => {
                         info!("stopping; once more to end at once");
                         server.stop();
                     }
-                    Wish::Relayed => {}
+                    Meaning::Relayed => {}
                     // As the shell reports a process that a signal ended.
-                    Wish::EndAtOnce => process::exit(128 + signal),
+                    Meaning::EndAtOnce => process::exit(128 + signal),
                 },
             }
         }
     };
-    thread::Builder::new().name("signals".to_owned()).spawn(hear).map_err(StartError::Thread)?;
+    thread::Builder::new().name("signals".to_owned()).spawn(listen).map_err(StartError::Thread)?;
     Ok(())
 }
 
 /// What those who send signals wish.
 #[derive(Default)]
-struct Wishes {
+struct StopSignals {
     /// When the first signal came.
     first: Option<Instant>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Wish {
+enum Meaning {
     Stop,
     /// The same as before.
     Relayed,
     EndAtOnce,
 }
 
-impl Wishes {
-    fn hear(&mut self, now: Instant) -> Wish {
+impl StopSignals {
+    fn interpret(&mut self, now: Instant) -> Meaning {
         match self.first {
             None => {
                 self.first = Some(now);
-                Wish::Stop
+                Meaning::Stop
             }
-            Some(first) if now < first + RELAYED_WITHIN => Wish::Relayed,
-            Some(_) => Wish::EndAtOnce,
+            Some(first) if now < first + RELAYED_WITHIN => Meaning::Relayed,
+            Some(_) => Meaning::EndAtOnce,
         }
     }
 }
@@ -107,11 +108,11 @@ mod tests {
 
     #[test]
     fn signals_that_come_together_are_one_and_a_later_one_ends_the_process() {
-        let mut wishes = Wishes::default();
+        let mut stop_signals = StopSignals::default();
         let first = Instant::now();
-        assert_eq!(wishes.hear(first), Wish::Stop);
-        assert_eq!(wishes.hear(first), Wish::Relayed);
-        assert_eq!(wishes.hear(first + RELAYED_WITHIN / 2), Wish::Relayed);
-        assert_eq!(wishes.hear(first + RELAYED_WITHIN), Wish::EndAtOnce);
+        assert_eq!(stop_signals.interpret(first), Meaning::Stop);
+        assert_eq!(stop_signals.interpret(first), Meaning::Relayed);
+        assert_eq!(stop_signals.interpret(first + RELAYED_WITHIN / 2), Meaning::Relayed);
+        assert_eq!(stop_signals.interpret(first + RELAYED_WITHIN), Meaning::EndAtOnce);
     }
 }

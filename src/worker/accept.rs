@@ -18,7 +18,7 @@ use super::{Worker, conversation::contain, signal::Signal};
 use crate::{
     connection::{ConnectionEnd, Control},
     entry::balance::{Accepted, Member},
-    host::descriptors::{self, Refused},
+    host::descriptors::{self, SystemCallError},
     plane::Plane,
 };
 
@@ -36,11 +36,14 @@ struct Exhausted {
 
 impl<P: Plane> Worker<P> {
     /// Tries to accept, to see whether that is allowed. A connection that waits already is admitted.
-    pub(super) fn try_to_accept(self: &Rc<Self>, listener: &StdTcpListener) -> Result<(), Refused> {
+    pub(super) fn try_to_accept(
+        self: &Rc<Self>,
+        listener: &StdTcpListener,
+    ) -> Result<(), SystemCallError> {
         match listener.accept() {
             Ok((stream, peer)) => self.assign(stream, peer),
             Err(error) if is_refusal(&error) => {
-                return Err(Refused { call: "accept4", source: error });
+                return Err(SystemCallError { call: "accept4", source: error });
             }
             Err(_) => {}
         }

@@ -43,7 +43,7 @@ use crate::{
     entry::balance::Member,
     handshake::Policy,
     host::{
-        descriptors::Refused,
+        descriptors::SystemCallError,
         runtime::{self, OnRing},
     },
     http::echo_paths::EchoPaths,
@@ -81,7 +81,7 @@ pub struct Plan {
 pub enum WorkerError {
     /// It could not start.
     #[error("it could not start: {0}")]
-    Start(#[from] Refused),
+    Start(#[from] SystemCallError),
     /// It cannot read the streams by which other threads tell it to stop or assign connections to it.
     #[error("it cannot read from the other threads: {0}")]
     Signal(io::Error),
@@ -128,7 +128,7 @@ impl<R: FnOnce(Ready) + 'static> Start<R> {
             match OnEngine::new(dimensions, bounds.rules, self.plan.counters.clone()) {
                 Ok(plane) => return self.run_on_engine(plane, bounds),
                 Err(error) if !self.plan.fallback.plane => {
-                    return Err(Refused { call: "io_uring", source: error }.into());
+                    return Err(SystemCallError { call: "io_uring", source: error }.into());
                 }
                 Err(error) => {
                     self.shortage = Some(Shortage { kind: ShortageKind::NoEngine, error });
@@ -143,7 +143,7 @@ impl<R: FnOnce(Ready) + 'static> Start<R> {
                     return runtime.block_on(serve(Portable::on_uring(), self, bounds));
                 }
                 Err(error) if !self.plan.fallback.driver => {
-                    return Err(Refused { call: "io_uring", source: error }.into());
+                    return Err(SystemCallError { call: "io_uring", source: error }.into());
                 }
                 Err(error) => {
                     self.shortage = Some(Shortage { kind: ShortageKind::NoRing, error });
@@ -151,13 +151,14 @@ impl<R: FnOnce(Ready) + 'static> Start<R> {
                 }
             }
         }
-        let mut runtime = runtime::build_on_epoll().map_err(Refused::naming("epoll"))?;
+        let mut runtime = runtime::build_on_epoll().map_err(SystemCallError::naming("epoll"))?;
         runtime.block_on(serve(Portable::on_epoll(), self, bounds))
     }
 
     fn run_on_engine(mut self, plane: OnEngine, bounds: Bounds) -> Result<(), WorkerError> {
         self.note_small_ring(plane.is_reduced());
-        let mut runtime = runtime::build_without_waiting().map_err(Refused::naming("epoll"))?;
+        let mut runtime =
+            runtime::build_without_waiting().map_err(SystemCallError::naming("epoll"))?;
         runtime.block_on(serve(plane, self, bounds))
     }
 
@@ -211,7 +212,7 @@ async fn serve<P: Plane, R: FnOnce(Ready) + 'static>(
     let _teardown = Teardown(worker.clone());
     let stop = Signal::new(plan.stop, &worker.plane)?;
     let woken = woken.map(|woken| Signal::new(woken, &worker.plane)).transpose()?;
-    plan.listener.set_nonblocking(true).map_err(Refused::naming("ioctl(FIONBIO)"))?;
+    plan.listener.set_nonblocking(true).map_err(SystemCallError::naming("ioctl(FIONBIO)"))?;
     let source = signal::source(&plan.listener, &worker.plane)?;
     worker.try_to_accept(&plan.listener)?;
     worker.plane.spawn(worker.clone().sweep());

@@ -5,7 +5,7 @@ use std::{
     os::{fd::AsFd, unix::net::UnixStream},
 };
 
-use crate::{host::descriptors::Refused, plane::Plane};
+use crate::{host::descriptors::SystemCallError, plane::Plane};
 
 /// The worker's end of such a stream.
 pub(super) struct Signal<P: Plane> {
@@ -14,8 +14,8 @@ pub(super) struct Signal<P: Plane> {
 }
 
 impl<P: Plane> Signal<P> {
-    pub(super) fn new(stream: UnixStream, plane: &P) -> Result<Self, Refused> {
-        stream.set_nonblocking(true).map_err(Refused::naming("ioctl(FIONBIO)"))?;
+    pub(super) fn new(stream: UnixStream, plane: &P) -> Result<Self, SystemCallError> {
+        stream.set_nonblocking(true).map_err(SystemCallError::naming("ioctl(FIONBIO)"))?;
         let source = source(&stream, plane)?;
         Ok(Self { stream, source })
     }
@@ -33,10 +33,13 @@ impl<P: Plane> Signal<P> {
 }
 
 /// A descriptor to wait for, beside the one that is read or accepted from.
-pub(super) fn source<P: Plane>(descriptor: &impl AsFd, plane: &P) -> Result<P::Source, Refused> {
+pub(super) fn source<P: Plane>(
+    descriptor: &impl AsFd,
+    plane: &P,
+) -> Result<P::Source, SystemCallError> {
     let descriptor = descriptor.as_fd().try_clone_to_owned();
-    let descriptor = descriptor.map_err(Refused::naming("fcntl(F_DUPFD_CLOEXEC)"))?;
-    plane.source(descriptor).map_err(Refused::naming("epoll_ctl"))
+    let descriptor = descriptor.map_err(SystemCallError::naming("fcntl(F_DUPFD_CLOEXEC)"))?;
+    plane.source(descriptor).map_err(SystemCallError::naming("epoll_ctl"))
 }
 
 /// Whether a call is to be made again, now or later.

@@ -22,7 +22,7 @@ use clap::{
     CommandFactory, Parser, Subcommand,
     error::{ContextKind, ContextValue, ErrorKind},
 };
-use ringecho::host::arguments::with_negative_values_joined;
+use ringecho::host::arguments::join_negative_values;
 use thiserror::Error;
 
 pub use self::{
@@ -109,7 +109,7 @@ pub enum Command {
 impl Cli {
     /// Parses the command line of this process; an error if that is wrong, or asks for help.
     pub fn from_process() -> Result<Self, clap::Error> {
-        Self::try_parse_from(with_negative_values_joined(env::args_os()))
+        Self::try_parse_from(join_negative_values(env::args_os()))
             .map_err(|error| without_secrets(explained(error)))
     }
 

@@ -119,7 +119,7 @@ impl<T, W: WakeWorker> Balance<T, W> {
     }
 
     /// How many workers may take part.
-    pub fn workers(&self) -> usize {
+    pub fn worker_count(&self) -> usize {
         self.0.len()
     }
 
@@ -147,7 +147,7 @@ impl<T, W: WakeWorker> Balance<T, W> {
     }
 
     /// The worker to assign to and its count, for a connection that `acceptor` accepted.
-    fn lowest(&self, acceptor: usize) -> (usize, u32) {
+    fn find_lowest(&self, acceptor: usize) -> (usize, u32) {
         let mut lowest = (acceptor, self.0[acceptor].count.load(Relaxed));
         for (worker, seat) in self.0.iter().enumerate() {
             let count = seat.count.load(Relaxed);
@@ -184,7 +184,7 @@ impl<T, W: WakeWorker> Member<T, W> {
     /// another worker gets what `release` makes of it.
     pub fn assign<C>(&self, connection: C, release: impl FnOnce(C) -> T) -> Option<C> {
         loop {
-            let (worker, count) = self.balance.lowest(self.worker);
+            let (worker, count) = self.balance.find_lowest(self.worker);
             let seat = &self.balance.0[worker];
             if worker == self.worker {
                 if seat.raise(count) {

@@ -21,7 +21,7 @@ use super::{
     waits::{Outcome, Sleep, Waits},
 };
 use crate::{
-    config::HugePages, connection::clock::Tick, host::descriptors::Refused,
+    config::HugePages, connection::clock::Tick, host::descriptors::SystemCallError,
     protocol::echo::Compression,
 };
 
@@ -46,7 +46,7 @@ pub enum Lack {
     Memory(io::Error),
     /// It cannot be tried here.
     #[error("it cannot be tried: {0}")]
-    Untried(Refused),
+    Untried(SystemCallError),
     /// It takes every operation, but does one of them wrongly.
     #[error("on this kernel {0}")]
     Faulty(&'static str),
@@ -92,7 +92,7 @@ fn pair() -> Result<(UnixStream, UnixStream), Lack> {
 }
 
 fn untried(call: &'static str) -> impl Fn(io::Error) -> Lack {
-    move |error| Lack::Untried(Refused::naming(call)(error))
+    move |error| Lack::Untried(SystemCallError::naming(call)(error))
 }
 
 /// A ring with one connection, and a descriptor that it waits for besides.
