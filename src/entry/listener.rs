@@ -1,6 +1,7 @@
-//! Listening sockets: a port that is free, and what accepted connections inherit.
+//! Listening sockets: whether their port is free, and what accepted connections inherit.
 //!
-//! Each worker listens on a socket of its own; the kernel spreads connections over them.
+//! Each worker listens on a socket of its own. The sockets share the port, and the kernel spreads
+//! connections over them.
 
 use std::{
     cell::RefCell,
@@ -17,7 +18,7 @@ use tracing::warn;
 
 use crate::{config::Config, host::descriptors::SystemCallError};
 
-/// How the workers of a server listen.
+/// The address that a server's workers listen on, and the options of their sockets.
 #[derive(Clone, Debug)]
 pub struct Listening {
     address: SocketAddr,
@@ -26,7 +27,7 @@ pub struct Listening {
     backlog: u32,
     tcp_congestion: Option<String>,
     incoming_cpu: bool,
-    /// Socket options that it does without, and has said so.
+    /// Socket options that were refused; each has been logged once.
     missing_options: RefCell<Vec<&'static str>>,
 }
 
@@ -39,7 +40,7 @@ pub enum ListenError {
          with --reuse-port"
     )]
     AddressInUse(SocketAddr),
-    /// Another program listens on the address, and it cannot be shared with that one.
+    /// Another program listens on the address and does not share it.
     #[error(
         "--listen {0}: another program listens there, which does not share the port or runs as \
          another user; choose another port, or start that one as this user, with --reuse-port too"
@@ -53,43 +54,43 @@ pub enum ListenError {
     Address {
         /// The address.
         address: SocketAddr,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// The congestion control does not exist or is not for this user.
+    /// The congestion control does not exist, or this user may not choose it.
     #[error(
         "--tcp-congestion {name}: {source}; this kernel has {available}, and without \
          CAP_NET_ADMIN {allowed} may be used (net.ipv4.tcp_allowed_congestion_control)"
     )]
     TcpCongestion {
-        /// Its name.
+        /// The name of the congestion control.
         name: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
-        /// Those that the kernel has loaded.
+        /// The congestion controls that the kernel has loaded.
         available: String,
-        /// Those that everybody may use.
+        /// The congestion controls that every user may choose.
         allowed: String,
     },
-    /// The system refused something else.
+    /// The system refused another call.
     #[error("--listen {address}: {source}")]
     System {
         /// The address.
         address: SocketAddr,
-        /// What it refused.
+        /// The refused call.
         source: SystemCallError,
     },
 }
 
-/// How long an address may be in use before somebody is taken to listen there. The kernel closes
-/// the sockets of a process that was killed a little after the process has gone.
+/// How long an address may be in use before another program is assumed to listen there. The kernel
+/// closes the sockets of a killed process a little after the process is gone.
 const IN_USE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long to wait before asking again.
+/// The pause between two tries.
 const IN_USE_PAUSE: Duration = Duration::from_millis(10);
 
 impl Listening {
-    /// As the configuration wants it.
+    /// Takes address and options from the configuration, and warns if the kernel caps the backlog.
     pub fn new(config: &Config) -> Self {
         let listening = Self {
             address: config.network.listen,
@@ -105,18 +106,19 @@ impl Listening {
 
     /// Finds out whether another program listens on the address.
     ///
-    /// Sockets that share a port join it silently. One that does not share can only be bound where
-    /// nobody listens.
+    /// A socket that shares its port would join the other program's silently. A socket that does
+    /// not share can only be bound where nobody listens.
     pub fn probe(&self) -> Result<(), ListenError> {
         retry_while_in_use(|| self.bind(false)).map(drop)
     }
 
-    /// The address, which has a real port once a socket has been opened.
+    /// The address. Its port is the real one once a socket has been opened.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The listening socket of a worker that is pinned to `cpu`, together with the others'.
+    /// Opens the listening socket of a worker that is pinned to `cpu`. All workers' sockets share
+    /// the address.
     pub fn open(&mut self, cpu: usize) -> Result<TcpListener, ListenError> {
         let socket = retry_while_in_use(|| self.listen(cpu))?;
         let listener: TcpListener = socket.into();
@@ -126,14 +128,14 @@ impl Listening {
 
     fn listen(&self, cpu: usize) -> Result<Socket, ListenError> {
         let socket = self.bind(true)?;
-        // Accepted connections inherit these two.
+        // Accepted connections inherit TCP_NODELAY and the congestion control.
         self.try_option("TCP_NODELAY", socket.set_tcp_nodelay(true));
         if let Some(name) = &self.tcp_congestion {
             socket.set_tcp_congestion(name.as_bytes()).map_err(|source| {
                 let name = name.clone();
                 let [available, allowed] = ["available", "allowed"].map(|which| {
                     read_kernel_setting(&format!("net/ipv4/tcp_{which}_congestion_control"))
-                        .unwrap_or_else(|| "none that it tells of".to_owned())
+                        .unwrap_or_else(|| "unknown ones".to_owned())
                 });
                 ListenError::TcpCongestion { name, source, available, allowed }
             })?;
@@ -156,7 +158,7 @@ impl Listening {
         Ok(socket)
     }
 
-    /// Does without a socket option that is refused, and says so once.
+    /// Goes on without a socket option that was refused, and logs that once.
     fn try_option(&self, option: &'static str, result: io::Result<()>) {
         let Err(error) = result else { return };
         let mut missing_options = self.missing_options.borrow_mut();
@@ -192,7 +194,7 @@ impl Listening {
     }
 }
 
-/// Tries as long as an address may be in use that nobody listens on.
+/// Tries again while the address is in use, until [`IN_USE_TIMEOUT`] has passed.
 fn retry_while_in_use<T>(attempt: impl Fn() -> Result<T, ListenError>) -> Result<T, ListenError> {
     let first = Instant::now();
     loop {
@@ -207,7 +209,7 @@ fn retry_while_in_use<T>(attempt: impl Fn() -> Result<T, ListenError>) -> Result
     }
 }
 
-/// A setting of the kernel, where it shows it.
+/// A setting of the kernel, by its path in /proc/sys; `None` if it cannot be read.
 fn read_kernel_setting(path: &str) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/sys/{path}")).ok()?;
     Some(text.trim().to_owned())
@@ -232,7 +234,7 @@ mod tests {
         Listening::new(&config).open(CpuList::usable().unwrap().as_slice()[0])
     }
 
-    /// A configuration of an address that may be in use.
+    /// A configuration that listens on an address that may be in use.
     fn config(listen: SocketAddr, reuse_port: bool) -> Config {
         let network = Network { listen, reuse_port, ..Network::default() };
         Config { network, ..Config::default() }
@@ -309,13 +311,13 @@ mod tests {
         for (incoming_cpu, expected) in [(true, cpu), (false, usize::MAX)] {
             let cores = Cores { incoming_cpu, ..Cores::default() };
             let listener = open(Network::default(), cores).unwrap();
-            // Without one the kernel says -1.
+            // The kernel reports -1 for a listener without a CPU.
             assert_eq!(SockRef::from(&listener).cpu_affinity().unwrap(), expected);
         }
     }
 
-    /// A queue of one takes a second connection before the kernel ignores the next, which tries
-    /// again after a second and would have got through at once.
+    /// With a backlog of one the kernel queues two connections and ignores the next, whose client
+    /// tries again after a second. A queue with room would take that connection at once.
     #[test]
     fn no_more_connections_wait_than_the_backlog_says() {
         const AT_ONCE: Duration = Duration::from_millis(200);

@@ -1,4 +1,4 @@
-//! How connections come in: the listening sockets, and which worker gets whom.
+//! How connections come in: the listening sockets, and which worker gets a connection.
 
 pub mod balance;
 pub mod listener;

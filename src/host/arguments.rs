@@ -4,8 +4,8 @@ use std::ffi::{OsStr, OsString};
 
 /// Joins a flag and a negative value behind it, such as `--hold -1`, to one argument.
 ///
-/// No flag takes one, but clap would take the value for a flag of its own, and not say which of the
-/// others it was meant for.
+/// No flag takes a negative value, but clap would read `-1` as a flag, and not say which flag the
+/// value was meant for.
 pub fn join_negative_values(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut joined: Vec<OsString> = Vec::new();
     for argument in arguments {

@@ -1,5 +1,4 @@
-//! Lists of CPUs as people and the kernel write them: `1,3-5`. The load generator reads its own
-//! with this module too.
+//! Lists of CPUs as people and the kernel write them: `1,3-5`. The load generator uses this too.
 
 use std::{ops::RangeInclusive, str::FromStr};
 
@@ -15,31 +14,31 @@ use thiserror::Error;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuList(Vec<usize>);
 
-/// Why a list is none.
+/// Why a text is no list of usable CPUs.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CpuListError {
-    /// Not a number or a range.
+    /// A part of the text is no number and no range.
     #[error("{0:?} is no CPU; expected numbers and ranges such as 1,3-5")]
     Syntax(String),
-    /// A CPU that this process may not run on.
+    /// This process may not run on a listed CPU.
     #[error("CPU {cpu} is not among the CPUs that this process may use: {}", format(.usable))]
     NotUsable {
         /// The first such CPU.
         cpu: usize,
-        /// Those that it may use.
+        /// The CPUs that the process may use.
         usable: Vec<usize>,
     },
-    /// A CPU that is listed twice.
+    /// A CPU is listed twice.
     #[error("CPU {0} is listed twice")]
     Repeated(usize),
-    /// The kernel does not tell which CPUs there are: it has more than its answer has room for, or
-    /// may not be asked.
+    /// The kernel does not say which CPUs there are: they are more than its answer has room for, or
+    /// the call is forbidden.
     #[error("the kernel does not tell which CPUs this process may use (sched_getaffinity: {0})")]
     Unknown(Errno),
 }
 
 impl CpuList {
-    /// All that this process may run on.
+    /// All CPUs that this process may run on.
     pub fn usable() -> Result<Self, CpuListError> {
         usable_cpus().map(Self).map_err(CpuListError::Unknown)
     }
@@ -54,7 +53,7 @@ impl FromStr for CpuList {
     type Err = CpuListError;
 
     fn from_str(text: &str) -> Result<Self, CpuListError> {
-        // Where they are unknown, pinning a thread finds out.
+        // If the usable CPUs are unknown, any CPU is accepted, and pinning a thread to it may fail.
         let usable = usable_cpus().unwrap_or_else(|_| (0..CpuSet::count()).collect());
         parse(text, &usable)
     }
@@ -89,7 +88,7 @@ fn parse_range(part: &str) -> Option<RangeInclusive<usize>> {
     (first <= last).then_some(first..=last)
 }
 
-/// The list as it would be written: neighbours as a range.
+/// Writes CPUs as a list, with neighbours as a range.
 pub fn format(cpus: &[usize]) -> String {
     let mut parts: Vec<String> = Vec::new();
     let mut at = 0;

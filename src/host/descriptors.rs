@@ -1,5 +1,5 @@
-//! The limit on open files, which each connection takes one of. The load generator raises its own
-//! with this module too.
+//! The limit on open files, of which each connection takes one, and errors that name the refused
+//! system call. The load generator uses this too.
 
 use std::{
     io,
@@ -24,14 +24,14 @@ pub fn raise_limit(wanted: u64) -> nix::Result<u64> {
     Ok(limit)
 }
 
-/// How many more files this process may open, by the lowest number that is free.
+/// How many more files this process may open, judged by the lowest free number.
 pub fn count_free() -> u64 {
     let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default();
     let lowest_free = io::stdin().as_fd().try_clone_to_owned();
     lowest_free.map_or(0, |lowest| limit.saturating_sub(lowest.as_raw_fd().unsigned_abs().into()))
 }
 
-/// What helps where the kernel refuses to open one more.
+/// The remedy if the kernel refuses to open one more file.
 pub fn remedy(errno: Errno) -> Option<&'static str> {
     match errno {
         Errno::EMFILE => Some("raise the limit of this process with ulimit -n"),
@@ -40,24 +40,24 @@ pub fn remedy(errno: Errno) -> Option<&'static str> {
     }
 }
 
-/// What helps against an error, to be put behind it; empty where that is not known.
+/// The remedy for an error, to be appended to its text; empty if none is known.
 pub fn advice(error: &io::Error) -> String {
     let remedy = error.raw_os_error().map(Errno::from_raw).and_then(remedy);
     remedy.map_or_else(String::new, |remedy| format!("; {remedy}"))
 }
 
-/// A call that the system refused, and which one that was: people know that from the name.
+/// A system call that was refused, with its name, which tells people what is forbidden.
 #[derive(Debug, Error)]
 #[error("{call}: {source}{advice}", advice = advice(.source))]
 pub struct SystemCallError {
-    /// The call, as in the manual.
+    /// The call's name, as in the manual.
     pub call: &'static str,
-    /// What the kernel said.
+    /// The kernel's error.
     pub source: io::Error,
 }
 
 impl SystemCallError {
-    /// Names the call that an error came from.
+    /// Makes a function that adds the name of the failed call to an error.
     pub fn naming(call: &'static str) -> impl Fn(io::Error) -> Self {
         move |source| Self { call, source }
     }

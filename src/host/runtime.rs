@@ -1,5 +1,5 @@
-//! monoio's runtime for a thread, on what the kernel grants: a ring with the best flags and size, or
-//! epoll. Which of them a thread uses, and what is said of a fallback, is for its program to decide.
+//! monoio's runtime for a thread, as the kernel grants it: on a ring with the best flags and size,
+//! or on epoll. The choice between them, and the report of a fallback, are left to the program.
 
 use std::io;
 
@@ -8,14 +8,14 @@ use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder, time::TimeDri
 
 use super::trial::{try_epoll, try_ring};
 
-/// Entries of monoio's submission queue, the best first. The smaller one, monoio's smallest, is for
-/// users who may not lock much memory (`RLIMIT_MEMLOCK`).
+/// Entries of monoio's submission queue: the preferred number, and monoio's smallest, for users who
+/// may not lock much memory (`RLIMIT_MEMLOCK`).
 pub const RING_ENTRIES: [u32; 2] = [1024, 256];
 
-/// Entries of a ring that is made only to see whether it can be.
+/// Entries of a ring that is only made to see whether its flags are accepted.
 const TRIAL_ENTRIES: u32 = 8;
 
-/// Tries a ring as [`build_on_ring`] makes it.
+/// Tries a ring with the flags that [`build_on_ring`] chooses.
 pub fn try_monoio_ring() -> io::Result<()> {
     try_ring(&choose_flags()?)
 }
@@ -24,11 +24,11 @@ pub fn try_monoio_ring() -> io::Result<()> {
 pub struct OnRing {
     /// The runtime.
     pub runtime: Runtime<TimeDriver<IoUringDriver>>,
-    /// Why the ring has fewer entries than the first of [`RING_ENTRIES`], if it has.
+    /// The error that made the ring the smaller one of [`RING_ENTRIES`], if it is.
     pub reduced: Option<io::Error>,
 }
 
-/// Makes a runtime that waits in a ring: a smaller ring where there is no memory for the larger one.
+/// Makes a runtime that waits in a ring, a smaller one if there is no memory for the larger.
 pub fn build_on_ring() -> io::Result<OnRing> {
     let flags = choose_flags()?;
     let build = |entries| {
@@ -45,24 +45,24 @@ pub fn build_on_ring() -> io::Result<OnRing> {
     }
 }
 
-/// Makes a runtime that waits in an epoll instance. Waiting is tried first, since monoio would go on
-/// without.
+/// Makes a runtime that waits in an epoll instance. Waiting is tried first, since monoio would not
+/// notice that it fails.
 pub fn build_on_epoll() -> io::Result<Runtime<TimeDriver<LegacyDriver>>> {
     try_epoll()?;
     RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()
 }
 
-/// Makes a runtime that only runs tasks, since they wait elsewhere.
+/// Makes a runtime that only runs tasks, for a thread that waits elsewhere.
 pub fn build_without_waiting() -> io::Result<Runtime<LegacyDriver>> {
     RuntimeBuilder::<LegacyDriver>::new().build()
 }
 
-/// Has this thread run on `cpu` and no other.
+/// Pins this thread to `cpu`.
 pub fn pin_thread(cpu: usize) -> io::Result<()> {
     Ok(monoio::utils::bind_to_cpu_set([cpu])?)
 }
 
-/// The flags of a ring that this kernel knows, the best ones.
+/// Finds the best flags of a ring that this kernel accepts.
 ///
 /// With deferred task running (6.1) the kernel does the work of completions only when the thread
 /// enters it, instead of interrupting it: 22 % less CPU time per message of the load generator at

@@ -1,8 +1,10 @@
-//! Whether what monoio waits with works: not asked for, but tried.
+//! Trials of the two ways in which monoio waits, a ring and epoll. Whether they work is tried, not
+//! looked up.
 //!
-//! It is not enough that a ring can be made: what is submitted to it has to complete, and that has to
-//! wake who waits in it. A filter may forbid each system call by itself, and monoio ignores that: it
-//! would submit again and again what cannot be submitted. The load generator uses this too.
+//! A ring that can be made is not enough: an operation that is submitted to it has to complete, and
+//! the completion has to wake the thread that waits in the ring. A filter may forbid each system
+//! call by itself, and monoio ignores such an error: it would submit the same operation again and
+//! again. The load generator uses this too.
 #![expect(unsafe_code, reason = "the kernel writes what a ring receives")]
 
 use std::{
@@ -26,29 +28,30 @@ use nix::{
 
 const ENTRIES: u32 = 8;
 
-/// How long something that has happened may take to be noticed.
+/// How long a wake-up may take, in milliseconds.
 const WAKE_UP_MAX_MS: u16 = 1000;
 
-/// How often a byte is received.
+/// Bytes that a trial receives, one after the other.
 const ROUNDS: u8 = 3;
 
-/// Where it is received to: also after a ring that did not do it in time is gone.
+/// The byte that a trial receives into. It is static, because the kernel may write to it after a
+/// ring that was too slow is gone.
 static RECEIVED: AtomicU8 = AtomicU8::new(0);
 
-/// Receives some bytes on a ring with these flags, each while it waits for it.
+/// Tries a ring with these flags: receives some bytes, and waits in the ring for each.
 pub fn try_ring(flags: &Builder) -> io::Result<()> {
-    // One at a time, since all receive to the same place.
+    // Trials run one at a time, since all receive into the same byte.
     static TRYING: Mutex<()> = Mutex::new(());
     let _trying = TRYING.lock().unwrap_or_else(PoisonError::into_inner);
     let mut ring = flags.build(ENTRIES)?;
     ring.submitter().register_probe(&mut Probe::new())?;
     let Ok((peer, socket)) = UnixStream::pair() else {
-        // Nothing but what is without it is known.
+        // Without a pair of sockets, only an empty submission can be tried.
         return ring.submit().map(|_| ());
     };
     for byte in 1..=ROUNDS {
         submit_receive(&mut ring, &socket)?;
-        // Not by sendto, which the ring does not need.
+        // sendto is avoided: a filter may forbid it, and the ring does not need it.
         write(&peer, &[byte])?;
         wait(&ring)?;
         let completion = ring.completion().next();
@@ -63,15 +66,15 @@ pub fn try_ring(flags: &Builder) -> io::Result<()> {
 
 fn submit_receive(ring: &mut IoUring, socket: &UnixStream) -> io::Result<()> {
     let receive = opcode::Recv::new(Fd(socket.as_raw_fd()), RECEIVED.as_ptr(), 1).build();
-    // SAFETY: the byte that is received to is there for as long as the process, and is atomic; the
-    // socket is open until the ring has taken the entry, which is before this returns.
+    // SAFETY: the byte that is received into is static and atomic; the socket is open until the
+    // ring has taken the entry, which is before this returns.
     unsafe { ring.submission().push(&receive) }.map_err(io::Error::other)?;
     ring.submit().map(|_| ())
 }
 
 /// Waits for a completion as monoio does.
 fn wait(ring: &IoUring) -> io::Result<()> {
-    // Before Linux 5.11 a wait has no limit.
+    // Before Linux 5.11 a wait cannot have a time limit.
     if !ring.params().is_feature_ext_arg() {
         return ring.submit_and_wait(1).map(|_| ());
     }
@@ -80,11 +83,11 @@ fn wait(ring: &IoUring) -> io::Result<()> {
     ring.submitter().submit_with_args(1, &arguments).map(|_| ())
 }
 
-/// Waits as a runtime on epoll does, which would not notice that it cannot.
+/// Tries epoll: waits as monoio's runtime does, which would not notice that waiting fails.
 pub fn try_epoll() -> io::Result<()> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     let Ok((peer, socket)) = UnixStream::pair() else {
-        // Nothing is known against it.
+        // Without a pair of sockets nothing can be tried, so epoll is assumed to work.
         return Ok(());
     };
     epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0))?;

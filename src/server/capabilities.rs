@@ -1,5 +1,5 @@
-//! What this kernel and this place can do: driver, engine and CPUs, of those that the configuration
-//! allows the best that can be had. Each is tried, none is told by a version.
+//! What this kernel allows here: the best driver, engine and CPUs among those that the
+//! configuration permits. Each is tried; none is derived from a kernel's version.
 
 use std::{
     io::{self, Read, Write},
@@ -18,7 +18,7 @@ use crate::{
     worker::Driver,
 };
 
-/// The driver that this kernel has, of those that are wanted.
+/// The best driver that is wanted and that this kernel has.
 pub(super) fn resolve_driver(wanted: config::Driver) -> Result<Driver, StartError> {
     if wanted == config::Driver::Epoll {
         return Ok(Driver::Epoll);
@@ -26,7 +26,7 @@ pub(super) fn resolve_driver(wanted: config::Driver) -> Result<Driver, StartErro
     let obstacle = match try_monoio_ring() {
         Ok(()) if monoio::utils::detect_uring() => return Ok(Driver::IoUring),
         Ok(()) => "this kernel's io_uring lacks an operation that is needed".to_owned(),
-        // Each worker takes what it can have, and says so.
+        // There may be memory for some of the rings: each worker tries, and reports what it got.
         Err(error) if error.kind() == io::ErrorKind::OutOfMemory => return Ok(Driver::IoUring),
         Err(error) => format!(
             "io_uring cannot be used here ({error}): allow io_uring_setup, io_uring_enter and \
@@ -41,7 +41,7 @@ pub(super) fn resolve_driver(wanted: config::Driver) -> Result<Driver, StartErro
     Ok(Driver::Epoll)
 }
 
-/// The engine that this kernel can carry, if one is wanted.
+/// The dimensions of the engine, if one is wanted and this kernel has what it needs.
 pub(super) fn resolve_data_plane(
     config: &Config,
     driver: Driver,
@@ -68,7 +68,7 @@ pub(super) fn resolve_data_plane(
 
 fn engine_dimensions(config: &Config, probe: engine::Probe) -> engine::Dimensions {
     let echo = &config.echo;
-    // Where it is not told, it is probably the lowest that is usual.
+    // If the limit cannot be read, the lowest usual one is assumed.
     let (descriptors_max, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
     let unsent_max = echo.unsent_max.get().in_memory();
     let receive_quota =
@@ -83,18 +83,18 @@ fn engine_dimensions(config: &Config, probe: engine::Probe) -> engine::Dimension
     }
 }
 
-/// Slots of an engine, at most: they take kernel memory, whether they are used or not.
+/// The most connection slots of an engine. Slots take kernel memory even while they are unused.
 const ENGINE_CONNECTIONS_MAX: u64 = 1 << 20;
 
-/// Tries what connections and workers cannot do without, so that a refusal is told here and not
-/// found by somebody who waits for an answer.
+/// Tries the socket calls that connections and workers cannot do without, so that their refusal
+/// fails the start and no client waits for an answer in vain.
 pub(super) fn try_socket_pair() -> Result<(), SystemCallError> {
     let (mut one, mut other) = UnixStream::pair().map_err(SystemCallError::naming("socketpair"))?;
     one.write_all(b"?").map_err(SystemCallError::naming("sendto"))?;
     other.read_exact(&mut [0]).map_err(SystemCallError::naming("recvfrom"))
 }
 
-/// The CPU of each worker.
+/// The CPU that each worker is pinned to.
 pub(super) fn resolve_cpus(config: &Config) -> Result<Vec<usize>, StartError> {
     let cpus = match &config.cores.cpus {
         Some(cpus) => cpus.clone(),

@@ -1,4 +1,5 @@
-//! Why a server does not start, or cannot go on: two types, since the program ends with other codes.
+//! Why a server does not start, and why it cannot go on. These are two types, since the program's
+//! exit codes differ.
 
 use std::io;
 
@@ -22,18 +23,18 @@ pub enum StartError {
     /// The server cannot listen.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// `io_uring` was asked for and is not to be had.
+    /// `io_uring` was asked for and is not available.
     #[error("--driver io_uring: {0}; use --driver auto to fall back to epoll")]
     IoUringUnavailable(String),
-    /// The engine was asked for and is not to be had.
+    /// The engine was asked for and is not available.
     #[error("--data-plane engine: {0}; use --data-plane auto to fall back to the portable path")]
     EngineUnavailable(String),
     /// A worker could not start.
     #[error("worker {worker}: {cause}")]
     Worker {
-        /// Its number.
+        /// The worker's number.
         worker: usize,
-        /// Why.
+        /// The cause.
         cause: String,
     },
     /// A thread cannot be started.
@@ -42,7 +43,7 @@ pub enum StartError {
          or service's) and on memory (ulimit -v), or lower --workers"
     )]
     Thread(#[source] io::Error),
-    /// The system refused something else.
+    /// The system refused another call.
     #[error(transparent)]
     System(#[from] SystemCallError),
 }
@@ -53,11 +54,11 @@ pub enum RunError {
     /// A worker died, and no other could be put in its place.
     #[error("worker {worker} died, and could not be replaced in {tries} tries: {cause}")]
     WorkerLost {
-        /// Its number.
+        /// The worker's number.
         worker: usize,
-        /// How often it was tried.
+        /// How many replacements were tried.
         tries: u32,
-        /// Why the last one failed.
+        /// The cause of the last failure.
         cause: String,
     },
 }

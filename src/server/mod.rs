@@ -1,7 +1,8 @@
-//! A server: one worker on each core, from the free port to the last connection.
+//! A server: starts a worker for each core, replaces workers that die, and stops them all. A
+//! worker's own work is left to `worker`.
 //!
-//! Started workers accept on sockets of their own that share the port. A worker that dies of a
-//! defect is replaced; its connections are lost, the others do not notice.
+//! Each worker accepts on a socket of its own, and the sockets share the port. A worker that dies
+//! of a defect is replaced: its own connections are lost, those of other workers go on.
 
 mod capabilities;
 mod errors;
@@ -50,15 +51,15 @@ pub struct Server {
     service: Arc<Service>,
     balance: Option<Arc<Balance>>,
     workers: Vec<WorkerThread>,
-    /// Workers to replace, and when.
+    /// Workers to replace, each with the time when that is due.
     replacements: Vec<(Instant, usize)>,
     events: Receiver<Event>,
     events_sender: Sender<Event>,
     run_worker: RunWorker,
 }
 
-/// What the thread of the worker with this number does; the last argument is to be called once the
-/// worker accepts connections.
+/// Runs the worker with this number on its thread. The last argument is called once the worker
+/// accepts connections.
 type RunWorker = Arc<dyn Fn(usize, Plan, Announce) -> Result<(), WorkerError> + Send + Sync>;
 
 /// Tells the server that a worker accepts connections.
@@ -82,7 +83,7 @@ enum Event {
         worker: usize,
         ready: Ready,
     },
-    /// A worker is over: it stopped, could not go on, or (`None`) panicked.
+    /// A worker has ended: it stopped, could not go on, or panicked (`None`).
     Ended {
         worker: usize,
         result: Option<Result<(), WorkerError>>,
@@ -96,13 +97,13 @@ enum Event {
 impl StopHandle {
     /// Stops the server: no new connections, and a Close frame for every open one.
     pub fn stop(&self) {
-        // Nobody receives once the server has ended, and then there is nothing to stop.
+        // Sending fails once the server has ended, and then there is nothing to stop.
         let _ = self.0.send(Event::Stop);
     }
 }
 
 impl Server {
-    /// Starts a server, which accepts connections when this returns.
+    /// Starts a server. It accepts connections when this returns.
     pub fn start(config: &Config) -> Result<Self, StartError> {
         Self::start_with(config, Arc::new(|_, plan, announce| worker::run(plan, announce)))
     }
@@ -118,7 +119,7 @@ impl Server {
         }
         let platform = Platform { driver, engine: resolve_data_plane(config, driver)? };
         let fallback = Fallback {
-            // Huge pages were asked for, so there is to be something in them.
+            // Only the engine's buffers use huge pages, so whoever asks for them gets no other plane.
             plane: config.cores.data_plane == DataPlane::Auto
                 && config.cores.huge_pages == HugePages::Off,
             driver: config.cores.driver == config::Driver::Auto,
@@ -161,7 +162,7 @@ impl Server {
         self.listening.address()
     }
 
-    /// What a server says when it is ready. Workers that had to fall back are told of in the log.
+    /// The line that says that the server is ready. Workers that had to fall back are in the log.
     pub fn ready_line(&self) -> String {
         let address = self.address();
         let Self { service, workers, platform, .. } = self;
@@ -176,8 +177,8 @@ impl Server {
         StopHandle(self.events_sender.clone())
     }
 
-    /// Runs until the server is stopped, or cannot go on, and its connections have ended; returns
-    /// what it did.
+    /// Runs until the server is stopped or cannot go on, and until its connections have ended.
+    /// Returns the totals of all workers' counters.
     pub fn run(mut self) -> Result<Totals, RunError> {
         let result = self.run_until_stopped();
         let totals = self.stop_workers();
@@ -198,7 +199,7 @@ impl Server {
         }
     }
 
-    /// Stops all workers, and returns what they did.
+    /// Stops all workers, waits for their ends, and returns the totals of their counters.
     fn stop_workers(&mut self) -> Totals {
         let mut totals = Totals::default();
         let workers = std::mem::take(&mut self.workers);
@@ -208,14 +209,17 @@ impl Server {
             thread.join().unwrap_or_else(|_| unreachable!("a worker's thread catches its panics"));
         }
         let dead = self.count_deaths_while_stopping(&counters);
-        debug_assert!(self.is_balance_settled(&dead), "what was assigned to the living has ended");
+        debug_assert!(
+            self.is_balance_settled(&dead),
+            "a worker that stopped has no connections left"
+        );
         for counters in &counters {
             totals.add(counters);
         }
         totals
     }
 
-    /// Finds the workers that died instead of stopping.
+    /// Finds the workers that died instead of stopping, and counts the connections that they lost.
     fn count_deaths_while_stopping(&self, counters: &[Arc<Counters>]) -> Vec<usize> {
         let mut dead = Vec::new();
         while let Ok(event) = self.events.try_recv() {
@@ -228,7 +232,8 @@ impl Server {
         dead
     }
 
-    /// Whether no worker but the `dead` is said to have connections, now that there are none.
+    /// Whether the balance counts no more connections for the workers that stopped. Those that
+    /// died, the `dead` and those that wait for a replacement, may have left some counted.
     fn is_balance_settled(&self, dead: &[usize]) -> bool {
         let is_replaced = |worker| self.replacements.iter().any(|(_, dead)| *dead == worker);
         let is_dead = |worker| dead.contains(&worker) || is_replaced(worker);
@@ -251,7 +256,7 @@ impl Server {
         }
     }
 
-    /// Starts the thread of a worker, which stops when the stream is dropped that is returned.
+    /// Starts the thread of a worker. The worker stops when the returned stream is dropped.
     fn spawn_worker(
         &self,
         worker: usize,
@@ -313,7 +318,7 @@ impl Server {
         Ok(())
     }
 
-    /// Has a worker replaced that ended without having been told to.
+    /// Schedules the replacement of a worker that ended without having been told to.
     fn plan_replacement(
         &mut self,
         worker: usize,
@@ -325,7 +330,7 @@ impl Server {
         self.schedule_retry(worker, cause)
     }
 
-    /// Has a place tried to be filled again later, unless that has been tried often enough.
+    /// Schedules the next try to fill a worker's place, unless its [`Place`] gives up.
     fn schedule_retry(&mut self, worker: usize, cause: String) -> Result<(), RunError> {
         let now = Instant::now();
         match self.workers[worker].place.vacate(now) {
@@ -335,7 +340,7 @@ impl Server {
                 Ok(())
             }
             Verdict::GiveUp { tries } => {
-                // It stays among those whose place is empty.
+                // The worker stays among the replacements, where `is_balance_settled` finds it.
                 self.replacements.push((now, worker));
                 Err(RunError::WorkerLost { worker, tries, cause })
             }
@@ -366,14 +371,14 @@ impl Server {
 }
 
 impl WorkerThread {
-    /// Tells the worker to stop.
+    /// Tells the worker to stop, and returns its thread.
     fn stop(self) -> JoinHandle<()> {
         drop(self.stop);
         self.thread
     }
 }
 
-/// What a worker died of, unless it did as it was told.
+/// The cause of a worker's death; `None` if the worker stopped as it was told.
 fn cause_of_death(result: Option<Result<(), WorkerError>>) -> Option<String> {
     match result {
         Some(Ok(())) => None,
@@ -382,7 +387,7 @@ fn cause_of_death(result: Option<Result<(), WorkerError>>) -> Option<String> {
     }
 }
 
-/// Counts the connections that a worker's death has ended, and says how many they are.
+/// Counts a dead worker's open connections as ended, and returns their number.
 fn count_lost_connections(counters: &Counters) -> u64 {
     let mut totals = Totals::default();
     totals.add(counters);

@@ -1,57 +1,57 @@
-//! When a worker that died is replaced, and when the server gives up. Pure.
+//! When a dead worker is replaced, and when the server gives up. Pure.
 //!
-//! The thread of a worker, and what its death costs, are left to the server.
+//! Threads and the count of lost connections are left to the server.
 
 use std::time::{Duration, Instant};
 
-/// A worker that lives for less than this probably dies of something that its replacement meets
-/// as well.
+/// A worker that lives for less than this probably dies of a cause that its replacement meets too.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
 
-/// How often a place is tried to be filled before the server gives up: for some 25 seconds.
+/// Tries to fill a place before the server gives up; together they take some 25 seconds.
 pub(super) const TRIES_MAX: u32 = 8;
 
-/// How long the place of a short-lived worker stays empty, the first time and at most.
+/// How long a short-lived worker's place stays empty: the first time, and at most.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
-/// One place among the workers, through the lives of those that fill it.
+/// A worker's place, which a replacement fills when the worker has died.
 pub(super) struct Place {
-    /// When it was last filled, or tried to be.
+    /// When a worker was last put in the place, or could not be started for it.
     filled: Instant,
-    /// How long it was empty before.
+    /// How long the place was empty before that.
     pause: Duration,
-    /// How many have been put in it since one was last ready.
+    /// Tries to fill the place since a worker in it was last ready.
     pub(super) tries: u32,
 }
 
-/// What becomes of a place whose worker died, or could not start.
+/// What happens to a place whose worker died or could not start.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It is filled again, after this pause.
+    /// A replacement is started after this pause.
     Replace(Duration),
-    /// It has been tried so often in vain.
+    /// The server gives up, since so many tries were in vain.
     GiveUp { tries: u32 },
 }
 
 impl Place {
-    /// A place that is filled `now`, for the first time.
+    /// A place whose first worker starts `now`.
     pub(super) fn new(now: Instant) -> Self {
         Self { filled: now, pause: Duration::ZERO, tries: 0 }
     }
 
-    /// Its worker accepts connections.
+    /// Notes that the worker accepts connections: the count of tries begins anew.
     pub(super) fn mark_ready(&mut self) {
         self.tries = 0;
     }
 
-    /// A replacement is put in it `now`. One that cannot start has lived for no time at all.
+    /// Notes that a replacement is started `now`. A replacement that cannot start counts as one
+    /// that lived for no time.
     pub(super) fn refill(&mut self, now: Instant) {
         self.filled = now;
         self.tries += 1;
     }
 
-    /// Its worker is dead `now`.
+    /// Notes that the worker is dead `now`, and decides what happens to the place.
     pub(super) fn vacate(&mut self, now: Instant) -> Verdict {
         if self.tries == TRIES_MAX {
             return Verdict::GiveUp { tries: self.tries };
@@ -61,8 +61,8 @@ impl Place {
     }
 }
 
-/// How long the place of a worker stays empty that died after it `lived` so long, and before which
-/// it had been empty for `pause`: not at all, or twice as long as before.
+/// How long a place stays empty after a worker that `lived` for so long: not at all after a long
+/// life, else twice as long as the `pause` before that worker, from [`PAUSE_MIN`] to [`PAUSE_MAX`].
 fn replacement_pause(lived: Duration, pause: Duration) -> Duration {
     if lived < SHORT_LIFE { (2 * pause).clamp(PAUSE_MIN, PAUSE_MAX) } else { Duration::ZERO }
 }

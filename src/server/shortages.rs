@@ -1,4 +1,5 @@
-//! What is said of things that workers do without, and of what helps.
+//! Log lines about what workers lack, and about what would help: larger rings, an engine, a CPU of
+//! their own, descriptors.
 
 use std::io;
 
@@ -9,7 +10,7 @@ use crate::{
     worker::{Ready, Shortage, ShortageKind},
 };
 
-/// Says in one line how many workers of a server that starts do without what others have, and why.
+/// Logs, once for a server that starts, how many of its workers lack what, and why.
 pub(super) fn log_shortages(all_ready: &[Ready]) {
     if let Some(summary) = summarize(all_ready) {
         warn!("{summary}");
@@ -19,7 +20,7 @@ pub(super) fn log_shortages(all_ready: &[Ready]) {
     }
 }
 
-/// Says what the replacement of a worker does without, and why.
+/// Logs what a replacement worker lacks, and why.
 pub(super) fn log_shortage_of_replacement(worker: usize, ready: &Ready) {
     if let Some(shortage) = &ready.shortage {
         warn!("{}", describe(worker, shortage));
@@ -62,11 +63,11 @@ fn remedy(error: &io::Error) -> &'static str {
     if error.kind() == io::ErrorKind::OutOfMemory { MORE_MEMORY } else { "" }
 }
 
-/// What helps where a ring needs more memory than may be locked.
+/// The advice for a ring that needs more memory than the user may lock.
 pub(super) const MORE_MEMORY: &str = "; let this user lock more memory (ulimit -l, LimitMEMLOCK= or \
                            --ulimit memlock), or have fewer --workers";
 
-/// Free descriptors that are worth a warning.
+/// The server warns if fewer descriptors than this are free.
 const DESCRIPTORS_FEW: u64 = 1024;
 
 pub(super) fn warn_of_few_descriptors() {

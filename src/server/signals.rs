@@ -1,4 +1,5 @@
-//! Signals: those that stop a server, and what the first process of a container hears of orphans.
+//! Signals: those that stop a server, and SIGCHLD, by which PID 1 of a container learns of ended
+//! orphans.
 
 use std::{
     process, ptr, thread,
@@ -17,16 +18,16 @@ use crate::{
     server::{StartError, StopHandle},
 };
 
-/// Signals that come this soon after the first are the same wish: a terminal sends Ctrl-C to all of
-/// its foreground processes, and a wrapper among them passes it on.
+/// A signal that comes this soon after the first one is a copy of it: a terminal sends Ctrl-C to
+/// all foreground processes, and a wrapper among them passes it on.
 const RELAYED_WITHIN: Duration = Duration::from_millis(100);
 
-/// Has SIGINT, SIGTERM and SIGHUP stop the server; a second one ends the process at once. As PID 1
-/// the process also collects orphans, whose entries would otherwise fill the table of processes.
+/// Has SIGINT, SIGTERM and SIGHUP stop the server; a second signal ends the process at once. As PID
+/// 1 the process also collects orphans, whose entries would otherwise fill the process table.
 pub fn stop_on_signals(server: StopHandle) -> Result<(), StartError> {
     let mut signals =
         Signals::new([SIGINT, SIGTERM]).map_err(SystemCallError::naming("sigaction"))?;
-    // nohup ignores it for those that are to outlive their terminal.
+    // nohup has a program ignore SIGHUP, so that it outlives its terminal.
     if !is_ignored(SIGHUP) {
         signals.add_signal(SIGHUP).map_err(SystemCallError::naming("sigaction"))?;
     }
@@ -41,11 +42,11 @@ pub fn stop_on_signals(server: StopHandle) -> Result<(), StartError> {
                 SIGCHLD => collect_orphans(),
                 _ => match stop_signals.interpret(Instant::now()) {
                     Meaning::Stop => {
-                        info!("stopping; once more to end at once");
+                        info!("stopping; a second signal ends the process at once");
                         server.stop();
                     }
                     Meaning::Relayed => {}
-                    // As the shell reports a process that a signal ended.
+                    // Shells report a process that a signal ended by this exit code.
                     Meaning::EndAtOnce => process::exit(128 + signal),
                 },
             }
@@ -55,17 +56,18 @@ pub fn stop_on_signals(server: StopHandle) -> Result<(), StartError> {
     Ok(())
 }
 
-/// What those who send signals wish.
+/// The signals to stop that have come so far.
 #[derive(Default)]
 struct StopSignals {
     /// When the first signal came.
     first: Option<Instant>,
 }
 
+/// What a signal to stop asks for.
 #[derive(Debug, PartialEq, Eq)]
 enum Meaning {
     Stop,
-    /// The same as before.
+    /// The signal is a copy of the first one.
     Relayed,
     EndAtOnce,
 }
@@ -83,10 +85,10 @@ impl StopSignals {
     }
 }
 
-/// Whether whoever started this process has it ignore a signal.
+/// Whether this process was started with a signal ignored.
 #[expect(unsafe_code, reason = "nix tells a signal's action only while it sets another")]
 fn is_ignored(signal: i32) -> bool {
-    // SAFETY: zeroes are a valid sigaction, into which the kernel writes; nothing is set.
+    // SAFETY: zeroes are a valid sigaction, which the kernel overwrites; no action is set.
     let (result, action) = unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         (libc::sigaction(signal, ptr::null(), &raw mut action), action)
@@ -94,8 +96,8 @@ fn is_ignored(signal: i32) -> bool {
     result == 0 && action.sa_sigaction == libc::SIG_IGN
 }
 
-/// Takes note of all children that have ended. A server starts none; they are orphans that the
-/// kernel gives to PID 1.
+/// Collects all children that have ended. A server starts none itself: its children are orphans
+/// that the kernel gives to PID 1.
 fn collect_orphans() {
     while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG))
         && status != WaitStatus::StillAlive

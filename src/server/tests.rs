@@ -1,3 +1,5 @@
+//! Servers whose workers stop, die and are replaced.
+
 use std::{
     io::{self, Read, Write},
     net::TcpStream,
@@ -26,8 +28,8 @@ fn with_workers(workers: u32) -> Config {
     Config { cores: Cores { workers, ..Cores::default() }, ..config() }
 }
 
-/// Workers that are as always until they accept connections, and then do this as well, with their
-/// number.
+/// Runs ordinary workers, and calls `when_ready` with a worker's number once it accepts
+/// connections.
 fn running(when_ready: impl Fn(usize) + Send + Sync + 'static) -> RunWorker {
     let when_ready = Arc::new(when_ready);
     Arc::new(move |worker, plan, announce| {
@@ -39,7 +41,8 @@ fn running(when_ready: impl Fn(usize) + Send + Sync + 'static) -> RunWorker {
     })
 }
 
-/// Has a worker die when it is told to, which it waits for once it is ready.
+/// Has the worker `dying` panic when the returned sender tells it to. It waits for that once it is
+/// ready.
 fn dying_when_told(dying: usize) -> (Sender<()>, RunWorker) {
     let (die, told) = channel();
     let told = Mutex::new(told);
@@ -109,7 +112,7 @@ fn connections_of_a_worker_that_dies_while_it_is_to_stop_are_counted() {
     assert_eq!(totals.ended, [("panicked", LOST)]);
 }
 
-/// The connections of a worker that is lost are not among those that were to end.
+/// A lost worker's connections stay counted in the balance, and the server ends all the same.
 #[test]
 fn server_that_loses_a_worker_with_connections_ends() {
     let (die, run_worker) = dying_when_told(0);
@@ -128,7 +131,7 @@ fn server_that_loses_a_worker_with_connections_ends() {
 #[test]
 fn replacement_that_cannot_start_is_tried_again_until_the_server_gives_up() {
     let mut server = Server::start(&config()).unwrap();
-    // A network for documentation: no address of this machine.
+    // No machine has this address: its network is for documentation (RFC 5737).
     let elsewhere = listening_at(SocketAddr::from(([192, 0, 2, 1], 9001)));
     server.listening = Listening::new(&elsewhere);
     for tried in 1..TRIES_MAX {

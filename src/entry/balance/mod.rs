@@ -1,21 +1,22 @@
-//! Even cores: a connection goes to the worker that has the fewest.
+//! Even load: a connection goes to the worker that has the fewest.
 //!
-//! The kernel spreads connections over the listeners of a port by a hash, so some workers get
-//! twice the share of others. Here the worker that accepts a connection assigns it: to the worker
-//! with the fewest connections; among equals to itself, or else to the one with the lowest number.
-//! Another worker finds the descriptor in its inbox and admits it as if it had accepted it. All of
-//! this happens when connections begin and end; no message touches it.
+//! The kernel spreads connections over the listeners of a port by a hash, so some workers get twice
+//! the share of others. Here the worker that accepts a connection assigns it to the worker with the
+//! fewest connections. Among equals it prefers itself, then the lowest number. Another worker finds
+//! the descriptor in its inbox, and admits the connection as if it had accepted it. All of this
+//! happens when connections begin and end; no message costs anything.
 //!
 //! Its invariants: a worker's count is the number of its connections, those in its inbox included;
 //! and whatever is put into an inbox is taken out of it. An inbox is therefore closed before its
-//! worker looks into it for the last time, and that of a worker that died goes to its replacement.
+//! worker looks into it for the last time, and a dead worker's inbox goes to its replacement.
 //!
-//! Assigning raises the count that was found lowest, provided that it has not changed since. As
-//! long as connections only begin, the other counts can only have grown meanwhile, so it still is
-//! the lowest: however many workers accept at once, n connections for each worker are exactly n.
+//! Assigning finds the lowest count and raises it only if it has not changed meanwhile; otherwise
+//! it looks again. While connections only begin, the other counts can only grow, so the count that
+//! is raised is still the lowest: however many workers accept at once, each of w workers gets
+//! exactly n of n times w connections.
 //!
-//! What is handed over, and how a worker is woken, are parameters: they are descriptors and streams
-//! in a server, and numbers and counters where loom tries all orders of events (`model.rs`).
+//! The type of a handed-over connection and that of a waker are parameters: descriptors and streams
+//! in a server, numbers and counters where loom tries all orders of events (`model.rs`).
 
 #[cfg(all(test, loom))]
 mod model;
@@ -42,42 +43,44 @@ use loom::sync::{
     atomic::{AtomicU32, Ordering::Relaxed},
 };
 
-/// What the workers of a server know about each other.
+/// The seats of all workers of a server, by the worker's number.
 #[derive(Debug)]
 pub struct Balance<T = Accepted, W = UnixStream>(Box<[Seat<T, W>]>);
 
-/// A worker's connections.
+/// A worker's connections: their number, and those that wait to be admitted.
 ///
-/// Apart from the others' in memory by two cache lines, since processors fetch them in pairs.
+/// Seats lie two cache lines apart, so that workers do not slow each other down: processors fetch
+/// lines in pairs.
 #[derive(Debug)]
 #[repr(align(128))]
 struct Seat<T, W> {
-    /// How many there are, and whether more may be assigned: see [`CLOSED`].
+    /// The number of connections, with [`CLOSED`] set while no more may be assigned.
     count: AtomicU32,
     inbox: Mutex<Inbox<T, W>>,
 }
 
 /// Set in a [`Seat::count`] while nobody reads the inbox. Descriptors are 31-bit numbers, so no
-/// count reaches it.
+/// count reaches this bit.
 const CLOSED: u32 = 1 << 31;
 
 #[derive(Debug)]
 struct Inbox<T, W> {
-    /// Bounded by the descriptors that the process may have.
+    /// Connections to be admitted, bounded by the process's limit on descriptors.
     waiting: Vec<T>,
-    /// Told when the first connection waits, and dropped when the inbox is closed.
+    /// Woken when the first connection waits, and dropped when the inbox is closed.
     waker: Option<W>,
 }
 
 /// A way to tell a worker that connections wait in its inbox.
 pub trait WakeWorker {
-    /// Tells it. It may be dying, and then its replacement looks into the inbox first.
+    /// Wakes the worker. If the worker is dying, its replacement begins with the inbox, so no
+    /// connection is lost.
     fn wake(&mut self);
 }
 
 impl WakeWorker for UnixStream {
     fn wake(&mut self) {
-        // It fails when the worker is dying.
+        // The write fails when the worker is dying.
         let _ = self.write(&[1]);
     }
 }
@@ -87,7 +90,7 @@ impl WakeWorker for UnixStream {
 pub struct Accepted {
     /// The connection.
     pub descriptor: OwnedFd,
-    /// Its other end.
+    /// The peer's address.
     pub peer: SocketAddr,
 }
 
@@ -99,8 +102,9 @@ pub struct Member<T = Accepted, W = UnixStream> {
 }
 
 impl Balance {
-    /// Has a worker take part, which has no connections but those that wait in its inbox. It finds
-    /// a byte in the stream when there are some, and the stream's end when there will be none.
+    /// Has a worker take part. Its only connections are those that wait in its inbox. A byte in the
+    /// returned stream says that connections wait; the stream's end says that none will come any
+    /// more.
     pub fn join(self: &Arc<Self>, worker: usize) -> io::Result<(Member, UnixStream)> {
         let (waker, woken) = UnixStream::pair()?;
         waker.set_nonblocking(true)?;
@@ -109,7 +113,7 @@ impl Balance {
 }
 
 impl<T, W: WakeWorker> Balance<T, W> {
-    /// For this many workers, none of which takes part yet.
+    /// A balance of this many workers, none of which takes part yet.
     pub fn new(workers: usize) -> Self {
         let seat = || {
             let inbox = Inbox { waiting: Vec::new(), waker: None };
@@ -123,7 +127,7 @@ impl<T, W: WakeWorker> Balance<T, W> {
         self.0.len()
     }
 
-    /// Has a worker take part, which is woken by `waker`.
+    /// Has a worker take part that is woken by `waker`.
     fn join_with(self: &Arc<Self>, worker: usize, waker: W) -> Member<T, W> {
         let seat = &self.0[worker];
         let mut inbox = seat.inbox();
@@ -133,7 +137,7 @@ impl<T, W: WakeWorker> Balance<T, W> {
         Member { balance: self.clone(), worker }
     }
 
-    /// Has nothing more assigned to a worker. To be called on its thread, or after its end.
+    /// Ends assignments to a worker. Must be called on the worker's thread, or after its end.
     pub fn leave(&self, worker: usize) {
         let seat = &self.0[worker];
         let mut inbox = seat.inbox();
@@ -141,12 +145,13 @@ impl<T, W: WakeWorker> Balance<T, W> {
         inbox.waker = None;
     }
 
-    /// How many connections a worker has, those in its inbox included.
+    /// The number of a worker's connections, those in its inbox included.
     pub fn connection_count(&self, worker: usize) -> u32 {
         self.0[worker].count.load(Relaxed) & !CLOSED
     }
 
-    /// The worker to assign to and its count, for a connection that `acceptor` accepted.
+    /// Finds the worker to assign a connection to that `acceptor` accepted. Returns its number and
+    /// count.
     fn find_lowest(&self, acceptor: usize) -> (usize, u32) {
         let mut lowest = (acceptor, self.0[acceptor].count.load(Relaxed));
         for (worker, seat) in self.0.iter().enumerate() {
@@ -164,7 +169,7 @@ impl<T, W> Seat<T, W> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts one more connection, unless the count is not `count` any more.
+    /// Counts one more connection if the count is still `count`, and returns whether it was.
     fn raise(&self, count: u32) -> bool {
         self.count.compare_exchange(count, count + 1, Relaxed, Relaxed).is_ok()
     }
@@ -180,8 +185,8 @@ impl<T, W: WakeWorker> Inbox<T, W> {
 }
 
 impl<T, W: WakeWorker> Member<T, W> {
-    /// Assigns a connection that this worker accepted, and returns it if it stays here; if not,
-    /// another worker gets what `release` makes of it.
+    /// Assigns a connection that this worker accepted. Returns the connection if it stays here;
+    /// otherwise another worker gets what `release` makes of it.
     pub fn assign<C>(&self, connection: C, release: impl FnOnce(C) -> T) -> Option<C> {
         loop {
             let (worker, count) = self.balance.find_lowest(self.worker);
@@ -191,7 +196,7 @@ impl<T, W: WakeWorker> Member<T, W> {
                     return Some(connection);
                 }
             } else {
-                // While it is locked the inbox can neither be closed nor start over.
+                // While the inbox is locked, it can neither be closed nor get a new worker.
                 let mut inbox = seat.inbox();
                 if seat.raise(count) {
                     inbox.put(release(connection));
@@ -206,13 +211,13 @@ impl<T, W: WakeWorker> Member<T, W> {
         mem::take(&mut self.seat().inbox().waiting)
     }
 
-    /// One of this worker's connections has ended.
+    /// Counts the end of one of this worker's connections.
     pub fn connection_ended(&self) {
         let before = self.seat().count.fetch_sub(1, Relaxed);
-        debug_assert_ne!(before & !CLOSED, 0, "every connection was assigned");
+        debug_assert_ne!(before & !CLOSED, 0, "only an assigned connection ends");
     }
 
-    /// Has nothing more assigned to this worker. What is in its inbox is still to be taken.
+    /// Ends assignments to this worker. Connections in its inbox are still to be taken.
     pub fn leave(&self) {
         self.balance.leave(self.worker);
     }

@@ -11,7 +11,7 @@ use loom::{
 
 use super::*;
 
-/// Told how often its worker was woken.
+/// A waker that counts how often its worker was woken.
 #[derive(Clone)]
 struct WakeCount(LoomArc<AtomicUsize>);
 
@@ -34,12 +34,12 @@ impl WakeWorker for WakeCount {
 type ModelBalance = Balance<u32, WakeCount>;
 type ModelMember = Member<u32, WakeCount>;
 
-/// How often a thread is interrupted at most where it could go on. Most defects of threads need
-/// two or fewer, and without a bound the orders of three threads are too many.
+/// The most interruptions of a thread that could go on, in one order. Most defects of threads need
+/// two or fewer, and without a bound three threads have too many orders.
 const PREEMPTIONS_MAX: usize = 4;
 
 fn check(name: &str, model: impl Fn() + Sync + Send + 'static) {
-    // Not one of loom's: it counts across orders.
+    // This atomic is std's, not loom's, since it counts across orders.
     let orders = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let counted = orders.clone();
     let mut builder = Builder::new();
@@ -51,7 +51,7 @@ fn check(name: &str, model: impl Fn() + Sync + Send + 'static) {
     println!("{name}: {} orders", orders.load(Relaxed));
 }
 
-/// Workers that all take part, and what counts their wake-ups.
+/// Workers that all take part, and the counts of their wake-ups.
 fn members(workers: usize) -> (Vec<ModelMember>, Vec<WakeCount>) {
     let balance = Arc::new(ModelBalance::new(workers));
     (0..workers)
@@ -62,7 +62,8 @@ fn members(workers: usize) -> (Vec<ModelMember>, Vec<WakeCount>) {
         .unzip()
 }
 
-/// Accepts connections with these numbers, on a thread of its own; returns those that stay.
+/// Accepts connections with these numbers on a thread of its own. The thread returns its member and
+/// the connections that stay.
 fn accept(member: ModelMember, numbers: &'static [u32]) -> JoinHandle<(ModelMember, Vec<u32>)> {
     thread::spawn(move || {
         let stay = numbers.iter().filter_map(|number| member.assign(*number, |number| number));
@@ -137,7 +138,7 @@ fn replacement_finds_or_hears_of_whatever_waits() {
         all.extend(replacement.take());
         let (acceptor, stayed) = acceptor.join().unwrap();
         let waiting = replacement.take();
-        assert!(waiting.is_empty() || wake_count.get() > before, "it is told of {waiting:?}");
+        assert!(waiting.is_empty() || wake_count.get() > before, "it is woken for {waiting:?}");
         all.extend(waiting);
         all.extend(stayed);
         all.sort_unstable();

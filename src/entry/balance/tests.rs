@@ -1,3 +1,5 @@
+//! The balance against a naive model, and with threads that accept at once.
+
 use std::{fs::File, io::Read, sync::Barrier, thread};
 
 use proptest::prelude::*;
@@ -29,8 +31,9 @@ enum Step {
     Assign(usize),
     /// One of this worker's connections ends, if it has any.
     End(usize),
-    /// This worker stops, or dies and is replaced.
+    /// This worker stops or dies.
     Leave(usize),
+    /// This worker takes part again.
     Join(usize),
 }
 
