@@ -1,10 +1,10 @@
-//! The log: lines on stderr, which a thread of its own writes, so that nobody who logs waits for
-//! somebody who reads.
+//! The log: lines on stderr. A thread of its own writes them, so that logging never waits for a
+//! reader.
 //!
-//! Lines wait in a queue of bounded length. A line that finds no room there, or that cannot be
-//! written, is lost; how many were lost is said once the log can be written again. To log never
-//! panics, never blocks and never ends the process: with a reader that has gone or stands still,
-//! on a full disk and beyond a limit on files, the program goes on without its log.
+//! Lines wait in a bounded queue. A line that finds no room there, or that cannot be written, is
+//! lost; the number of lost lines is logged once the log can be written again. Logging never
+//! panics, never blocks and never ends the process: if the reader is gone or stands still, if the
+//! disk is full, or if the file exceeds the limit on its size, the program goes on without its log.
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -29,10 +29,10 @@ use tracing::{Dispatch, dispatcher, error, field, level_filters::LevelFilter};
 
 use crate::config::{LogFormat, LogLevel};
 
-/// How many bytes of lines wait to be written, at most.
+/// The most bytes of lines that wait to be written.
 const QUEUE_LEN_MAX: usize = 1 << 20;
 
-/// How long a program that ends waits for a reader that stands still.
+/// How long the program waits at its end for a reader that stands still.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The log of this process, on stderr.
@@ -43,7 +43,7 @@ pub struct Log {
     has_writer: bool,
 }
 
-/// Lines on their way to whoever writes them.
+/// Lines that wait to be written.
 #[derive(Default)]
 struct Queue {
     state: Mutex<QueueState>,
@@ -53,24 +53,24 @@ struct Queue {
 #[derive(Default)]
 struct QueueState {
     lines: VecDeque<Vec<u8>>,
-    /// The bytes of these lines.
+    /// The bytes of all `lines`.
     len: usize,
     /// Whether a line that has left the queue is being written.
     is_writing: bool,
-    /// How many lines were lost since the start, and how many the log says there were.
+    /// The lines lost since the start, and how many of them the log has reported.
     lost: u64,
     lost_reported: u64,
 }
 
 impl Log {
-    /// Has events and panics of this process logged. Their lines wait until somebody writes them:
-    /// [`Log::write_in_background`], or at the latest [`Log::finish`].
+    /// Logs events and panics of this process from now on. Their lines wait until
+    /// [`Log::write_in_background`] or, at the latest, [`Log::finish`] writes them.
     pub fn start(level: LogLevel, format: LogFormat) -> Self {
         let color =
             io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|it| it.is_empty());
         let queue = Arc::new(Queue::default());
         let log = Self { format, color, queue, has_writer: false };
-        // It fails when the process has a log already, as no program of ours has.
+        // This fails only if the process has a log already, and `ringecho` has none.
         let _ = dispatcher::set_global_default(log.dispatch(level_filter(level)));
         panic::set_hook(Box::new(log_panic));
         log
@@ -78,7 +78,8 @@ impl Log {
 
     /// Starts the thread that writes the lines.
     pub fn write_in_background(&mut self) -> io::Result<()> {
-        // A file beyond RLIMIT_FSIZE is an error then, instead of the end of the process.
+        // With a handler for SIGXFSZ, a file beyond RLIMIT_FSIZE is a failed write instead of the
+        // end of the process.
         signal_hook::flag::register(SIGXFSZ, Arc::default())?;
         let queue = self.queue.clone();
         thread::Builder::new().name("log".to_owned()).spawn(move || {
@@ -96,8 +97,8 @@ impl Log {
         self.color
     }
 
-    /// Says why the program fails, whatever the level of the log: `text` to people, and `reason` in
-    /// a log of JSON.
+    /// Logs why the program fails, whatever the level of the log: `text` in a log for people,
+    /// `reason` in a log in JSON.
     pub fn fail(&self, text: &str, reason: &impl Display) {
         match self.format {
             LogFormat::Text => self.queue.push(text.as_bytes()),
@@ -108,7 +109,7 @@ impl Log {
         }
     }
 
-    /// Waits until the lines are written, but not for long if nobody reads them.
+    /// Waits until all lines are written, but at most a second if nobody reads them.
     pub fn finish(self) {
         if self.has_writer {
             self.queue.wait_until_written(FINISH_TIMEOUT);
@@ -122,7 +123,7 @@ impl Log {
             .with_writer(self.queue.clone())
             .with_max_level(level)
             .with_ansi(self.color)
-            // They would be printed on stderr, and that may block or panic.
+            // Errors of the formatter would be printed on stderr, which may block or panic.
             .log_internal_errors(false);
         match self.format {
             LogFormat::Text => lines.into(),
@@ -178,7 +179,7 @@ impl Queue {
         line
     }
 
-    /// Writes what is in the queue, and once that is done says how many lines were lost.
+    /// Writes the lines of the queue, then reports how many lines were lost.
     fn write_lines(&self, mut write: impl FnMut(&[u8]) -> nix::Result<()>) {
         while let Some(line) = self.pop() {
             match write(&line) {
@@ -195,7 +196,7 @@ impl Queue {
         }
         let lost = state.lost;
         state.lost_reported = lost;
-        // This is a line as well, and takes the lock.
+        // The report is a line too, and takes the lock.
         drop(state);
         error!(lost, "lines of the log were lost: stderr was not read, or could not be written to");
     }
@@ -216,7 +217,7 @@ impl Queue {
     }
 }
 
-/// A whole line with each call, as the formatter writes them.
+/// Each call has a whole line, since the formatter writes whole lines.
 impl Write for &Queue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.push(line);
@@ -228,15 +229,15 @@ impl Write for &Queue {
     }
 }
 
-/// Writes a line, for as long as it takes. Rust's own streams are passed by: they have locks that
-/// others would wait for, and take a descriptor that is not for writing as written to.
+/// Writes a whole line, however long that takes. Rust's own streams are not used: others would wait
+/// for their locks, and they report success if the descriptor is not open for writing.
 pub fn write_line(stream: impl AsFd, mut line: &[u8]) -> nix::Result<()> {
     let stream = stream.as_fd();
     while !line.is_empty() {
         match write(stream, line) {
             Ok(written) => line = &line[written..],
             Err(Errno::EINTR) => {}
-            // Another program has made the terminal or pipe that it shares with us nonblocking.
+            // Another program that shares the terminal or pipe has made it nonblocking.
             Err(Errno::EAGAIN) => {
                 poll(&mut [PollFd::new(stream, PollFlags::POLLOUT)], PollTimeout::NONE)?;
             }
@@ -255,7 +256,7 @@ mod tests {
         Log { format: LogFormat::Text, color: false, queue, has_writer: false }
     }
 
-    /// What is written of the log's queue while `can_write`.
+    /// The lines that are written from the log's queue; every write fails unless `can_write`.
     fn written(log: &Log, can_write: bool) -> Vec<String> {
         let mut written = Vec::new();
         dispatcher::with_default(&log.dispatch(LevelFilter::ERROR), || {

@@ -1,7 +1,8 @@
-//! The command line in, an exit code out; mimalloc is set here.
+//! The program `ringecho`: reads the command line, runs a server, and returns an exit code. The
+//! allocator, mimalloc, is set here.
 //!
-//! 0 after a stop, 1 when the server could not start, 2 for a command line that it cannot run with,
-//! 70 when it could not go on.
+//! The exit code is 0 after a stop, 1 if the server could not start, 2 if the command line is
+//! wrong, and 70 if the server could not go on.
 
 use std::{io, process::ExitCode, thread};
 
@@ -21,7 +22,7 @@ use tracing::{info, warn};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Why the program ends other than by a stop.
+/// Why the program ends without having been stopped.
 #[derive(Debug, Error)]
 enum Failure {
     /// The server did not start.
@@ -49,7 +50,7 @@ fn main() -> ExitCode {
     code
 }
 
-/// Says what is wrong with the command line, or the help or version that it asks for.
+/// Prints what is wrong with the command line, or the help or version that it asks for.
 fn refuse(refusal: &Refusal) -> ExitCode {
     if refusal.error.use_stderr() && refusal.log_format == LogFormat::Json {
         let log = Log::start(LogLevel::Off, LogFormat::Json);
@@ -79,20 +80,23 @@ fn run(log: &mut Log, config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Says on stdout that the server is ready. A thread of its own does, for nobody may be reading
-/// there, and the server runs all the same.
+/// Prints on stdout that the server is ready. A thread of its own does that, since the server runs
+/// even if nobody reads stdout.
 fn print_ready_line(line: String) -> Result<(), StartError> {
-    let say = move || {
+    let print = move || {
         if let Err(error) = write_line(io::stdout(), format!("{line}\n").as_bytes()) {
             warn!(%error, "the ready line could not be written to stdout");
         }
     };
-    thread::Builder::new().name("ready-line".to_owned()).spawn(say).map_err(StartError::Thread)?;
+    thread::Builder::new()
+        .name("ready-line".to_owned())
+        .spawn(print)
+        .map_err(StartError::Thread)?;
     Ok(())
 }
 
 impl Failure {
-    /// What people read, with colors or without.
+    /// The text for people, with colors or without.
     fn text(&self, has_color: bool) -> String {
         let Self::Start(StartError::Config(error)) = self else {
             return format!("error: {self}\n");

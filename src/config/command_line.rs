@@ -1,7 +1,7 @@
 //! The command line: every flag of the configuration and of the log, each also a variable.
 //!
-//! Flags, defaults and ranges stand in the files of their groups. What all flags have in common is
-//! here: names of variables, variables without a value, and the words of a refusal.
+//! Flags, defaults and ranges stand in the files of their groups. This file has what all flags
+//! share: the names of variables, variables without a value, and the text of a refusal.
 #![expect(clippy::doc_markdown, reason = "these comments are the help text on a terminal")]
 
 use std::{env, fmt};
@@ -40,7 +40,7 @@ pub struct Arguments {
 /// Why the program does not run: its command line is wrong, or asks for help or the version.
 #[derive(Debug)]
 pub struct Refusal {
-    /// What clap says.
+    /// clap's error, or the help or version that was asked for.
     pub error: clap::Error,
     /// The form of the log that the command line asks for.
     pub log_format: LogFormat,
@@ -66,7 +66,7 @@ impl Arguments {
     }
 }
 
-/// What is wrong, in one line, as a log of JSON has it.
+/// The reason in one line, for a log in JSON.
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = self.error.to_string();
@@ -76,15 +76,16 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Makes a flag a variable too. The help says once how these are named.
+/// Gives a flag its variable. The help does not list the variables, since it says once how they are
+/// named.
 fn with_variable(flag: Arg) -> Arg {
     let name = flag.get_long().expect("every flag has a long name");
     let variable = format!("RINGECHO_{}", name.to_uppercase().replace('-', "_"));
-    // Reasons, in further paragraphs, are for readers of the source.
+    // Further paragraphs of a flag's comment are reasons, for readers of the source.
     flag.env(variable).hide_env(true).long_help(None::<&str>)
 }
 
-/// A variable without a value is how a compose file writes one that is not set.
+/// Ignores variables without a value: a compose file writes a variable like that if it is not set.
 fn without_empty_variables(command: Command) -> Command {
     command.mut_args(|argument| {
         let value = argument.get_env().and_then(env::var_os);
@@ -98,8 +99,8 @@ fn without_empty_variables(command: Command) -> Command {
 
 const LOG_FORMAT: &str = "log_format";
 
-/// A command that takes any value for every flag but `--log-format`: it finds the form in which a
-/// wrong value of another flag is to be refused.
+/// A command that takes any value for every flag but `--log-format`. It finds the form of the log
+/// even if another flag's value is wrong, so that the refusal has that form.
 fn with_any_values(command: Command) -> Command {
     command.ignore_errors(true).mut_args(|argument| {
         if argument.get_id() == LOG_FORMAT {
@@ -110,7 +111,7 @@ fn with_any_values(command: Command) -> Command {
     })
 }
 
-/// Names the variable beside the flag if the wrong value may have come from there.
+/// Names the variable beside the flag if the wrong value may have come from the variable.
 fn with_variable_named(mut error: clap::Error) -> clap::Error {
     let mut command = Arguments::command();
     command.build();
@@ -202,7 +203,7 @@ mod tests {
         }
     }
 
-    /// The ends are taken, and what is one beyond is refused with flag, value and range.
+    /// Both ends of a range are taken; a value one beyond is refused with flag, value and range.
     #[test]
     fn readme_tells_the_range_of_every_flag_that_has_one() {
         for ([flag, _, meaning], argument) in rows().into_iter().zip(flags()) {
@@ -226,7 +227,7 @@ mod tests {
         }
     }
 
-    /// Values that are just too small and just too large, where there are such.
+    /// The values just below and just above a range, as far as the type has them.
     fn one_beyond<T: Unit>(min: &str, max: &str) -> Vec<String> {
         let (min, max) = (T::read(min).unwrap(), T::read(max).unwrap());
         [min.less(), max.more()].into_iter().flatten().map(T::to_text).collect()

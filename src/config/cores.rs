@@ -14,7 +14,7 @@ use crate::{
 pub struct Cores {
     /// Number of workers [default: one on each CPU]
     ///
-    /// At most more threads than any machine has CPUs.
+    /// The bound is above the number of CPUs of any machine.
     #[arg(long, value_name = "COUNT")]
     pub workers: Option<Within<u32, 1, 4096>>,
 
@@ -43,8 +43,8 @@ pub struct Cores {
 
     /// Pages of the engine's receive buffers; explicit ones are set aside by vm.nr_hugepages
     ///
-    /// Huge pages of 2 MiB spare the CPU translations of addresses. By default all of the buffers,
-    /// 2 MiB for each worker, are 512 small pages or 1 huge one.
+    /// Huge pages of 2 MiB save the CPU translations of addresses. A worker's buffers, 2 MiB by
+    /// default, are 512 small pages or 1 huge one.
     #[arg(long, value_name = "KIND", default_value = "off")]
     pub huge_pages: HugePages,
 }

@@ -33,7 +33,7 @@ pub struct Handshake {
     pub compression: Compression,
 }
 
-/// A path as clients ask for it, or `*` for all paths.
+/// A path as clients request it, or `*` for all paths.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EchoPath(String);
 
@@ -53,13 +53,13 @@ pub enum Compression {
 /// Why a text is no path of an echo.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum EchoPathError {
-    /// No client can ask for it.
+    /// No client can request it.
     #[error(
         "must be a path such as /ws: a slash, then letters, digits or any of \
          -._~!$&'()+;=:@/ or a percent sign with two hex digits; or * for all paths"
     )]
     NotAPath,
-    /// Clients ask for it in another way; with what is in their requests.
+    /// Clients request the path in another form, which is the value.
     #[error("clients ask for this path as {0:?}: write it like that")]
     NotInRequestedForm(String),
 }
@@ -81,7 +81,7 @@ impl Handshake {
         EchoPaths::new(&self.paths)
     }
 
-    /// What the opening handshake decides by.
+    /// The policy that the opening handshake follows.
     pub fn policy(&self) -> Policy {
         Policy {
             allowed_origins: self.allowed_origins.clone(),

@@ -1,5 +1,5 @@
-//! Log: what the program says on stderr, and in what form. No part of a server's configuration, as
-//! programs that embed one have a log of their own.
+//! Log: what the program logs on stderr, and in what form. It is no part of a server's
+//! configuration, since programs that embed a server have a log of their own.
 
 use clap::{Args, ValueEnum};
 

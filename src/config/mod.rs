@@ -1,9 +1,9 @@
-//! What a server is to do: each knob once, in the file of its group.
+//! A server's configuration: each knob once, in the file of its group.
 //!
-//! A group of flags in the help is a file here and a struct in it, and a field of that struct is one
-//! knob: its name is the flag and the variable; type, default, help and reason stand with it.
-//! A value cannot be out of range ([`Within`]); [`Config::check`] refuses what two values cannot be
-//! together. What the server makes of the values is left to the rooms that use them.
+//! A group of flags in the help is a file here and a struct in it, and a field of that struct is
+//! one knob: its name is the flag and the variable; type, default, help and reason stand with it. A
+//! value cannot be out of range ([`Within`]); [`Config::check`] refuses values that contradict each
+//! other. The use of the values is left to the other modules.
 
 #[doc(hidden)]
 pub mod command_line;
@@ -34,10 +34,10 @@ pub use crate::{
     host::cpu_list::{CpuList, CpuListError},
 };
 
-/// What a server is to do. [`Config::default`] is what the program does without flags.
+/// A server's configuration. [`Config::default`] is that of the program without flags.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 pub struct Config {
-    /// Where it listens, and how connections come in.
+    /// Where the server listens, and how connections come in.
     #[command(flatten)]
     pub network: Network,
     /// Which paths lead to the echo, who may connect, and what may be agreed on.
@@ -57,17 +57,17 @@ pub struct Config {
 /// Values that a server cannot have together.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ConfigError {
-    /// The shared buffers are too much memory together.
+    /// The shared buffers take too much memory together.
     #[error(
         "--receive-buffers {number} of --receive-buffer {size} take {total} for each worker, but \
          may take at most {RECEIVE_BUFFERS_TOTAL_MAX}; have fewer or smaller ones"
     )]
     ReceiveBuffersTotal {
-        /// How many there are.
+        /// The number of buffers.
         number: u32,
-        /// How large each is.
+        /// The size of each buffer.
         size: Size,
-        /// What they take together.
+        /// The size of all buffers together.
         total: Size,
     },
     /// Two ways of spreading connections contradict each other.
@@ -82,7 +82,7 @@ pub enum ConfigError {
     /// An echo path is named twice.
     #[error("--path names {:?} twice", .0.as_ref())]
     PathRepeated(EchoPath),
-    /// All paths, and others.
+    /// `*` is for all paths, and another path is named beside it.
     #[error("--path is * for all paths, and also {:?}; leave one of them out", .0.as_ref())]
     PathBesideAny(EchoPath),
     /// A subprotocol is named twice.

@@ -20,7 +20,8 @@ pub struct Time {
 
     /// Silence after which a client is sent a Ping; 0s for never
     ///
-    /// It keeps middleboxes from forgetting the connection. The default is that of ASP.NET Core.
+    /// The Ping keeps middleboxes from forgetting the connection. The default is that of ASP.NET
+    /// Core.
     #[arg(long, value_name = "TIME", default_value = "2m")]
     pub keep_alive_interval: Within<Duration, 0, DAY>,
 

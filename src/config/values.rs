@@ -21,13 +21,13 @@ pub struct Size(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PowerOfTwo(u32);
 
-/// Why a value is refused. The command line says flag and value before it.
+/// Why a value is refused. The command line puts flag and value before this text.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ValueError {
-    /// A text is no value of its kind; with what is one.
+    /// The text cannot be read as a value of its kind. The string says what can.
     #[error("{0}")]
     Unreadable(String),
-    /// A value is outside of its range.
+    /// The value is outside of its range.
     #[error("must be from {min} to {max}, not {value}")]
     OutOfRange {
         /// The value.
@@ -41,7 +41,7 @@ pub enum ValueError {
 
 /// A kind of value that may have a range.
 pub trait Quantity: Copy + PartialOrd {
-    /// So many bytes, seconds, or whole numbers.
+    /// The quantity of so many bytes, seconds, or whole numbers.
     fn from_units(units: u64) -> Self;
 
     /// Reads a value as people write it.
@@ -50,11 +50,11 @@ pub trait Quantity: Copy + PartialOrd {
     /// The value as people write it.
     fn to_text(self) -> String;
 
-    /// What a text that cannot be read should have been.
+    /// Says what a text that cannot be read should have been.
     fn expected(min: Self, max: Self) -> String;
 }
 
-/// Kibibytes and mebibytes, for ranges.
+/// The bytes in a kibibyte and in a mebibyte, for ranges.
 pub(super) const KIB: u64 = 1 << 10;
 pub(super) const MIB: u64 = 1 << 20;
 
@@ -170,13 +170,13 @@ impl PowerOfTwo {
 }
 
 impl Size {
-    /// More than any message has.
+    /// More bytes than any message has.
     pub const UNLIMITED: Self = Self(u64::MAX);
 
     const EXPECTED: &str =
         "a size is a number of bytes, or a number with a unit: 65536, 64KiB, 1MiB";
 
-    /// The size of something in memory.
+    /// The size, in bytes, of something in memory.
     pub fn in_memory(self) -> usize {
         self.0 as usize
     }
@@ -213,7 +213,7 @@ pub fn format_duration(duration: &Duration) -> String {
     humantime::format_duration(*duration).to_string()
 }
 
-/// Reads a switch, which a variable sets to either.
+/// Reads the value of a switch: on, off, or a synonym.
 pub(super) fn parse_switch(text: &str) -> Result<bool, ValueError> {
     match &*text.to_ascii_lowercase() {
         "on" | "true" | "yes" | "1" => Ok(true),
@@ -225,8 +225,8 @@ pub(super) fn parse_switch(text: &str) -> Result<bool, ValueError> {
     }
 }
 
-/// A group of flags of which none is given: their defaults stand beside them as people would write
-/// them, and nowhere else.
+/// A group of flags with all of its defaults. They are read from the flags' own declarations, so
+/// that they stand nowhere else.
 pub(super) fn group_defaults<G: Args>() -> G {
     let command = G::augment_args(Command::new("defaults").no_binary_name(true));
     command

@@ -1,7 +1,7 @@
 //! The opening handshake over HTTP/1.1: an upgrade, a key, and the 101 that proves its receipt.
 //!
 //! fastwebsockets judges the upgrade and computes the accept key. The form of the key is checked
-//! here, and the 101 is written here, since HTTP encoders give it headers that it must not have.
+//! here, and the 101 is written here, since HTTP encoders add headers that a 101 must not have.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use fastwebsockets::upgrade::{is_upgrade_request, upgrade};
@@ -20,14 +20,15 @@ use super::{
 pub struct Acceptance {
     /// The 101, ready to be sent.
     pub response_head: Vec<u8>,
-    /// What both sides now agree on.
+    /// What client and server now agree on.
     pub negotiated: Negotiated,
 }
 
 /// Accepts or refuses a request to an echo path.
 ///
-/// Of several reasons the first in this order is told: no upgrade, the versions, the key, and then
-/// what cannot be agreed on. Clients of other versions may have keys of other forms.
+/// If there are several reasons to refuse, the refusal names the first in this order: no upgrade,
+/// the versions, the key, the negotiation. The key comes behind the versions, because clients of
+/// other versions may have keys of other forms.
 pub fn answer(request: &mut Request<()>, policy: &Policy) -> Result<Acceptance, HandshakeRefusal> {
     check_upgrade(request)?;
     check_request(request.headers())?;

@@ -1,8 +1,8 @@
-//! The opening handshake (RFC 6455 §4.2): a request in, an agreement or a refusal out. Pure.
+//! The opening handshake (RFC 6455 §4.2): turns a request into an agreement or a refusal. Pure.
 //!
 //! [`negotiation`] judges what is the same over any HTTP: version, origin, subprotocol, extensions.
-//! [`http1`] judges the rest of a request of HTTP/1.1, and writes the 101 of what was agreed on. A
-//! request of another HTTP (RFC 8441) takes a file like it, and the same negotiation.
+//! [`http1`] judges the rest of an HTTP/1.1 request, and writes the 101 that accepts it. Another
+//! HTTP (RFC 8441) would be a file like it beside the same negotiation.
 
 pub mod http1;
 pub mod negotiation;

@@ -1,8 +1,8 @@
-//! What an opening handshake agrees on, whichever HTTP it comes by: only header fields are read that
-//! mean the same in each.
+//! What an opening handshake agrees on, whichever HTTP carried it: only header fields that mean the
+//! same in each are read.
 //!
-//! The writers of its outcome are left to the file of each HTTP, as is what proves there that the
-//! request is a handshake at all.
+//! Two things are left to the file of each HTTP: the proof that a request is a handshake at all,
+//! and the response to it.
 
 use http::{
     HeaderMap, HeaderValue,
@@ -92,7 +92,8 @@ pub fn negotiate(headers: &HeaderMap, policy: &Policy) -> Result<Negotiated, Han
     Ok(Negotiated { subprotocol, deflate })
 }
 
-/// The value of a header that must be there exactly once.
+/// The value of a header field that must be there exactly once; `None` if it is missing, repeated,
+/// or no text.
 pub(super) fn single_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?;
@@ -107,7 +108,8 @@ fn announces_body(headers: &HeaderMap) -> bool {
         || headers.get_all(CONTENT_LENGTH).iter().any(|length| length != "0")
 }
 
-/// A client without an Origin is not a browser, and the check protects browsers' users (§10.2).
+/// Whether the client's origin may connect. A client without an Origin is no browser and may
+/// connect, since the check protects browsers' users (§10.2).
 fn origin_is_allowed(headers: &HeaderMap, allowed_origins: &[Origin]) -> bool {
     let is_allowed = |origin: &HeaderValue| {
         let origin = origin.to_str().ok().and_then(|origin| origin.parse().ok());
@@ -138,7 +140,7 @@ fn select_subprotocol(
     Ok(subprotocols.iter().find(|subprotocol| offered.contains(&subprotocol.as_str())).cloned())
 }
 
-/// What the client offers. The header may be repeated, which makes one list (RFC 6455 §11.3.2).
+/// The extensions that the client offers. Repeated header fields make one list (RFC 6455 §11.3.2).
 fn offered_extensions(headers: &HeaderMap) -> Result<Vec<Offer<'_>>, Malformed> {
     let mut offers = Vec::new();
     for header in headers.get_all(SEC_WEBSOCKET_EXTENSIONS) {

@@ -1,7 +1,8 @@
 //! Web origins (RFC 6454): a scheme, a host and a port, in the one form in which they compare.
 //!
-//! Browsers send that form. People write others that mean the same, with capitals or with the
-//! scheme's own port; these are read too, and what no browser would ever send is refused.
+//! Browsers send that form. People write other forms of the same origin, with capitals or with the
+//! scheme's own port; these are read too. A text that is no form of an origin that browsers send is
+//! refused.
 
 use std::{
     fmt,
@@ -12,29 +13,30 @@ use std::{
 
 use thiserror::Error;
 
-/// An origin: of two equal ones, both are the same place to a browser.
+/// An origin. Two origins are equal if browsers take them for the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin(String);
 
 /// Why a text is no origin that a browser sends.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum OriginError {
-    /// It does not begin with a scheme, or has no host.
+    /// The text does not begin with a scheme, or has no host.
     #[error(
         "an origin is a scheme and a host, and a port if it is not the scheme's own, such as \
          https://example.org or http://localhost:8080; or null"
     )]
     Malformed,
-    /// It stands for more than one origin.
+    /// The text stands for more than one origin.
     #[error("an origin stands for itself alone; name each, or none to allow all")]
     Wildcard,
-    /// It is a URL, or one of ws: or wss:; with the origin of the page that it is meant for.
+    /// The text is more of a URL than an origin, or its scheme is ws: or wss:. The value is the
+    /// origin that was probably meant.
     #[error("browsers send the origin of the page alone, which is {0} here")]
     Url(Box<Origin>),
-    /// Its host is not as it is sent.
+    /// The host is not in the form that browsers send.
     #[error("browsers send another form of this host: what location.origin is on the page")]
     Host,
-    /// Its port is none.
+    /// The port is no number from 1 to 65535.
     #[error("a port is a number from 1 to 65535")]
     Port,
 }
@@ -44,7 +46,8 @@ impl FromStr for Origin {
 
     fn from_str(text: &str) -> Result<Self, OriginError> {
         let text = text.to_ascii_lowercase();
-        // Of a page that has no place, and of one in a file, which some WebViews tell apart.
+        // The origin of a page without a server is null; some WebViews send file:// for a page in a
+        // file.
         if text == "null" || text == "file://" {
             return Ok(Self(text));
         }
@@ -84,7 +87,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Whether a URL may begin with this (RFC 3986 §3.1), in lower case.
+/// Whether a text in lower case is a URL's scheme (RFC 3986 §3.1).
 fn is_scheme(text: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_lowercase())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
@@ -99,7 +102,7 @@ fn default_port(scheme: &str) -> Option<u16> {
     }
 }
 
-/// The host of an authority without user, and its port. An empty port is none.
+/// Splits an authority without user into host and port. An empty port counts as none.
 fn split_port(authority: &str) -> Result<(&str, Option<NonZeroU16>), OriginError> {
     let Some((host, port)) = authority.rsplit_once(':').filter(|(_, port)| !port.contains(']'))
     else {
@@ -113,10 +116,11 @@ fn split_port(authority: &str) -> Result<(&str, Option<NonZeroU16>), OriginError
     Ok((host, Some(port)))
 }
 
-/// A host as it compares: an address in one of the forms of its kind, a name as it is.
+/// A host in the form in which it compares: an IPv6 address in its canonical form, any other host
+/// as it is.
 ///
-/// A browser sends a name in its ASCII form, and an address that is written in another way (`127.1`,
-/// `0x7f000001`) as four decimal numbers.
+/// Forms that browsers do not send are refused: they send a name in ASCII, and an IPv4 address that
+/// was written in another way (`127.1`, `0x7f000001`) as four decimal numbers.
 fn normalize_host(host: &str) -> Result<String, OriginError> {
     if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         let address: Ipv6Addr = address.parse().map_err(|_| OriginError::Host)?;
@@ -138,7 +142,7 @@ fn is_label(label: &str) -> bool {
     !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
 }
 
-/// Whether browsers take a host for an IPv4 address: by its last label.
+/// Whether browsers take a host for an IPv4 address, which its last label decides.
 fn ends_in_number(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or(name);
     let (digits, is_digit): (_, fn(&u8) -> bool) = match last.strip_prefix("0x") {

@@ -1,20 +1,20 @@
 //! permessage-deflate without inflating (RFC 7692 §7): agreements under which compressed messages
 //! can be echoed as they are. Pure.
 //!
-//! The stream of an echo is, message for message, what the client compressed. The client can
-//! inflate it if it is told to expect a window that is as large as the one it may itself use, and
-//! to keep its context between messages unless it may itself not use that either. An offer to
-//! which no response says so is declined.
+//! An echo is, message for message, what the client compressed. The client can inflate it under two
+//! conditions: the window that the client inflates with is no smaller than the one that it may
+//! compress with, and the client keeps its context between messages, unless it may not compress
+//! with context either. An offer is declined if no response to it meets both.
 
 use std::{fmt, mem};
 
 use crate::protocol::extensions::Offer;
 
-/// What an offer asks for.
+/// The parameters of an offer, each at most once.
 #[derive(Debug, Default)]
 struct OfferedParameters {
     server_no_context_takeover: bool,
-    /// Only says what the client will do anyway (§7.1.1.2), so it needs no answer.
+    /// Only announces what the client will do anyway (§7.1.1.2), so it needs no answer.
     client_no_context_takeover: bool,
     server_max_window_bits: Option<u8>,
     client_max_window_bits: Option<u8>,
@@ -35,11 +35,11 @@ const CLIENT_NO_CONTEXT_TAKEOVER: &str = "client_no_context_takeover";
 const SERVER_MAX_WINDOW_BITS: &str = "server_max_window_bits";
 const CLIENT_MAX_WINDOW_BITS: &str = "client_max_window_bits";
 
-/// The largest window, which an endpoint that is not told of another may use.
+/// The largest window, in bits. An endpoint may use it unless another was agreed on.
 const WINDOW_BITS_MAX: u8 = 15;
 
-/// The smallest window that a client is limited to: zlib compresses with no smaller one, and takes
-/// this one, or fails, where 8 is asked of it.
+/// The smallest window, in bits, that a client is limited to: zlib compresses with no smaller one,
+/// and if it is asked for 8, it uses 9 or fails.
 const WINDOW_BITS_MIN: u8 = 9;
 
 /// Accepts the first offer that can be accepted.
@@ -56,7 +56,7 @@ pub fn negotiate(offers: &[Offer<'_>]) -> Option<Agreement> {
         .find_map(|offer| agree(&OfferedParameters::read(offer)?))
 }
 
-/// The agreement under which an echo can be inflated, if there is one.
+/// The agreement under which the client can inflate its echoes, if there is one.
 fn agree(offered: &OfferedParameters) -> Option<Agreement> {
     //= https://www.rfc-editor.org/rfc/rfc6455#section-9
     //# If extension parameters are included in negotiations between the client and the server,
@@ -125,7 +125,7 @@ impl OfferedParameters {
     }
 }
 
-/// A decimal number from 8 to 15, without leading zeros (§7.1.2).
+/// Reads a decimal number from 8 to 15, without leading zeros (§7.1.2).
 fn window_bits(value: &str) -> Option<u8> {
     let is_in_range = matches!(value.as_bytes(), [b'8' | b'9'] | [b'1', b'0'..=b'5']);
     is_in_range.then(|| value.parse().ok()).flatten()
@@ -159,8 +159,8 @@ mod tests {
         negotiate(&parse_offers(header).unwrap()).map(|agreement| agreement.to_string())
     }
 
-    /// What a client makes of a response to its offer: what it may compress with, and what it
-    /// expects to inflate.
+    /// A client that has read the response to its offer: what it may compress with, and what it
+    /// inflates with.
     #[derive(Clone, Copy)]
     struct Client {
         compresses_with_bits: u8,
@@ -204,7 +204,7 @@ mod tests {
             && client_bits_fit
     }
 
-    /// Every response there can be, with windows that zlib can compress with.
+    /// Every possible response with windows that zlib can compress with.
     fn all_responses() -> impl Iterator<Item = Agreement> {
         let bits = || [None].into_iter().chain((9..=15).map(Some));
         (0..4).flat_map(move |takeover| {
@@ -265,8 +265,9 @@ mod tests {
                 None => assert!(!all_responses().any(is_possible), "{offer}"),
             }
         }
-        // Without server_max_window_bits or with 15, any of the 10 others; with 9 to 14, the 8
-        // that let the server limit the client to 9 or more.
+        // 4 choices of context takeover. Without server_max_window_bits or with 15, any of the 10
+        // choices of client_max_window_bits; with 9 to 14, the 8 that let the server limit the
+        // client to 9 or more.
         assert_eq!(accepted, 4 * (2 * 10 + 6 * 8));
     }
 

@@ -1,4 +1,4 @@
-//! Why handshakes are refused, and what refuses them over HTTP.
+//! Why handshakes are refused, and the response over HTTP for each reason.
 
 use http::StatusCode;
 use thiserror::Error;
@@ -14,7 +14,7 @@ pub enum HandshakeRefusal {
          a GET; a proxy in between has to pass both on, over HTTP/1.1"
     )]
     NotAnUpgrade,
-    /// The request is one of HTTP/1.0, which has no upgrades.
+    /// The request's version is HTTP/1.0, which has no upgrades.
     #[error(
         "a WebSocket handshake needs HTTP/1.1, and this is HTTP/1.0; a proxy in between has to \
          speak HTTP/1.1 to this server"

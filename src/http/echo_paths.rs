@@ -1,15 +1,15 @@
-//! The paths that upgrade to the echo, compared as RFC 3986 has paths equal.
+//! The paths that upgrade to the echo, compared by the equivalence of RFC 3986.
 //!
-//! A percent sign with two hex digits is the same as the letter, digit or mark that it stands for,
-//! and its digits are the same in both cases (§6.2.2). Clients have removed dot segments before they
-//! ask, so none are here.
+//! A percent sign with two hex digits equals the letter, digit or mark that it stands for, and the
+//! case of its digits does not matter (§6.2.2). Clients remove dot segments before they send a
+//! request, so requested paths have none.
 
 use std::{
     borrow::Cow,
     fmt::{self, Write},
 };
 
-/// Among configured paths, all.
+/// The configured path that stands for all paths.
 pub const ANY_PATH: &str = "*";
 
 /// The paths that upgrade to the echo.
@@ -17,7 +17,7 @@ pub const ANY_PATH: &str = "*";
 pub struct EchoPaths(Vec<String>);
 
 impl EchoPaths {
-    /// From configured `paths`, or [`ANY_PATH`] for all.
+    /// Takes the configured `paths`, or [`ANY_PATH`] for all.
     pub fn new(paths: &[impl AsRef<str>]) -> Self {
         Self(paths.iter().map(|path| normalize(path.as_ref()).into_owned()).collect())
     }
@@ -27,7 +27,7 @@ impl EchoPaths {
         path.starts_with('/') && (self.allow_any() || self.lists(path))
     }
 
-    /// Whether `path` is itself among the configured ones, rather than one of all.
+    /// Whether `path` is itself configured, and not only allowed by [`ANY_PATH`].
     pub fn lists(&self, path: &str) -> bool {
         let path = normalize(path);
         !self.allow_any() && self.0.iter().any(|own| *own == path)
@@ -49,7 +49,7 @@ impl fmt::Display for EchoPaths {
     }
 }
 
-/// `path` in the form in which equal ones are the same.
+/// `path` in its normal form, which all equal paths share.
 pub fn normalize(path: &str) -> Cow<'_, str> {
     let mut pieces = path.split('%');
     let first = pieces.next().unwrap_or(path);
@@ -69,10 +69,10 @@ pub fn normalize(path: &str) -> Cow<'_, str> {
     Cow::Owned(normalized)
 }
 
-/// What clients that are given `path` ask for, or `None` if no client can.
+/// The path that clients request when they are given `path`; `None` if no client can request it.
 pub fn requested_form(path: &str) -> Option<String> {
     // Queries and fragments are no part of a path, a comma separates paths on the command line, a
-    // star is meant as a pattern, and of the others clients make different things.
+    // star is meant as a pattern, and clients disagree about the other characters.
     if !path.starts_with('/') || path.contains(['?', '#', ',', '*', '\\', '[', ']']) {
         return None;
     }
@@ -85,7 +85,7 @@ pub fn requested_form(path: &str) -> Option<String> {
     Some(without_dot_segments(&escape(path)))
 }
 
-/// Escapes what no path can have (RFC 3986 §3.3).
+/// Escapes the bytes that a path cannot have otherwise (RFC 3986 §3.3).
 fn escape(path: &str) -> String {
     let mut escaped = String::new();
     for byte in path.bytes() {
@@ -102,7 +102,7 @@ fn push_escaped(text: &mut String, byte: u8) {
     write!(text, "%{byte:02X}").expect("a string takes what is written");
 }
 
-/// Removes the segments `.` and `..` as clients do before they ask (RFC 3986 §5.2.4).
+/// Removes the segments `.` and `..` as clients do before they send a request (RFC 3986 §5.2.4).
 fn without_dot_segments(path: &str) -> String {
     let mut kept = Vec::new();
     let mut segments = path.split('/').skip(1).peekable();
@@ -124,7 +124,7 @@ fn without_dot_segments(path: &str) -> String {
     format!("/{}", kept.join("/"))
 }
 
-/// Whether a byte means the same escaped (RFC 3986 §2.3).
+/// Whether a byte means the same with and without escaping (RFC 3986 §2.3).
 fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
 }

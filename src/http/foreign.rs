@@ -1,5 +1,5 @@
-//! Protocols other than HTTP, told by their first bytes, so that whoever speaks one to this port
-//! is told what to change.
+//! Protocols other than HTTP, recognised by their first bytes, so that a refusal can say what to
+//! change.
 
 use thiserror::Error;
 
@@ -12,7 +12,7 @@ pub enum ForeignProtocol {
          proxy before it"
     )]
     Tls,
-    /// The header of a proxy that was told to send one.
+    /// A PROXY protocol header, which a proxy in front was told to send.
     #[error(
         "this port speaks HTTP, and a PROXY protocol header came: have the proxy before it send none"
     )]
@@ -23,18 +23,20 @@ pub enum ForeignProtocol {
     /// SOCKS 4 or 5.
     #[error("this port speaks HTTP, and a SOCKS request came: this is no proxy")]
     Socks,
-    /// A frame of a client that has left the opening handshake out.
+    /// A WebSocket frame of a client that left the opening handshake out.
     #[error("a WebSocket frame came before the opening handshake: an HTTP request comes first")]
     WebSocketFrame,
 }
 
 impl ForeignProtocol {
-    /// The protocol that begins so, as soon as that is clear. No request line begins so.
+    /// The protocol that begins with these bytes, as soon as they show it. No request line begins
+    /// like one.
     pub fn recognize(beginning: &[u8]) -> Option<Self> {
         match beginning {
             [0x16, ..] => Some(Self::Tls),
             [0x04 | 0x05, ..] => Some(Self::Socks),
-            // A frame of the opcodes that RFC 6455 has (§5.2), alone or as the first fragment.
+            // The first byte of a frame with an opcode of RFC 6455 (§5.2), with FIN or as a first
+            // fragment.
             [0x01 | 0x02 | 0x80..=0x82 | 0x88..=0x8a, ..] => Some(Self::WebSocketFrame),
             [b'S', b'S', b'H', b'-', ..] => Some(Self::Ssh),
             [b'P', b'R', b'O', b'X', b'Y', b' ', ..] => Some(Self::ProxyHeader),

@@ -1,8 +1,9 @@
-//! Request heads of HTTP/1.1 in: bounded, and refused at the first byte that shows what they are.
+//! Reads request heads of HTTP/1.1: their length is bounded, and a fault is refused at the first
+//! byte that shows it.
 //!
-//! monoio-http decodes a head once it is whole; the scanner here says when that is. Where the
-//! request goes is left to [`route`](super::route). The invariant: no more than
-//! [`REQUEST_HEAD_LEN_MAX`] bytes are held, and the scanner looks at each of them once.
+//! monoio-http decodes a head once it is whole; the scanner here finds its end. Where the request
+//! goes is left to [`route`](super::route). The invariant: no more than [`REQUEST_HEAD_LEN_MAX`]
+//! bytes are held, and the scanner looks at each of them once.
 
 use bytes::BytesMut;
 use http::Request;
@@ -20,12 +21,12 @@ pub const REQUEST_HEAD_LEN_MAX: usize = 8 << 10;
 /// The longest method, in bytes: longer than any that is registered.
 const METHOD_LEN_MAX: usize = 32;
 
-/// Why no request head could be had.
+/// Why no request head was read.
 #[derive(Debug, PartialEq, Eq)]
 pub enum HeadError {
     /// The peer ended the connection, or it broke, before a head was whole.
     PeerLeft,
-    /// The request can be answered.
+    /// The request is refused, and the peer can be told so.
     Refused {
         /// Why it is refused.
         refusal: RequestRefusal,
@@ -34,7 +35,7 @@ pub enum HeadError {
     },
 }
 
-/// Reads a request head. What arrived behind it, the first frames, is returned with it.
+/// Reads a request head. Bytes that arrived behind it, the first frames, are returned with it.
 pub async fn read_request_head(
     reader: &mut impl AsyncReadRent,
 ) -> Result<(Request<()>, BytesMut), HeadError> {
@@ -58,7 +59,7 @@ pub async fn read_request_head(
     }
 }
 
-/// Reads what has arrived, up to the bound, behind what was `received` before.
+/// Appends bytes that have arrived to those `received` before, up to the bound.
 async fn read_more(
     reader: &mut impl AsyncReadRent,
     mut received: BytesMut,
@@ -74,23 +75,23 @@ async fn read_more(
     }
 }
 
-/// Looks at the lines of a head as they arrive, each byte once, and refuses what is no HTTP at the
-/// first byte that shows it, however the bytes are cut: peers of other protocols wait for an answer
+/// Looks at the lines of a head as they arrive, each byte once, however the bytes are cut. It
+/// refuses other protocols at the first byte that shows them, since their peers wait for an answer
 /// before they send anything that would end a head.
 #[derive(Default)]
 struct Scanner {
-    /// Where the line begins that is not whole yet.
+    /// The start of the line that is not whole yet.
     line_at: usize,
-    /// Up to where it is known to have no end.
+    /// How far that line has been searched for its end.
     searched: usize,
-    /// Whether the request line is behind.
+    /// Whether the request line has been read.
     in_fields: bool,
     /// Whether the method is HEAD.
     is_head: bool,
 }
 
 impl Scanner {
-    /// Whether the head's end is in what was `received`, which is everything from its first byte.
+    /// Whether the head's end has arrived. `received` is everything from the head's first byte.
     fn reaches_end(&mut self, received: &[u8]) -> Result<bool, RequestRefusal> {
         loop {
             if !self.in_fields {
@@ -135,8 +136,8 @@ impl Scanner {
     }
 }
 
-/// Refuses what cannot become a request line: as far as it has come, it is a method, or has one
-/// before its first space.
+/// Refuses bytes that cannot become a request line: they must be the beginning of a method, or a
+/// method and a space.
 fn check_beginning(beginning: &[u8]) -> Result<(), RequestRefusal> {
     if let Some(foreign) = ForeignProtocol::recognize(beginning) {
         return Err(RequestRefusal::Foreign(foreign));
@@ -185,7 +186,7 @@ mod tests {
         match block_on(read_request_head(&mut input)) {
             Ok((request, _)) => Ok(request),
             Err(HeadError::Refused { refusal, .. }) => Err(refusal),
-            Err(HeadError::PeerLeft) => panic!("nothing was clear"),
+            Err(HeadError::PeerLeft) => panic!("the input ended before anything was clear"),
         }
     }
 
@@ -199,7 +200,7 @@ mod tests {
         let foreign = RequestRefusal::Foreign;
         let too_long = [&b"GET / HTTP/1.1\r\nX: "[..], &[b'x'; 8 << 10]].concat();
         let too_many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(97));
-        // Each is shown by its last byte, and not before.
+        // Each head is refused at its last byte, and not before.
         for (head, expected) in [
             (&b"\x16"[..], foreign(ForeignProtocol::Tls)),
             (b"\x05", foreign(ForeignProtocol::Socks)),
@@ -246,7 +247,7 @@ mod tests {
         ] {
             let shown = head.escape_ascii();
             assert_eq!(read(head).unwrap_err(), expected, "{shown}");
-            // What comes behind it changes nothing.
+            // Bytes behind it change nothing.
             let longer = [head, b" / HTTP/1.1\r\nHost: a\r\n\r\n"].concat();
             assert_eq!(read(&longer).unwrap_err(), expected, "{shown} and more");
             let mut scanner = Scanner::default();

@@ -1,7 +1,8 @@
-//! HTTP/1.1 as far as an echo server needs it: a request head in, one small response out.
+//! HTTP/1.1 as far as an echo server needs it: reads a request head and writes one small response.
 //!
-//! monoio-http decodes the head; this module bounds it, and decides where it goes. Every response
-//! but a 101 ends its connection, so there is never a second head, and no body is ever read.
+//! monoio-http decodes the head; this module bounds its length, and decides where the request goes.
+//! Every response but a 101 ends its connection, so there is never a second head, and no body is
+//! ever read.
 
 pub mod echo_paths;
 mod foreign;

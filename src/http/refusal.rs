@@ -1,15 +1,15 @@
-//! Refusals: what a request gets instead of what it asked for, as one value.
+//! Refusals of requests, each as one value that any HTTP can write.
 //!
 //! Each layer that refuses has a small enum of its reasons, which one exhaustive match turns into a
-//! [`Refusal`]; that of HTTP is [`RequestRefusal`]. The writer in [`response`](super::response)
-//! knows no reason.
+//! [`Refusal`]; the reasons of HTTP are [`RequestRefusal`]. The writer in
+//! [`response`](super::response) knows no reasons.
 
 use http::StatusCode;
 use thiserror::Error;
 
 use super::{echo_paths::EchoPaths, foreign::ForeignProtocol};
 
-/// A refusal, ready to be written by any HTTP.
+/// The response to a refused request, before an HTTP writes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The status of the response.
@@ -29,7 +29,7 @@ pub enum RequestRefusal {
     /// The head is not HTTP/1.
     #[error("this is not an HTTP/1.1 request")]
     Malformed,
-    /// It is another protocol.
+    /// The bytes are those of another protocol.
     #[error(transparent)]
     Foreign(ForeignProtocol),
     /// There are empty lines where the request line should be.
@@ -50,13 +50,14 @@ pub enum RequestRefusal {
     /// `Host` is missing, repeated, or not a host.
     #[error("Host must be there once, with a host and an optional port")]
     HostInvalid,
-    /// There is nothing at this path; upgrades are at these.
+    /// There is nothing at this path; upgrades are at the paths named here.
     #[error("there is nothing here: the page is at /, and upgrades are at {0}")]
     PathUnknown(EchoPaths),
-    /// No echo is at this path, and the request is for one; upgrades are at these.
+    /// The request asks for an echo, and there is none at this path; upgrades are at the paths
+    /// named here.
     #[error("there is no echo here: upgrades are at {0}")]
     NoEcho(EchoPaths),
-    /// Another method than the path has.
+    /// The method is neither GET nor HEAD.
     #[error("only GET and HEAD are possible here")]
     MethodNotAllowed,
     /// The server is stopping.

@@ -1,4 +1,5 @@
-//! Responses of HTTP/1.1 out, other than a 101: each is written whole, and ends its connection.
+//! Writes the responses of HTTP/1.1 other than a 101: each is written whole and ends its
+//! connection.
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -24,8 +25,8 @@ pub fn encode_page(page: &str) -> Vec<u8> {
     encode_response(StatusCode::OK, "text/html; charset=utf-8", PAGE_HEADERS, page.as_bytes())
 }
 
-/// What browsers are told of the page. An isolated page gets a finer clock from them, and so finer
-/// round-trip times.
+/// Header fields of the page. Browsers give an isolated page a finer clock, and so finer round-trip
+/// times.
 const PAGE_HEADERS: &[(&str, &str)] = &[
     ("Cache-Control", "no-cache"),
     ("Cross-Origin-Opener-Policy", "same-origin"),
@@ -38,7 +39,8 @@ const PAGE_HEADERS: &[(&str, &str)] = &[
     ),
 ];
 
-/// A response as it answers a HEAD: its head alone, with the length that its body has for a GET.
+/// The response to a HEAD: the head of the response to a GET, with the length of its body, and no
+/// body.
 pub fn without_body(mut response: Bytes) -> Bytes {
     let head_end = memmem::find(&response, HEAD_END).map_or(response.len(), |at| at + 4);
     response.truncate(head_end);

@@ -43,8 +43,8 @@ pub fn route(request: &Request<()>, echo_paths: &EchoPaths) -> Result<Route, Req
     Ok(route)
 }
 
-/// Whether a request is for the echo, if only by a key: proxies that were not told to pass Upgrade
-/// on keep it back.
+/// Whether a request asks for the echo. A key is enough, since proxies that were not told to pass
+/// `Upgrade` on drop it.
 fn asks_for_echo(request: &Request<()>) -> bool {
     is_upgrade_request(request) || request.headers().contains_key(SEC_WEBSOCKET_KEY)
 }

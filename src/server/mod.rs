@@ -119,7 +119,8 @@ impl Server {
         }
         let platform = Platform { driver, engine: resolve_data_plane(config, driver)? };
         let fallback = Fallback {
-            // Only the engine's buffers use huge pages, so whoever asks for them gets no other plane.
+            // Only the engine's buffers use huge pages, so a configuration that asks for them gets
+            // no other plane.
             plane: config.cores.data_plane == DataPlane::Auto
                 && config.cores.huge_pages == HugePages::Off,
             driver: config.cores.driver == config::Driver::Auto,

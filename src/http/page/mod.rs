@@ -1,4 +1,4 @@
-//! The browser page: one document, embedded, that needs nothing else.
+//! The browser page: one embedded document that loads nothing else.
 
 const DOCUMENT: &str = include_str!("index.html");
 const STYLE: &str = include_str!("page.css");
@@ -6,7 +6,7 @@ const SCRIPT: &str = include_str!("page.js");
 
 /// The page, for a server whose echo is at `echo_path`.
 pub fn render(echo_path: &str) -> String {
-    // The path goes first: the style and the script may hold anything.
+    // The path is put in first, since the style and the script may contain any text.
     DOCUMENT
         .replace("{{path}}", &escape_attribute(echo_path))
         .replace("{{style}}", STYLE)

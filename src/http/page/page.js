@@ -21,7 +21,7 @@ const CLOSE_CODE_NAMES = {
   1014: 'Bad Gateway', 1015: 'TLS handshake',
 };
 
-// Every element with an id, by that id.
+// All elements with an id, by their ids.
 const ui = Object.fromEntries([...document.querySelectorAll('[id]')].map((node) => [node.id, node]));
 
 let connection = null; // the WebSocket, from its opening handshake until the next one begins
@@ -78,7 +78,7 @@ function received({ data }) {
   }
 }
 
-// Browsers hide why a connection failed, so that a page cannot explore a network with it.
+// Browsers hide why a connection failed, so that no page can explore a network by trying connections.
 function failed() {
   logEvent('warning', wasOpen
     ? 'Error: the connection was lost, or the peer broke the protocol'
@@ -111,11 +111,11 @@ function isOpen() {
 async function sendOnce() {
   const message = await readMessage();
   if (message === null) return;
-  transmit(message, null); // before the row, whose making would count as round trip
+  transmit(message, null); // sent before its row is made, since making the row would count as round trip
   logMessage('sent', message, null, null);
 }
 
-// The message to send, or null after having said what stands against it.
+// The message to send, or null after showing why it cannot be sent.
 async function readMessage() {
   try {
     if (!isOpen()) throw new Error('Not connected: press Connect first.');
@@ -253,7 +253,7 @@ function summarise({ echoed, roundTrips, startedAt, lastEchoAt }) {
   };
 }
 
-// Once per frame: a run gets thousands of echoes a second, and the page shows some sixty pictures.
+// Once per picture: a run gets thousands of echoes a second, and the page shows some sixty pictures.
 function followProgress() {
   if (!run) return;
   showProgress(run);
@@ -286,7 +286,7 @@ function logEvent(kind, text) {
   appendRow(`event ${kind}`, 0, data);
 }
 
-// Rows are drawn a moment later, together: drawing keeps the browser from taking in the echo, and would count as round trip.
+// Rows are drawn a moment later, together: the browser receives no echo while it draws, so drawing would count as round trip.
 function appendRow(kind, bytes, ...cells) {
   const time = new Date().toLocaleTimeString('en-GB', TIME_FORMAT);
   const row = element('tr', kind, element('td', 'time', time), ...cells);
@@ -296,7 +296,7 @@ function appendRow(kind, bytes, ...cells) {
 }
 
 function drawRows() {
-  const following = isAtBottom(); // of a reader who has scrolled up the place is left alone
+  const following = isAtBottom(); // a reader who has scrolled up keeps the place
   for (const { row, bytes } of waitingRows) {
     ui.log.append(row);
     keptBytes.push(bytes);
@@ -396,7 +396,7 @@ function formatDuration(ms) {
   return ms < 10 ? `${ms.toFixed(2)} ms` : `${formatNumber(Math.round(ms))} ms`;
 }
 
-// Browsers coarsen performance.now(), each in its own way; what the clock cannot tell must not be shown as zero.
+// Browsers coarsen performance.now(), each in its own way; a time below the clock's step must not be shown as zero.
 function measureClockStep() {
   let step = Infinity;
   for (let tick = 0; tick < 4; tick++) {
