@@ -24,7 +24,7 @@ pub struct Network {
     /// How many connections may wait to be accepted, at each worker; the kernel caps it
     ///
     /// The kernel ignores further connections, whose clients try again after a second. The default
-    /// is that of the kernel's cap, `net.core.somaxconn`.
+    /// equals that of the kernel's cap, `net.core.somaxconn`.
     #[arg(long, value_name = "COUNT", default_value = "4096")]
     pub backlog: Within<u32, 1, { 1 << 20 }>,
 

@@ -1,8 +1,7 @@
 //! Web origins (RFC 6454): a scheme, a host and a port, in the one form in which they compare.
 //!
 //! Browsers send that form. People write other forms of the same origin, with capitals or with the
-//! scheme's own port; these are read too. A text that is no form of an origin that browsers send is
-//! refused.
+//! scheme's own port; these are read too. All other texts are refused.
 
 use std::{
     fmt,

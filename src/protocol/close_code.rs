@@ -9,13 +9,14 @@ use super::ProtocolError;
 pub enum CloseCode {
     /// The purpose of the connection is fulfilled.
     NormalClosure = 1000,
-    /// The endpoint goes away, as a server that stops.
+    /// The endpoint goes away, such as a server that stops.
     GoingAway = 1001,
     /// The peer violated the protocol.
     ProtocolError = 1002,
     /// The endpoint cannot take data of this kind.
     UnsupportedData = 1003,
-    /// A message does not have the form that its kind demands, as a text message that is not UTF-8.
+    /// A message does not have the form that its kind demands, such as a text message that is not
+    /// UTF-8.
     InvalidFramePayloadData = 1007,
     /// A message violates the endpoint's policy.
     PolicyViolation = 1008,
@@ -25,7 +26,7 @@ pub enum CloseCode {
     MandatoryExtension = 1010,
     /// The server met something unexpected.
     InternalError = 1011,
-    /// The server is being started anew.
+    /// The server is restarting.
     ServiceRestart = 1012,
     /// The server has no room for now.
     TryAgainLater = 1013,
@@ -50,7 +51,8 @@ pub fn may_be_sent(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
-/// Decodes the unmasked payload of a Close frame: its code, if it has one (RFC 6455 §5.5.1).
+/// Decodes the unmasked payload of a Close frame, and returns its code, if it has one (RFC 6455
+/// §5.5.1).
 #[cold]
 pub fn decode_close_payload(payload: &[u8]) -> Result<Option<u16>, ProtocolError> {
     //= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
@@ -109,7 +111,8 @@ mod tests {
     //# endpoint.
     #[test]
     fn every_code_is_judged_as_the_registry_says() {
-        // fastwebsockets judges alike, but for 1014 (Bad Gateway), registered after RFC 6455.
+        // fastwebsockets judges all codes alike but 1014 (Bad Gateway), which was registered after
+        // RFC 6455.
         for code in 0..=u16::MAX {
             let expected = fastwebsockets::CloseCode::from(code).is_allowed() || code == 1014;
             assert_eq!(may_be_sent(code), expected, "code {code}");

@@ -10,12 +10,12 @@
 //! ```
 //!
 //! [`Echo`] is the state of one connection. It does no I/O and reads no clock, and it consumes
-//! every chunk whole: what it cannot answer yet it keeps to itself. Its invariant: the replies,
-//! put one after the other, do not depend on where the received bytes were cut.
+//! every chunk whole: it keeps bytes that it cannot answer yet. Its invariant: the replies, put one
+//! after the other, do not depend on where the received bytes were cut.
 //!
-//! A frame that has not arrived whole is either *held* (up to [`Rules::hold`] bytes of payload,
-//! and every control frame): its reply is collected, unmasked and checked as it comes, so that a
-//! fault in it can still be answered by a Close frame; or *cut through*: its reply is sent piece
+//! A frame that has not arrived whole is either *held* (up to [`Rules::hold`] bytes of payload, and
+//! every control frame): its reply is collected, unmasked and checked as the payload comes, so that
+//! a fault in it can still be answered by a Close frame; or *cut through*: its reply is sent piece
 //! by piece, so memory stays constant for any length.
 
 use std::ops::Range;
@@ -28,7 +28,7 @@ use super::{
     utf8::Utf8Validator,
 };
 
-/// What a server allows; the same for all of its connections.
+/// The frames and messages that a server allows; the same for all of its connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
     /// Longest payload, in bytes, of a data frame that is held until it is whole.
@@ -40,11 +40,11 @@ pub struct Rules {
 /// What the opening handshake agreed on about compression (RFC 7692).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compression {
-    /// Nothing: RSV1 has no meaning.
+    /// No compression: RSV1 has no meaning.
     #[default]
     None,
-    /// A message whose first frame has RSV1 is compressed. Its bytes are echoed as they are; what
-    /// they decompress to is the client's business.
+    /// A message whose first frame has RSV1 is compressed. Its bytes are echoed as they are;
+    /// nothing checks what they decompress to.
     PermessageDeflate,
 }
 
@@ -65,13 +65,14 @@ pub struct Echoed {
 /// What happens to the connection once a reply is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// It goes on.
+    /// The connection goes on.
     Continue,
-    /// The peer closed it, and the reply ends with the echo of its Close frame.
+    /// The peer closed the connection, and the reply ends with the echo of its Close frame.
     Close,
-    /// It is failed: the reply wants a Close frame with the error's code behind it.
+    /// The connection is failed: a Close frame with the error's code must follow the reply.
     Fail(ProtocolError),
-    /// It is failed inside of a frame that is half sent, where no Close frame can stand.
+    /// The connection is failed inside of a frame that is half sent, where no Close frame can
+    /// stand.
     Abort(ProtocolError),
 }
 
@@ -94,15 +95,15 @@ enum Phase {
     Held(PendingPayload),
     /// The payload of a frame whose header is sent.
     CutThrough(PendingPayload),
-    /// Nothing: the stream has ended, by a Close frame or a fault.
+    /// No frame: the stream has ended, by a Close frame or a fault.
     Ended,
 }
 
-/// The payload that has not arrived.
+/// The part of a frame's payload that has not arrived.
 #[derive(Clone, Copy, Debug)]
 struct PendingPayload {
     remaining: u64,
-    /// Rotated to the next byte.
+    /// The masking key, rotated to the next byte.
     key: [u8; 4],
     opcode: OpCode,
     fin: bool,
@@ -124,7 +125,7 @@ enum MessageKind {
     Opaque,
 }
 
-/// What is known of the reply while a chunk is worked through.
+/// The reply to a chunk, as far as the chunk has been worked through.
 struct Progress {
     prefix: Vec<u8>,
     range: Range<usize>,
@@ -152,7 +153,7 @@ impl Echo {
         Self::default()
     }
 
-    /// The same, where the handshake agreed on `compression`.
+    /// The state of a connection whose opening handshake agreed on `compression`.
     pub fn with_compression(compression: Compression) -> Self {
         Self { compression, ..Self::default() }
     }
@@ -169,7 +170,7 @@ impl Echo {
 
     /// Turns `chunk`, the next received bytes, into the reply to them.
     ///
-    /// After a [`Next`] other than `Continue` all further chunks are swallowed.
+    /// After a [`Next`] other than `Continue` all further chunks are answered with nothing.
     pub fn transform(&mut self, chunk: &mut [u8], rules: &Rules) -> Echoed {
         let mut progress = Progress { prefix: Vec::new(), range: 0..0, messages: 0 };
         let next = match self.consume(chunk, rules, &mut progress) {
@@ -228,8 +229,8 @@ impl Echo {
         Ok(Next::Continue)
     }
 
-    /// Checks what the connection's state says about a header, counts its frame into the message,
-    /// and returns the masking key.
+    /// Checks a header against the connection's state, counts its frame into the message, and
+    /// returns the masking key.
     #[inline]
     fn admit(&mut self, header: &FrameHeader, rules: &Rules) -> Result<[u8; 4], ProtocolError> {
         if header.rsv1 && !self.may_be_compressed(header) {
@@ -282,7 +283,7 @@ impl Echo {
             && matches!(header.opcode, OpCode::Text | OpCode::Binary)
     }
 
-    /// Validates unmasked payload where it belongs to a text message.
+    /// Validates unmasked payload if it belongs to a text message.
     #[inline]
     fn check_text(&mut self, payload: &[u8]) -> Result<(), ProtocolError> {
         //= https://www.rfc-editor.org/rfc/rfc6455#section-8.1
@@ -314,7 +315,7 @@ impl Echo {
         Ok(())
     }
 
-    /// Answers a control frame that is in the chunk whole.
+    /// Answers a control frame that has arrived whole in one chunk.
     #[cold]
     fn answer_control_frame(
         &mut self,
@@ -384,8 +385,8 @@ impl Echo {
         Ok(())
     }
 
-    /// Goes on with what an earlier chunk left unfinished, and says how many bytes of this one
-    /// that took.
+    /// Goes on with the frame that an earlier chunk left unfinished, and returns how many bytes of
+    /// this chunk belonged to it.
     #[cold]
     fn resume(
         &mut self,
@@ -410,7 +411,7 @@ impl Echo {
         }
     }
 
-    /// Completes a split header. Its echo has no place in this chunk, so it goes ahead of it.
+    /// Completes a split header. Its echo has no place in this chunk, so it becomes the prefix.
     fn resume_header(
         &mut self,
         kept: [u8; FRAME_HEADER_LEN_MAX - 1],
@@ -443,7 +444,7 @@ impl Echo {
         Ok((payload_at + consumed, next))
     }
 
-    /// Begins to hold a frame: its reply's header is written, its payload is to come.
+    /// Begins to hold a frame: writes the header of its reply, whose payload is to come.
     fn hold(&mut self, header: FrameHeader, key: [u8; 4]) {
         let opcode = reply_opcode(header.opcode);
         let mut bytes = [0; FRAME_HEADER_LEN_MAX];
@@ -496,7 +497,7 @@ impl Echo {
         Ok((taken, if opcode == OpCode::Close { Next::Close } else { Next::Continue }))
     }
 
-    /// Unmasks the payload from `at` on where it stands, as the begin of this chunk's reply.
+    /// Unmasks the payload from `at` on in place, as the beginning of this chunk's reply.
     fn resume_cut_through(
         &mut self,
         mut payload: PendingPayload,
@@ -524,7 +525,7 @@ impl Echo {
     #[cold]
     fn fail(&mut self, error: ProtocolError, progress: &Progress) -> Next {
         // A cut-through frame that was resumed and has not been finished in this chunk is half
-        // sent. One that began in this chunk is not: its reply was not counted into the range.
+        // sent. A frame that began in this chunk is not: its reply was not counted into the range.
         let half_sent = matches!(self.phase, Phase::CutThrough(_)) && progress.range.is_empty();
         //= https://www.rfc-editor.org/rfc/rfc6455#section-7.1.7
         //# An endpoint MUST NOT continue to attempt to process data (including a responding Close
@@ -537,8 +538,8 @@ impl Echo {
 }
 
 impl Progress {
-    /// Writes the reply to a frame, or to what is there of it, behind the reply so far, and
-    /// returns where its payload stands now.
+    /// Writes the reply to a frame, or to the part of it that has arrived, behind the reply so far.
+    /// Returns where the payload stands now.
     ///
     /// The reply counts only once the caller has moved `range.end` behind it.
     #[expect(clippy::inline_always, reason = "the call takes 34 instructions a frame")]
@@ -587,7 +588,7 @@ fn reply_opcode(opcode: OpCode) -> OpCode {
     if opcode == OpCode::Ping { OpCode::Pong } else { opcode }
 }
 
-/// Whether a frame that is not all there is held back rather than cut through.
+/// Whether a frame that has not arrived whole is held rather than cut through.
 fn is_held(header: &FrameHeader, rules: &Rules) -> bool {
     is_control(header.opcode) || header.payload_len <= rules.hold as u64
 }

@@ -1,23 +1,23 @@
-//! The extensions that a client offers: the `Sec-WebSocket-Extensions` header of its request
-//! (RFC 6455 §9.1). Pure, and strict: what the grammar does not have is malformed.
+//! The extensions that a client offers: the `Sec-WebSocket-Extensions` header of its request (RFC
+//! 6455 §9.1). Pure, and strict: a header outside of the grammar is malformed.
 
 use super::token::is_token_byte;
 
 /// An extension that a client offers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offer<'a> {
-    /// The extension.
+    /// The extension's name.
     pub name: &'a str,
-    /// What the client says of it, in its order.
+    /// The extension's parameters, in the client's order.
     pub parameters: Vec<Parameter<'a>>,
 }
 
 /// A parameter of an offer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parameter<'a> {
-    /// Its name.
+    /// The parameter's name.
     pub name: &'a str,
-    /// Its value, if it has one; a token, without the quotes that it may have been in.
+    /// The parameter's value, if it has one: a token, without the quotes that may have enclosed it.
     pub value: Option<String>,
 }
 
@@ -27,8 +27,9 @@ pub struct Malformed;
 
 /// The offers in one header, the client's favourite first.
 ///
-/// Elements of the list may be empty (RFC 9110 §5.6.1.2). All of them may: the grammar wants one
-/// that is not, but Python's `websockets` sends an empty header when it has nothing to offer.
+/// Elements of the list may be empty (RFC 9110 §5.6.1.2). The grammar wants one that is not, but a
+/// list without any is accepted: Python's `websockets` sends an empty header when it has nothing to
+/// offer.
 pub fn parse_offers(header: &str) -> Result<Vec<Offer<'_>>, Malformed> {
     let mut scanner = Scanner { rest: header };
     let mut offers = Vec::new();
@@ -44,7 +45,8 @@ pub fn parse_offers(header: &str) -> Result<Vec<Offer<'_>>, Malformed> {
     }
 }
 
-/// What has not been read yet. White space may stand before everything (§9.1, "implied *LWS").
+/// The text that has not been read yet. White space may stand before each part (§9.1, "implied
+/// *LWS").
 struct Scanner<'a> {
     rest: &'a str,
 }
@@ -81,7 +83,7 @@ impl<'a> Scanner<'a> {
         if token.is_empty() { Err(Malformed) } else { Ok(token) }
     }
 
-    /// What follows an opening quote, up to and with the closing one.
+    /// Reads the token behind an opening quote, and the closing quote.
     fn quoted_token(&mut self) -> Result<String, Malformed> {
         let mut token = String::new();
         let mut bytes = self.rest.bytes();

@@ -1,7 +1,7 @@
 //! The frame header (RFC 6455 §5.2): two bytes, an extended payload length, a masking key.
 //!
-//! This module knows what a single header can tell, masking by role included; what depends on the
-//! connection (continuation, negotiated extensions) is for [`super::echo`] to judge.
+//! This module judges what a single header shows, masking by role included. Rules that depend on
+//! the connection (continuation, negotiated extensions) are left to [`super::echo`].
 
 use super::ProtocolError;
 
@@ -16,9 +16,9 @@ const RSV1: u8 = 0x40;
 const RSV2_RSV3: u8 = 0x30;
 const MASK: u8 = 0x80;
 
-/// In place of a length: it follows in two bytes.
+/// The length code of a length that follows in two bytes.
 const LENGTH_IN_16_BITS: u8 = 126;
-/// In place of a length: it follows in eight bytes.
+/// The length code of a length that follows in eight bytes.
 const LENGTH_IN_64_BITS: u8 = 127;
 
 /// What the payload of a frame is (§5.2, §11.8).
@@ -35,14 +35,14 @@ pub enum OpCode {
     Close = 0x8,
     /// A question whether the peer is there.
     Ping = 0x9,
-    /// The answer to a Ping, or unasked.
+    /// The answer to a Ping, or a sign of life that nobody asked for.
     Pong = 0xa,
 }
 
 /// A decoded frame header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameHeader {
-    /// The last frame of its message; always set on control frames.
+    /// Whether this is the last frame of its message; always set on control frames.
     pub fin: bool,
     /// "Per-message compressed" where permessage-deflate is negotiated (RFC 7692 §6).
     pub rsv1: bool,
@@ -55,7 +55,7 @@ pub struct FrameHeader {
 }
 
 impl OpCode {
-    /// The opcode in the lower four bits of a frame's first byte; none if it is reserved.
+    /// The opcode in the lower four bits of a frame's first byte; `None` if it is reserved.
     #[inline]
     pub fn from_bits(bits: u8) -> Option<Self> {
         match bits {
@@ -71,7 +71,7 @@ impl OpCode {
 }
 
 impl FrameHeader {
-    /// Decodes the header at the start of `bytes`, and says how many bytes it takes.
+    /// Decodes the header at the start of `bytes`, and returns it with its length in bytes.
     ///
     /// `None` means that the header is not all there yet. A fault is reported as soon as the bytes
     /// that show it are there.
@@ -193,7 +193,8 @@ pub fn is_control(opcode: OpCode) -> bool {
     opcode as u8 & 0x08 != 0
 }
 
-/// The payload length and the offset behind it; `None` when it is not all there yet.
+/// Decodes the payload length, and returns it with the offset behind it; `None` if it is not all
+/// there yet.
 #[inline]
 fn decode_payload_len(
     bytes: &[u8],

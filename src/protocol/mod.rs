@@ -1,9 +1,9 @@
 //! RFC 6455 without I/O, a clock or a socket: bytes in, bytes and verdicts out.
 //!
-//! [`session`] is a connection between its handshakes, [`echo`] the transformer in it;
-//! [`extensions`] and [`token`] read what both endpoints' opening handshakes may have in their header
-//! fields. The other modules are what these are made of. Everything here is driven by slices, so
-//! tests, fuzzers, benchmarks and the load generator run it as the server does.
+//! [`session`] is a connection between its two handshakes, and [`echo`] the transformer in it.
+//! [`extensions`] and [`token`] read header fields of both endpoints' opening handshakes. The other
+//! modules are parts of these. Everything works on slices, so tests, fuzzers, benchmarks and the
+//! load generator run it as the server does.
 
 pub mod close_code;
 pub mod echo;

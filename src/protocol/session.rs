@@ -1,12 +1,12 @@
 //! A WebSocket connection after its opening handshake, as RFC 6455 tells it: data, control frames,
 //! and the closing handshake. Pure state: no I/O, no clock.
 //!
-//! Who moves a session's bytes is its carrier. The carrier gives every received chunk to
-//! [`Session::receive`], sends what each call returns, one behind the other, and ends the connection
-//! once a [`Reply`] has an [`End`]. The carrier knows nothing else of the protocol.
+//! A session's carrier moves its bytes. The carrier gives every received chunk to
+//! [`Session::receive`], sends what each call returns, in order, and ends the connection once a
+//! [`Reply`] has an [`End`]. The carrier knows nothing else of the protocol.
 //!
-//! The invariants: the bytes to send form whole frames wherever a Ping or a Close frame of the
-//! server's own is put between them; at most one Close frame is sent, and nothing behind it.
+//! The invariants: a Ping or a Close frame of the server's own only comes where the bytes to send
+//! so far end with a whole frame; at most one Close frame is sent, and nothing behind it.
 
 use std::ops::Range;
 
@@ -26,7 +26,7 @@ pub struct Session {
 /// How far the closing handshake is (RFC 6455 §7.1.2, §7.1.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// It has not begun.
+    /// The closing handshake has not begun.
     Open,
     /// The server is stopping, and its Close frame waits for the end of a message.
     Draining,
@@ -41,7 +41,7 @@ enum Stage {
 pub struct Reply {
     /// Bytes that were held back from earlier chunks; usually none.
     pub prefix: Vec<u8>,
-    /// Where in the chunk the replies stand that have their place there.
+    /// Where in the chunk the rest of the reply stands.
     pub range: Range<usize>,
     /// A Close frame of the server's own; usually none.
     pub close: Vec<u8>,
@@ -74,7 +74,7 @@ impl Session {
         Self { echo: Echo::with_compression(compression), stage: Stage::Open }
     }
 
-    /// The Close frame for a connection that cannot have a session, for want of room.
+    /// The Close frame for a connection that cannot have a session, since there is no room for it.
     pub fn turn_away() -> Vec<u8> {
         encode_close_frame(CloseCode::TryAgainLater, "there is no room for more connections")
     }
@@ -112,7 +112,7 @@ impl Session {
         matches!(self.stage, Stage::Draining | Stage::CloseSent)
     }
 
-    /// Completes a reply where the closing handshake, or a fault, changes it.
+    /// Completes a reply that the closing handshake or a fault changes.
     #[cold]
     fn complete_reply(&mut self, mut reply: Reply, next: Next) -> Reply {
         let close_sent = self.stage == Stage::CloseSent;
@@ -149,7 +149,7 @@ impl Session {
         reply
     }
 
-    /// The Close frame of a stopping server, once, when no message is under way.
+    /// Returns the Close frame of a stopping server, once, if no message is under way.
     fn start_closing_handshake(&mut self) -> Option<Vec<u8>> {
         if self.stage != Stage::Draining || !self.echo.between_messages() {
             return None;

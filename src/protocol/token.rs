@@ -1,4 +1,5 @@
-//! Tokens, which are methods, field names, subprotocols and extensions (RFC 9110 §5.6.2).
+//! Tokens: the form of methods, field names, subprotocols and names of extensions (RFC 9110
+//! §5.6.2).
 
 /// Whether `text` is a token (RFC 9110 §5.6.2).
 pub fn is_token(text: &str) -> bool {

@@ -3,7 +3,7 @@
 //! Whole runs go through simdutf8; only a character that a cut has split is followed byte by
 //! byte. A fault is found at the first byte that no valid text could have there.
 
-/// What the text so far needs from its next bytes.
+/// The validation of a text so far, as what the text needs from its next bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Utf8Validator {
     /// Continuation bytes that the unfinished character still needs: 0 to 3.
@@ -18,8 +18,8 @@ pub struct Utf8Validator {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotUtf8;
 
-/// Up to this length simdutf8's preparations take longer than a look whether all is ASCII, which
-/// most short texts are.
+/// Up to this length, in bytes, a piece is first checked for plain ASCII, which most short texts
+/// are: that takes less time than simdutf8's preparations.
 const SHORT_LEN_MAX: usize = 256;
 
 const CONTINUATION_MIN: u8 = 0x80;
@@ -54,7 +54,7 @@ impl Utf8Validator {
         self.needed == 0
     }
 
-    /// Takes bytes until the split character is whole, and returns what is behind it.
+    /// Takes bytes until the split character is whole, and returns the bytes behind it.
     #[cold]
     fn push_split_character<'a>(&mut self, piece: &'a [u8]) -> Result<&'a [u8], NotUtf8> {
         for (at, &byte) in piece.iter().enumerate() {
@@ -66,7 +66,7 @@ impl Utf8Validator {
         Ok(&[])
     }
 
-    /// One byte of the table of well-formed sequences (RFC 3629 §4).
+    /// Takes one byte by the table of well-formed sequences (RFC 3629 §4).
     fn push_byte(&mut self, byte: u8) -> Result<(), NotUtf8> {
         if self.needed > 0 {
             if !(self.lower..=self.upper).contains(&byte) {
@@ -91,9 +91,9 @@ impl Utf8Validator {
     }
 }
 
-/// Whether all bytes are ASCII: the first block, in which most other texts show, then all together
-/// without a branch for each. The last block overlaps the one before where they do not come out
-/// even. (std's goes byte by byte there.)
+/// Whether all bytes are ASCII. The first block is checked alone, since most other texts show in
+/// it; then all blocks together, without a branch for each. If the length is no multiple of the
+/// block's, the last block overlaps the one before, where std's `is_ascii` goes byte by byte.
 #[inline]
 fn is_ascii(bytes: &[u8]) -> bool {
     const NOT_ASCII: u128 = u128::from_ne_bytes([0x80; 16]);

@@ -1,8 +1,9 @@
 //! The blocks of a long payload, compiled for CPUs with AVX2: 11 instructions for 128 bytes
 //! rather than 30.
 //!
-//! The code is the safe code of [`super::unmask_blocks`]. The one `unsafe` is the call of a function
-//! that only such CPUs can run; the property tests of [`super`] hold both against the definition.
+//! The code is the safe code of [`super::unmask_blocks`]. The one `unsafe` is the call of a
+//! function that only such CPUs can run; the property tests of [`super`] hold both against the
+//! definition.
 
 use std::cell::Cell;
 
@@ -25,7 +26,7 @@ pub(super) fn unmask_blocks<'a>(
 
 /// # Safety
 ///
-/// The CPU must have AVX2, where this is called from code that is not compiled for it.
+/// The CPU must have AVX2, if the caller is not itself compiled for AVX2.
 #[target_feature(enable = "avx2")]
 fn unmask_blocks_on_avx2<'a>(
     source: &'a [Cell<u8>],

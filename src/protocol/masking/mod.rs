@@ -1,19 +1,19 @@
 //! Masking (RFC 6455 §5.3): byte `i` of a payload is combined by XOR with byte `i % 4` of the key.
 //!
-//! Masking and unmasking are the same operation. It goes block by block, each read whole before it
-//! is written, and the compiler makes vector instructions of a block: of 64 bytes, then of 16, and
-//! then the last 16 once more, of which a part is done already. These are read before anything is
-//! written. Where the payload moves, source and target overlap; as slices of [`Cell`]s they may,
-//! without a check for each block.
+//! Masking and unmasking are the same operation. It goes block by block, and the compiler makes
+//! vector instructions of a block: first blocks of 64 bytes, then of 16. Each block is read whole
+//! before it is written. The last 16 bytes are one more block, which may overlap the block before
+//! it, so it is read before anything is written. Where the payload moves, source and target
+//! overlap; slices of [`Cell`]s may, without a check for each block.
 //!
-//! A long payload is done in blocks of 128 bytes first where the CPU has AVX2.
+//! If the CPU has AVX2, a long payload begins with blocks of 128 bytes.
 
 use std::{array, cell::Cell};
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 
-/// From this length on, 256-bit vectors save more than the look for them takes.
+/// From this length on, in bytes, 256-bit vectors save more time than the check for them takes.
 const LONG_LEN_MIN: usize = 256;
 
 /// Unmasks (or masks) `payload` in place.
@@ -25,7 +25,8 @@ pub fn unmask(payload: &mut [u8], key: [u8; 4]) {
 
 /// Unmasks the `len` bytes at `from` and writes them at `to`, which is at or before `from`.
 ///
-/// Going forward, every byte is read before a write can reach it, whatever the distance.
+/// The operation goes forward, so every byte is read before a write can reach it, whatever the
+/// distance.
 ///
 /// # Panics
 ///
@@ -37,7 +38,8 @@ pub fn unmask_to(buffer: &mut [u8], from: usize, to: usize, len: usize, key: [u8
     unmask_cells(&buffer[from..from + len], &buffer[to..], key);
 }
 
-/// Unmasks `source` to the start of `target`, which is at the same byte or before it.
+/// Unmasks `source` to the start of `target`, which begins at the same byte as `source` or before
+/// it.
 #[inline]
 fn unmask_cells(source: &[Cell<u8>], target: &[Cell<u8>], key: [u8; 4]) {
     if source.len() < LONG_LEN_MIN {
@@ -55,7 +57,7 @@ fn unmask_long(source: &[Cell<u8>], target: &[Cell<u8>], key: [u8; 4]) {
     unmask_short(source, target, key);
 }
 
-/// Unmasks with what every CPU has.
+/// Unmasks with instructions that every CPU has.
 fn unmask_short(source: &[Cell<u8>], target: &[Cell<u8>], key: [u8; 4]) {
     let target = &target[..source.len()];
     let (Some(last_source), Some(last_target)) =
@@ -123,12 +125,12 @@ mod tests {
 
     use super::*;
 
-    /// The oracle.
+    /// The oracle: the definition of RFC 6455 §5.3.
     fn unmask_by_definition(payload: &[u8], key: [u8; 4]) -> Vec<u8> {
         payload.iter().enumerate().map(|(i, byte)| byte ^ key[i % 4]).collect()
     }
 
-    /// Short, or long with any rest.
+    /// Payloads from none to some blocks of each size, with any rest.
     fn payload() -> impl Strategy<Value = Vec<u8>> {
         proptest::collection::vec(any::<u8>(), 0..3 * LONG_LEN_MIN)
     }
