@@ -83,9 +83,9 @@ fn measure_ringecho(bencher: &mut Bencher, batch: &Batch) {
             chunk.clear();
             append(&mut chunk, received);
             let reply = session.receive(&mut chunk, &RULES);
-            assert_eq!(reply.end, None);
-            append(sent, &reply.prefix);
-            append(sent, &chunk[reply.range]);
+            assert_eq!(reply.closing, None);
+            append(sent, &reply.echoed.prefix);
+            append(sent, &chunk[reply.echoed.range]);
         }
     });
 }

@@ -126,7 +126,9 @@ impl Timing {
             Stage::Handshake if passed >= deadlines.handshake => {
                 return Some(Due::HandshakeTimeout);
             }
-            Stage::Open { is_pinged: false } if passed >= deadlines.keep_alive_interval? => {
+            Stage::Open { is_pinged: false }
+                if deadlines.keep_alive_interval.is_some_and(|interval| passed >= interval) =>
+            {
                 self.stage = Stage::Open { is_pinged: true };
                 self.since = now;
                 return Some(Due::Ping);

@@ -136,6 +136,13 @@ const BETWEEN_FRAMES: Phase = Phase::FrameHeader { bytes: [0; FRAME_HEADER_LEN_M
 
 const NO_MESSAGE: Message = Message { kind: None, len: 0, utf8: Utf8Validator::START };
 
+impl Echoed {
+    /// The answer to nothing.
+    pub(super) fn nothing() -> Self {
+        Self { prefix: Vec::new(), range: 0..0, next: Next::Continue, messages: 0 }
+    }
+}
+
 impl Default for Echo {
     fn default() -> Self {
         Self {
@@ -172,26 +179,44 @@ impl Echo {
     ///
     /// After a [`Next`] other than `Continue` all further chunks are answered with nothing.
     pub fn transform(&mut self, chunk: &mut [u8], rules: &Rules) -> Echoed {
-        let mut progress = Progress { prefix: Vec::new(), range: 0..0, messages: 0 };
-        let next = match self.consume(chunk, rules, &mut progress) {
-            Ok(next) => next,
-            Err(error) => self.fail(error, &progress),
-        };
-        let Progress { prefix, range, messages } = progress;
-        Echoed { prefix, range, next, messages }
+        self.transform_until::<false>(chunk, rules).0
     }
 
-    fn consume(
+    /// The same, but stops at the first end of a frame where no message is under way. Returns also
+    /// how many bytes of the chunk have been answered: all of them, unless it has stopped there.
+    #[cold]
+    pub fn transform_to_boundary(&mut self, chunk: &mut [u8], rules: &Rules) -> (Echoed, usize) {
+        self.transform_until::<true>(chunk, rules)
+    }
+
+    fn transform_until<const BOUNDARY: bool>(
+        &mut self,
+        chunk: &mut [u8],
+        rules: &Rules,
+    ) -> (Echoed, usize) {
+        let mut progress = Progress { prefix: Vec::new(), range: 0..0, messages: 0 };
+        let (next, consumed) = match self.consume::<BOUNDARY>(chunk, rules, &mut progress) {
+            Ok(outcome) => outcome,
+            Err(error) => (self.fail(error), chunk.len()),
+        };
+        let Progress { prefix, range, messages } = progress;
+        (Echoed { prefix, range, next, messages }, consumed)
+    }
+
+    fn consume<const BOUNDARY: bool>(
         &mut self,
         chunk: &mut [u8],
         rules: &Rules,
         progress: &mut Progress,
-    ) -> Result<Next, ProtocolError> {
+    ) -> Result<(Next, usize), ProtocolError> {
         let mut read = 0;
         if !matches!(self.phase, Phase::FrameHeader { len: 0, .. }) {
             match self.resume(chunk, rules, progress)? {
                 (consumed, Next::Continue) => read = consumed,
-                (_, next) => return Ok(next),
+                (consumed, next) => return Ok((next, consumed)),
+            }
+            if BOUNDARY && self.between_messages() {
+                return Ok((Next::Continue, read));
             }
         }
         while read < chunk.len() {
@@ -217,16 +242,19 @@ impl Echo {
             if is_control(header.opcode) {
                 let next = self.answer_control_frame(chunk, payload, header, key, progress)?;
                 if next != Next::Continue {
-                    return Ok(next);
+                    return Ok((next, read));
                 }
-                continue;
+            } else {
+                let payload = progress.append(chunk, header, payload, key);
+                self.message.check_text(&chunk[payload.clone()])?;
+                self.end_data_frame(header.fin, progress)?;
+                progress.range.end = payload.end;
             }
-            let payload = progress.append(chunk, header, payload, key);
-            self.check_text(&chunk[payload.clone()])?;
-            self.end_data_frame(header.fin, progress)?;
-            progress.range.end = payload.end;
+            if BOUNDARY && self.between_messages() {
+                return Ok((Next::Continue, read));
+            }
         }
-        Ok(Next::Continue)
+        Ok((Next::Continue, chunk.len()))
     }
 
     /// Checks a header against the connection's state, counts its frame into the message, and
@@ -281,19 +309,6 @@ impl Echo {
         //# receiving such a frame MUST _Fail the WebSocket Connection_.
         self.compression == Compression::PermessageDeflate
             && matches!(header.opcode, OpCode::Text | OpCode::Binary)
-    }
-
-    /// Validates unmasked payload if it belongs to a text message.
-    #[inline]
-    fn check_text(&mut self, payload: &[u8]) -> Result<(), ProtocolError> {
-        //= https://www.rfc-editor.org/rfc/rfc6455#section-8.1
-        //# When an endpoint is to interpret a byte stream as UTF-8 but finds
-        //# that the byte stream is not, in fact, a valid UTF-8 stream, that
-        //# endpoint MUST _Fail the WebSocket Connection_.
-        if self.message.kind == Some(MessageKind::Text) {
-            self.message.utf8.push(payload).map_err(|_| ProtocolError::TextNotUtf8)?;
-        }
-        Ok(())
     }
 
     //= https://www.rfc-editor.org/rfc/rfc6455#section-5.4
@@ -374,14 +389,11 @@ impl Echo {
         }
         let here = chunk.len() - payload_at;
         let payload = progress.append(chunk, header, payload_at..chunk.len(), key);
-        self.check_text(&chunk[payload.clone()])?;
+        self.message.check_text(&chunk[payload.clone()])?;
         progress.range.end = payload.end;
-        self.phase = Phase::CutThrough(PendingPayload {
-            remaining: header.payload_len - here as u64,
-            key: rotate(key, here),
-            opcode: header.opcode,
-            fin: header.fin,
-        });
+        let mut pending = PendingPayload::new(&header, key);
+        pending.take(here);
+        self.phase = Phase::CutThrough(pending);
         Ok(())
     }
 
@@ -431,14 +443,13 @@ impl Echo {
         };
         let key = self.admit(&header, rules)?;
         let payload_at = header_len - kept_len;
-        self.hold(header, key);
         let (consumed, next) = if is_held(&header, rules) {
+            self.hold(header, key);
             self.resume_held(&chunk[payload_at..], progress)?
         } else {
-            let Phase::Held(payload) = self.phase else { unreachable!("hold has just begun") };
-            let header_reply = std::mem::take(&mut self.held);
-            let consumed = self.resume_cut_through(payload, chunk, payload_at, progress)?;
-            progress.prefix = header_reply;
+            let pending = PendingPayload::new(&header, key);
+            let consumed = self.resume_cut_through(pending, chunk, payload_at, progress)?;
+            append_reply_header(&header, &mut progress.prefix);
             (consumed, Next::Continue)
         };
         Ok((payload_at + consumed, next))
@@ -446,16 +457,8 @@ impl Echo {
 
     /// Begins to hold a frame: writes the header of its reply, whose payload is to come.
     fn hold(&mut self, header: FrameHeader, key: [u8; 4]) {
-        let opcode = reply_opcode(header.opcode);
-        let mut bytes = [0; FRAME_HEADER_LEN_MAX];
-        let header_len = FrameHeader { opcode, masking_key: None, ..header }.encode(&mut bytes);
-        self.held.extend_from_slice(&bytes[..header_len]);
-        self.phase = Phase::Held(PendingPayload {
-            remaining: header.payload_len,
-            key,
-            opcode: header.opcode,
-            fin: header.fin,
-        });
+        append_reply_header(&header, &mut self.held);
+        self.phase = Phase::Held(PendingPayload::new(&header, key));
     }
 
     /// Moves payload from `bytes` to the held reply, and answers when the frame is whole.
@@ -470,13 +473,11 @@ impl Echo {
         let piece_at = self.held.len();
         self.held.extend_from_slice(&bytes[..taken]);
         unmask(&mut self.held[piece_at..], payload.key);
-        payload.key = rotate(payload.key, taken);
-        payload.remaining -= taken as u64;
+        payload.take(taken);
         let PendingPayload { remaining, opcode, fin, .. } = *payload;
 
-        if !is_control(opcode) && self.message.kind == Some(MessageKind::Text) {
-            let piece = &self.held[piece_at..];
-            self.message.utf8.push(piece).map_err(|_| ProtocolError::TextNotUtf8)?;
+        if !is_control(opcode) {
+            self.message.check_text(&self.held[piece_at..])?;
         }
         if remaining > 0 {
             return Ok((taken, Next::Continue));
@@ -508,9 +509,8 @@ impl Echo {
         let taken = payload.remaining.min((chunk.len() - at) as u64) as usize;
         let piece = at..at + taken;
         unmask(&mut chunk[piece.clone()], payload.key);
-        self.check_text(&chunk[piece.clone()])?;
-        payload.key = rotate(payload.key, taken);
-        payload.remaining -= taken as u64;
+        self.message.check_text(&chunk[piece.clone()])?;
+        payload.take(taken);
         if payload.remaining == 0 {
             self.end_data_frame(payload.fin, progress)?;
             self.phase = BETWEEN_FRAMES;
@@ -523,10 +523,9 @@ impl Echo {
 
     /// Ends the stream because of `error`.
     #[cold]
-    fn fail(&mut self, error: ProtocolError, progress: &Progress) -> Next {
-        // A cut-through frame that was resumed and has not been finished in this chunk is half
-        // sent. A frame that began in this chunk is not: its reply was not counted into the range.
-        let half_sent = matches!(self.phase, Phase::CutThrough(_)) && progress.range.is_empty();
+    fn fail(&mut self, error: ProtocolError) -> Next {
+        // A fault in a frame that begins in this chunk leaves the phase as it was before the frame.
+        let half_sent = matches!(self.phase, Phase::CutThrough(_));
         //= https://www.rfc-editor.org/rfc/rfc6455#section-7.1.7
         //# An endpoint MUST NOT continue to attempt to process data (including a responding Close
         //# frame) from the remote endpoint after being instructed to _Fail the WebSocket
@@ -578,6 +577,42 @@ impl Progress {
         unmask_to(chunk, payload.start, to, payload.len(), key);
         to..to + payload.len()
     }
+}
+
+impl Message {
+    /// Validates unmasked payload of the message, if it is a text.
+    #[inline]
+    fn check_text(&mut self, payload: &[u8]) -> Result<(), ProtocolError> {
+        //= https://www.rfc-editor.org/rfc/rfc6455#section-8.1
+        //# When an endpoint is to interpret a byte stream as UTF-8 but finds
+        //# that the byte stream is not, in fact, a valid UTF-8 stream, that
+        //# endpoint MUST _Fail the WebSocket Connection_.
+        if self.kind == Some(MessageKind::Text) {
+            self.utf8.push(payload).map_err(|_| ProtocolError::TextNotUtf8)?;
+        }
+        Ok(())
+    }
+}
+
+impl PendingPayload {
+    /// All of a frame's payload.
+    fn new(header: &FrameHeader, key: [u8; 4]) -> Self {
+        Self { remaining: header.payload_len, key, opcode: header.opcode, fin: header.fin }
+    }
+
+    /// So many bytes of it have arrived.
+    fn take(&mut self, len: usize) {
+        self.remaining -= len as u64;
+        self.key = rotate(self.key, len);
+    }
+}
+
+/// Appends the header of the reply to a frame.
+fn append_reply_header(header: &FrameHeader, reply: &mut Vec<u8>) {
+    let header = FrameHeader { opcode: reply_opcode(header.opcode), masking_key: None, ..*header };
+    let mut bytes = [0; FRAME_HEADER_LEN_MAX];
+    let header_len = header.encode(&mut bytes);
+    reply.extend_from_slice(&bytes[..header_len]);
 }
 
 /// The opcode that a frame is answered with.

@@ -8,8 +8,6 @@
 //! The invariants: a Ping or a Close frame of the server's own only comes where the bytes to send
 //! so far end with a whole frame; at most one Close frame is sent, and nothing behind it.
 
-use std::ops::Range;
-
 use super::{
     ProtocolError,
     close_code::{CloseCode, encode_close_frame},
@@ -36,19 +34,22 @@ enum Stage {
     Ended,
 }
 
-/// What a received chunk is answered with: `prefix`, then `range` of the chunk, then `close`.
+/// What a received chunk is answered with: the echoes of its frames, and what closes behind them.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Reply {
-    /// Bytes that were held back from earlier chunks; usually none.
-    pub prefix: Vec<u8>,
-    /// Where in the chunk the rest of the reply stands.
-    pub range: Range<usize>,
-    /// A Close frame of the server's own; usually none.
-    pub close: Vec<u8>,
+    /// The echoes; none if the server's Close frame has been sent.
+    pub echoed: Echoed,
+    /// What the reply does about the closing handshake; usually nothing.
+    pub closing: Option<Box<Closing>>,
+}
+
+/// A step of the closing handshake, or the failing of a connection.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Closing {
+    /// A Close frame of the server's own, which comes behind the echoes; empty if there is none.
+    pub frame: Vec<u8>,
     /// How the session has ended, if it has. The connection is to be closed once the reply is sent.
     pub end: Option<End>,
-    /// Messages whose echo the reply completes.
-    pub messages: u32,
 }
 
 /// How a session ended.
@@ -82,14 +83,15 @@ impl Session {
     /// Answers the next received bytes, in place.
     ///
     /// Once a reply has had an [`End`], all further chunks are answered with nothing.
-    #[inline]
     pub fn receive(&mut self, chunk: &mut [u8], rules: &Rules) -> Reply {
-        let Echoed { prefix, range, next, messages } = self.echo.transform(chunk, rules);
-        let reply = Reply { prefix, range, close: Vec::new(), end: None, messages };
-        if self.stage == Stage::Open && next == Next::Continue {
-            return reply;
+        if self.stage != Stage::Open {
+            return self.receive_while_closing(chunk, rules);
         }
-        self.complete_reply(reply, next)
+        let mut reply = Reply { echoed: self.echo.transform(chunk, rules), closing: None };
+        if reply.echoed.next != Next::Continue {
+            reply.closing = self.end(reply.echoed.next);
+        }
+        reply
     }
 
     /// A Ping frame, if one may be sent now (RFC 6455 §5.5.2).
@@ -112,24 +114,38 @@ impl Session {
         matches!(self.stage, Stage::Draining | Stage::CloseSent)
     }
 
-    /// Completes a reply that the closing handshake or a fault changes.
+    /// Answers received bytes while the server is stopping: with echoes up to the end of the message
+    /// that is under way, and from there on with a Close frame and nothing else.
     #[cold]
-    fn complete_reply(&mut self, mut reply: Reply, next: Next) -> Reply {
-        let close_sent = self.stage == Stage::CloseSent;
-        if close_sent {
-            //= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
-            //# The application MUST NOT send any more data frames after sending a Close frame.
-            reply.prefix = Vec::new();
-            reply.range = 0..0;
-            reply.messages = 0;
+    fn receive_while_closing(&mut self, chunk: &mut [u8], rules: &Rules) -> Reply {
+        let (mut echoed, consumed) = if self.stage == Stage::Draining {
+            self.echo.transform_to_boundary(chunk, rules)
+        } else {
+            (Echoed::nothing(), 0)
+        };
+        if echoed.next != Next::Continue {
+            let closing = self.end(echoed.next);
+            return Reply { echoed, closing };
         }
-        reply.end = match next {
-            Next::Continue => {
-                reply.close = self.start_closing_handshake().unwrap_or_default();
-                return reply;
-            }
-            Next::Close if close_sent => Some(End::ClosedByServer),
-            Next::Close => Some(End::ClosedByPeer),
+        let frame = self.start_closing_handshake().unwrap_or_default();
+        //= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
+        //# The application MUST NOT send any more data frames after sending a Close frame.
+        let unanswered = self.echo.transform(&mut chunk[consumed..], rules);
+        echoed.next = unanswered.next;
+        let end = self.end(unanswered.next).and_then(|closing| closing.end);
+        let closing = (!frame.is_empty() || end.is_some()).then(|| Closing { frame, end }.into());
+        Reply { echoed, closing }
+    }
+
+    /// Ends the session if the transformer says so.
+    #[cold]
+    fn end(&mut self, next: Next) -> Option<Box<Closing>> {
+        let close_sent = self.stage == Stage::CloseSent;
+        let mut frame = Vec::new();
+        let end = match next {
+            Next::Continue => return None,
+            Next::Close if close_sent => End::ClosedByServer,
+            Next::Close => End::ClosedByPeer,
             //= https://www.rfc-editor.org/rfc/rfc6455#section-7.1.7
             //# If _The WebSocket Connection is Established_ prior to the point where
             //# the endpoint is required to _Fail the WebSocket Connection_, the
@@ -139,14 +155,14 @@ impl Session {
             //# SHOULD log the problem.
             Next::Fail(error) => {
                 if !close_sent {
-                    reply.close = encode_close_frame(error.close_code(), &error.to_string());
+                    frame = encode_close_frame(error.close_code(), &error.to_string());
                 }
-                Some(End::Failed(error))
+                End::Failed(error)
             }
-            Next::Abort(error) => Some(End::Failed(error)),
+            Next::Abort(error) => End::Failed(error),
         };
         self.stage = Stage::Ended;
-        reply
+        Some(Closing { frame, end: Some(end) }.into())
     }
 
     /// Returns the Close frame of a stopping server, once, if no message is under way.

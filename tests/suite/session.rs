@@ -44,11 +44,13 @@ impl Run {
     fn receive(&mut self, bytes: &[u8]) {
         let mut chunk = bytes.to_vec();
         let reply = self.session.receive(&mut chunk, &self.rules);
-        self.sent.extend(reply.prefix);
-        self.sent.extend(&chunk[reply.range]);
-        self.sent.extend(reply.close);
-        self.messages += reply.messages;
-        self.end = self.end.or(reply.end);
+        self.sent.extend(reply.echoed.prefix);
+        self.sent.extend(&chunk[reply.echoed.range]);
+        if let Some(closing) = reply.closing {
+            self.sent.extend(closing.frame);
+            self.end = self.end.or(closing.end);
+        }
+        self.messages += reply.echoed.messages;
     }
 
     /// Whether a Ping could be sent.
@@ -98,20 +100,19 @@ fn whole_messages(frames: &[ClientFrame], received: usize) -> u32 {
     messages
 }
 
-/// Whether no message is under way when these bytes have been received.
-fn is_between_messages(frames: &[ClientFrame], received: usize) -> bool {
+/// Where in the input frames end and no message is under way, from the start on.
+fn boundaries(frames: &[ClientFrame]) -> Vec<usize> {
+    let mut boundaries = vec![0];
     let mut at = 0;
     let mut is_between = true;
     for frame in frames {
-        if at == received {
-            return is_between;
-        }
         at += frame.encode().len();
         if (frame.opcode as u8) < 8 {
             is_between = frame.fin;
         }
+        boundaries.extend(is_between.then_some(at));
     }
-    at == received && is_between
+    boundaries
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -138,13 +139,15 @@ proptest! {
         steps in steps(),
         hold in prop::sample::select(vec![0, 100, 4096]),
     ) {
+        let boundaries = boundaries(&frames);
         frames.extend(ending);
         let input: Vec<u8> = frames.iter().flat_map(ClientFrame::encode).collect();
         let rules = Rules { hold, ..RULES };
         let mut run = Run::new(rules);
         let mut received = 0;
-        let mut is_draining = false;
-        // Where the input stood when the model said goodbye.
+        // Where the input stood when the server was to stop, and where the model says goodbye: at the
+        // first end of a frame from there on where no message is under way.
+        let mut drained_at = None;
         let mut goodbye_at = None;
         for step in steps.into_iter().chain([Step::Receive(input.len())]) {
             match step {
@@ -155,22 +158,23 @@ proptest! {
                 }
                 Step::Ping => {
                     let may_ping = run.ping();
-                    prop_assert!(!may_ping || goodbye_at.is_none() && run.end.is_none());
+                    let is_closed = goodbye_at.is_some() || run.end.is_some();
+                    prop_assert!(!may_ping || !is_closed);
                     // A frame that is held, or whole, leaves room for a Ping before or behind it.
                     let is_held = judge(&input[..received], u64::MAX, Compression::None)
                         .last_payload_len <= hold as u64;
-                    prop_assert!(may_ping || !is_held || goodbye_at.is_some() || run.end.is_some());
+                    prop_assert!(may_ping || !is_held || is_closed);
                 }
                 Step::Drain => {
-                    is_draining = true;
+                    if run.end.is_none() {
+                        drained_at = drained_at.or(Some(received));
+                    }
                     run.drain();
                 }
             }
-            let is_over = run.end.is_some();
-            if is_draining && !is_over && goodbye_at.is_none()
-                && is_between_messages(&frames, received)
-            {
-                goodbye_at = Some(received);
+            if let Some(drained_at) = drained_at {
+                let may_close = |at: &&usize| (drained_at..=received).contains(*at);
+                goodbye_at = goodbye_at.or(boundaries.iter().find(may_close).copied());
             }
             prop_assert_eq!(
                 run.sent.ends_with(&goodbye()),
@@ -235,6 +239,22 @@ fn stopping_server_says_goodbye_behind_the_message_that_is_under_way() {
     run.receive(&close(1001, "").encode());
     assert_eq!(run.end, Some(End::ClosedByServer));
     assert_eq!(run.sent, expected);
+}
+
+/// It is never between two messages when it has sent what it has to send.
+#[test]
+fn peer_that_pipelines_is_sent_the_close_between_its_messages() {
+    let mut run = Run::new(RULES);
+    let [first, second] = [binary([1; 500]), binary([2; 500])];
+    let input = [first.encode(), second.encode()].concat();
+    run.receive(&input[..300]);
+    run.drain();
+    assert!(run.sent.is_empty());
+    run.receive(&input[300..700]);
+    assert_eq!(run.sent, [first.encode_echo(), goodbye()].concat());
+    run.receive(&[&input[700..], &close(1001, "").encode()].concat());
+    assert_eq!(run.end, Some(End::ClosedByServer));
+    assert_eq!((run.messages, run.sent.len()), (1, first.encode_echo().len() + goodbye().len()));
 }
 
 #[test]

@@ -26,8 +26,8 @@ use crate::{
     },
     metrics::Counters,
     protocol::{
-        echo::{Compression, Rules},
-        session::{Reply, Session},
+        echo::{Compression, Echoed, Rules},
+        session::{Closing, Reply, Session},
     },
 };
 
@@ -152,8 +152,8 @@ impl Connection {
     ) {
         let reply = self.session.receive(&mut bytes, &work.rules);
         work.count(bytes.len(), &reply);
-        bytes.truncate(reply.range.end);
-        bytes.drain(..reply.range.start);
+        bytes.truncate(reply.echoed.range.end);
+        bytes.drain(..reply.echoed.range.start);
         self.answer(key, reply, Part::Owned(bytes), work);
     }
 
@@ -168,7 +168,7 @@ impl Connection {
             self.timing.traffic(work.now);
             let reply = self.session.receive(work.ring.chunk_mut(&chunk), &work.rules);
             work.count(chunk.len(), &reply);
-            let part = Part::Chunk(chunk.narrow(reply.range.clone()));
+            let part = Part::Chunk(chunk.narrow(reply.echoed.range.clone()));
             self.answer(key, reply, part, work);
         }
         if !goes_on {
@@ -181,15 +181,24 @@ impl Connection {
     /// Queues a reply, whose range is `part`, and does what follows from it.
     #[inline]
     fn answer<K: Kernel>(&mut self, key: Key, reply: Reply, part: Part, work: &mut Work<K>) {
-        let Reply { prefix, range, close, end, messages: _ } = reply;
+        let Reply { echoed: Echoed { prefix, range, .. }, closing } = reply;
         if !prefix.is_empty() {
             self.queue(key, Part::Owned(prefix), work);
         }
         if !range.is_empty() {
             self.queue(key, part, work);
         }
-        if !close.is_empty() {
-            self.queue_close(key, close, work);
+        if let Some(closing) = closing {
+            self.close(key, *closing, work);
+        }
+    }
+
+    /// Takes a step of the closing handshake.
+    #[cold]
+    fn close<K: Kernel>(&mut self, key: Key, closing: Closing, work: &mut Work<K>) {
+        let Closing { frame, end } = closing;
+        if !frame.is_empty() {
+            self.queue_close(key, frame, work);
         }
         if let Some(end) = end {
             self.leave(key, end.into(), work);
@@ -387,6 +396,6 @@ impl<K> Work<K> {
     #[inline]
     fn count(&self, received_len: usize, reply: &Reply) {
         self.counters.received_bytes.add(received_len as u64);
-        self.counters.messages.add(reply.messages.into());
+        self.counters.messages.add(reply.echoed.messages.into());
     }
 }

@@ -65,6 +65,18 @@ pub struct Completion {
 }
 
 /// The kernel. Nothing happens before [`enter`](Self::enter).
+///
+/// Every kernel completes operations alike:
+///
+/// - A receive takes the provided buffers in their order and fills each from its front, for whichever
+///   connection has bytes. Its completion has the buffer and the number of bytes; without a buffer,
+///   and not an error, it is the peer's end. It ends with `ENOBUFS` where no buffer is left.
+/// - A send at once completes only if it was short (with the bytes that were sent, or `EAGAIN`) or
+///   failed; a patient send completes each time.
+/// - A watch completes once. Two may be for the same descriptor, one of them being cancelled.
+/// - A sleep completes with `ETIME`.
+/// - What is cancelled completes with `ECANCELED`, unless it has completed before. The cancellation
+///   has a completion of its own.
 pub trait Kernel {
     /// Puts a descriptor, or none, into a slot.
     fn register(&mut self, slot: u32, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()>;

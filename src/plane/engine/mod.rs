@@ -199,7 +199,7 @@ impl<K: Kernel> Engine<K> {
 
     /// Begins to wait until `duration` has passed.
     pub fn wait_until_passed(&mut self, duration: Duration) -> Wait {
-        let sleep = if duration < TICK { Sleep::Short } else { Sleep::Tick };
+        let sleep = if duration == TICK { Sleep::Tick } else { Sleep::Other };
         if sleep == Sleep::Tick {
             self.tick_began = Instant::now();
         }

@@ -158,7 +158,7 @@ impl Trial {
     fn sleep_repeatedly(&mut self, say: &Sender<bool>) -> Result<(), Lack> {
         let mut waits = Waits::default();
         for round in 0..WAKE_UPS {
-            let (limit, wait) = (waits.begin(Some(Sleep::Short)), waits.begin(None));
+            let (limit, wait) = (waits.begin(Some(Sleep::Other)), waits.begin(None));
             self.ring.sleep(limit, WAKE_UP_MAX);
             self.ring.watch(wait, self.awaited.as_fd(), Interest::Readable);
             let by_connection = round % 2 == 0;

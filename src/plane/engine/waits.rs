@@ -27,10 +27,10 @@ pub struct Wait {
 /// How much time is to pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sleep {
-    /// Less than a tick.
-    Short,
-    /// A tick, or more.
+    /// A tick, as the sweep does.
     Tick,
+    /// Any other time.
+    Other,
 }
 
 /// How a wait's operation completed.
@@ -120,22 +120,22 @@ impl Waits {
 }
 
 impl Wait {
-    const SHORT_BIT: u64 = 1 << u32::BITS;
+    const OTHER_BIT: u64 = 1 << u32::BITS;
     const TICK_BIT: u64 = 2 << u32::BITS;
     const GENERATION_SHIFT: u32 = 34;
 
     pub(super) fn to_bits(self) -> u64 {
         let sleep = match self.sleep {
             None => 0,
-            Some(Sleep::Short) => Self::SHORT_BIT,
+            Some(Sleep::Other) => Self::OTHER_BIT,
             Some(Sleep::Tick) => Self::TICK_BIT,
         };
         u64::from(self.place) | sleep | u64::from(self.generation) << Self::GENERATION_SHIFT
     }
 
     pub(super) fn from_bits(bits: u64) -> Self {
-        let sleep = if bits & Self::SHORT_BIT != 0 {
-            Some(Sleep::Short)
+        let sleep = if bits & Self::OTHER_BIT != 0 {
+            Some(Sleep::Other)
         } else {
             (bits & Self::TICK_BIT != 0).then_some(Sleep::Tick)
         };

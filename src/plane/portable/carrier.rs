@@ -7,6 +7,7 @@
 use std::{
     future::Future,
     mem,
+    ops::Range,
     pin::{Pin, pin},
 };
 
@@ -22,8 +23,8 @@ use crate::{
     metrics::Counters,
     plane::Bounds,
     protocol::{
-        echo::Compression,
-        session::{Reply, Session},
+        echo::{Compression, Echoed},
+        session::{Closing, Reply, Session},
     },
 };
 
@@ -77,11 +78,18 @@ impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Carrier<'_, R, W> {
         loop {
             let reply = self.session.receive(&mut chunk, &self.bounds.rules);
             self.counters.received_bytes.add(chunk.len() as u64);
-            self.counters.messages.add(reply.messages.into());
-            let end = reply.end;
-            chunk = self.send(reply, chunk).await?;
-            if let Some(end) = end {
-                return Ok(end.into());
+            self.counters.messages.add(reply.echoed.messages.into());
+            let Reply { echoed: Echoed { prefix, range, .. }, closing } = reply;
+            let prefix_len = prefix.len();
+            self.send(prefix, 0..prefix_len, closing.is_some()).await?;
+            chunk = self.send(chunk, range, closing.is_some()).await?;
+            if let Some(Closing { frame, end }) = closing.map(|closing| *closing) {
+                if !frame.is_empty() {
+                    write_close(self.writer, self.control, frame).await?;
+                }
+                if let Some(end) = end {
+                    return Ok(end.into());
+                }
             }
             let buffer = self.next_buffer(chunk);
             let (received, has_waited) = noting_waits(self.receive(buffer)).await;
@@ -145,38 +153,34 @@ impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Carrier<'_, R, W> {
         }
     }
 
-    /// Sends a reply, and returns the chunk that its range stands in.
-    async fn send(&mut self, reply: Reply, chunk: Vec<u8>) -> Result<Vec<u8>, ConnectionEnd> {
-        let Reply { prefix, range, close, .. } = reply;
-        if !prefix.is_empty() {
-            let prefix_len = prefix.len();
-            write_all(self.writer, prefix, 0..prefix_len, self.control).await?;
+    /// Sends a part of a reply, and returns the bytes that it stands in. If the peer takes it slowly,
+    /// receives meanwhile.
+    async fn send(
+        &mut self,
+        bytes: Vec<u8>,
+        range: Range<usize>,
+        is_closing: bool,
+    ) -> Result<Vec<u8>, ConnectionEnd> {
+        if range.is_empty() {
+            return Ok(bytes);
         }
-        let chunk = if range.is_empty() {
-            chunk
-        } else {
-            let Self { reader, writer, control, bounds, ahead, session, .. } = self;
-            control.begin_sending();
-            let room = bounds.unsent_max.saturating_sub(range.len());
-            let mut write = pin!(write_all(writer, chunk, range, control));
-            let written = match select(write.as_mut(), pin!(control.send_stalled())).await {
-                Either::Left((written, _)) => written,
-                Either::Right(_) => {
-                    if session.is_stopping() {
-                        control.closing();
-                    }
-                    // Reserved at once: growing would leave memory behind that the allocator keeps.
-                    ahead.reserve_exact(room);
-                    receive_ahead(reader, ahead, room, control, write).await
+        let Self { reader, writer, control, bounds, ahead, session, .. } = self;
+        control.begin_sending();
+        let ahead_max = bounds.unsent_max.saturating_sub(range.len());
+        let mut write = pin!(write_all(writer, bytes, range, control));
+        let written = match select(write.as_mut(), pin!(control.send_stalled())).await {
+            Either::Left((written, _)) => written,
+            Either::Right(_) => {
+                if is_closing || session.is_stopping() {
+                    control.closing();
                 }
-            };
-            control.end_sending();
-            written?
+                // Reserved at once: growing would leave memory behind that the allocator keeps.
+                ahead.reserve_exact(ahead_max.saturating_sub(ahead.len()));
+                receive_ahead(reader, ahead, ahead_max, control, write).await
+            }
         };
-        if !close.is_empty() {
-            write_close(self.writer, self.control, close).await?;
-        }
-        Ok(chunk)
+        control.end_sending();
+        written
     }
 }
 
