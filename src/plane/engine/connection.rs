@@ -4,6 +4,7 @@
 //! buffer, waits for its peer to take what it was sent, or leaves.
 
 use std::{
+    collections::HashMap,
     mem,
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
@@ -76,9 +77,9 @@ pub(super) struct Work<K> {
     pub(super) replies: Replies,
     pub(super) buffer_queue: BufferQueue,
     /// Connections that leave as soon as nothing is under way on them, and how they ended.
-    pub(super) leaving: Vec<(Key, ConnectionEnd)>,
-    /// A connection leaves in the next turn, whether anything happens in it or not.
-    pub(super) is_departure_due: bool,
+    pub(super) leaving: HashMap<Key, ConnectionEnd>,
+    /// Those of them to which something has happened since the last turn.
+    pub(super) departures_due: Vec<Key>,
     /// The sweep's time.
     pub(super) now: Tick,
     pub(super) rules: Rules,
@@ -109,6 +110,9 @@ impl Connection {
 
     #[inline]
     pub(super) fn handle<K: Kernel>(&mut self, key: Key, event: Event, work: &mut Work<K>) {
+        if self.is_leaving {
+            work.departures_due.push(key);
+        }
         match event {
             Event::Received { chunk, goes_on } => self.receive(key, chunk, goes_on, work),
             Event::PeerEnded => {
@@ -281,7 +285,7 @@ impl Connection {
         }
     }
 
-    /// Receives, if it is starved, for there is a buffer. Says whether it was.
+    /// Receives, if it waits for a buffer: there is one.
     pub(super) fn feed<K: Kernel>(&mut self, key: Key, work: &mut Work<K>) {
         if self.receiving == Receiving::Starved {
             self.receiving = Receiving::Idle;
@@ -350,12 +354,12 @@ impl Connection {
     pub(super) fn leave<K: Kernel>(&mut self, key: Key, end: ConnectionEnd, work: &mut Work<K>) {
         if !mem::replace(&mut self.is_leaving, true) {
             self.timing.closing(work.now);
-            work.leaving.push((key, end));
+            work.leaving.insert(key, end);
+            work.departures_due.push(key);
         }
         if self.receiving == Receiving::Starved {
             self.receiving = Receiving::Idle;
         }
-        work.is_departure_due |= self.receiving == Receiving::Idle;
         self.disarm(key, work);
     }
 

@@ -14,7 +14,8 @@ pub enum Operation {
     /// time, until `len_max` bytes are received (0: without end), the peer ends its side, or no
     /// buffer is left.
     Receive { slot: u32, len_max: u32 },
-    /// Complete as soon as a descriptor, which is in no slot, is ready for this.
+    /// Complete as soon as a descriptor, which is in no slot, is ready for this. If the descriptor is
+    /// closed before the next enter, the watch is to be cancelled before it too.
     Watch { descriptor: RawFd, interest: Interest },
     /// Complete once `duration` has passed.
     Sleep { duration: Duration },
@@ -64,7 +65,8 @@ pub struct Completion {
     pub goes_on: bool,
 }
 
-/// The kernel. Nothing happens before [`enter`](Self::enter).
+/// The kernel. What is pushed may happen at once, and has happened, as far as it can, when
+/// [`enter`](Self::enter) returns, which alone shows what has completed.
 ///
 /// Every kernel completes operations alike:
 ///

@@ -39,6 +39,7 @@ mod uring;
 mod waits;
 
 use std::{
+    collections::HashMap,
     io, mem,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
@@ -115,8 +116,8 @@ impl<K: Kernel> Engine<K> {
             ring: Ring::new(kernel, dimensions)?,
             replies: Replies::default(),
             buffer_queue: BufferQueue::default(),
-            leaving: Vec::new(),
-            is_departure_due: false,
+            leaving: HashMap::new(),
+            departures_due: Vec::new(),
             now: Tick::default(),
             rules,
             dimensions,
@@ -222,9 +223,9 @@ impl<K: Kernel> Engine<K> {
 
     /// Whether something is to be done for which no event will come.
     fn is_in_haste(&self) -> bool {
-        let Work { replies, buffer_queue, is_departure_due, .. } = &self.work;
+        let Work { replies, buffer_queue, departures_due, .. } = &self.work;
         // Replies that were queued between turns go to the kernel at the end of the next turn.
-        !replies.is_empty() || *is_departure_due || !buffer_queue.is_empty()
+        !replies.is_empty() || !departures_due.is_empty() || !buffer_queue.is_empty()
     }
 
     /// One turn: sends the replies of the turn before, takes what has arrived, and queues the replies
@@ -338,25 +339,26 @@ impl<K: Kernel> Engine<K> {
 
     /// Gives back the connections that leave and have nothing under way.
     fn depart(&mut self) {
-        let Self { table, work: Work { ring, leaving, is_departure_due, .. }, departures, .. } =
-            self;
-        *is_departure_due = false;
-        leaving.retain(|(key, end)| {
+        let Self { table, work, departures, .. } = self;
+        let Work { ring, leaving, departures_due, .. } = work;
+        departures_due.retain(|key| {
             match table.get_mut(*key).map(|connection| connection.departure()) {
-                Some(DepartureState::UnderWay) => return true,
-                Some(DepartureState::LastReplies) => {
-                    *is_departure_due = true;
-                    return true;
+                // An event of what is under way makes the departure due again.
+                Some(DepartureState::UnderWay) | None => false,
+                Some(DepartureState::LastReplies) => true,
+                Some(DepartureState::Over) => {
+                    // A slot that stays registered is overwritten by its next connection.
+                    let _ = ring.release(*key);
+                    let connection = table.remove(*key).zip(leaving.remove(key));
+                    departures.extend(
+                        connection.map(|(Connection { descriptor, .. }, end)| Departure {
+                            descriptor,
+                            end,
+                        }),
+                    );
+                    false
                 }
-                Some(DepartureState::Over) => {}
-                None => return false,
             }
-            // A slot that stays registered is overwritten by its next connection.
-            let _ = ring.release(*key);
-            if let Some(Connection { descriptor, .. }) = table.remove(*key) {
-                departures.push(Departure { descriptor, end: *end });
-            }
-            false
         });
     }
 
@@ -378,7 +380,7 @@ impl<K: Kernel> Engine<K> {
 
     /// Asserts what holds between turns, whatever peers and kernel do.
     fn check_invariants(&self) {
-        let Work { ring, replies, buffer_queue, leaving, .. } = &self.work;
+        let Work { ring, replies, buffer_queue, leaving, departures_due, .. } = &self.work;
         let mut expected = UnderWay::default();
         let mut leaving_count = 0;
         for (key, connection) in self.table.iter() {
@@ -401,6 +403,12 @@ impl<K: Kernel> Engine<K> {
                 "nothing is received that could not be answered"
             );
             assert!(!is_starved || buffer_queue.contains(key), "who waits will have its turn");
+            assert!(
+                !is_leaving
+                    || connection.departure() == DepartureState::UnderWay
+                    || departures_due.contains(&key),
+                "who has nothing under way departs"
+            );
             expected.receives += usize::from(is_receiving);
             expected.patient_sends += usize::from(is_blocked);
             leaving_count += usize::from(*is_leaving);

@@ -23,7 +23,8 @@ use super::{
 };
 
 pub(super) struct Ring<K> {
-    // Dropped first: the kernel must let go of all memory before the memory is freed.
+    // Dropped first. The kernel closes a ring later, but with deferred task running it touches the
+    // memory only inside of calls for this ring, of which none comes any more.
     kernel: K,
     buffers: Buffers,
     sends: Sends,

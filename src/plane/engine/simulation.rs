@@ -27,6 +27,8 @@ pub(super) struct World {
     pub(super) slots: HashMap<u32, RawFd>,
     free_buffers: VecDeque<FreeBuffer>,
     pushed: Vec<(Pushed, u64)>,
+    /// Completions of sends at once that were performed before the kernel was entered.
+    early: Vec<Completion>,
     receives: Vec<ArmedReceive>,
     /// User data of what is to be ended, with that of the cancellations.
     cancels: Vec<(u64, u64)>,
@@ -110,6 +112,7 @@ impl Simulation {
             slots: HashMap::new(),
             free_buffers: VecDeque::new(),
             pushed: Vec::new(),
+            early: Vec::new(),
             receives: Vec::new(),
             cancels: Vec::new(),
             patient_sends: Vec::new(),
@@ -137,6 +140,22 @@ impl World {
         self.peers.get_mut(&self.slots[&slot]).expect("the slot's peer")
     }
 
+    fn push(&mut self, pushed: Pushed, user_data: u64) {
+        self.pushed.push((pushed, user_data));
+        // As when a submission queue is full.
+        if self.rng.random_ratio(1, 20) {
+            self.perform_pushed();
+        }
+    }
+
+    fn perform_pushed(&mut self) {
+        let mut failed = std::mem::take(&mut self.early);
+        for (pushed, user_data) in std::mem::take(&mut self.pushed) {
+            self.perform(pushed, user_data, &mut failed);
+        }
+        self.early = failed;
+    }
+
     fn perform(&mut self, pushed: Pushed, user_data: u64, failed: &mut Vec<Completion>) {
         match pushed {
             Pushed::Operation(operation) => self.begin(operation, user_data),
@@ -147,7 +166,7 @@ impl World {
                 failed.extend(self.send_at_once(slot, &[piece], user_data));
             }
             Pushed::Send { slot, from: SendFrom::Gathered(header), .. } => {
-                let pieces = pieces(header).to_vec();
+                let pieces = copy_pieces(header);
                 failed.extend(self.send_at_once(slot, &pieces, user_data));
             }
         }
@@ -296,8 +315,8 @@ impl Peer {
     #[expect(unsafe_code, reason = "the kernel is given addresses")]
     fn take(&mut self, piece: &libc::iovec) -> usize {
         let len = self.room.min(piece.iov_len);
-        // SAFETY: pieces stay where they are for as long as the engine must keep them, and a
-        // `Vec` of the engine that did not would be found by the comparison of what arrives.
+        // SAFETY: whoever pushed the send keeps the pieces until the kernel has been entered or, if
+        // it is patient, until it has completed; this comes before both.
         let bytes = unsafe { std::slice::from_raw_parts(piece.iov_base.cast::<u8>(), len) };
         self.output.extend_from_slice(bytes);
         self.room -= len;
@@ -327,9 +346,9 @@ fn last(user_data: u64, result: Result<usize, Errno>) -> Completion {
 }
 
 #[expect(unsafe_code, reason = "the kernel is given addresses")]
-fn pieces<'a>(header: *const libc::msghdr) -> &'a [libc::iovec] {
+fn copy_pieces(header: *const libc::msghdr) -> Vec<libc::iovec> {
     // SAFETY: header and pieces stay where they are until the kernel has been entered.
-    unsafe { std::slice::from_raw_parts((*header).msg_iov, (*header).msg_iovlen) }
+    unsafe { std::slice::from_raw_parts((*header).msg_iov, (*header).msg_iovlen) }.to_vec()
 }
 
 impl Kernel for Simulation {
@@ -353,12 +372,12 @@ impl Kernel for Simulation {
     }
 
     fn push(&mut self, operation: &Operation, user_data: u64) {
-        self.0.borrow_mut().pushed.push((Pushed::Operation(*operation), user_data));
+        self.0.borrow_mut().push(Pushed::Operation(*operation), user_data);
     }
 
     #[expect(unsafe_code, reason = "the kernel is given addresses")]
     unsafe fn push_send(&mut self, slot: u32, from: SendFrom, mode: SendMode, user_data: u64) {
-        self.0.borrow_mut().pushed.push((Pushed::Send { slot, from, mode }, user_data));
+        self.0.borrow_mut().push(Pushed::Send { slot, from, mode }, user_data);
     }
 
     #[expect(unsafe_code, reason = "the kernel is given memory")]
@@ -379,10 +398,8 @@ impl Kernel for Simulation {
         if world.rng.random() {
             world.progress_receives(completions);
         }
-        let mut failed = Vec::new();
-        for (operation, user_data) in std::mem::take(&mut world.pushed) {
-            world.perform(operation, user_data, &mut failed);
-        }
+        world.perform_pushed();
+        let failed = std::mem::take(&mut world.early);
         world.pass();
         world.progress_cancels();
         world.progress_receives(completions);

@@ -32,6 +32,9 @@ use super::kernel::{Completion, Interest, Kernel, Operation, SendFrom, SendMode}
 /// The smaller queues are for users who may not lock much memory (`RLIMIT_MEMLOCK`).
 const QUEUE_ENTRIES: [(u32, u32); 3] = [(1024, 8192), (256, 1024), (64, 128)];
 
+/// So many calls in a row that are to be made again are a failure: the kernel does not recover.
+const PASSING_ERRORS_MAX: u32 = 100_000;
+
 /// The only group of provided buffers.
 const BUFFER_GROUP: u16 = 0;
 
@@ -40,7 +43,8 @@ const INCREMENTAL: u16 = 2;
 
 /// The kernel behind an `io_uring` of this thread.
 pub struct Uring {
-    // Dropped first: the kernel must let go of the buffer entries before they are unmapped.
+    // Dropped first. The kernel closes a ring later, but with deferred task running it touches the
+    // buffer entries only inside of calls for this ring, of which none comes any more.
     ring: IoUring,
     /// The queue that the kernel takes free buffers from: an entry for each, and the tail.
     buffer_entries: MmapMut,
@@ -51,6 +55,8 @@ pub struct Uring {
     collected: Vec<Completion>,
     /// Why pushed entries could not be submitted.
     failure: Option<io::Error>,
+    /// Calls in a row that were to be made again.
+    passing_errors: u32,
     /// The durations that pushed sleeps point to, kept until the sleeps are submitted.
     #[expect(clippy::vec_box, reason = "the kernel is given their addresses")]
     sleeps: Vec<Box<Timespec>>,
@@ -84,6 +90,7 @@ impl Uring {
             buffer_head: 0,
             collected: Vec::new(),
             failure: None,
+            passing_errors: 0,
             sleeps: Vec::new(),
             is_reduced,
         })
@@ -156,7 +163,7 @@ impl Kernel for Uring {
         for (buffer, memory) in buffers {
             let at = usize::from(end % self.buffer_count);
             // SAFETY: `at` is below the number of entries, so the entry lies within the mapping,
-            // which is aligned for it; the kernel reads it only when it is entered.
+            // which is aligned for it; the kernel reads and writes it only when it is entered.
             let entry = unsafe { &mut *entries.add(at) };
             entry.set_addr(memory as u64);
             entry.set_len(buffer_len);
@@ -175,6 +182,7 @@ impl Kernel for Uring {
     fn enter(&mut self, completions: &mut Vec<Completion>, mut may_wait: bool) -> io::Result<()> {
         const GET_EVENTS: u32 = 1;
         completions.append(&mut self.collected);
+        may_wait &= completions.is_empty();
         loop {
             if let Some(failure) = self.failure.take() {
                 return Err(failure);
@@ -185,11 +193,7 @@ impl Kernel for Uring {
             let entered = unsafe {
                 self.ring.submitter().enter::<libc::sigset_t>(entries, wanted, GET_EVENTS, None)
             };
-            if let Err(error) = entered
-                && !is_passing(&error)
-            {
-                return Err(error);
-            }
+            self.heed(entered.err())?;
             self.collect(completions);
             // Sends at once are over when every entry is submitted, and their failures are known
             // when the kernel holds no completion back.
@@ -217,14 +221,27 @@ impl Uring {
     /// Submits what has been pushed, since the queue is full.
     #[cold]
     fn make_room(&mut self) {
-        let Err(error) = self.ring.submit() else { return };
-        if is_passing(&error) {
-            let mut collected = mem::take(&mut self.collected);
-            self.collect(&mut collected);
-            self.collected = collected;
-        } else {
+        let submitted = self.ring.submit();
+        if let Err(error) = self.heed(submitted.err()) {
             self.failure = Some(error);
+            return;
         }
+        let mut collected = mem::take(&mut self.collected);
+        self.collect(&mut collected);
+        self.collected = collected;
+    }
+
+    /// Lets an error of a call pass that is to be made again, unless too many came in a row.
+    #[inline]
+    fn heed(&mut self, error: Option<io::Error>) -> io::Result<()> {
+        match error {
+            None => self.passing_errors = 0,
+            Some(error) if is_passing(&error) && self.passing_errors < PASSING_ERRORS_MAX => {
+                self.passing_errors += 1;
+            }
+            Some(error) => return Err(error),
+        }
+        Ok(())
     }
 
     /// Takes the completions that are there.
