@@ -13,6 +13,7 @@ pub mod signals;
 mod tests;
 
 use std::{
+    io,
     net::{SocketAddr, TcpListener},
     os::unix::net::UnixStream,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -56,11 +57,15 @@ pub struct Server {
     events: Receiver<Event>,
     events_sender: Sender<Event>,
     run_worker: RunWorker,
+    spawn_thread: SpawnThread,
 }
 
 /// Runs the worker with this number on its thread. The last argument is called once the worker
 /// accepts connections.
 type RunWorker = Arc<dyn Fn(usize, Plan, Announce) -> Result<(), WorkerError> + Send + Sync>;
+
+/// Starts a thread of this name.
+type SpawnThread = fn(String, Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>>;
 
 /// Tells the server that a worker accepts connections.
 type Announce = Box<dyn FnOnce(Ready)>;
@@ -145,6 +150,7 @@ impl Server {
             events,
             events_sender,
             run_worker,
+            spawn_thread: |name, run| thread::Builder::new().name(name).spawn(run),
         };
         for (cpu, listener) in cpus.into_iter().zip(listeners) {
             let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
@@ -284,6 +290,7 @@ impl Server {
         };
         let events = self.events_sender.clone();
         let run_worker = self.run_worker.clone();
+        let leaving = balance.clone();
         let run = move || {
             let announcing = events.clone();
             let announce = Box::new(move |ready| {
@@ -291,14 +298,21 @@ impl Server {
             });
             let run = AssertUnwindSafe(|| run_worker(worker, plan, announce));
             let result = catch_unwind(run).ok();
-            if let Some(balance) = balance {
+            if let Some(balance) = leaving {
                 balance.leave(worker);
             }
             let _ = events.send(Event::Ended { worker, result });
         };
-        let thread = thread::Builder::new().name(format!("worker-{worker}"));
-        let thread = thread.spawn(run).map_err(StartError::Thread)?;
-        Ok((stop, thread))
+        match (self.spawn_thread)(format!("worker-{worker}"), Box::new(run)) {
+            Ok(thread) => Ok((stop, thread)),
+            Err(error) => {
+                // The seat is open since the plan was made. Nobody would read what it is assigned.
+                if let Some(balance) = balance {
+                    balance.leave(worker);
+                }
+                Err(StartError::Thread(error))
+            }
+        }
     }
 
     fn wait_until_ready(&self) -> Result<(), StartError> {

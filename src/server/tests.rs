@@ -146,6 +146,25 @@ fn replacement_that_cannot_start_is_tried_again_until_the_server_gives_up() {
 }
 
 #[test]
+fn replacement_whose_thread_cannot_be_started_is_assigned_no_connections() {
+    const CLIENTS: u64 = 8;
+    let (die, run_worker) = dying_when_told(1);
+    let mut server = Server::start_with(&with_workers(2), run_worker).unwrap();
+    die.send(()).unwrap();
+    assert!(matches!(server.next_event(), Event::Ended { worker: 1, .. }));
+    server.spawn_thread = |_, _| Err(io::ErrorKind::WouldBlock.into());
+    server.replace_worker(1).unwrap();
+
+    // Only worker 0 listens, and the place of worker 1 has the fewest connections.
+    let clients = [(); CLIENTS as usize].map(|()| TcpStream::connect(server.address()).unwrap());
+    while server.workers[0].counters.accepted.get() < CLIENTS {
+        thread::yield_now();
+    }
+    drop(clients);
+    assert_eq!(server.stop_workers().accepted_by_worker, [CLIENTS, 0]);
+}
+
+#[test]
 fn ring_that_fails_is_no_defect() {
     let failure = WorkerError::Ring(io::Error::from(nix::errno::Errno::EPERM));
     let cause = cause_of_death(Some(Err(failure))).unwrap();
