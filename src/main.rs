@@ -13,6 +13,7 @@ use ringecho::{
         command_line::{Arguments, Refusal},
     },
     log::{Log, write_line},
+    metrics::Totals,
     server::{RunError, Server, StartError, signals::stop_on_signals},
 };
 use thiserror::Error;
@@ -66,7 +67,17 @@ fn run(log: &mut Log, config: &Config) -> Result<(), Failure> {
     let server = Server::start(config)?;
     stop_on_signals(server.stop_handle())?;
     print_ready_line(server.ready_line())?;
-    let totals = server.run()?;
+    let result = server.run();
+    match &result {
+        Ok(totals) => log_totals(totals),
+        Err(RunError::WorkerLost { totals, .. }) => log_totals(totals),
+    }
+    result?;
+    Ok(())
+}
+
+/// Logs what all workers have counted, whether the server was stopped or gave up.
+fn log_totals(totals: &Totals) {
     info!(
         connections = totals.accepted,
         by_worker = ?totals.accepted_by_worker,
@@ -77,7 +88,6 @@ fn run(log: &mut Log, config: &Config) -> Result<(), Failure> {
         ended = ?totals.ended,
         "stopped"
     );
-    Ok(())
 }
 
 /// Prints on stdout that the server is ready. A thread of its own does that, since the server runs

@@ -9,6 +9,7 @@ use crate::{
     config::ConfigError,
     entry::listener::ListenError,
     host::{cpu_list::CpuListError, descriptors::SystemCallError},
+    metrics::Totals,
 };
 
 /// Why a server did not start.
@@ -52,13 +53,23 @@ pub enum StartError {
 #[derive(Debug, Error)]
 pub enum RunError {
     /// A worker died, and no other could be put in its place.
-    #[error("worker {worker} died, and could not be replaced in {tries} tries: {cause}")]
+    #[error("{loss}")]
     WorkerLost {
-        /// The worker's number.
-        worker: usize,
-        /// How many replacements were tried.
-        tries: u32,
-        /// The cause of the last failure.
-        cause: String,
+        /// Which worker, and why.
+        loss: WorkerLoss,
+        /// The totals of all workers' counters until then.
+        totals: Box<Totals>,
     },
+}
+
+/// A worker that died, and whose place could not be filled.
+#[derive(Debug, Error)]
+#[error("worker {worker} died, and could not be replaced in {tries} tries: {cause}")]
+pub struct WorkerLoss {
+    /// The worker's number.
+    pub worker: usize,
+    /// How many replacements were tried.
+    pub tries: u32,
+    /// The cause of the last failure.
+    pub cause: String,
 }

@@ -27,7 +27,7 @@ use std::{
 
 use tracing::{error, info, warn};
 
-pub use self::errors::{RunError, StartError};
+pub use self::errors::{RunError, StartError, WorkerLoss};
 use self::{
     capabilities::{resolve_cpus, resolve_data_plane, resolve_driver, try_socket_pair},
     replacement::{Place, Verdict},
@@ -185,14 +185,17 @@ impl Server {
     }
 
     /// Runs until the server is stopped or cannot go on, and until its connections have ended.
-    /// Returns the totals of all workers' counters.
+    /// Returns the totals of all workers' counters, also in the error.
     pub fn run(mut self) -> Result<Totals, RunError> {
         let result = self.run_until_stopped();
         let totals = self.stop_workers();
-        result.map(|()| totals)
+        match result {
+            Ok(()) => Ok(totals),
+            Err(loss) => Err(RunError::WorkerLost { loss, totals: Box::new(totals) }),
+        }
     }
 
-    fn run_until_stopped(&mut self) -> Result<(), RunError> {
+    fn run_until_stopped(&mut self) -> Result<(), WorkerLoss> {
         loop {
             match self.next_event() {
                 Event::Stop => return Ok(()),
@@ -338,7 +341,7 @@ impl Server {
         &mut self,
         worker: usize,
         result: Option<Result<(), WorkerError>>,
-    ) -> Result<(), RunError> {
+    ) -> Result<(), WorkerLoss> {
         let cause = cause_of_death(result).unwrap_or_else(|| "it ended".to_owned());
         let lost = count_lost_connections(&self.workers[worker].counters);
         error!(worker, lost, "a worker died, and its connections with it: {cause}");
@@ -346,7 +349,7 @@ impl Server {
     }
 
     /// Schedules the next try to fill a worker's place, unless its [`Place`] gives up.
-    fn schedule_retry(&mut self, worker: usize, cause: String) -> Result<(), RunError> {
+    fn schedule_retry(&mut self, worker: usize, cause: String) -> Result<(), WorkerLoss> {
         let now = Instant::now();
         match self.workers[worker].place.vacate(now) {
             Verdict::Replace(pause) => {
@@ -357,13 +360,13 @@ impl Server {
             Verdict::GiveUp { tries } => {
                 // The worker stays among the replacements, where `is_balance_settled` finds it.
                 self.replacements.push((now, worker));
-                Err(RunError::WorkerLost { worker, tries, cause })
+                Err(WorkerLoss { worker, tries, cause })
             }
         }
     }
 
     /// Puts a new worker in the place of one that died.
-    fn replace_worker(&mut self, worker: usize) -> Result<(), RunError> {
+    fn replace_worker(&mut self, worker: usize) -> Result<(), WorkerLoss> {
         self.replacements.retain(|(_, replaced)| *replaced != worker);
         let result = self.start_replacement(worker);
         self.workers[worker].place.refill(Instant::now());

@@ -125,7 +125,12 @@ fn server_that_loses_a_worker_with_connections_ends() {
     server.workers[0].place.tries = TRIES_MAX;
     die.send(()).unwrap();
     drop(clients);
-    assert!(matches!(server.run(), Err(RunError::WorkerLost { worker: 0, .. })));
+    let counters = [0, 1].map(|worker: usize| server.workers[worker].counters.clone());
+    let Err(RunError::WorkerLost { loss, totals }) = server.run() else { panic!("it gives up") };
+    assert_eq!(loss.worker, 0);
+    let accepted = counters.map(|counters| counters.accepted.get());
+    assert_eq!(totals.accepted_by_worker, accepted);
+    assert!(totals.accepted > 0 && totals.ended_count() == totals.accepted, "{totals:?}");
 }
 
 #[test]
@@ -140,7 +145,7 @@ fn replacement_that_cannot_start_is_tried_again_until_the_server_gives_up() {
         assert_eq!(server.replacements.len(), 1);
     }
     let error = server.replace_worker(0).unwrap_err();
-    assert!(matches!(error, RunError::WorkerLost { worker: 0, tries: TRIES_MAX, .. }));
+    assert!(matches!(error, WorkerLoss { worker: 0, tries: TRIES_MAX, .. }));
     assert!(error.to_string().contains("192.0.2.1:9001"), "{error}");
     server.stop_workers();
 }
