@@ -84,19 +84,20 @@ struct WorkerThread {
 }
 
 enum Event {
-    Ready {
-        worker: usize,
-        ready: Ready,
-    },
-    /// A worker has ended: it stopped, could not go on, or panicked (`None`).
-    Ended {
-        worker: usize,
-        result: Option<Result<(), WorkerError>>,
-    },
-    ReplacementDue {
-        worker: usize,
-    },
+    Ready { worker: usize, ready: Ready },
+    Ended { worker: usize, end: WorkerEnd },
+    ReplacementDue { worker: usize },
     Stop,
+}
+
+/// How a worker ended.
+enum WorkerEnd {
+    /// It stopped, and its connections have ended.
+    Stopped,
+    /// It could not go on.
+    Failed(WorkerError),
+    /// It panicked, which is a defect.
+    Panicked,
 }
 
 impl StopHandle {
@@ -203,7 +204,7 @@ impl Server {
                     self.workers[worker].place.mark_ready();
                     log_shortage_of_replacement(worker, &ready);
                 }
-                Event::Ended { worker, result } => self.plan_replacement(worker, result)?,
+                Event::Ended { worker, end } => self.plan_replacement(worker, end)?,
                 Event::ReplacementDue { worker } => self.replace_worker(worker)?,
             }
         }
@@ -233,8 +234,8 @@ impl Server {
     fn count_deaths_while_stopping(&self, counters: &[Arc<Counters>]) -> Vec<usize> {
         let mut dead = Vec::new();
         while let Ok(event) = self.events.try_recv() {
-            let Event::Ended { worker, result } = event else { continue };
-            let Some(cause) = cause_of_death(result) else { continue };
+            let Event::Ended { worker, end } = event else { continue };
+            let Some(cause) = end.cause_of_death() else { continue };
             let lost = count_lost_connections(&counters[worker]);
             error!(worker, lost, "a worker died while it was to stop: {cause}");
             dead.push(worker);
@@ -300,11 +301,15 @@ impl Server {
                 let _ = announcing.send(Event::Ready { worker, ready });
             });
             let run = AssertUnwindSafe(|| run_worker(worker, plan, announce));
-            let result = catch_unwind(run).ok();
+            let end = match catch_unwind(run) {
+                Ok(Ok(())) => WorkerEnd::Stopped,
+                Ok(Err(error)) => WorkerEnd::Failed(error),
+                Err(_) => WorkerEnd::Panicked,
+            };
             if let Some(balance) = leaving {
                 balance.leave(worker);
             }
-            let _ = events.send(Event::Ended { worker, result });
+            let _ = events.send(Event::Ended { worker, end });
         };
         match (self.spawn_thread)(format!("worker-{worker}"), Box::new(run)) {
             Ok(thread) => Ok((stop, thread)),
@@ -323,8 +328,8 @@ impl Server {
         while all_ready.len() < self.workers.len() {
             match self.next_event() {
                 Event::Ready { ready, .. } => all_ready.push(ready),
-                Event::Ended { worker, result } => {
-                    let cause = cause_of_death(result).unwrap_or_else(|| "it ended".to_owned());
+                Event::Ended { worker, end } => {
+                    let cause = end.cause_of_death().unwrap_or_else(|| "it ended".to_owned());
                     return Err(StartError::Worker { worker, cause });
                 }
                 Event::Stop | Event::ReplacementDue { .. } => {
@@ -337,12 +342,8 @@ impl Server {
     }
 
     /// Schedules the replacement of a worker that ended without having been told to.
-    fn plan_replacement(
-        &mut self,
-        worker: usize,
-        result: Option<Result<(), WorkerError>>,
-    ) -> Result<(), WorkerLoss> {
-        let cause = cause_of_death(result).unwrap_or_else(|| "it ended".to_owned());
+    fn plan_replacement(&mut self, worker: usize, end: WorkerEnd) -> Result<(), WorkerLoss> {
+        let cause = end.cause_of_death().unwrap_or_else(|| "it ended".to_owned());
         let lost = count_lost_connections(&self.workers[worker].counters);
         error!(worker, lost, "a worker died, and its connections with it: {cause}");
         self.schedule_retry(worker, cause)
@@ -396,12 +397,14 @@ impl WorkerThread {
     }
 }
 
-/// The cause of a worker's death; `None` if the worker stopped as it was told.
-fn cause_of_death(result: Option<Result<(), WorkerError>>) -> Option<String> {
-    match result {
-        Some(Ok(())) => None,
-        Some(Err(error)) => Some(error.to_string()),
-        None => Some("a defect of this program; please report it".to_owned()),
+impl WorkerEnd {
+    /// The cause of a worker's death; `None` if the worker stopped as it was told.
+    fn cause_of_death(self) -> Option<String> {
+        match self {
+            Self::Stopped => None,
+            Self::Failed(error) => Some(error.to_string()),
+            Self::Panicked => Some("a defect of this program; please report it".to_owned()),
+        }
     }
 }
 

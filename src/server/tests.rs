@@ -172,10 +172,10 @@ fn replacement_whose_thread_cannot_be_started_is_assigned_no_connections() {
 #[test]
 fn ring_that_fails_is_no_defect() {
     let failure = WorkerError::Ring(io::Error::from(nix::errno::Errno::EPERM));
-    let cause = cause_of_death(Some(Err(failure))).unwrap();
+    let cause = WorkerEnd::Failed(failure).cause_of_death().unwrap();
     assert!(cause.starts_with("its ring failed: ") && !cause.contains("defect"), "{cause}");
-    assert!(cause_of_death(None).unwrap().contains("defect"));
-    assert_eq!(cause_of_death(Some(Ok(()))), None);
+    assert!(WorkerEnd::Panicked.cause_of_death().unwrap().contains("defect"));
+    assert_eq!(WorkerEnd::Stopped.cause_of_death(), None);
 }
 
 #[test]
