@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use super::{errors::StartError, shortages::MORE_MEMORY};
 use crate::{
-    config::{self, Config, DataPlane},
+    config::{self, Config, DataPlane, HugePages},
     connection::RECEIVE_QUOTA,
     host::{cpu_list::CpuList, descriptors::SystemCallError, runtime::try_monoio_ring},
     plane::engine::{self, Lack},
@@ -42,16 +42,17 @@ pub(super) fn resolve_driver(wanted: config::Driver) -> Result<Driver, StartErro
 }
 
 /// The dimensions of the engine, if one is wanted and this kernel has what it needs.
+///
+/// Fails without an engine if `--data-plane engine` or `--huge-pages explicit` insists on one.
 pub(super) fn resolve_data_plane(
     config: &Config,
     driver: Driver,
 ) -> Result<Option<engine::Dimensions>, StartError> {
-    if config.cores.data_plane == DataPlane::Portable {
-        return Ok(None);
-    }
-    let obstacle = match driver {
-        Driver::Epoll => "it needs io_uring".to_owned(),
-        Driver::IoUring => match engine::probe() {
+    let data_plane = config.cores.data_plane;
+    let obstacle = match (data_plane, driver) {
+        (DataPlane::Portable, _) => "--data-plane is portable".to_owned(),
+        (_, Driver::Epoll) => "it needs io_uring".to_owned(),
+        (_, Driver::IoUring) => match engine::probe() {
             Ok(probe) => return Ok(Some(engine_dimensions(config, probe))),
             Err(Lack::Memory(error)) => {
                 format!("there is no memory for its ring ({error}){MORE_MEMORY}")
@@ -59,10 +60,20 @@ pub(super) fn resolve_data_plane(
             Err(lack) => lack.to_string(),
         },
     };
-    if config.cores.data_plane == DataPlane::Engine {
+    if data_plane == DataPlane::Engine {
         return Err(StartError::EngineUnavailable(obstacle));
     }
-    info!("no engine, {obstacle}; using the portable path");
+    match config.cores.huge_pages {
+        HugePages::Explicit => return Err(StartError::HugePagesUnavailable(obstacle)),
+        HugePages::Transparent => warn!(
+            "--huge-pages transparent: only an engine has receive buffers to put into huge pages, \
+             and there is no engine: {obstacle}"
+        ),
+        HugePages::Off => {}
+    }
+    if data_plane == DataPlane::Auto {
+        info!("no engine, {obstacle}; using the portable path");
+    }
     Ok(None)
 }
 

@@ -30,6 +30,12 @@ pub enum StartError {
     /// The engine was asked for and is not available.
     #[error("--data-plane engine: {0}; use --data-plane auto to fall back to the portable path")]
     EngineUnavailable(String),
+    /// Huge pages were asked for, and there is no engine whose buffers could be in them.
+    #[error(
+        "--huge-pages explicit: only an engine has receive buffers to put into huge pages, and \
+         there is no engine: {0}; use --huge-pages off to start without"
+    )]
+    HugePagesUnavailable(String),
     /// A worker could not start.
     #[error("worker {worker}: {cause}")]
     Worker {
