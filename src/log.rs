@@ -110,11 +110,12 @@ impl Log {
     }
 
     /// Waits until all lines are written, but at most a second if nobody reads them.
-    pub fn finish(self) {
-        if self.has_writer {
+    pub fn finish(mut self) {
+        // The lines are written from a thread even now, since a write may never return.
+        if self.has_writer || self.write_in_background().is_ok() {
             self.queue.wait_until_written(FINISH_TIMEOUT);
         } else {
-            self.queue.write_lines(|line| write_line(io::stderr(), line));
+            self.queue.write_lines(write_line_if_there_is_room);
         }
     }
 
@@ -245,6 +246,17 @@ pub fn write_line(stream: impl AsFd, mut line: &[u8]) -> nix::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Writes a line from a process that can start no thread, if stderr takes it within a second. Such a
+/// stream takes at least a page, which is more than the line of a failure.
+fn write_line_if_there_is_room(line: &[u8]) -> nix::Result<()> {
+    let stderr = io::stderr();
+    let timeout = PollTimeout::try_from(FINISH_TIMEOUT).unwrap_or(PollTimeout::ZERO);
+    match poll(&mut [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)], timeout)? {
+        0 => Err(Errno::ETIMEDOUT),
+        _ => write_line(stderr, line),
+    }
 }
 
 #[cfg(test)]

@@ -136,11 +136,14 @@ fn failure_that_nobody_can_read_has_its_exit_code() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let listen = taken.local_addr().unwrap().to_string();
     let (stalled, _reader) = stalled_stream(false);
+    let (second_stalled, _second_reader) = stalled_stream(false);
     for (arguments, stderr, code) in [
         (["--listen", &listen], full().into(), 1),
         (["--listen", &listen], OwnedFd::from(stalled), 1),
         (["--hold", "2MiB"], full().into(), 2),
         (["--hold", "big"], full().into(), 2),
+        (["--log-format=json", "--hold=big"], full().into(), 2),
+        (["--log-format=json", "--hold=big"], OwnedFd::from(second_stalled), 2),
     ] {
         let failed = ringecho().args(arguments).stderr(stderr).status().unwrap();
         assert_eq!(failed.code(), Some(code), "{arguments:?}");
