@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use socket2::SockRef;
 use tracing::{debug, warn};
 
-use super::{Worker, conversation::contain, signal::Signal};
+use super::{Worker, signal::Signal};
 use crate::{
     connection::{ConnectionEnd, Control},
     entry::balance::{Accepted, Member},
@@ -158,15 +158,11 @@ impl<P: Plane> Worker<P> {
             Err(error) => return self.count_end(ConnectionEnd::Broken(error.kind())),
         };
         let control = Rc::new(Control::new(self.now.clone(), Some(stream.as_raw_fd())));
-        let key = self.connections.borrow_mut().insert(control.clone());
         let worker = self.clone();
-        self.plane.spawn(async move {
-            let end = contain(worker.converse(stream, &control)).await;
-            worker.connections.borrow_mut().remove(key);
+        self.spawn_connection(control.clone(), async move {
+            let end = worker.converse(stream, &control).await;
             debug!(%peer, ?end, "connection ended, or was handed over");
-            if let Some(end) = end {
-                worker.count_end(end);
-            }
+            end
         });
     }
 }

@@ -91,16 +91,31 @@ impl<P: Plane> Worker<P> {
             return self.count_end(end);
         }
         let control = Rc::new(Control::new(self.now.clone(), Some(descriptor.as_raw_fd())));
-        let key = self.connections.borrow_mut().insert(control.clone());
         let worker = self.clone();
-        self.plane.spawn(async move {
+        self.spawn_connection(control.clone(), async move {
             if let Ok(stream) = worker.plane.stream(descriptor.into()) {
                 let (mut reader, mut writer) = P::split(stream);
                 linger(&mut reader, &mut writer, &control).await;
             }
-            worker.connections.borrow_mut().remove(key);
-            worker.count_end(end);
+            Some(end)
         });
+    }
+
+    /// Starts a connection's task. Its end, even by a panic, takes the connection out of the table
+    /// and is counted, unless the plane has taken the connection over (`None`).
+    pub(super) fn spawn_connection(
+        self: &Rc<Self>,
+        control: Rc<Control>,
+        connection: impl Future<Output = Option<ConnectionEnd>> + 'static,
+    ) {
+        let key = self.connections.borrow_mut().insert(control);
+        let worker = self.clone();
+        self.plane.spawn(contain(connection).map(move |end| {
+            worker.connections.borrow_mut().remove(key);
+            if let Some(end) = end {
+                worker.count_end(end);
+            }
+        }));
     }
 
     /// Reads the request head and finds its answer, with the bytes that came behind the head.
@@ -150,9 +165,7 @@ fn refuse(reason: impl Into<Refusal>) -> Answer {
 }
 
 /// Turns a panic in a connection's task into its end.
-pub(super) async fn contain(
-    connection: impl Future<Output = Option<ConnectionEnd>>,
-) -> Option<ConnectionEnd> {
+async fn contain(connection: impl Future<Output = Option<ConnectionEnd>>) -> Option<ConnectionEnd> {
     AssertUnwindSafe(connection).catch_unwind().await.unwrap_or_else(|_| {
         error!("a connection's task panicked; this is a defect, please report it");
         Some(ConnectionEnd::Panicked)

@@ -11,11 +11,10 @@ use std::{
     time::Duration,
 };
 
-use futures_util::FutureExt;
 use http::StatusCode;
 use tungstenite::WebSocket;
 
-use super::{accept::remedy, conversation::contain, *};
+use super::{accept::remedy, *};
 use crate::{
     config::{HugePages, Within},
     entry::balance::{Accepted, Balance},
@@ -309,8 +308,17 @@ fn remedy_is_that_of_what_is_wanting() {
 
 #[test]
 fn panic_in_a_connection_ends_that_connection_only() {
-    let end = contain(async { panic!("as a defect would") }).now_or_never();
-    assert_eq!(end, Some(Some(ConnectionEnd::Panicked)));
-    let end = contain(async { Some(ConnectionEnd::ClosedByPeer) }).now_or_never();
-    assert_eq!(end, Some(Some(ConnectionEnd::ClosedByPeer)));
+    runtime::build_on_epoll().unwrap().block_on(async {
+        let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
+        let (plane, bounds) = (Portable::on_epoll(), Bounds::new(&Echo::default()));
+        let worker = Worker::new(plane, Arc::new(service()), bounds, counters.clone(), None);
+        let worker = Rc::new(worker);
+        let control = || Rc::new(Control::new(worker.now.clone(), None));
+        worker.spawn_connection(control(), async { panic!("as a defect would") });
+        worker.spawn_connection(control(), async { Some(ConnectionEnd::ClosedByPeer) });
+        worker.drained().await;
+        for end in [ConnectionEnd::Panicked, ConnectionEnd::ClosedByPeer] {
+            assert_eq!(counters.ended(end.kind()).get(), 1, "{end:?}");
+        }
+    });
 }
