@@ -194,7 +194,9 @@ impl<P: Plane> Drop for Teardown<P> {
     fn drop(&mut self) {
         self.0.plane.let_go();
         drop(self.0.drained.take());
-        for (_, control) in mem::take(&mut *self.0.connections.borrow_mut()) {
+        // The borrow ends here, since what is let go of may look at the connections.
+        let connections = mem::take(&mut *self.0.connections.borrow_mut());
+        for (_, control) in connections {
             control.let_go();
         }
     }
