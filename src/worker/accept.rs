@@ -34,6 +34,22 @@ struct Exhausted {
     remedy: &'static str,
 }
 
+/// Whether what is tried again and again is failing. One warning is enough for as long as it fails.
+#[derive(Default)]
+pub(super) struct Failing(bool);
+
+impl Failing {
+    /// Notes a failure, and returns whether it is the first since a success.
+    pub(super) fn begins(&mut self) -> bool {
+        !mem::replace(&mut self.0, true)
+    }
+
+    /// Notes a success.
+    pub(super) fn ends(&mut self) {
+        self.0 = false;
+    }
+}
+
 impl<P: Plane> Worker<P> {
     /// Tries to accept, to see whether that is allowed. A connection that waits already is admitted.
     pub(super) fn try_to_accept(
@@ -56,18 +72,23 @@ impl<P: Plane> Worker<P> {
         listener: &StdTcpListener,
         source: &P::Source,
     ) -> Infallible {
-        let mut is_paused = false;
+        let (mut accepting, mut waiting) = (Failing::default(), Failing::default());
         loop {
             match self.accept_waiting(listener, ACCEPTED_MAX) {
                 Ok(()) => {
-                    is_paused = false;
-                    if let Err(error) = self.plane.readable(source).await {
-                        warn!(%error, "cannot wait for connections; trying again");
-                        self.plane.sleep(ACCEPT_PAUSE).await;
+                    accepting.ends();
+                    match self.plane.readable(source).await {
+                        Ok(()) => waiting.ends(),
+                        Err(error) => {
+                            if waiting.begins() {
+                                warn!(%error, "cannot wait for connections; trying again");
+                            }
+                            self.plane.sleep(ACCEPT_PAUSE).await;
+                        }
                     }
                 }
                 Err(Exhausted { error, remedy }) => {
-                    if !mem::replace(&mut is_paused, true) {
+                    if accepting.begins() {
                         warn!(%error, "cannot accept; {remedy}");
                     }
                     self.plane.sleep(ACCEPT_PAUSE).await;
@@ -130,14 +151,17 @@ impl<P: Plane> Worker<P> {
     /// Admits what other workers assign to this one, until it leaves the balance.
     pub(super) async fn admit_assigned(self: Rc<Self>, mut woken: Signal<P>) {
         let Some(member) = &self.member else { return };
+        let mut hearing = Failing::default();
         loop {
             // The inbox may have connections from the start, left by a worker that died.
             self.empty_inbox(member);
             match woken.heard(&self.plane).await {
-                Ok(true) => {}
+                Ok(true) => hearing.ends(),
                 Ok(false) => return,
                 Err(error) => {
-                    warn!(%error, "cannot hear of assigned connections; trying again");
+                    if hearing.begins() {
+                        warn!(%error, "cannot hear of assigned connections; trying again");
+                    }
                     self.plane.sleep(ACCEPT_PAUSE).await;
                 }
             }

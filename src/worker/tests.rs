@@ -14,7 +14,10 @@ use std::{
 use http::StatusCode;
 use tungstenite::WebSocket;
 
-use super::{accept::remedy, *};
+use super::{
+    accept::{Failing, remedy},
+    *,
+};
 use crate::{
     config::{HugePages, Within},
     entry::balance::{Accepted, Balance},
@@ -304,6 +307,14 @@ fn remedy_is_that_of_what_is_wanting() {
     assert!(said(Errno::EMFILE, "ulimit -n"));
     assert!(said(Errno::ENOMEM, "memory") && said(Errno::ENOBUFS, "memory"));
     assert_eq!(remedy(Errno::ECONNABORTED), None);
+}
+
+#[test]
+fn failure_that_lasts_begins_once() {
+    let mut failing = Failing::default();
+    assert_eq!([(); 3].map(|()| failing.begins()), [true, false, false]);
+    failing.ends();
+    assert!(failing.begins());
 }
 
 #[test]
