@@ -66,7 +66,11 @@ impl Counters {
 }
 
 impl Counter {
-    /// Adds `amount`. Only the counter's own thread may call this.
+    /// Adds `amount`. Only the counter's own thread may call this, since the load and the store are
+    /// not one step: of two threads that add at once, one would undo the other's addition.
+    ///
+    /// After the end of a worker another thread may add in its place, if it has learned of that end
+    /// by a channel or a join, which order its load behind the worker's last store.
     #[inline]
     pub fn add(&self, amount: u64) {
         self.0.store(self.get() + amount, Relaxed);

@@ -409,6 +409,9 @@ impl WorkerEnd {
 }
 
 /// Counts a dead worker's open connections as ended, and returns their number.
+///
+/// The server's thread may add to these counters: the event by which it learned of the death is
+/// the last thing that the worker's thread did, and a replacement does not count before this.
 fn count_lost_connections(counters: &Counters) -> u64 {
     let mut totals = Totals::default();
     totals.add(counters);
