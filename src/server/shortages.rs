@@ -33,30 +33,37 @@ pub(super) fn log_shortage_of_replacement(worker: usize, ready: &Ready) {
 fn summarize(all_ready: &[Ready]) -> Option<String> {
     let shortages: Vec<_> = all_ready.iter().filter_map(|ready| ready.shortage.as_ref()).collect();
     let error = &shortages.first()?.error;
-    let kinds = [
-        (ShortageKind::SmallRing, "with smaller rings than they should have"),
-        (ShortageKind::NoEngine, "without an engine, on the portable path"),
-        (ShortageKind::NoRing, "without a ring, on epoll"),
-    ];
-    let counted = kinds.map(|(kind, how)| {
-        (shortages.iter().filter(|shortage| shortage.kind == kind).count(), how)
-    });
+    let kinds = [ShortageKind::SmallRing, ShortageKind::NoEngine, ShortageKind::NoRing];
+    let counted =
+        kinds.map(|kind| (kind, shortages.iter().filter(|shortage| shortage.kind == kind).count()));
     let parts: Vec<_> = counted
-        .iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, how)| format!("{count} {how}"))
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(kind, count)| format!("{count} {}", phrase(kind, Number::Plural)))
         .collect();
     let (total, parts) = (all_ready.len(), parts.join("; "));
     Some(format!("of {total} workers {parts}: {error}{}", remedy(error)))
 }
 
 fn describe(worker: usize, Shortage { kind, error }: &Shortage) -> String {
-    let how = match kind {
-        ShortageKind::SmallRing => "with a smaller ring than it should have",
-        ShortageKind::NoEngine => "without an engine, on the portable path",
-        ShortageKind::NoRing => "without a ring, on epoll",
-    };
+    let how = phrase(*kind, Number::Singular);
     format!("worker {worker} was replaced by one {how}: {error}{}", remedy(error))
+}
+
+/// How many workers a phrase is about.
+enum Number {
+    Singular,
+    Plural,
+}
+
+/// How workers run that lack this.
+fn phrase(kind: ShortageKind, number: Number) -> &'static str {
+    match (kind, number) {
+        (ShortageKind::SmallRing, Number::Singular) => "with a smaller ring than it should have",
+        (ShortageKind::SmallRing, Number::Plural) => "with smaller rings than they should have",
+        (ShortageKind::NoEngine, _) => "without an engine, on the portable path",
+        (ShortageKind::NoRing, _) => "without a ring, on epoll",
+    }
 }
 
 fn remedy(error: &io::Error) -> &'static str {
