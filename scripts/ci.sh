@@ -14,7 +14,8 @@ step 'clippy, warnings denied'
 cargo clippy --workspace --all-targets --locked -- --deny warnings
 
 step 'tests'
-cargo test --locked
+# Where the kernel carries no engine, its tests fail instead of being skipped, unless this is empty.
+RINGECHO_TESTS_NEED_ENGINE=${RINGECHO_TESTS_NEED_ENGINE-1} cargo test --locked
 cargo test --locked --package ringecho-compare --package ringecho-peers
 
 step 'documentation, warnings denied'

@@ -47,6 +47,9 @@ fn platforms() -> Vec<Platform> {
     let engine = match engine::probe() {
         Ok(_) => Some(DIMENSIONS),
         Err(lack) => {
+            let is_needed =
+                env::var_os("RINGECHO_TESTS_NEED_ENGINE").is_some_and(|it| !it.is_empty());
+            assert!(!is_needed, "without an engine: {lack}");
             eprintln!("without an engine: {lack}");
             None
         }
