@@ -88,14 +88,17 @@ impl ErrorCounts {
 
     /// Adds others.
     pub(crate) fn merge(&mut self, other: Self) {
+        // Adding each kind adds up the total.
+        let Self { connect, handshake, timeout, wrong, missing, closed, protocol, total: _ } =
+            other;
         for (kind, count) in [
-            (ErrorKind::Connect, other.connect),
-            (ErrorKind::Handshake, other.handshake),
-            (ErrorKind::Timeout, other.timeout),
-            (ErrorKind::Wrong, other.wrong),
-            (ErrorKind::Missing, other.missing),
-            (ErrorKind::Closed, other.closed),
-            (ErrorKind::Protocol, other.protocol),
+            (ErrorKind::Connect, connect),
+            (ErrorKind::Handshake, handshake),
+            (ErrorKind::Timeout, timeout),
+            (ErrorKind::Wrong, wrong),
+            (ErrorKind::Missing, missing),
+            (ErrorKind::Closed, closed),
+            (ErrorKind::Protocol, protocol),
         ] {
             self.add(kind, count);
         }

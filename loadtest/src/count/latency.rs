@@ -97,16 +97,18 @@ pub struct Histograms {
 impl Histograms {
     /// Adds another thread's.
     pub(crate) fn merge(&mut self, other: &Self) {
-        self.latency.merge(&other.latency);
-        self.uncorrected.merge(&other.uncorrected);
-        self.send_lag.merge(&other.send_lag);
+        let Self { latency, uncorrected, send_lag } = self;
+        latency.merge(&other.latency);
+        uncorrected.merge(&other.uncorrected);
+        send_lag.merge(&other.send_lag);
     }
 
     /// Forgets everything, but keeps the memory.
     pub(crate) fn clear(&mut self) {
-        self.latency.clear();
-        self.uncorrected.clear();
-        self.send_lag.clear();
+        let Self { latency, uncorrected, send_lag } = self;
+        latency.clear();
+        uncorrected.clear();
+        send_lag.clear();
     }
 }
 

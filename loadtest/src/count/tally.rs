@@ -94,17 +94,30 @@ impl Tally {
 
     /// Adds another one's counts.
     pub(crate) fn merge(&mut self, other: &Self) {
-        self.opened += other.opened;
-        self.compressed += other.compressed;
-        self.lost += other.lost;
-        self.reopened += other.reopened;
-        self.echoes += other.echoes;
-        self.echoes_measured += other.echoes_measured;
-        self.payload_measured += other.payload_measured;
-        self.wrong_echoes.merge(other.wrong_echoes);
-        self.histograms.merge(&other.histograms);
-        self.errors.merge(other.errors);
-        for (cause, count) in &other.causes {
+        let Self {
+            opened,
+            compressed,
+            lost,
+            reopened,
+            echoes,
+            echoes_measured,
+            payload_measured,
+            histograms,
+            errors,
+            wrong_echoes,
+            causes,
+        } = other;
+        self.opened += opened;
+        self.compressed += compressed;
+        self.lost += lost;
+        self.reopened += reopened;
+        self.echoes += echoes;
+        self.echoes_measured += echoes_measured;
+        self.payload_measured += payload_measured;
+        self.histograms.merge(histograms);
+        self.errors.merge(*errors);
+        self.wrong_echoes.merge(*wrong_echoes);
+        for (cause, count) in causes {
             self.note_cause(cause.clone(), *count);
         }
     }

@@ -1,5 +1,5 @@
-//! Where a run's connections go: a WebSocket URL, resolved once before the threads start, because
-//! monoio would block a whole thread on a name.
+//! The WebSocket URL of a run. Its name is resolved once before the threads start, because monoio
+//! would block a whole thread on a name. Where sockets go is [`Endpoint`](super::stream::Endpoint).
 
 use std::{
     io,
