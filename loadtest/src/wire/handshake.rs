@@ -33,6 +33,8 @@ pub(crate) enum HandshakeError {
     Refused(RefusalReason),
     #[error("the answer is not HTTP/1.1: {0}")]
     NotHttp(httparse::Error),
+    #[error("the answer is not HTTP/1.1: status {0} of HTTP/1.0, which has none below 200")]
+    InterimInHttp10(u16),
     #[error("the response head is longer than {RESPONSE_HEAD_LEN_MAX} bytes")]
     HeadTooLong,
     #[error("the response head has more than {RESPONSE_FIELDS_MAX} header fields")]
@@ -104,6 +106,10 @@ impl<'r> Handshake<'r> {
                 Err(error) => return Err(HandshakeError::NotHttp(error)),
             }
             match head.code.unwrap_or(0) {
+                // HTTP/1.0 has no status 1xx (RFC 9110 §15.2), so it cannot switch protocols.
+                status @ 100..200 if head.version != Some(1) => {
+                    return Err(HandshakeError::InterimInHttp10(status));
+                }
                 101 => {
                     let compression = self.check_fields(head.headers)?;
                     return Ok(Some(Answer::Accepted(Accepted { head_len, compression })));
@@ -283,6 +289,11 @@ mod tests {
         assert_eq!(check(&not_text.concat()), Err(malformed.into()));
         for (response, error) in [
             ("SSH-2.0-OpenSSH\r\n", HandshakeError::NotHttp(httparse::Error::Version)),
+            (&ACCEPTED.replace("HTTP/1.1", "HTTP/1.0"), HandshakeError::InterimInHttp10(101)),
+            (
+                &["HTTP/1.0 100 Continue\r\n\r\n", ACCEPTED].concat(),
+                HandshakeError::InterimInHttp10(100),
+            ),
             (&ACCEPTED.replace("WebSocket", "h2c"), HandshakeError::UpgradeMissing),
             (&ACCEPTED.replace(", Upgrade", ""), HandshakeError::ConnectionMissing),
             (&ACCEPTED.replace("s3p", "s3q"), HandshakeError::AcceptWrong),

@@ -351,6 +351,17 @@ fn interim_responses_and_folded_fields_do_not_keep_a_connection_from_opening() {
 }
 
 #[test]
+fn a_101_of_http_1_0_is_refused() {
+    let server = Server::of_tcp(|mut stream| {
+        let response = String::from_utf8(accepting_response(&mut stream)).unwrap();
+        stream.write_all(response.replace("HTTP/1.1", "HTTP/1.0").as_bytes()).unwrap();
+    });
+    let outcome = run_shallow(&server);
+    outcome.assert_errors(&[("handshake", 2)]);
+    outcome.assert_cause("the answer is not HTTP/1.1: status 101 of HTTP/1.0");
+}
+
+#[test]
 fn an_endless_response_head_is_refused() {
     let server = Server::of_tcp(|mut stream| {
         accepting_response(&mut stream);
