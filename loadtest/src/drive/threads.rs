@@ -35,7 +35,12 @@ pub enum ThreadError {
 
 /// Threads that show gauges `G` while they run, and return a `T`.
 #[derive(Debug)]
-pub(crate) struct Threads<G, T>(Vec<Thread<G, T>>);
+pub(crate) struct Threads<G, T> {
+    started: Vec<Thread<G, T>>,
+    /// How many can be started; further ones are refused as by a system that has no room for them.
+    #[cfg(test)]
+    startable: usize,
+}
 
 #[derive(Debug)]
 struct Thread<G, T> {
@@ -45,7 +50,11 @@ struct Thread<G, T> {
 
 impl<G, T> Default for Threads<G, T> {
     fn default() -> Self {
-        Self(Vec::new())
+        Self {
+            started: Vec::new(),
+            #[cfg(test)]
+            startable: usize::MAX,
+        }
     }
 }
 
@@ -56,7 +65,11 @@ impl<G: Default + Send + Sync + 'static, T: Send + 'static> Threads<G, T> {
         plan: &ThreadPlan,
         run: impl FnOnce(usize, Arc<G>) -> io::Result<T> + Send + 'static,
     ) -> Result<(), ThreadError> {
-        let number = self.0.len();
+        let number = self.started.len();
+        #[cfg(test)]
+        if number >= self.startable {
+            return Err(ThreadError::Spawn(io::ErrorKind::WouldBlock.into()));
+        }
         let cpu = plan.cpu_of(number);
         let gauges = Arc::new(G::default());
         let shared = Arc::clone(&gauges);
@@ -69,7 +82,7 @@ impl<G: Default + Send + Sync + 'static, T: Send + 'static> Threads<G, T> {
                 run(number, shared)
             })
             .map_err(ThreadError::Spawn)?;
-        self.0.push(Thread { handle, gauges });
+        self.started.push(Thread { handle, gauges });
         Ok(())
     }
 
@@ -80,30 +93,31 @@ impl<G: Default + Send + Sync + 'static, T: Send + 'static> Threads<G, T> {
 
     /// A gauge of each thread.
     pub(crate) fn each(&self, gauge: impl Fn(&G) -> &AtomicU64) -> Vec<u64> {
-        self.0.iter().map(|thread| gauge(&thread.gauges).load(Acquire)).collect()
+        self.started.iter().map(|thread| gauge(&thread.gauges).load(Acquire)).collect()
     }
 
     /// Whether the gauges of all threads are so.
     pub(crate) fn all(&self, are_so: impl Fn(&G) -> bool) -> bool {
-        self.0.iter().all(|thread| are_so(&thread.gauges))
+        self.started.iter().all(|thread| are_so(&thread.gauges))
     }
 
     /// Whether a thread has ended, for want of work or by a fault; [`join`](Self::join) tells.
     pub(crate) fn any_has_ended(&self) -> bool {
-        self.0.iter().any(|thread| thread.handle.is_finished())
+        self.started.iter().any(|thread| thread.handle.is_finished())
     }
 
     /// Whether all have ended.
     pub(crate) fn all_have_ended(&self) -> bool {
-        self.0.iter().all(|thread| thread.handle.is_finished())
+        self.started.iter().all(|thread| thread.handle.is_finished())
     }
 
-    /// Waits until all have ended, and returns what they have.
+    /// Waits until all have ended, also where one has failed, and returns what they have.
     pub(crate) fn join(self) -> Result<Vec<T>, ThreadError> {
         let join = |thread: Thread<G, T>| {
             thread.handle.join().map_err(|_| ThreadError::Panic)?.map_err(ThreadError::Run)
         };
-        self.0.into_iter().map(join).collect()
+        let ended: Vec<_> = self.started.into_iter().map(join).collect();
+        ended.into_iter().collect()
     }
 }
 
@@ -122,6 +136,14 @@ fn pin(cpu: usize) {
                  sched_setaffinity in the container's seccomp profile, or leave --cpus out"
             )
         });
+    }
+}
+
+#[cfg(test)]
+impl<G, T> Threads<G, T> {
+    /// Threads of which only so many can be started.
+    pub(crate) fn at_most(startable: usize) -> Self {
+        Self { startable, ..Self::default() }
     }
 }
 

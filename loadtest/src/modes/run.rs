@@ -47,20 +47,26 @@ pub fn run(
     interrupted: &AtomicBool,
     progress: &mut Progress,
 ) -> Result<Report, RunError> {
+    run_on(Threads::default(), plan, interrupted, progress)
+}
+
+fn run_on(
+    threads: Threads<Gauges, ()>,
+    plan: Plan,
+    interrupted: &AtomicBool,
+    progress: &mut Progress,
+) -> Result<Report, RunError> {
     let plan = Arc::new(plan);
     let schedule = Arc::new(Schedule::default());
     let (timeline, portion_senders) = Timeline::new(plan.threads.count);
-    let mut run = Run {
-        threads: Threads::default(),
-        plan,
-        schedule,
-        timeline,
-        interrupted,
-        progress,
-        echoes_shown: 0,
-    };
+    let mut run = Run { threads, plan, schedule, timeline, interrupted, progress, echoes_shown: 0 };
     let reserve = DescriptorReserve::take();
-    run.start_threads(portion_senders)?;
+    if let Err(error) = run.start_threads(portion_senders) {
+        // Those that have started would wait for the load for ever.
+        run.schedule.abandon();
+        let _ = run.threads.join();
+        return Err(error.into());
+    }
     run.wait_for_connections();
     drop(reserve);
     run.wait_for_start();
@@ -210,5 +216,68 @@ impl Run<'_> {
                 grouped(rate as u64),
             )
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, net::TcpListener};
+
+    use super::*;
+    use crate::{
+        payload::{EchoKind, PayloadKind, PayloadPlan},
+        plan::{Load, Wait, threads::ThreadPlan},
+        wire::{
+            connector::{Connector, Limits, Wishes},
+            stream::{Endpoint, Sources},
+        },
+    };
+
+    fn plan(listener: &TcpListener) -> Plan {
+        let target = "ws://localhost/".parse().unwrap();
+        let endpoint = Endpoint::Tcp(listener.local_addr().unwrap());
+        let hour = Duration::from_hours(1);
+        let limits = Limits { connect: hour, opening: hour };
+        let (sources, wishes) = (Sources::new(Vec::new()), Wishes::default());
+        let connector = Connector::new(&target, endpoint, sources, None, &wishes, limits);
+        Plan {
+            connector: Arc::new(connector),
+            connections: 6,
+            load: Load::Closed,
+            wait: Wait::Sleep,
+            depth: 1,
+            payload: PayloadPlan::generated(PayloadKind::Binary, 16),
+            fragments: 1,
+            echo_kind: EchoKind::Messages,
+            reconnect: false,
+            start_at: None,
+            compression: false,
+            warmup: Duration::ZERO,
+            duration: hour,
+            threads: ThreadPlan { count: 3, cpus: Vec::new() },
+            server_pid: None,
+        }
+    }
+
+    /// Whether this process has a thread of a run.
+    fn is_any_running() -> bool {
+        let mut names = fs::read_dir("/proc/self/task")
+            .unwrap()
+            .filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        names.any(|name| name.starts_with("loadtest-"))
+    }
+
+    #[test]
+    fn a_thread_that_cannot_be_started_ends_those_that_were() {
+        // Connections wait in the listen queue, so no opening handshake is answered.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let plan = plan(&listener);
+        let threads = Threads::at_most(2);
+        let result = run_on(threads, plan, &AtomicBool::new(false), &mut Progress::default());
+        assert!(matches!(result, Err(RunError::Thread(ThreadError::Spawn(_)))), "{result:?}");
+        // The kernel lists a thread for a moment longer than joining it takes.
+        while is_any_running() {
+            pause(Duration::from_millis(1));
+        }
     }
 }

@@ -57,12 +57,15 @@ pub fn run(
         interrupted,
         progress,
     };
-    let observations = conductor.conduct()?;
+    let conducted = conductor.conduct();
     let Conductor { plan, threads, orders, .. } = conductor;
-    // The threads end when nobody has orders for them any longer.
+    // The threads end when nobody has orders for them any longer, also where one of them could not
+    // be started.
     drop(orders);
+    let joined = threads.join();
+    let observations = conducted?;
     let mut total = ThreadTally::default();
-    threads.join()?.iter().for_each(|tally| total.merge(tally));
+    joined?.iter().for_each(|tally| total.merge(tally));
     Ok(IdleReport::new(&plan, &total, &observations))
 }
 
