@@ -1,7 +1,9 @@
 //! The stream of masked frames that one connection sends, produced piece by piece.
 //!
 //! A message is one frame, or several, each with a masking key of its own. What is longer than a
-//! write buffer is produced in pieces, so that memory stays constant for any payload.
+//! write buffer is produced in pieces, so that memory stays constant for any payload. A compressed
+//! message is the exception: its payload is built and deflated as a whole, and the deflated form
+//! stays in memory until the last piece of it is produced.
 
 use rand::{Rng, rngs::SmallRng};
 use ringecho::protocol::{
