@@ -39,22 +39,25 @@
 //! own tests and benchmarks, may change with every version, and are hidden in this documentation.
 //! Without the feature `server` there are `host` and `protocol` alone, which the load generator uses.
 //!
-//! Each module has one stage of a connection's life, in this order; the last four serve all stages:
+//! The modules from the highest to the lowest: each uses modules below it and no other. In short,
+//! `server` uses `worker`, which uses `entry`, `http` and `plane`; below these are `handshake`,
+//! `connection` and `protocol`, and `host` is the ground. `config` stands above `http` and
+//! `handshake`, whose types some of its values have; these two never read the configuration.
 //!
 //! | module | what it owns |
 //! | --- | --- |
-//! | [`config`] | every knob: its flag, variable, default, range and reason |
 //! | [`server`] | the workers from start to stop: what this kernel can do, replacements, signals |
 //! | `worker` | one core: accepting, the conversation of one connection, sweep, drain |
 //! | `entry` | listening sockets, and which worker gets a connection |
-//! | `http` | request heads in, small responses out: routes, refusals, the page |
-//! | `handshake` | the opening handshake: origin, subprotocol, extensions, and its response |
 //! | `plane` | who moves the bytes of upgraded connections: the engine, or the portable path |
-//! | `protocol` | RFC 6455 without I/O: session, echo, frame headers, masking, UTF-8 |
-//! | `connection` | what all connections share: ends, deadlines, lingering |
+//! | `connection` | what all connections share: ends, deadlines, quotas, lingering |
 //! | `log` | the lines on stderr, which a thread of its own writes |
+//! | [`config`] | every knob once: its flag, variable, default, range and reason |
+//! | `handshake` | the opening handshake: origin, subprotocol, extensions, and its response |
+//! | `http` | request heads in, small responses out: routes, refusals, the page |
+//! | `protocol` | RFC 6455 without I/O: session, echo, frame headers, masking, UTF-8, close codes |
 //! | [`metrics`] | counters of each worker, and their totals |
-//! | `host` | CPUs, descriptors, and what the kernel lets this process do |
+//! | `host` | CPUs, descriptors, runtimes, and what the kernel lets this process do |
 
 #[cfg(feature = "server")]
 pub mod config;

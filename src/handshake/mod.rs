@@ -1,8 +1,9 @@
 //! The opening handshake (RFC 6455 §4.2): turns a request into an agreement or a refusal. Pure.
 //!
 //! [`negotiation`] judges what is the same over any HTTP: version, origin, subprotocol, extensions.
-//! [`http1`] judges the rest of an HTTP/1.1 request, and writes the 101 that accepts it. Another
-//! HTTP (RFC 8441) would be a file like it beside the same negotiation.
+//! [`http1`] judges the rest of an HTTP/1.1 request, and writes the 101 that accepts it. A file for
+//! HTTP/2 (RFC 8441) would stand beside it and use the same negotiation; frames and streams of
+//! HTTP/2 would not be in this module.
 
 pub mod http1;
 pub mod negotiation;

@@ -2,7 +2,7 @@
 //!
 //! monoio-http decodes the head; this module bounds its length, and decides where the request goes.
 //! Every response but a 101 ends its connection, so there is never a second head, and no body is
-//! ever read.
+//! ever read. Upgrades are left to `handshake`, which is above this module.
 
 pub mod echo_paths;
 mod foreign;

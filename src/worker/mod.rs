@@ -1,9 +1,12 @@
 //! One core: a monoio runtime, a listener, its connections, and the sweep that watches the time.
 //!
 //! A worker accepts connections, reads each request head, answers it, and hands upgraded connections
-//! to its data plane. Workers share two things: counters, and the balance, through which a worker
-//! gives away a connection that another is to admit. A panic in one connection's task ends that
-//! connection only; a panic in the engine, which carries connections without tasks, ends the worker.
+//! to its data plane. A panic in one connection's task ends that connection only; a panic in the
+//! engine, which carries connections without tasks, ends the worker.
+//!
+//! Workers share the port, at which each has a listener of its own; what they answer with
+//! ([`Service`]), which never changes; and the balance, through which a worker gives away a
+//! connection that another is to admit. Counters are a worker's own, and other threads read them.
 //!
 //! Here are a worker's start, sweep and drain; `accept` makes connections of what comes in,
 //! `conversation` is one connection's life, `platform` what a worker runs on, and `signal` how
