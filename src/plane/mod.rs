@@ -1,7 +1,7 @@
 //! Who moves the bytes of upgraded connections, and how a worker's tasks wait.
 //!
 //! There are two planes. `OnEngine` carries all connections of a worker in one ring; `Portable`
-//! runs a task of monoio's for each. Neither knows the protocol, which is the session's.
+//! runs a task of monoio's for each. Neither knows more of the protocol than the session's interface.
 
 pub mod engine;
 mod on_engine;

@@ -37,9 +37,8 @@ pub enum ThreadError {
 #[derive(Debug)]
 pub(crate) struct Threads<G, T> {
     started: Vec<Thread<G, T>>,
-    /// How many can be started; further ones are refused as by a system that has no room for them.
-    #[cfg(test)]
-    startable: usize,
+    /// Makes the thread with this number.
+    build: fn(usize) -> thread::Builder,
 }
 
 #[derive(Debug)]
@@ -50,12 +49,20 @@ struct Thread<G, T> {
 
 impl<G, T> Default for Threads<G, T> {
     fn default() -> Self {
-        Self {
-            started: Vec::new(),
-            #[cfg(test)]
-            startable: usize::MAX,
-        }
+        Self::built_by(build)
     }
+}
+
+impl<G, T> Threads<G, T> {
+    /// None yet, each of which `build` is to make.
+    pub(crate) fn built_by(build: fn(usize) -> thread::Builder) -> Self {
+        Self { started: Vec::new(), build }
+    }
+}
+
+/// A thread that tells its number by its name.
+pub(crate) fn build(number: usize) -> thread::Builder {
+    thread::Builder::new().name(format!("loadtest-{number}"))
 }
 
 impl<G: Default + Send + Sync + 'static, T: Send + 'static> Threads<G, T> {
@@ -66,15 +73,10 @@ impl<G: Default + Send + Sync + 'static, T: Send + 'static> Threads<G, T> {
         run: impl FnOnce(usize, Arc<G>) -> io::Result<T> + Send + 'static,
     ) -> Result<(), ThreadError> {
         let number = self.started.len();
-        #[cfg(test)]
-        if number >= self.startable {
-            return Err(ThreadError::Spawn(io::ErrorKind::WouldBlock.into()));
-        }
         let cpu = plan.cpu_of(number);
         let gauges = Arc::new(G::default());
         let shared = Arc::clone(&gauges);
-        let handle = thread::Builder::new()
-            .name(format!("loadtest-{number}"))
+        let handle = (self.build)(number)
             .spawn(move || {
                 if let Some(cpu) = cpu {
                     pin(cpu);
@@ -136,14 +138,6 @@ fn pin(cpu: usize) {
                  sched_setaffinity in the container's seccomp profile, or leave --cpus out"
             )
         });
-    }
-}
-
-#[cfg(test)]
-impl<G, T> Threads<G, T> {
-    /// Threads of which only so many can be started.
-    pub(crate) fn at_most(startable: usize) -> Self {
-        Self { startable, ..Self::default() }
     }
 }
 

@@ -224,6 +224,7 @@ mod tests {
     use std::{fs, net::TcpListener};
 
     use super::*;
+    use crate::drive::threads::build;
     use crate::{
         payload::{EchoKind, PayloadKind, PayloadPlan},
         plan::{Load, Wait, threads::ThreadPlan},
@@ -272,7 +273,11 @@ mod tests {
         // Connections wait in the listen queue, so no opening handshake is answered.
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let plan = plan(&listener);
-        let threads = Threads::at_most(2);
+        let threads = Threads::built_by(|number| {
+            // No address space has room for the third one's stack.
+            let stack_len = if number < 2 { 2 << 20 } else { usize::MAX >> 1 };
+            build(number).stack_size(stack_len)
+        });
         let result = run_on(threads, plan, &AtomicBool::new(false), &mut Progress::default());
         assert!(matches!(result, Err(RunError::Thread(ThreadError::Spawn(_)))), "{result:?}");
         // The kernel lists a thread for a moment longer than joining it takes.
