@@ -92,7 +92,7 @@ enum Ending {
     Success,
     /// Something went wrong.
     Failure,
-    /// It is one that was not to be, whatever else there is to say.
+    /// A condition of `--fail-if` holds or cannot be checked, whatever else went wrong.
     ConditionHolds,
 }
 

@@ -150,8 +150,9 @@ impl Timing {
     /// there is no earlier intake to compare with.
     fn goes_on(&mut self, intake: Intake, passed: u32) -> bool {
         if !intake.is_behind {
-            // A segment that came this late is no acknowledgement of what was sent before these
-            // ticks. With a deadline of one tick no segment is late enough.
+            // Only a segment that came more than a tick after these ticks began says that the peer
+            // has read: an earlier one may acknowledge what was sent before. With a deadline of one
+            // tick no segment is late enough.
             return intake.silence.is_some_and(|silence| silence + TICK < passed * TICK);
         }
         let acknowledged = NonZeroU32::new(intake.acknowledged.max(1));
@@ -269,8 +270,8 @@ mod tests {
         }
     }
 
-    /// Its program has made room since, which its system tells of. A peer whose program stands still
-    /// acknowledges a Ping or a Close, and no more.
+    /// The peer's program reads, so its system announces the new room in further segments. A peer
+    /// whose program stands still acknowledges a Ping or a Close, and no more.
     #[test]
     fn peer_that_has_all_but_reads_it_slowly_is_not_given_up() {
         let mut now = Tick::default();

@@ -243,8 +243,9 @@ impl Server {
         dead
     }
 
-    /// Whether the balance counts no more connections for the workers that stopped. Those that
-    /// died, the `dead` and those that wait for a replacement, may have left some counted.
+    /// Whether the balance counts no connections any more for the workers that stopped. Workers
+    /// that died (`dead`, and those that wait for a replacement) may have left some counted, so
+    /// they are not looked at.
     fn is_balance_settled(&self, dead: &[usize]) -> bool {
         let is_replaced = |worker| self.replacements.iter().any(|(_, dead)| *dead == worker);
         let is_dead = |worker| dead.contains(&worker) || is_replaced(worker);
@@ -314,7 +315,7 @@ impl Server {
         match (self.spawn_thread)(format!("worker-{worker}"), Box::new(run)) {
             Ok(thread) => Ok((stop, thread)),
             Err(error) => {
-                // The seat is open since the plan was made. Nobody would read what it is assigned.
+                // The seat has been open since the plan was made, and nobody will read its inbox.
                 if let Some(balance) = balance {
                     balance.leave(worker);
                 }

@@ -139,7 +139,8 @@ pub(crate) struct Timeline {
     total: Tally,
     /// Seconds that all threads have left behind.
     seconds: Vec<Second>,
-    /// The seconds behind them. No more than the slowest thread is late, which is one if it is not.
+    /// The later seconds, which some threads have not left behind: as many as the slowest thread is
+    /// late by, and one if no thread is late.
     open: VecDeque<Tally>,
 }
 

@@ -7,8 +7,8 @@ use nix::sys::eventfd::EventFd;
 
 use super::fine_timer::FineTimer;
 
-/// On epoll, one poll of so many sleeps, for this long: as short as can be without being over
-/// before the sleep begins.
+/// On epoll, one of this many polls sleeps, for [`SLEEP`]: a shorter time would be over before the
+/// sleep begins.
 const POLLS_PER_SLEEP: u32 = 64;
 const SLEEP: Duration = Duration::from_micros(10);
 
@@ -35,7 +35,7 @@ impl BusyPoll {
         Ok(Self::IoUring { always_ready: UnixStream::from_std(always_ready.into())? })
     }
 
-    /// Lets all that has happened happen to other tasks, and comes back.
+    /// Lets the other tasks handle everything that has happened, and then returns.
     pub(crate) async fn once(&self) -> io::Result<()> {
         match self {
             Self::IoUring { always_ready } => always_ready.readable(false).await,

@@ -150,7 +150,7 @@ impl<'w> Connection<'w> {
             {
                 received = Some(end);
             }
-            // A broken write is no news: the read tells why.
+            // A failed write is ignored, since the read reports why the connection broke.
             all_sent = all_sent || send.as_mut().poll(cx).is_ready();
             match received.take() {
                 Some(end) if all_sent || !end.leaves_peer_listening() => Poll::Ready(end),
@@ -367,7 +367,7 @@ impl<'w> Connection<'w> {
         };
         tally.lost += 1;
         tally.count_error(&error);
-        // Nobody has waited for the messages behind a fault.
+        // After a fault of the server nobody has waited for further echoes, so none is missing.
         if error.kind() == ErrorKind::Closed {
             tally.count_missing(unanswered);
         }

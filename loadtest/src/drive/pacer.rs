@@ -18,8 +18,8 @@ const SLEEP_MIN: Duration = Duration::from_micros(50);
 /// How often is looked whether the schedule is known.
 const SCHEDULE_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Wakes connections when they have a message to send. Who polls goes on after the last message, so
-/// that no echo waits for a wake-up; who sleeps has nothing left to do then.
+/// Wakes connections when they have a message to send. Where the thread sleeps in between, this
+/// ends after the last message. Where it polls, this goes on, so that no echo waits for a wake-up.
 pub(crate) async fn pace(worker: &Worker, pause: &Pause) -> io::Result<()> {
     follow(worker, pause).await.map_err(|error| explained(&error))
 }
@@ -97,7 +97,8 @@ fn explained(error: &io::Error) -> io::Error {
 /// Which connection has the next message.
 #[derive(Clone, Copy, Debug, Default)]
 struct Turn {
-    /// Messages that it and the connections behind it have had; those before it have had one more.
+    /// How many messages the connection at `index` and each one behind it have had; each connection
+    /// before `index` has had one more.
     round: u64,
     /// The index of the connection in this thread.
     index: usize,

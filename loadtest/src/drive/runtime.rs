@@ -3,10 +3,10 @@
 //! A thread sleeps in one place, and nothing of another thread has to wake it. On `io_uring` that is
 //! `io_uring_enter` on its own ring, until something has completed or a time is over: sockets, timer
 //! descriptors and event descriptors are waited for by entries of that ring. No other ring and no
-//! epoll waits for the ring, and no event descriptor is registered with it, which several kernels
-//! between 6.12 and 6.18 do not wake reliably. On epoll it is `epoll_wait` on sockets and timer
-//! descriptors. What these need is tried once, before a thread trusts it; how a runtime is built is
-//! what the server does too ([`ringecho::host::runtime`]).
+//! epoll waits for the ring, and no event descriptor is registered with it: some kernels from 6.1
+//! to 6.18 do not wake such waits (docs/decisions.md). On epoll a thread sleeps in `epoll_wait` on
+//! sockets and timer descriptors. Both ways to sleep are tried once, before a thread trusts them.
+//! Runtimes are built as the server builds its own ([`ringecho::host::runtime`]).
 
 use std::{
     env,
@@ -25,7 +25,7 @@ use crate::text::{
 /// A variable that has monoio use epoll.
 const FORCE_EPOLL: &str = "MONOIO_FORCE_LEGACY_DRIVER";
 
-/// What mends it where there is no memory for a ring, which is locked, or where rings are refused.
+/// The remedies for a ring that needs more locked memory than it gets, and for refused rings.
 const LOCK_MORE_MEMORY: &str = "allow more locked memory (ulimit -l unlimited)";
 const ALLOW_RINGS: &str = "allow io_uring_setup, io_uring_enter and io_uring_register in the \
                            container's seccomp profile, or set kernel.io_uring_disabled=0";
@@ -64,7 +64,7 @@ pub(crate) fn driver() -> &'static str {
     }
 }
 
-/// Whether rings work in this process. Why not is noted, unless nobody wants them to.
+/// Whether rings work in this process. If not, notes why, unless [`FORCE_EPOLL`] asks for epoll.
 fn can_use_io_uring() -> bool {
     static CAN: OnceLock<bool> = OnceLock::new();
     *CAN.get_or_init(|| {

@@ -172,7 +172,7 @@ impl Worker {
 
     fn publish(&self) {
         self.gauges.open.store(self.open.get(), Relaxed);
-        // Who sees that all were tried sees how many of them are open.
+        // With Release, a thread that sees that all connections were tried sees how many are open.
         self.gauges.tried.store(self.tried.get(), Release);
         self.gauges.sends.store(self.stage() != Stage::Opening, Relaxed);
         let tally = self.tally.borrow();

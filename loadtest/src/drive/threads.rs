@@ -54,7 +54,7 @@ impl<G, T> Default for Threads<G, T> {
 }
 
 impl<G, T> Threads<G, T> {
-    /// None yet, each of which `build` is to make.
+    /// A group without threads so far; `build` will make each of them.
     pub(crate) fn built_by(build: fn(usize) -> thread::Builder) -> Self {
         Self { started: Vec::new(), build }
     }

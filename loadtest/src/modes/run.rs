@@ -190,8 +190,8 @@ impl Run<'_> {
         }
     }
 
-    /// Waits while the threads wait for outstanding echoes and closing handshakes. Who asks for an
-    /// end now has nothing else in mind than not to wait for these.
+    /// Waits while the threads wait for outstanding echoes and closing handshakes. If somebody asks
+    /// for an end during this, the threads give these up.
     fn wait_for_echoes(&self) {
         let was_interrupted = self.interrupted.load(Relaxed);
         while !self.threads.all_have_ended() {

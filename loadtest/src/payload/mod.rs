@@ -207,8 +207,8 @@ impl Payloads {
     /// [`IDENTITY_LEN`] bytes; negative if it is behind. Ahead, less than `in_flight` are looked
     /// at.
     ///
-    /// Half of a sequence number or less tells little: it stands for `next`, or for a message that
-    /// is no longer, and for none if the type is not that of the messages (`has_type`).
+    /// Half of a sequence number or less tells little. It identifies only `next`, or a message of
+    /// just as many bytes, and only if the type is that of the messages (`has_type`).
     #[cold]
     pub(crate) fn identify(
         &self,

@@ -13,7 +13,7 @@ pub struct Check {
     /// The value that the condition is about, in microseconds if it is a time; `None` if it was not
     /// measured.
     value: Option<f64>,
-    /// It holds, or nobody can tell.
+    /// The condition holds, or its value was not measured.
     failed: bool,
 }
 

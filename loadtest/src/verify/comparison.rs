@@ -265,8 +265,8 @@ impl Comparison {
         }
     }
 
-    /// Whether the present message, of which nothing is recognised, has to be taken for the next
-    /// echo: as the other type it may have any content, but it has the length, if that counts.
+    /// Whether the present message, whose content is that of no message, is taken for the next echo
+    /// all the same: it has the other type and, if lengths are verified, the next echo's length.
     fn stands_for_next(&self, in_flight: usize, payloads: &Payloads) -> bool {
         let has_length = !payloads.verifies_length() || self.position == self.expected.len();
         self.retyped.is_some() && in_flight > 0 && has_length

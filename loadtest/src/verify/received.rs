@@ -58,11 +58,12 @@ impl<V: Into<Violation>> From<V> for StreamEnd {
 /// A message that is not the next echo, or not as it should be.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Irregularity {
-    /// Messages in flight that are older than the echo: theirs are late, or will not come.
+    /// Messages in flight that were sent before the one that is echoed here: their own echoes are
+    /// late, or will not come.
     pub(crate) passed_over: usize,
-    /// Whether the oldest message behind these is answered by it.
+    /// Whether this answers the oldest message in flight that was not passed over.
     pub(crate) answers: bool,
-    /// What is wrong with it; nothing if all that is irregular is what was passed over.
+    /// What is wrong with the message; `None` if only the messages passed over are irregular.
     pub(crate) wrong: Option<WrongEcho>,
 }
 

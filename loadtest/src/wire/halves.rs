@@ -1,5 +1,5 @@
-//! The two sides of a byte stream. Who reads and writes is generic over them: that messages can go
-//! through TLS costs nothing where they do not.
+//! The two sides of a byte stream, as traits. Code that reads and writes is generic over them, so a
+//! connection without TLS pays nothing for it.
 
 use monoio::{
     BufResult,

@@ -232,7 +232,8 @@ impl Connection {
         self.timing.closing(work.now);
     }
 
-    /// Takes a peer that does not read off the shared buffers.
+    /// Takes a peer that does not read away from the shared buffers: `rest`, a copy of what it did
+    /// not take, is sent as it makes room, and further parts wait behind that.
     #[cold]
     fn block<K: Kernel>(&mut self, key: Key, rest: Vec<u8>, work: &mut Work<K>) {
         // What was queued between turns, as a Close frame or a Ping, goes behind the rest.
@@ -251,7 +252,8 @@ impl Connection {
         self.limit_draining(work);
     }
 
-    /// A peer has taken what it was sent: what waits behind it, or back to normal.
+    /// The peer has taken all of a patient send. Sends what waits behind it; if nothing waits,
+    /// replies go out at the end of their turn again.
     #[cold]
     fn unblock<K: Kernel>(&mut self, key: Key, work: &mut Work<K>) {
         self.timing.traffic(work.now);
@@ -285,7 +287,7 @@ impl Connection {
         }
     }
 
-    /// Receives, if it waits for a buffer: there is one.
+    /// Arms the receive of a connection that waits for a shared buffer, since one is free.
     pub(super) fn feed<K: Kernel>(&mut self, key: Key, work: &mut Work<K>) {
         if self.receiving == Receiving::Starved {
             self.receiving = Receiving::Idle;
@@ -293,7 +295,7 @@ impl Connection {
         }
     }
 
-    /// Receives, unless that is under way, or not to be.
+    /// Arms a receive, unless one is under way or nothing may be received now.
     pub(super) fn arm<K: Kernel>(&mut self, key: Key, work: &mut Work<K>) {
         if self.receiving == Receiving::Idle && self.may_receive(key, work) {
             self.receiving = Receiving::Armed;
@@ -341,8 +343,8 @@ impl Connection {
         self.limit_draining(work);
     }
 
-    /// A peer of a stopping server that does not read has as long to go on with it as for what else
-    /// it is to do before the end.
+    /// Starts the close timeout if the server is stopping and the peer does not read: the peer has
+    /// that long to go on reading.
     fn limit_draining<K>(&mut self, work: &Work<K>) {
         if self.session.is_stopping() && matches!(self.sending, Sending::Blocked(_)) {
             self.timing.closing(work.now);
@@ -390,9 +392,9 @@ impl Connection {
 pub(super) enum DepartureState {
     /// The kernel has something under way on it.
     UnderWay,
-    /// Its last replies go out with the next turn, and it after them.
+    /// Its last replies have to go out, which the next turn does.
     LastReplies,
-    /// Nothing.
+    /// It waits for nothing more.
     Over,
 }
 

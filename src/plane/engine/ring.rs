@@ -239,7 +239,8 @@ impl<K: Kernel> Ring<K> {
         self.push_patient_send(key);
     }
 
-    /// Bytes of a connection's patient send that the kernel has not said to be sent; 0 without one.
+    /// Bytes of a connection's patient send that the kernel has not reported as sent; 0 if the
+    /// connection has no such send.
     pub(super) fn unsent_len(&self, key: Key) -> usize {
         self.patient.get(&key.slot).map_or(0, |send| send.bytes.len() - send.sent)
     }

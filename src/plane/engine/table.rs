@@ -1,4 +1,5 @@
-//! The connections of an engine by key. Slots are used again, keys are not.
+//! The connections of an engine by key. Slots are used again at once, keys only after 2^30 further
+//! connections.
 
 use slab::Slab;
 

@@ -32,7 +32,8 @@ use super::kernel::{Completion, Interest, Kernel, Operation, SendFrom, SendMode}
 /// The smaller queues are for users who may not lock much memory (`RLIMIT_MEMLOCK`).
 const QUEUE_ENTRIES: [(u32, u32); 3] = [(1024, 8192), (256, 1024), (64, 128)];
 
-/// So many calls in a row that are to be made again are a failure: the kernel does not recover.
+/// Calls in a row that may fail with an error that usually passes. One more is a failure of the
+/// ring, since the kernel does not recover.
 const PASSING_ERRORS_MAX: u32 = 100_000;
 
 /// The only group of provided buffers.

@@ -1,8 +1,9 @@
 //! What the worker's tasks wait for in the engine's ring: descriptors, and time.
 //!
-//! Every kernel wakes a thread that sleeps in its own ring, but not every kernel wakes one that sleeps
-//! elsewhere while its ring receives (docs/decisions.md). So a worker with an engine sleeps in that
-//! ring only, and its listener, a request head or the next sweep are operations of that ring.
+//! All kernels that were tried wake a thread that sleeps in its own ring, but some do not wake one
+//! that sleeps elsewhere while its ring receives (docs/decisions.md). So a worker with an engine
+//! sleeps in that ring only: it waits for its listener, for a request head and for the next sweep
+//! by operations of that ring.
 
 use std::{
     io,

@@ -223,8 +223,8 @@ impl Plane for OnEngine {
     }
 
     async fn settle(&self, drive: JoinHandle<io::Result<()>>) {
-        // The driving task ends by itself. Dropped while it waits for an empty task of its own, each
-        // of the two would keep the other.
+        // The driving task has to end by itself. If it were dropped while it waits for an empty
+        // task that it has spawned, the two tasks would keep each other alive.
         let _ = drive.await;
         // One more turn gives the cancellations of ended waits to the kernel. A ring is closed some
         // time after its process or thread, and until then it holds the descriptors that it waits for,

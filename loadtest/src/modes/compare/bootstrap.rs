@@ -22,9 +22,9 @@ pub const CONFIDENCE: f64 = 0.95;
 pub struct Interval {
     /// The geometric mean of the rounds' ratios: swapping the sides inverts it.
     pub estimate: f64,
-    /// Of the resamples' estimates, as many are below this …
+    /// The lower bound: half of the resamples' estimates outside of the interval are below it.
     pub low: f64,
-    /// … as are above this.
+    /// The upper bound: the other half are above it.
     pub high: f64,
 }
 

@@ -147,9 +147,9 @@ impl Conductor<'_> {
         }
     }
 
-    /// Orders a task of all connections, and waits until each has done it or is lost, but no longer
-    /// than `limit`, and not at all once somebody asks for an end. Who has asked before waits while
-    /// connections still do it.
+    /// Orders a task of all connections, and waits until each has done it or is lost, for at most
+    /// `limit`. If somebody asks for an end meanwhile, the wait is over at once; if somebody has
+    /// asked before, it is over once no connection has done the task for [`GRACE_QUIET`].
     fn have_done(&mut self, task: Task, limit: Duration, what: &str) {
         let begun = Instant::now();
         let was_interrupted = self.interrupted.load(Relaxed);

@@ -94,8 +94,8 @@ impl Observation {
         self.unsent == 0 && self.echoed as f64 >= self.planned as f64 * ECHOED_MIN
     }
 
-    /// Whether a miss may be due to the generator: it had no time left, or what it was late made
-    /// the difference to a rate that the server did keep up.
+    /// Whether a miss may be due to the generator: it had no time left, or the server kept up and
+    /// the goals were missed only because messages were sent late.
     fn tells_of_the_generator(&self, goals: &[Condition]) -> bool {
         let from_send = Measurement { latency_us: self.from_send, ..self.measurement.clone() };
         let made_by_lag =

@@ -121,7 +121,7 @@ impl Report {
     }
 }
 
-/// A thread that polls always is busy, but may have had something to do all the time, or not.
+/// A thread that polls is always busy. It had no time left only if it hardly ever polled in vain.
 fn generator_saturated(
     generator: &[BusyThread],
     polled_in_vain: Option<&[f64]>,
