@@ -11,8 +11,9 @@ use fastwebsockets::{Frame, Payload};
 use measure::measure;
 use ringecho::protocol::{
     close_code::{CloseCode, encode_close_frame},
-    echo::{Echo, Next, Rules},
+    echo::{Echo, Rules},
     frame_header::CONTROL_PAYLOAD_LEN_MAX,
+    reply::Next,
 };
 use sizes::SIZES;
 

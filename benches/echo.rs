@@ -84,8 +84,8 @@ fn measure_ringecho(bencher: &mut Bencher, batch: &Batch) {
             append(&mut chunk, received);
             let reply = session.receive(&mut chunk, &RULES);
             assert_eq!(reply.closing, None);
-            append(sent, &reply.echoed.prefix);
-            append(sent, &chunk[reply.echoed.range]);
+            append(sent, &reply.prefix);
+            append(sent, &chunk[reply.range]);
         }
     });
 }

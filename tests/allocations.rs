@@ -23,7 +23,8 @@ use ringecho::{
     plane::engine::{self, Dimensions, Engine},
     protocol::{
         OpCode,
-        echo::{Compression, Echo, Next, Rules},
+        echo::{Compression, Echo, Rules},
+        reply::Next,
     },
 };
 

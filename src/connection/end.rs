@@ -5,7 +5,7 @@ use std::io;
 use http::StatusCode;
 use strum::{EnumCount, EnumDiscriminants, VariantNames};
 
-use crate::protocol::{ProtocolError, session};
+use crate::protocol::{ProtocolError, reply};
 
 /// How a connection ended. Every accepted connection ends in one of these ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, EnumDiscriminants)]
@@ -56,12 +56,12 @@ impl ConnectionEnd {
     }
 }
 
-impl From<session::End> for ConnectionEnd {
-    fn from(end: session::End) -> Self {
+impl From<reply::End> for ConnectionEnd {
+    fn from(end: reply::End) -> Self {
         match end {
-            session::End::ClosedByPeer => Self::ClosedByPeer,
-            session::End::ClosedByServer => Self::ClosedByServer,
-            session::End::Failed(error) => Self::Failed(error),
+            reply::End::ClosedByPeer => Self::ClosedByPeer,
+            reply::End::ClosedByServer => Self::ClosedByServer,
+            reply::End::Failed(error) => Self::Failed(error),
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod error;
 pub mod extensions;
 pub mod frame_header;
 pub mod masking;
+pub mod reply;
 pub mod session;
 pub mod token;
 pub mod utf8;

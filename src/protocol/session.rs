@@ -9,9 +9,9 @@
 //! so far end with a whole frame; at most one Close frame is sent, and nothing behind it.
 
 use super::{
-    ProtocolError,
     close_code::{CloseCode, encode_close_frame},
-    echo::{Compression, Echo, Echoed, Next, Rules},
+    echo::{Compression, Echo, Rules},
+    reply::{Closing, End, Next, Reply},
 };
 
 /// One connection's state between its two handshakes.
@@ -34,35 +34,6 @@ enum Stage {
     Ended,
 }
 
-/// What a received chunk is answered with: the echoes of its frames, and what closes behind them.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Reply {
-    /// The echoes; none if the server's Close frame has been sent.
-    pub echoed: Echoed,
-    /// What the reply does about the closing handshake; usually nothing.
-    pub closing: Option<Box<Closing>>,
-}
-
-/// A step of the closing handshake, or the failing of a connection.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Closing {
-    /// A Close frame of the server's own, which comes behind the echoes; empty if there is none.
-    pub frame: Vec<u8>,
-    /// How the session has ended, if it has. The connection is to be closed once the reply is sent.
-    pub end: Option<End>,
-}
-
-/// How a session ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// The peer began the closing handshake, and the reply ends with the echo of its Close frame.
-    ClosedByPeer,
-    /// The server began the closing handshake, and the peer's Close frame has arrived.
-    ClosedByServer,
-    /// The peer violated the protocol, which fails the connection (RFC 6455 §7.1.7).
-    Failed(ProtocolError),
-}
-
 /// A Ping frame without payload.
 pub const PING: &[u8] = &[0x89, 0];
 
@@ -83,13 +54,14 @@ impl Session {
     /// Answers the next received bytes, in place.
     ///
     /// Once a reply has had an [`End`], all further chunks are answered with nothing.
+    #[inline]
     pub fn receive(&mut self, chunk: &mut [u8], rules: &Rules) -> Reply {
         if self.stage != Stage::Open {
             return self.receive_while_closing(chunk, rules);
         }
-        let mut reply = Reply { echoed: self.echo.transform(chunk, rules), closing: None };
-        if reply.echoed.next != Next::Continue {
-            reply.closing = self.end(reply.echoed.next);
+        let mut reply = self.echo.transform(chunk, rules);
+        if reply.next != Next::Continue {
+            reply.closing = self.end(reply.next);
         }
         reply
     }
@@ -118,23 +90,27 @@ impl Session {
     /// that is under way, and from there on with a Close frame and nothing else.
     #[cold]
     fn receive_while_closing(&mut self, chunk: &mut [u8], rules: &Rules) -> Reply {
-        let (mut echoed, consumed) = if self.stage == Stage::Draining {
+        let (mut reply, mut answered_len) = if self.stage == Stage::Draining {
             self.echo.transform_to_boundary(chunk, rules)
         } else {
-            (Echoed::nothing(), 0)
+            (Reply::nothing(), 0)
         };
-        if echoed.next != Next::Continue {
-            let closing = self.end(echoed.next);
-            return Reply { echoed, closing };
+        if reply.next != Next::Continue {
+            reply.closing = self.end(reply.next);
+            return reply;
         }
         let frame = self.start_closing_handshake().unwrap_or_default();
-        //= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
-        //# The application MUST NOT send any more data frames after sending a Close frame.
-        let unanswered = self.echo.transform(&mut chunk[consumed..], rules);
-        echoed.next = unanswered.next;
-        let end = self.end(unanswered.next).and_then(|closing| closing.end);
-        let closing = (!frame.is_empty() || end.is_some()).then(|| Closing { frame, end }.into());
-        Reply { echoed, closing }
+        while answered_len < chunk.len() && reply.next == Next::Continue {
+            //= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
+            //# The application MUST NOT send any more data frames after sending a Close frame.
+            let unanswered = &mut chunk[answered_len..];
+            let (unsent, consumed_len) = self.echo.transform_to_boundary(unanswered, rules);
+            answered_len += consumed_len;
+            reply.next = unsent.next;
+        }
+        let end = self.end(reply.next).and_then(|closing| closing.end);
+        reply.closing = (!frame.is_empty() || end.is_some()).then(|| Closing { frame, end }.into());
+        reply
     }
 
     /// Ends the session if the transformer says so.

@@ -5,7 +5,8 @@
 use ringecho::protocol::{
     OpCode, ProtocolError,
     close_code::may_be_sent,
-    echo::{Compression, Echo, Next, Rules},
+    echo::{Compression, Echo, Rules},
+    reply::Next,
 };
 
 /// What the naive server makes of an input.

@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use ringecho::protocol::{
     ProtocolError,
     echo::{Compression, Rules},
-    session::{End, PING, Session},
+    reply::End,
+    session::{PING, Session},
 };
 
 use crate::{
@@ -44,13 +45,13 @@ impl Run {
     fn receive(&mut self, bytes: &[u8]) {
         let mut chunk = bytes.to_vec();
         let reply = self.session.receive(&mut chunk, &self.rules);
-        self.sent.extend(reply.echoed.prefix);
-        self.sent.extend(&chunk[reply.echoed.range]);
+        self.sent.extend(reply.prefix);
+        self.sent.extend(&chunk[reply.range]);
         if let Some(closing) = reply.closing {
             self.sent.extend(closing.frame);
             self.end = self.end.or(closing.end);
         }
-        self.messages += reply.echoed.messages;
+        self.messages += reply.messages;
     }
 
     /// Whether a Ping could be sent.

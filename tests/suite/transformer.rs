@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 use ringecho::protocol::{
     OpCode, ProtocolError,
-    echo::{Compression, Echo, Next, Rules},
+    echo::{Compression, Echo, Rules},
+    reply::Next,
 };
 
 use crate::{

@@ -27,8 +27,9 @@ use crate::{
     },
     metrics::Counters,
     protocol::{
-        echo::{Compression, Echoed, Rules},
-        session::{Closing, Reply, Session},
+        echo::{Compression, Rules},
+        reply::{Closing, Reply},
+        session::Session,
     },
 };
 
@@ -156,8 +157,8 @@ impl Connection {
     ) {
         let reply = self.session.receive(&mut bytes, &work.rules);
         work.count(bytes.len(), &reply);
-        bytes.truncate(reply.echoed.range.end);
-        bytes.drain(..reply.echoed.range.start);
+        bytes.truncate(reply.range.end);
+        bytes.drain(..reply.range.start);
         self.answer(key, reply, Part::Owned(bytes), work);
     }
 
@@ -172,7 +173,7 @@ impl Connection {
             self.timing.traffic(work.now);
             let reply = self.session.receive(work.ring.chunk_mut(&chunk), &work.rules);
             work.count(chunk.len(), &reply);
-            let part = Part::Chunk(chunk.narrow(reply.echoed.range.clone()));
+            let part = Part::Chunk(chunk.narrow(reply.range.clone()));
             self.answer(key, reply, part, work);
         }
         if !goes_on {
@@ -185,7 +186,7 @@ impl Connection {
     /// Queues a reply, whose range is `part`, and does what follows from it.
     #[inline]
     fn answer<K: Kernel>(&mut self, key: Key, reply: Reply, part: Part, work: &mut Work<K>) {
-        let Reply { echoed: Echoed { prefix, range, .. }, closing } = reply;
+        let Reply { prefix, range, closing, .. } = reply;
         if !prefix.is_empty() {
             self.queue(key, Part::Owned(prefix), work);
         }
@@ -402,6 +403,6 @@ impl<K> Work<K> {
     #[inline]
     fn count(&self, received_len: usize, reply: &Reply) {
         self.counters.received_bytes.add(received_len as u64);
-        self.counters.messages.add(reply.echoed.messages.into());
+        self.counters.messages.add(reply.messages.into());
     }
 }

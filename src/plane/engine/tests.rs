@@ -32,9 +32,10 @@ use crate::{
     protocol::{
         OpCode,
         close_code::encode_close_frame,
-        echo::{Compression, Echo, Next, Rules},
+        echo::{Compression, Echo, Rules},
         frame_header::FrameHeader,
         masking::unmask,
+        reply::Next,
         session::{PING, Session},
     },
 };

@@ -23,8 +23,9 @@ use crate::{
     metrics::Counters,
     plane::Bounds,
     protocol::{
-        echo::{Compression, Echoed},
-        session::{Closing, Reply, Session},
+        echo::Compression,
+        reply::{Closing, Reply},
+        session::Session,
     },
 };
 
@@ -78,8 +79,8 @@ impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Carrier<'_, R, W> {
         loop {
             let reply = self.session.receive(&mut chunk, &self.bounds.rules);
             self.counters.received_bytes.add(chunk.len() as u64);
-            self.counters.messages.add(reply.echoed.messages.into());
-            let Reply { echoed: Echoed { prefix, range, .. }, closing } = reply;
+            self.counters.messages.add(reply.messages.into());
+            let Reply { prefix, range, closing, .. } = reply;
             let prefix_len = prefix.len();
             self.send(prefix, 0..prefix_len, closing.is_some()).await?;
             chunk = self.send(chunk, range, closing.is_some()).await?;

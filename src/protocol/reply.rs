@@ -1,0 +1,62 @@
+//! What received bytes are answered with.
+
+use std::ops::Range;
+
+use super::ProtocolError;
+
+/// What a received chunk is answered with: `prefix`, then `range` of the chunk, then `closing`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// Bytes that were held back from earlier chunks; usually none.
+    pub prefix: Vec<u8>,
+    /// Where in the chunk the other echoes stand.
+    pub range: Range<usize>,
+    /// Messages whose echo the reply completes.
+    pub messages: u32,
+    /// What the received frames mean for the connection.
+    pub next: Next,
+    /// What the session does about the closing handshake; usually nothing. The transformer leaves it
+    /// empty.
+    pub closing: Option<Box<Closing>>,
+}
+
+/// What received frames mean for the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The connection goes on.
+    Continue,
+    /// The peer closed the connection, and the reply ends with the echo of its Close frame.
+    Close,
+    /// The connection is failed: a Close frame with the error's code must follow the reply.
+    Fail(ProtocolError),
+    /// The connection is failed inside of a frame that is half sent, where no Close frame can
+    /// stand.
+    Abort(ProtocolError),
+}
+
+/// A step of the closing handshake, or the failing of a connection.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Closing {
+    /// A Close frame of the server's own, which comes behind the echoes; empty if there is none.
+    pub frame: Vec<u8>,
+    /// How the session has ended, if it has. The connection is to be closed once the reply is sent.
+    pub end: Option<End>,
+}
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The peer began the closing handshake, and the reply ends with the echo of its Close frame.
+    ClosedByPeer,
+    /// The server began the closing handshake, and the peer's Close frame has arrived.
+    ClosedByServer,
+    /// The peer violated the protocol, which fails the connection (RFC 6455 §7.1.7).
+    Failed(ProtocolError),
+}
+
+impl Reply {
+    /// The answer to nothing.
+    pub(super) fn nothing() -> Self {
+        Self { prefix: Vec::new(), range: 0..0, messages: 0, next: Next::Continue, closing: None }
+    }
+}
