@@ -81,9 +81,13 @@ impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Carrier<'_, R, W> {
             self.counters.received_bytes.add(chunk.len() as u64);
             self.counters.messages.add(reply.messages.into());
             let Reply { prefix, range, closing, .. } = reply;
-            let prefix_len = prefix.len();
-            self.send(prefix, 0..prefix_len, closing.is_some()).await?;
-            chunk = self.send(chunk, range, closing.is_some()).await?;
+            if !prefix.is_empty() {
+                let prefix_len = prefix.len();
+                self.send(prefix, 0..prefix_len, closing.is_some()).await?;
+            }
+            if !range.is_empty() {
+                chunk = self.send(chunk, range, closing.is_some()).await?;
+            }
             if let Some(Closing { frame, end }) = closing.map(|closing| *closing) {
                 if !frame.is_empty() {
                     write_close(self.writer, self.control, frame).await?;
@@ -162,9 +166,6 @@ impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Carrier<'_, R, W> {
         range: Range<usize>,
         is_closing: bool,
     ) -> Result<Vec<u8>, ConnectionEnd> {
-        if range.is_empty() {
-            return Ok(bytes);
-        }
         let Self { reader, writer, control, bounds, ahead, session, .. } = self;
         control.begin_sending();
         let ahead_max = bounds.unsent_max.saturating_sub(range.len());
