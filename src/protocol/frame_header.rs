@@ -73,8 +73,8 @@ impl OpCode {
 impl FrameHeader {
     /// Decodes the header at the start of `bytes`, and returns it with its length in bytes.
     ///
-    /// `None` means that the header is not all there yet. A fault is reported as soon as the bytes
-    /// that show it are there.
+    /// `None` means that the header is not all there yet. A fault is reported as soon as the
+    /// field that shows it is there whole.
     #[inline]
     pub fn decode(bytes: &[u8]) -> Result<Option<(Self, usize)>, ProtocolError> {
         let &[first, second, ..] = bytes else {

@@ -85,7 +85,7 @@ pub enum WorkerError {
     /// It could not start.
     #[error("it could not start: {0}")]
     Start(#[from] SystemCallError),
-    /// It cannot read the streams by which other threads tell it to stop or assign connections to it.
+    /// It cannot read the stream by which another thread tells it to stop.
     #[error("it cannot read from the other threads: {0}")]
     Signal(io::Error),
     /// The ring that it waits in failed.
