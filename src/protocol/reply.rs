@@ -37,8 +37,8 @@ pub enum Next {
 /// A step of the closing handshake, or the failing of a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Closing {
-    /// A Close frame of the server's own, which comes behind the echoes; empty if there is none.
-    pub frame: Vec<u8>,
+    /// A Close frame of the server's own, which comes behind the echoes.
+    pub frame: Option<Vec<u8>>,
     /// How the session has ended, if it has. The connection is to be closed once the reply is sent.
     pub end: Option<End>,
 }

@@ -99,7 +99,7 @@ impl Session {
             reply.closing = self.end(reply.next);
             return reply;
         }
-        let frame = self.start_closing_handshake().unwrap_or_default();
+        let frame = self.start_closing_handshake();
         while answered_len < chunk.len() && reply.next == Next::Continue {
             //= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
             //# The application MUST NOT send any more data frames after sending a Close frame.
@@ -109,7 +109,7 @@ impl Session {
             reply.next = unsent.next;
         }
         let end = self.end(reply.next).and_then(|closing| closing.end);
-        reply.closing = (!frame.is_empty() || end.is_some()).then(|| Closing { frame, end }.into());
+        reply.closing = (frame.is_some() || end.is_some()).then(|| Closing { frame, end }.into());
         reply
     }
 
@@ -117,7 +117,7 @@ impl Session {
     #[cold]
     fn end(&mut self, next: Next) -> Option<Box<Closing>> {
         let close_sent = self.stage == Stage::CloseSent;
-        let mut frame = Vec::new();
+        let mut frame = None;
         let end = match next {
             Next::Continue => return None,
             Next::Close if close_sent => End::ClosedByServer,
@@ -131,7 +131,7 @@ impl Session {
             //# SHOULD log the problem.
             Next::Fail(error) => {
                 if !close_sent {
-                    frame = encode_close_frame(error.close_code(), &error.to_string());
+                    frame = Some(encode_close_frame(error.close_code(), &error.to_string()));
                 }
                 End::Failed(error)
             }

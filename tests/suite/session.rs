@@ -48,7 +48,7 @@ impl Run {
         self.sent.extend(reply.prefix);
         self.sent.extend(&chunk[reply.range]);
         if let Some(closing) = reply.closing {
-            self.sent.extend(closing.frame);
+            self.sent.extend(closing.frame.unwrap_or_default());
             self.end = self.end.or(closing.end);
         }
         self.messages += reply.messages;

@@ -202,7 +202,7 @@ impl Connection {
     #[cold]
     fn close<K: Kernel>(&mut self, key: Key, closing: Closing, work: &mut Work<K>) {
         let Closing { frame, end } = closing;
-        if !frame.is_empty() {
+        if let Some(frame) = frame {
             self.queue_close(key, frame, work);
         }
         if let Some(end) = end {

@@ -89,7 +89,7 @@ impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Carrier<'_, R, W> {
                 chunk = self.send(chunk, range, closing.is_some()).await?;
             }
             if let Some(Closing { frame, end }) = closing.map(|closing| *closing) {
-                if !frame.is_empty() {
+                if let Some(frame) = frame {
                     write_close(self.writer, self.control, frame).await?;
                 }
                 if let Some(end) = end {
