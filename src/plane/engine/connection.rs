@@ -17,8 +17,8 @@ use super::{
     kernel::Kernel,
     key::Key,
     replies::{PartQueue, Replies},
-    ring::{Event, ReceiveEnd, Ring, Unsent},
     sends::Part,
+    transfers::{Event, ReceiveEnd, Transfers, Unsent},
 };
 use crate::{
     connection::{
@@ -73,7 +73,7 @@ pub(super) enum Sending {
 
 /// What connections act on, and what bounds them.
 pub(super) struct Work<K> {
-    pub(super) ring: Ring<K>,
+    pub(super) transfers: Transfers<K>,
     /// What goes out at the end of the turn.
     pub(super) replies: Replies,
     pub(super) buffer_queue: BufferQueue,
@@ -171,7 +171,7 @@ impl Connection {
         }
         if !self.is_leaving {
             self.timing.traffic(work.now);
-            let reply = self.session.receive(work.ring.chunk_mut(&chunk), &work.rules);
+            let reply = self.session.receive(work.transfers.chunk_mut(&chunk), &work.rules);
             work.count(chunk.len(), &reply);
             let part = Part::Chunk(chunk.narrow(reply.range.clone()));
             self.answer(key, reply, part, work);
@@ -218,11 +218,11 @@ impl Connection {
             Sending::Ready(queue) => work.replies.push(key, queue, part),
             Sending::Blocked(waiting) => {
                 if waiting.capacity() == 0 {
-                    **waiting = work.ring.spare_memory();
+                    **waiting = work.transfers.spare_memory();
                     // Reserved at once: growing would leave memory behind that the allocator keeps.
                     waiting.reserve_exact(work.dimensions.unsent_max);
                 }
-                work.ring.copy(&part, waiting);
+                work.transfers.copy(&part, waiting);
             }
         }
     }
@@ -243,7 +243,7 @@ impl Connection {
             Sending::Blocked(_) => unreachable!("nothing is sent at once while it is blocked"),
         };
         self.sending = Sending::Blocked(Box::default());
-        work.ring.send_patiently(key, rest);
+        work.transfers.send_patiently(key, rest);
         for part in queued {
             self.queue(key, part, work);
         }
@@ -261,7 +261,7 @@ impl Connection {
         if let Sending::Blocked(waiting) = &mut self.sending
             && !waiting.is_empty()
         {
-            work.ring.send_patiently(key, mem::take(waiting));
+            work.transfers.send_patiently(key, mem::take(waiting));
         } else {
             self.sending = Sending::Ready(PartQueue::default());
         }
@@ -300,7 +300,7 @@ impl Connection {
     pub(super) fn arm<K: Kernel>(&mut self, key: Key, work: &mut Work<K>) {
         if self.receiving == Receiving::Idle && self.may_receive(key, work) {
             self.receiving = Receiving::Armed;
-            work.ring.receive(key, work.dimensions.receive_quota);
+            work.transfers.receive(key, work.dimensions.receive_quota);
         }
     }
 
@@ -308,7 +308,7 @@ impl Connection {
     fn disarm<K: Kernel>(&mut self, key: Key, work: &mut Work<K>) {
         if self.receiving == Receiving::Armed {
             self.receiving = Receiving::Cancelling;
-            work.ring.cancel_receive(key);
+            work.transfers.cancel_receive(key);
         }
     }
 
@@ -319,7 +319,7 @@ impl Connection {
             Sending::Ready(_) => true,
             Sending::Blocked(waiting) => {
                 let Dimensions { receive_quota, unsent_max, .. } = work.dimensions;
-                let unsent = work.ring.unsent_len(key) + waiting.len();
+                let unsent = work.transfers.unsent_len(key) + waiting.len();
                 unsent + receive_quota as usize <= unsent_max
             }
         };
@@ -370,7 +370,7 @@ impl Connection {
     #[cold]
     pub(super) fn end_now<K: Kernel>(&mut self, key: Key, end: ConnectionEnd, work: &mut Work<K>) {
         self.leave(key, end, work);
-        work.ring.shut_down(self.descriptor.as_fd());
+        work.transfers.shut_down(self.descriptor.as_fd());
     }
 
     /// How far a connection is that leaves.

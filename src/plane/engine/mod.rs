@@ -14,7 +14,7 @@
 //! The files, from the bottom up:
 //!
 //! - `kernel`: the operations that the engine asks for; `uring`: the real kernel behind them.
-//! - `buffers`: memory to receive into; `sends`: memory to send from; `ring`: both, turn by turn.
+//! - `buffers`: memory to receive into; `sends`: memory to send from; `transfers`: both, turn by turn.
 //! - `connection`: what happens to one connection; `table`: all connections, each by its `key`.
 //! - `replies`: parts to send in this turn; `buffer_queue`: connections that wait for a buffer.
 //! - `waits`: what the worker's tasks wait for; `probe`: whether this kernel can carry an engine.
@@ -28,13 +28,13 @@ mod kernel;
 mod key;
 mod probe;
 mod replies;
-mod ring;
 mod sends;
 #[cfg(test)]
 mod simulation;
 mod table;
 #[cfg(test)]
 mod tests;
+mod transfers;
 mod uring;
 mod waits;
 
@@ -52,8 +52,8 @@ use self::{
     connection::{Connection, DepartureState, Receiving, Sending, Work},
     kernel::Kernel,
     replies::Replies,
-    ring::{Events, Ring, UnderWay},
     table::Table,
+    transfers::{Events, Transfers, UnderWay},
     uring::Uring,
     waits::{Outcome, Sleep, Waits},
 };
@@ -101,7 +101,7 @@ impl Engine {
 
     /// Whether its ring is smaller than it should be, for want of memory that may be locked.
     pub fn is_reduced(&self) -> bool {
-        self.work.ring.kernel().is_reduced()
+        self.work.transfers.kernel().is_reduced()
     }
 }
 
@@ -113,7 +113,7 @@ impl<K: Kernel> Engine<K> {
         counters: Arc<Counters>,
     ) -> io::Result<Self> {
         let work = Work {
-            ring: Ring::new(kernel, dimensions)?,
+            transfers: Transfers::new(kernel, dimensions)?,
             replies: Replies::default(),
             buffer_queue: BufferQueue::default(),
             leaving: HashMap::new(),
@@ -142,7 +142,7 @@ impl<K: Kernel> Engine<K> {
 
     /// Whether there is no connection, and nothing under way for one that has departed.
     pub fn is_idle(&self) -> bool {
-        self.table.len() == 0 && self.work.ring.under_way() == UnderWay::default()
+        self.table.len() == 0 && self.work.transfers.under_way() == UnderWay::default()
     }
 
     /// Connections that have departed since the last call.
@@ -166,7 +166,7 @@ impl<K: Kernel> Engine<K> {
         let now = work.now;
         let (key, connection) =
             table.insert(|generation| Connection::new(descriptor, generation, compression, now));
-        if work.ring.adopt(key, connection.descriptor.as_fd()).is_err() {
+        if work.transfers.adopt(key, connection.descriptor.as_fd()).is_err() {
             let Some(connection) = table.remove(key) else { unreachable!("it was just inserted") };
             return Err((connection.descriptor, early));
         }
@@ -194,7 +194,7 @@ impl<K: Kernel> Engine<K> {
     /// Begins to wait for a descriptor that is none of the engine's connections.
     pub fn wait_for(&mut self, descriptor: BorrowedFd<'_>, interest: Interest) -> Wait {
         let wait = self.waits.begin(None);
-        self.work.ring.watch(wait, descriptor, interest);
+        self.work.transfers.watch(wait, descriptor, interest);
         wait
     }
 
@@ -205,7 +205,7 @@ impl<K: Kernel> Engine<K> {
             self.tick_began = Instant::now();
         }
         let wait = self.waits.begin(Some(sleep));
-        self.work.ring.sleep(wait, duration);
+        self.work.transfers.sleep(wait, duration);
         wait
     }
 
@@ -217,7 +217,7 @@ impl<K: Kernel> Engine<K> {
     /// Lets go of a wait, whether it is over or not.
     pub fn end_wait(&mut self, wait: Wait) {
         if self.waits.end(wait) {
-            self.work.ring.cancel_wait(wait);
+            self.work.transfers.cancel_wait(wait);
         }
     }
 
@@ -232,7 +232,7 @@ impl<K: Kernel> Engine<K> {
     /// to it. If it may wait, it waits until something arrives. Returns whether a task's wait is over.
     pub fn turn(&mut self, may_wait: bool) -> io::Result<bool> {
         let mut events = mem::take(&mut self.events);
-        self.work.ring.turn(&mut events, may_wait)?;
+        self.work.transfers.turn(&mut events, may_wait)?;
         self.count_late_wake_up(&events);
         let Self { table, work, .. } = self;
         for (key, unsent) in events.unsent.drain(..) {
@@ -329,7 +329,7 @@ impl<K: Kernel> Engine<K> {
     fn feed(&mut self) {
         let Self { table, work, .. } = self;
         work.buffer_queue.begin_feeding();
-        for _ in 0..work.ring.free_buffers() {
+        for _ in 0..work.transfers.free_buffers() {
             let Some(key) = work.buffer_queue.pop() else { return };
             if let Some(connection) = table.get_mut(key) {
                 connection.feed(key, work);
@@ -340,7 +340,7 @@ impl<K: Kernel> Engine<K> {
     /// Gives back the connections that leave and have nothing under way.
     fn depart(&mut self) {
         let Self { table, work, departures, .. } = self;
-        let Work { ring, leaving, departures_due, .. } = work;
+        let Work { transfers, leaving, departures_due, .. } = work;
         departures_due.retain(|key| {
             match table.get_mut(*key).map(|connection| connection.departure()) {
                 // An event of what is under way makes the departure due again.
@@ -348,7 +348,7 @@ impl<K: Kernel> Engine<K> {
                 Some(DepartureState::LastReplies) => true,
                 Some(DepartureState::Over) => {
                     // A slot that stays registered is overwritten by its next connection.
-                    let _ = ring.release(*key);
+                    let _ = transfers.release(*key);
                     let connection = table.remove(*key).zip(leaving.remove(key));
                     departures.extend(
                         connection.map(|(Connection { descriptor, .. }, end)| Departure {
@@ -364,14 +364,14 @@ impl<K: Kernel> Engine<K> {
 
     /// Gives the kernel the replies of this turn.
     fn send_replies(&mut self) {
-        let Self { table, work: Work { ring, replies, .. }, .. } = self;
+        let Self { table, work: Work { transfers, replies, .. }, .. } = self;
         let connections = replies.take_connections();
         for key in &connections {
             let Some(connection) = table.get_mut(*key) else { continue };
             if let Sending::Ready(queue) = &mut connection.sending {
                 let mut parts = replies.take(queue);
                 if let Some(first) = parts.next() {
-                    ring.send(*key, first, parts);
+                    transfers.send(*key, first, parts);
                 }
             }
         }
@@ -380,7 +380,7 @@ impl<K: Kernel> Engine<K> {
 
     /// Asserts what holds between turns, whatever peers and kernel do.
     fn check_invariants(&self) {
-        let Work { ring, replies, buffer_queue, leaving, departures_due, .. } = &self.work;
+        let Work { transfers, replies, buffer_queue, leaving, departures_due, .. } = &self.work;
         let mut expected = UnderWay::default();
         let mut leaving_count = 0;
         for (key, connection) in self.table.iter() {
@@ -413,7 +413,7 @@ impl<K: Kernel> Engine<K> {
             expected.patient_sends += usize::from(is_blocked);
             leaving_count += usize::from(*is_leaving);
         }
-        assert_eq!(ring.under_way(), expected);
+        assert_eq!(transfers.under_way(), expected);
         assert_eq!(leaving.len(), leaving_count, "who leaves is in the table, and leaves once");
         assert!(replies.is_empty());
     }

@@ -15,8 +15,8 @@ use super::{
     dimensions::Dimensions,
     kernel::Interest,
     key::Key,
-    ring::{Event, Events, Ring},
     table::Table,
+    transfers::{Event, Events, Transfers},
     uring::Uring,
     waits::{Outcome, Sleep, Waits},
 };
@@ -97,7 +97,7 @@ fn untried(call: &'static str) -> impl Fn(io::Error) -> Lack {
 
 /// A ring with one connection, and a descriptor that it waits for besides.
 struct Trial {
-    ring: Ring<Uring>,
+    transfers: Transfers<Uring>,
     key: Key,
     peer: UnixStream,
     awaited: UnixStream,
@@ -109,24 +109,24 @@ struct Trial {
 impl Trial {
     fn new() -> Result<Self, Lack> {
         let kernel = Uring::new(DIMENSIONS.connections_max, DIMENSIONS.receive_buffers)?;
-        let mut ring = Ring::new(kernel, DIMENSIONS)?;
+        let mut transfers = Transfers::new(kernel, DIMENSIONS)?;
         let (peer, connection) = pair()?;
         let (awaited, awaited_peer) = pair()?;
         let mut table = Table::new(DIMENSIONS.connections_max);
         let (descriptor, now) = (connection.into(), Tick::default());
         let (key, connection) = table
             .insert(|generation| Connection::new(descriptor, generation, Compression::None, now));
-        ring.adopt(key, connection.descriptor.as_fd())?;
-        Ok(Self { ring, key, peer, awaited, awaited_peer, _table: table })
+        transfers.adopt(key, connection.descriptor.as_fd())?;
+        Ok(Self { transfers, key, peer, awaited, awaited_peer, _table: table })
     }
 
     /// Whether a receive can be limited. After this, one is under way.
     fn limits_receives(&mut self) -> Result<bool, Lack> {
         for len_max in [DIMENSIONS.receive_quota, 0] {
             self.peer.write_all(b"?")?;
-            self.ring.receive(self.key, len_max);
+            self.transfers.receive(self.key, len_max);
             let mut events = Events::default();
-            self.ring.turn(&mut events, false)?;
+            self.transfers.turn(&mut events, false)?;
             if let [(_, Event::Received { goes_on: true, .. })] = events.others[..] {
                 return Ok(len_max > 0);
             }
@@ -159,15 +159,15 @@ impl Trial {
         let mut waits = Waits::default();
         for round in 0..WAKE_UPS {
             let (limit, wait) = (waits.begin(Some(Sleep::Other)), waits.begin(None));
-            self.ring.sleep(limit, WAKE_UP_MAX);
-            self.ring.watch(wait, self.awaited.as_fd(), Interest::Readable);
+            self.transfers.sleep(limit, WAKE_UP_MAX);
+            self.transfers.watch(wait, self.awaited.as_fd(), Interest::Readable);
             let by_connection = round % 2 == 0;
             // The other side lives until it is told to end.
             let _ = say.send(by_connection);
             let mut events = Events::default();
             let is_over = |events: &Events, wait| events.waits.contains(&(wait, Outcome::There));
             while !is_over(&events, limit) {
-                self.ring.turn(&mut events, true)?;
+                self.transfers.turn(&mut events, true)?;
                 let has_received =
                     events.others.iter().any(|(_, event)| matches!(event, Event::Received { .. }));
                 if by_connection && has_received || is_over(&events, wait) {
@@ -180,8 +180,8 @@ impl Trial {
             if !by_connection {
                 self.awaited.read_exact(&mut [0])?;
             }
-            self.ring.cancel_wait(limit);
-            self.ring.cancel_wait(wait);
+            self.transfers.cancel_wait(limit);
+            self.transfers.cancel_wait(wait);
         }
         Ok(())
     }

@@ -19,8 +19,8 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use super::{
     Departure, Dimensions, Engine, Interest, Wait,
-    ring::UnderWay,
     simulation::{Ending, Peer, Reads, Simulation, World},
+    transfers::UnderWay,
 };
 use crate::{
     config::{HugePages, Time, Within},
@@ -262,8 +262,8 @@ impl Run {
             self.turn();
         }
         self.turn();
-        assert_eq!(self.engine.work.ring.under_way(), UnderWay::default());
-        self.world.borrow().check_leftovers(self.engine.work.ring.buffer_count());
+        assert_eq!(self.engine.work.transfers.under_way(), UnderWay::default());
+        self.world.borrow().check_leftovers(self.engine.work.transfers.buffer_count());
     }
 }
 

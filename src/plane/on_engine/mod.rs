@@ -4,7 +4,7 @@
 //! ring for the first event, be it for a connection of its own or for a task. The invariant: the
 //! engine never waits while a task can go on.
 
-mod stream;
+mod task_stream;
 
 use std::{
     cell::{Cell, RefCell},
@@ -22,7 +22,7 @@ use http::StatusCode;
 use monoio::task::JoinHandle;
 use tracing::warn;
 
-use self::stream::RingStream;
+use self::task_stream::TaskStream;
 use super::{
     Bounds, Departure, Plane, Upgraded,
     engine::{Dimensions, Engine, Interest, Wait},
@@ -103,7 +103,7 @@ impl OnEngine {
     /// Closes a connection for which the engine has no room.
     #[cold]
     async fn turn_away(&self, descriptor: OwnedFd, control: &Control) -> ConnectionEnd {
-        let mut stream = RingStream::new(descriptor.into(), self.clone());
+        let mut stream = TaskStream::new(descriptor.into(), self.clone());
         let frame = Session::turn_away();
         let frame_len = frame.len();
         control.closing();
@@ -150,9 +150,9 @@ impl Drop for Waiting<'_> {
 }
 
 impl Plane for OnEngine {
-    type Stream = RingStream;
-    type Reader = RingStream;
-    type Writer = RingStream;
+    type Stream = TaskStream;
+    type Reader = TaskStream;
+    type Writer = TaskStream;
     type Source = OwnedFd;
 
     fn spawn<T: 'static>(&self, task: impl Future<Output = T> + 'static) -> JoinHandle<T> {
@@ -181,17 +181,17 @@ impl Plane for OnEngine {
         self.ready(source, Interest::Readable).await
     }
 
-    fn stream(&self, stream: StdTcpStream) -> io::Result<RingStream> {
-        Ok(RingStream::new(stream, self.clone()))
+    fn stream(&self, stream: StdTcpStream) -> io::Result<TaskStream> {
+        Ok(TaskStream::new(stream, self.clone()))
     }
 
-    fn split(stream: RingStream) -> (RingStream, RingStream) {
+    fn split(stream: TaskStream) -> (TaskStream, TaskStream) {
         (stream.clone(), stream)
     }
 
     async fn carry(
         &self,
-        upgraded: Upgraded<RingStream>,
+        upgraded: Upgraded<TaskStream>,
         _: &Bounds,
         _: &Counters,
         control: &Control,

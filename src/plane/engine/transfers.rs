@@ -1,7 +1,7 @@
 //! What the engine does with a kernel: receives in chunks, sends from parts, and turns.
 //!
 //! A send at once is over when the kernel has been entered. Its parts (chunks and owned bytes) are
-//! kept until [`Ring::turn`] has looked at the completions, since what a short send has left over is
+//! kept until [`Transfers::turn`] has looked at the completions, since what a short send has left over is
 //! copied from them. A patient send has memory of its own until it completes.
 
 use std::{
@@ -22,7 +22,7 @@ use super::{
     waits::{Outcome, Wait},
 };
 
-pub(super) struct Ring<K> {
+pub(super) struct Transfers<K> {
     // Dropped first. The kernel closes a ring later, but with deferred task running it touches the
     // memory only inside of calls for this ring, of which none comes any more.
     kernel: K,
@@ -137,7 +137,7 @@ impl Kind {
     }
 }
 
-impl<K: Kernel> Ring<K> {
+impl<K: Kernel> Transfers<K> {
     pub(super) fn new(mut kernel: K, dimensions: Dimensions) -> io::Result<Self> {
         let Dimensions { receive_buffers, receive_buffer_len, huge_pages, .. } = dimensions;
         let mut buffers = Buffers::new(receive_buffers, receive_buffer_len, huge_pages)?;

@@ -20,7 +20,7 @@ use crate::plane::engine::Interest;
 
 /// A connection that is read and written without blocking. What would block waits in the ring.
 #[derive(Clone)]
-pub(crate) struct RingStream {
+pub(crate) struct TaskStream {
     socket: Rc<StdTcpStream>,
     plane: OnEngine,
     /// The connection has been read from. Then the next read waits even if there are bytes, so that a
@@ -28,13 +28,13 @@ pub(crate) struct RingStream {
     has_read: bool,
 }
 
-impl AsRawFd for RingStream {
+impl AsRawFd for TaskStream {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
     }
 }
 
-impl RingStream {
+impl TaskStream {
     pub(super) fn new(stream: StdTcpStream, plane: OnEngine) -> Self {
         Self { socket: Rc::new(stream), plane, has_read: false }
     }
@@ -65,7 +65,7 @@ impl RingStream {
     }
 }
 
-impl AsyncReadRent for RingStream {
+impl AsyncReadRent for TaskStream {
     #[expect(unsafe_code, reason = "IoBufMut has no safe view of its memory")]
     async fn read<T: IoBufMut>(&mut self, mut buffer: T) -> BufResult<usize, T> {
         if mem::replace(&mut self.has_read, true)
@@ -95,7 +95,7 @@ impl AsyncReadRent for RingStream {
     }
 }
 
-impl AsyncWriteRent for RingStream {
+impl AsyncWriteRent for TaskStream {
     #[expect(unsafe_code, reason = "IoBuf has no safe view of its bytes")]
     async fn write<T: IoBuf>(&mut self, buffer: T) -> BufResult<usize, T> {
         let sent = self
