@@ -23,10 +23,10 @@ use std::ops::Range;
 use super::{
     OpCode, ProtocolError,
     close_code::decode_close_payload,
-    frame_header::{FRAME_HEADER_LEN_MAX, FrameHeader, is_control},
+    frame_header::{FRAME_HEADER_LEN_MAX, FrameHeader, LENGTH_IN_16_BITS, is_control},
     masking::{rotate, unmask, unmask_to},
     reply::{Next, Reply},
-    utf8::Utf8Validator,
+    utf8::{Utf8Validator, is_utf8},
 };
 
 /// The frames and messages that a server allows; the same for all of its connections.
@@ -105,6 +105,21 @@ struct Progress {
     messages: u32,
 }
 
+/// A message in one masked frame that is whole, shorter than 64 KiB, and without an RSV bit: what most
+/// clients send most of the time. It needs no state, so it is answered apart from all others, with
+/// fewer instructions; the tests hold both ways against the same oracle.
+///
+/// `HEADER_LEN` is the length of its echo's header: 2, or 4 with a length in 16 bits.
+#[derive(Clone, Copy)]
+struct PlainMessage<const HEADER_LEN: usize> {
+    /// The header of its echo: that of its frame without mask bit and key.
+    header: [u8; HEADER_LEN],
+    payload_len: usize,
+    key: [u8; MASKING_KEY_LEN],
+}
+
+const MASKING_KEY_LEN: usize = 4;
+
 const BETWEEN_FRAMES: Phase = Phase::FrameHeader { bytes: [0; FRAME_HEADER_LEN_MAX - 1], len: 0 };
 
 const NO_MESSAGE: Message = Message { kind: None, len: 0, utf8: Utf8Validator::START };
@@ -144,8 +159,7 @@ impl Echo {
     /// Turns `chunk`, the next received bytes, into the reply to them.
     ///
     /// After a [`Next`] other than `Continue` all further chunks are answered with nothing.
-    // Inlined, the loop over the frames would have fewer registers, which takes 6 instructions more a frame.
-    #[inline(never)]
+    #[inline]
     pub fn transform(&mut self, chunk: &mut [u8], rules: &Rules) -> Reply {
         self.transform_until::<false>(chunk, rules, &mut 0)
     }
@@ -192,6 +206,17 @@ impl Echo {
             }
         }
         while read < chunk.len() {
+            if !BOUNDARY {
+                let plain_len =
+                    match self.answer_plain_message::<2>(chunk, read, rules, progress)? {
+                        0 => self.answer_plain_message::<4>(chunk, read, rules, progress)?,
+                        len => len,
+                    };
+                if plain_len > 0 {
+                    read += plain_len;
+                    continue;
+                }
+            }
             //= https://www.rfc-editor.org/rfc/rfc6455#section-6.2
             //# Incoming data MUST be parsed as WebSocket frames as defined in Section 5.2.
             let Some((header, header_len)) = FrameHeader::decode(&chunk[read..])? else {
@@ -228,6 +253,29 @@ impl Echo {
             }
         }
         Ok(Next::Continue)
+    }
+
+    /// Answers the [`PlainMessage`] at `at` in the chunk; returns the length of its frame, or 0 if
+    /// there is none.
+    #[expect(clippy::inline_always, reason = "the call takes 40 instructions a frame")]
+    #[inline(always)]
+    fn answer_plain_message<const HEADER_LEN: usize>(
+        &self,
+        chunk: &mut [u8],
+        at: usize,
+        rules: &Rules,
+        progress: &mut Progress,
+    ) -> Result<usize, ProtocolError> {
+        match PlainMessage::<HEADER_LEN>::at_start(&chunk[at..]) {
+            Some(message)
+                if self.message.kind.is_none()
+                    && message.payload_len as u64 <= rules.message_size_max =>
+            {
+                progress.append_plain(chunk, at, message)?;
+                Ok(message.frame_len())
+            }
+            _ => Ok(0),
+        }
     }
 
     /// Checks a header against the connection's state, counts its frame into the message, and
@@ -549,6 +597,63 @@ impl Progress {
         //# Section 5.3.
         unmask_to(chunk, payload.start, to, payload.len(), key);
         to..to + payload.len()
+    }
+
+    /// Writes the reply to a plain message, whose frame begins at `at`, behind the reply so far.
+    #[expect(clippy::inline_always, reason = "the call takes 30 instructions a frame")]
+    #[inline(always)]
+    fn append_plain<const HEADER_LEN: usize>(
+        &mut self,
+        chunk: &mut [u8],
+        at: usize,
+        message: PlainMessage<HEADER_LEN>,
+    ) -> Result<(), ProtocolError> {
+        let PlainMessage { header, payload_len, key } = message;
+        if self.range.is_empty() {
+            // The first reply starts where its payload can stay.
+            self.range = at + MASKING_KEY_LEN..at + MASKING_KEY_LEN;
+        }
+        let to = self.range.end + HEADER_LEN;
+        chunk[self.range.end..to].copy_from_slice(&header);
+        unmask_to(chunk, at + HEADER_LEN + MASKING_KEY_LEN, to, payload_len, key);
+        let payload = to..to + payload_len;
+        let is_text = header[0] == PlainMessage::<HEADER_LEN>::TEXT;
+        if is_text && !is_utf8(&chunk[payload.clone()]) {
+            return Err(ProtocolError::TextNotUtf8);
+        }
+        self.range.end = payload.end;
+        self.messages += 1;
+        Ok(())
+    }
+}
+
+impl<const HEADER_LEN: usize> PlainMessage<HEADER_LEN> {
+    const TEXT: u8 = 0x81;
+    const BINARY: u8 = 0x82;
+    const MASK: u8 = 0x80;
+
+    /// The message at the start of `bytes`, if there is one.
+    #[inline]
+    fn at_start(bytes: &[u8]) -> Option<Self> {
+        let mut header = *bytes.first_chunk::<HEADER_LEN>()?;
+        let (key, rest) = bytes[HEADER_LEN..].split_first_chunk()?;
+        // Without a mask it is a code that no frame has.
+        header[1] ^= Self::MASK;
+        let payload_len = match header[..] {
+            [_, length_code] if length_code < LENGTH_IN_16_BITS => length_code.into(),
+            // A length that has a shorter form is a fault.
+            [_, LENGTH_IN_16_BITS, high, low] if high > 0 || low >= LENGTH_IN_16_BITS => {
+                u16::from_be_bytes([high, low]).into()
+            }
+            _ => return None,
+        };
+        let is_plain = matches!(header[0], Self::TEXT | Self::BINARY) && payload_len <= rest.len();
+        is_plain.then_some(Self { header, payload_len, key: *key })
+    }
+
+    #[inline]
+    fn frame_len(&self) -> usize {
+        HEADER_LEN + MASKING_KEY_LEN + self.payload_len
     }
 }
 

@@ -17,7 +17,7 @@ const RSV2_RSV3: u8 = 0x30;
 const MASK: u8 = 0x80;
 
 /// The length code of a length that follows in two bytes.
-const LENGTH_IN_16_BITS: u8 = 126;
+pub(super) const LENGTH_IN_16_BITS: u8 = 126;
 /// The length code of a length that follows in eight bytes.
 const LENGTH_IN_64_BITS: u8 = 127;
 

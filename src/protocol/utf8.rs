@@ -91,6 +91,12 @@ impl Utf8Validator {
     }
 }
 
+/// Whether a text is UTF-8 that is there whole.
+#[inline]
+pub fn is_utf8(text: &[u8]) -> bool {
+    text.len() <= SHORT_LEN_MAX && is_ascii(text) || simdutf8::basic::from_utf8(text).is_ok()
+}
+
 /// Whether all bytes are ASCII. The first block is checked alone, since most other texts show in
 /// it; then all blocks together, without a branch for each. If the length is no multiple of the
 /// block's, the last block overlaps the one before, where std's `is_ascii` goes byte by byte.
