@@ -118,6 +118,10 @@ struct PlainMessage<const HEADER_LEN: usize> {
     key: [u8; MASKING_KEY_LEN],
 }
 
+/// The first byte of a [`PlainMessage`].
+const PLAIN_TEXT: u8 = 0x81;
+const PLAIN_BINARY: u8 = 0x82;
+
 const MASKING_KEY_LEN: usize = 4;
 
 const BETWEEN_FRAMES: Phase = Phase::FrameHeader { bytes: [0; FRAME_HEADER_LEN_MAX - 1], len: 0 };
@@ -206,7 +210,7 @@ impl Echo {
             }
         }
         while read < chunk.len() {
-            if !BOUNDARY {
+            if !BOUNDARY && matches!(chunk[read], PLAIN_TEXT | PLAIN_BINARY) {
                 let plain_len =
                     match self.answer_plain_message::<2>(chunk, read, rules, progress)? {
                         0 => self.answer_plain_message::<4>(chunk, read, rules, progress)?,
@@ -617,8 +621,7 @@ impl Progress {
         chunk[self.range.end..to].copy_from_slice(&header);
         unmask_to(chunk, at + HEADER_LEN + MASKING_KEY_LEN, to, payload_len, key);
         let payload = to..to + payload_len;
-        let is_text = header[0] == PlainMessage::<HEADER_LEN>::TEXT;
-        if is_text && !is_utf8(&chunk[payload.clone()]) {
+        if header[0] == PLAIN_TEXT && !is_utf8(&chunk[payload.clone()]) {
             return Err(ProtocolError::TextNotUtf8);
         }
         self.range.end = payload.end;
@@ -628,11 +631,9 @@ impl Progress {
 }
 
 impl<const HEADER_LEN: usize> PlainMessage<HEADER_LEN> {
-    const TEXT: u8 = 0x81;
-    const BINARY: u8 = 0x82;
     const MASK: u8 = 0x80;
 
-    /// The message at the start of `bytes`, if there is one.
+    /// The message at the start of `bytes`, whose first byte is that of one, if there is one.
     #[inline]
     fn at_start(bytes: &[u8]) -> Option<Self> {
         let mut header = *bytes.first_chunk::<HEADER_LEN>()?;
@@ -647,8 +648,7 @@ impl<const HEADER_LEN: usize> PlainMessage<HEADER_LEN> {
             }
             _ => return None,
         };
-        let is_plain = matches!(header[0], Self::TEXT | Self::BINARY) && payload_len <= rest.len();
-        is_plain.then_some(Self { header, payload_len, key: *key })
+        (payload_len <= rest.len()).then_some(Self { header, payload_len, key: *key })
     }
 
     #[inline]

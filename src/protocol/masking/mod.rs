@@ -1,8 +1,8 @@
 //! Masking (RFC 6455 §5.3): byte `i` of a payload is combined by XOR with byte `i % 4` of the key.
 //!
 //! Masking and unmasking are the same operation. It goes block by block, and the compiler makes
-//! vector instructions of a block: of 16 bytes, and of 64 where the payload is long. Each block is
-//! read whole before it is written. The last 16 bytes are one more block, which may overlap the block before
+//! vector instructions of a block: first blocks of 64 bytes, then of 16. Each block is read whole
+//! before it is written. The last 16 bytes are one more block, which may overlap the block before
 //! it, so it is read before anything is written. Where the payload moves, source and target
 //! overlap; slices of [`Cell`]s may, without a check for each block.
 //!
@@ -54,7 +54,6 @@ fn unmask_cells(source: &[Cell<u8>], target: &[Cell<u8>], key: [u8; 4]) {
 fn unmask_long(source: &[Cell<u8>], target: &[Cell<u8>], key: [u8; 4]) {
     #[cfg(target_arch = "x86_64")]
     let (source, target) = avx2::unmask_blocks(source, target, key);
-    let (source, target) = unmask_blocks::<64>(source, &target[..source.len()], key);
     unmask_short(source, target, key);
 }
 
@@ -67,6 +66,7 @@ fn unmask_short(source: &[Cell<u8>], target: &[Cell<u8>], key: [u8; 4]) {
         return unmask_less_than_a_block(source, target, key);
     };
     let last = unmask_block(last_source, rotate(key, source.len()));
+    let (source, target) = unmask_blocks::<64>(source, target, key);
     unmask_blocks::<16>(source, target, key);
     write(last_target, last);
 }
