@@ -77,10 +77,9 @@ check_kernel() {
     if ((version >= 6017)); then
         ok kernel "$release" 'all that the engine can use'
     elif ((version >= 6012)); then
-        ok kernel "$release" 'the engine runs; from 6.17 on receives are shared out evenly'
+        ok kernel "$release" 'the engine runs on io_uring; from 6.17 on receives are shared out evenly'
     else
-        change kernel "$release" 'no engine, which needs incremental buffers (6.12)' \
-            'install Linux 6.12 or newer, best 6.17'
+        note kernel "$release" 'the engine runs on epoll; from Linux 6.12 it runs on io_uring'
     fi
 }
 
@@ -92,11 +91,10 @@ check_io_uring() {
     elif ((disabled == 0)); then
         ok kernel.io_uring_disabled 0
     else
-        change kernel.io_uring_disabled "$disabled" 'ringecho falls back to epoll' \
-            'sudo sysctl -w kernel.io_uring_disabled=0'
+        note kernel.io_uring_disabled "$disabled" 'the engine runs on epoll'
     fi
     if grep -q '^Seccomp:[[:space:]]*2' "$ROOT/proc/self/status" 2>/dev/null; then
-        note seccomp filtered 'if ringecho finds no io_uring, allow io_uring_* in the profile'
+        note seccomp filtered 'if it forbids io_uring_*, the engine runs on epoll'
     fi
 }
 

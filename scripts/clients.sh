@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Other people's clients against a real server, on each data plane, with and without compression:
 # Python's websockets, node's ws, and the page in headless Chromium; and once the page behind nginx,
-# over TLS and below a prefix. PLANES: see each-server.sh.
+# over TLS and below a prefix. WAYS: see each-server.sh.
 # Installs the clients below .tools/ (Chromium from Debian's packages, if missing; nginx from them is
 # only unpacked there, since installing it would start it).
 set -euo pipefail

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The Autobahn conformance cases (PyPI's kosoku) against a real server, on each data plane, with and
-# without compression. Installs the suite below .tools/. PLANES: see each-server.sh; WHOLE=1 runs the
+# without compression. Installs the suite below .tools/. WAYS: see each-server.sh; WHOLE=1 runs the
 # cases too that take longer than all others together.
 set -euo pipefail
 cd "$(dirname "$0")/.."

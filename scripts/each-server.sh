@@ -1,17 +1,24 @@
 #!/usr/bin/env bash
-# To be sourced: each_server COMMAND builds ringecho and calls COMMAND URL COMPRESSION for a server
-# on each data plane, with and without compression. PLANES=portable leaves the engine out, where the
-# kernel has none. Further flags for the servers: SERVER_FLAGS, an array.
+# To be sourced: each_server COMMAND builds ringecho and calls COMMAND URL COMPRESSION for servers
+# with and without compression: of the engine on io_uring and on epoll, and of the portable path.
+# WAYS=epoll leaves the others out. Further flags for the servers: SERVER_FLAGS, an array.
 
 each_server() {
   cargo build --release --locked --package ringecho
   server_pid=
   trap '[ -z "$server_pid" ] || kill "$server_pid"' EXIT
-  local plane compression url
-  for plane in ${PLANES:-engine portable}; do
+  local -A flags=(
+    [io_uring]='--driver io_uring --data-plane engine'
+    [epoll]='--driver epoll --data-plane engine'
+    [portable]='--data-plane portable'
+  )
+  local way compression url
+  for way in ${WAYS:-io_uring epoll portable}; do
     for compression in off pass-through; do
-      printf -- '-- %s, compression %s\n' "$plane" "$compression"
-      coproc server { exec target/release/ringecho --listen 127.0.0.1:0 --data-plane "$plane" \
+      printf -- '-- %s, compression %s\n' "$way" "$compression"
+      # The flags are words on purpose.
+      # shellcheck disable=SC2086
+      coproc server { exec target/release/ringecho --listen 127.0.0.1:0 ${flags[$way]} \
         --compression "$compression" --log-level warn "${SERVER_FLAGS[@]}"; }
       server_pid=$!
       read -r _ _ url _ <&"${server[0]}"

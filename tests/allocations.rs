@@ -20,7 +20,7 @@ use ringecho::{
     config::HugePages,
     connection::ConnectionEnd,
     metrics::Counters,
-    plane::engine::{self, Dimensions, Engine},
+    plane::engine::{self, Dimensions, Engine, Kernel},
     protocol::{
         OpCode,
         echo::{Compression, Echo, Rules},
@@ -118,25 +118,37 @@ fn frame_that_is_held_allocates_at_most_twice_and_leaves_nothing_behind() {
     }
 }
 
+const DIMENSIONS: Dimensions = Dimensions {
+    receive_buffers: 2,
+    receive_buffer_len: 16_384,
+    huge_pages: HugePages::Off,
+    receive_quota: 0,
+    unsent_max: 1 << 20,
+    connections_max: 8,
+};
+
 #[test]
-fn turn_of_the_engine_allocates_nothing() {
-    const CONNECTIONS: usize = 8;
-    const ROUNDS: usize = 50;
+fn turn_of_an_engine_on_a_ring_allocates_nothing() {
     if let Err(error) = engine::probe() {
         let is_needed = env::var_os("RINGECHO_TESTS_NEED_ENGINE").is_some_and(|it| !it.is_empty());
-        assert!(!is_needed, "this kernel carries no engine: {error}");
-        return eprintln!("skipped, this kernel carries no engine: {error}");
+        assert!(!is_needed, "this kernel carries no engine on a ring: {error}");
+        return eprintln!("skipped, this kernel carries no engine on a ring: {error}");
     }
-    let dimensions = Dimensions {
-        receive_buffers: 2,
-        receive_buffer_len: 16_384,
-        huge_pages: HugePages::Off,
-        receive_quota: 0,
-        unsent_max: 1 << 20,
-        connections_max: CONNECTIONS as u32,
-    };
     let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
-    let mut engine = Engine::new(dimensions, RULES, counters.clone()).unwrap();
+    let engine = Engine::on_ring(DIMENSIONS, RULES, counters.clone()).unwrap();
+    check_that_turns_allocate_nothing(engine, &counters);
+}
+
+#[test]
+fn turn_of_an_engine_on_epoll_allocates_nothing() {
+    let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
+    let engine = Engine::on_epoll(DIMENSIONS, RULES, counters.clone()).unwrap();
+    check_that_turns_allocate_nothing(engine, &counters);
+}
+
+fn check_that_turns_allocate_nothing(mut engine: Engine<impl Kernel>, counters: &Counters) {
+    const CONNECTIONS: usize = DIMENSIONS.connections_max as usize;
+    const ROUNDS: usize = 50;
     let mut peers: Vec<UnixStream> = (0..CONNECTIONS)
         .map(|_| {
             let (peer, connection) = UnixStream::pair().unwrap();

@@ -1,11 +1,12 @@
-//! The engine on the real kernel, in a process of its own, whose descriptors can be counted.
+//! The engine on the real kernel, by `io_uring` and by epoll, in a process of its own, whose
+//! descriptors can be counted.
 
 use std::{
     env, fs,
     io::{ErrorKind, Read, Write},
     net::Shutdown,
     os::unix::net::UnixStream,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
@@ -16,7 +17,7 @@ use ringecho::{
         clock::{Deadlines, Tick},
     },
     metrics::{Counters, Totals},
-    plane::engine::{self, Dimensions, Engine},
+    plane::engine::{self, Dimensions, Engine, Kernel},
     protocol::{
         OpCode,
         echo::{Compression, Rules},
@@ -35,36 +36,27 @@ const OPEN_MAX: usize = 64;
 const TURNS: usize = 3;
 
 /// An engine, and what has become of its connections.
-struct Stage {
-    engine: Engine,
+struct Stage<K> {
+    engine: Engine<K>,
     counters: Arc<Counters>,
     rng: SmallRng,
     now: Tick,
 }
 
-impl Stage {
-    /// Where this kernel can carry an engine; elsewhere the test is skipped, or fails if the
-    /// variable `RINGECHO_TESTS_NEED_ENGINE` is set.
-    fn new() -> Option<Self> {
-        let skip = |error: &engine::Lack| {
-            let is_needed =
-                env::var_os("RINGECHO_TESTS_NEED_ENGINE").is_some_and(|it| !it.is_empty());
-            assert!(!is_needed, "this kernel carries no engine: {error}");
-            eprintln!("skipped: {error}");
-        };
-        let probe = engine::probe().inspect_err(skip).ok()?;
-        let dimensions = Dimensions {
-            receive_buffers: 4,
-            receive_buffer_len: 4096,
-            huge_pages: HugePages::Off,
-            receive_quota: if probe.limits_receives { 2048 } else { 0 },
-            unsent_max: 16 << 10,
-            connections_max: 2 * OPEN_MAX as u32,
-        };
-        let rules = Rules { hold: 1000, message_size_max: u64::MAX };
-        let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
-        let engine = Engine::new(dimensions, rules, counters.clone()).unwrap();
-        Some(Self { engine, counters, rng: SmallRng::seed_from_u64(6455), now: Tick::default() })
+const DIMENSIONS: Dimensions = Dimensions {
+    receive_buffers: 4,
+    receive_buffer_len: 4096,
+    huge_pages: HugePages::Off,
+    receive_quota: 2048,
+    unsent_max: 16 << 10,
+    connections_max: 2 * OPEN_MAX as u32,
+};
+
+const RULES: Rules = Rules { hold: 1000, message_size_max: u64::MAX };
+
+impl<K: Kernel> Stage<K> {
+    fn new(engine: Engine<K>, counters: Arc<Counters>) -> Self {
+        Self { engine, counters, rng: SmallRng::seed_from_u64(6455), now: Tick::default() }
     }
 
     /// A connection that has said something, or a part of it, perhaps with its request head.
@@ -132,9 +124,42 @@ impl Stage {
     }
 }
 
+/// Where this kernel can carry an engine on a ring; elsewhere the test is skipped, or fails if the
+/// variable `RINGECHO_TESTS_NEED_ENGINE` is set.
 #[test]
-fn connections_leave_nothing_behind_however_they_end() {
-    let Some(mut stage) = Stage::new() else { return };
+fn connections_leave_nothing_behind_however_they_end_on_a_ring() {
+    let skip = |error: &engine::Lack| {
+        let is_needed = env::var_os("RINGECHO_TESTS_NEED_ENGINE").is_some_and(|it| !it.is_empty());
+        assert!(!is_needed, "this kernel carries no engine on a ring: {error}");
+        eprintln!("skipped: {error}");
+    };
+    let _alone = alone();
+    let Ok(probe) = engine::probe().inspect_err(skip) else { return };
+    let receive_quota = if probe.limits_receives { DIMENSIONS.receive_quota } else { 0 };
+    let dimensions = Dimensions { receive_quota, ..DIMENSIONS };
+    let counters = counters();
+    let engine = Engine::on_ring(dimensions, RULES, counters.clone()).unwrap();
+    check_that_connections_leave_nothing_behind(Stage::new(engine, counters));
+}
+
+#[test]
+fn connections_leave_nothing_behind_however_they_end_on_epoll() {
+    let (_alone, counters) = (alone(), counters());
+    let engine = Engine::on_epoll(DIMENSIONS, RULES, counters.clone()).unwrap();
+    check_that_connections_leave_nothing_behind(Stage::new(engine, counters));
+}
+
+fn counters() -> Arc<Counters> {
+    Arc::new(Counters::new(&ConnectionEnd::KINDS))
+}
+
+/// Keeps other tests of this process from opening descriptors.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn check_that_connections_leave_nothing_behind(mut stage: Stage<impl Kernel>) {
     let connections = connection_count();
     let descriptors = descriptor_count();
     let mut open = Vec::new();

@@ -33,11 +33,13 @@ pub struct Cores {
     #[arg(long, value_parser = parse_switch)]
     pub incoming_cpu: bool,
 
-    /// Kernel interface to wait on; auto is io_uring where it is allowed, and epoll elsewhere
+    /// Kernel interface to wait on; auto is io_uring where it can be used, and epoll elsewhere
     #[arg(long, value_name = "NAME", default_value = "auto")]
     pub driver: Driver,
 
-    /// What carries connections after their handshake; auto is the engine where the kernel has it
+    /// What carries connections after their handshake; auto is the engine
+    ///
+    /// The portable path has a task for each connection.
     #[arg(long, value_name = "NAME", default_value = "auto")]
     pub data_plane: DataPlane,
 
@@ -64,7 +66,7 @@ pub enum Driver {
 /// What carries connections after their opening handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DataPlane {
-    /// The engine where the kernel has what it needs, the portable path elsewhere.
+    /// The engine; the portable path where --driver insists on an io_uring that cannot carry it.
     Auto,
     /// The engine, or a refusal to start.
     Engine,

@@ -36,7 +36,9 @@ pub enum ConnectionEnd {
     CloseTimeout,
     /// The stopping server waited no longer.
     Abandoned,
-    /// A defect of this program.
+    /// Its worker died, and all connections of that worker with it.
+    WorkerDied,
+    /// Its task panicked, which is a defect of this program.
     Panicked,
 }
 
@@ -81,6 +83,6 @@ mod tests {
         ] {
             assert_eq!(ConnectionEnd::KINDS[end.kind()], name);
         }
-        assert_eq!(ConnectionEnd::KINDS.len(), 13);
+        assert_eq!(ConnectionEnd::KINDS.len(), 14);
     }
 }

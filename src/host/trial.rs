@@ -26,6 +26,11 @@ use nix::{
     unistd::write,
 };
 
+/// What an operator does to have `io_uring` where it is forbidden.
+pub const HOW_TO_ALLOW_RINGS: &str = "allow io_uring_setup, io_uring_enter and io_uring_register in \
+                                      the container's seccomp profile, or set \
+                                      kernel.io_uring_disabled=0";
+
 const ENTRIES: u32 = 8;
 
 /// How long a wake-up may take, in milliseconds.

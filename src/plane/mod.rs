@@ -1,6 +1,6 @@
 //! Who moves the bytes of upgraded connections, and how a worker's tasks wait.
 //!
-//! There are two planes. `OnEngine` carries all connections of a worker in one ring; `Portable`
+//! There are two planes. `OnEngine` carries all connections of a worker in one engine; `Portable`
 //! runs a task of monoio's for each. Neither knows more of the protocol than the session's interface.
 
 pub mod engine;

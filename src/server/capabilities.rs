@@ -1,5 +1,5 @@
-//! What this kernel allows here: the best driver, engine and CPUs among those that the
-//! configuration permits. Each is tried; none is derived from a kernel's version.
+//! What this kernel allows here: the platforms and CPUs among those that the configuration
+//! permits. Each is tried; none is derived from a kernel's version.
 
 use std::{
     io::{self, Read, Write},
@@ -13,77 +13,105 @@ use super::{errors::StartError, shortages::MORE_MEMORY};
 use crate::{
     config::{self, Config, DataPlane, HugePages},
     connection::RECEIVE_QUOTA,
-    host::{cpu_list::CpuList, descriptors::SystemCallError, runtime::try_monoio_ring},
-    plane::engine::{self, Lack},
-    worker::Driver,
+    host::{
+        cpu_list::CpuList, descriptors::SystemCallError, runtime::try_monoio_ring,
+        trial::HOW_TO_ALLOW_RINGS,
+    },
+    plane::engine::{self, Lack, Probe},
+    worker::{Driver, Platform},
 };
 
-/// The best driver that is wanted and that this kernel has.
-pub(super) fn resolve_driver(wanted: config::Driver) -> Result<Driver, StartError> {
-    if wanted == config::Driver::Epoll {
-        return Ok(Driver::Epoll);
+/// What workers may run on, the best first, as the configuration wants it and this kernel has it.
+pub(super) fn resolve_platforms(config: &Config) -> Result<Vec<Platform>, StartError> {
+    let (driver, data_plane) = (config.cores.driver, config.cores.data_plane);
+    if data_plane == DataPlane::Portable {
+        heed_lack_of_engine(config, "--data-plane is portable")?;
+        return portable_platforms(driver);
     }
-    let obstacle = match try_monoio_ring() {
-        Ok(()) if monoio::utils::detect_uring() => return Ok(Driver::IoUring),
-        Ok(()) => "this kernel's io_uring lacks an operation that is needed".to_owned(),
-        // There may be memory for some of the rings: each worker tries, and reports what it got.
-        Err(error) if error.kind() == io::ErrorKind::OutOfMemory => return Ok(Driver::IoUring),
-        Err(error) => format!(
-            "io_uring cannot be used here ({error}): allow io_uring_setup, io_uring_enter and \
-             io_uring_register in the container's seccomp profile, or set \
-             kernel.io_uring_disabled=0"
-        ),
+    // On epoll, every receive is limited.
+    let on_epoll =
+        Platform { driver: Driver::Epoll, engine: Some(engine_dimensions(config, true)) };
+    if driver == config::Driver::Epoll {
+        return Ok(vec![on_epoll]);
+    }
+    let obstacle = match engine::probe() {
+        Ok(Probe { limits_receives }) => {
+            let engine = Some(engine_dimensions(config, limits_receives));
+            let on_ring = Platform { driver: Driver::IoUring, engine };
+            return Ok(if driver == config::Driver::Auto {
+                vec![on_ring, on_epoll]
+            } else {
+                vec![on_ring]
+            });
+        }
+        Err(Lack::Memory(error)) => {
+            format!("there is no memory for an engine's ring ({error}){MORE_MEMORY}")
+        }
+        Err(lack) => lack.to_string(),
     };
-    if wanted == config::Driver::IoUring {
-        return Err(StartError::IoUringUnavailable(obstacle));
+    match (driver, data_plane) {
+        (config::Driver::IoUring, DataPlane::Engine) => {
+            Err(StartError::EngineUnavailable(obstacle))
+        }
+        (config::Driver::IoUring, _) => {
+            heed_lack_of_engine(config, &obstacle)?;
+            info!("{obstacle}; using the portable path");
+            portable_platforms(driver)
+        }
+        _ => {
+            info!("{obstacle}; the engine uses epoll");
+            Ok(vec![on_epoll])
+        }
     }
-    warn!("{obstacle}; using epoll");
-    Ok(Driver::Epoll)
 }
 
-/// The dimensions of the engine, if one is wanted and this kernel has what it needs.
-///
-/// Fails without an engine if `--data-plane engine` or `--huge-pages explicit` insists on one.
-pub(super) fn resolve_data_plane(
-    config: &Config,
-    driver: Driver,
-) -> Result<Option<engine::Dimensions>, StartError> {
-    let data_plane = config.cores.data_plane;
-    let obstacle = match (data_plane, driver) {
-        (DataPlane::Portable, _) => "--data-plane is portable".to_owned(),
-        (_, Driver::Epoll) => "it needs io_uring".to_owned(),
-        (_, Driver::IoUring) => match engine::probe() {
-            Ok(probe) => return Ok(Some(engine_dimensions(config, probe))),
-            Err(Lack::Memory(error)) => {
-                format!("there is no memory for its ring ({error}){MORE_MEMORY}")
-            }
-            Err(lack) => lack.to_string(),
-        },
-    };
-    if data_plane == DataPlane::Engine {
-        return Err(StartError::EngineUnavailable(obstacle));
+/// What workers may run on without an engine.
+fn portable_platforms(driver: config::Driver) -> Result<Vec<Platform>, StartError> {
+    let on_ring = Platform { driver: Driver::IoUring, engine: None };
+    let on_epoll = Platform { driver: Driver::Epoll, engine: None };
+    if driver == config::Driver::Epoll {
+        return Ok(vec![on_epoll]);
     }
+    let obstacle = match try_monoio_ring() {
+        Ok(()) if !monoio::utils::detect_uring() => {
+            Some("this kernel's io_uring lacks an operation that is needed".to_owned())
+        }
+        Ok(()) => None,
+        // There may be memory for some of the rings: each worker tries, and reports what it got.
+        Err(error) if error.kind() == io::ErrorKind::OutOfMemory => None,
+        Err(error) => Some(format!("io_uring cannot be used here ({error}): {HOW_TO_ALLOW_RINGS}")),
+    };
+    match (obstacle, driver) {
+        (None, config::Driver::Auto) => Ok(vec![on_ring, on_epoll]),
+        (None, _) => Ok(vec![on_ring]),
+        (Some(obstacle), config::Driver::Auto) => {
+            warn!("{obstacle}; using epoll");
+            Ok(vec![on_epoll])
+        }
+        (Some(obstacle), _) => Err(StartError::IoUringUnavailable(obstacle)),
+    }
+}
+
+/// Refuses `--huge-pages explicit` where there is no engine, and says that other huge pages have no
+/// use there.
+fn heed_lack_of_engine(config: &Config, obstacle: &str) -> Result<(), StartError> {
     match config.cores.huge_pages {
-        HugePages::Explicit => return Err(StartError::HugePagesUnavailable(obstacle)),
+        HugePages::Explicit => return Err(StartError::HugePagesUnavailable(obstacle.to_owned())),
         HugePages::Transparent => warn!(
             "--huge-pages transparent: only an engine has receive buffers to put into huge pages, \
              and there is no engine: {obstacle}"
         ),
         HugePages::Off => {}
     }
-    if data_plane == DataPlane::Auto {
-        info!("no engine, {obstacle}; using the portable path");
-    }
-    Ok(None)
+    Ok(())
 }
 
-fn engine_dimensions(config: &Config, probe: engine::Probe) -> engine::Dimensions {
+fn engine_dimensions(config: &Config, limits_receives: bool) -> engine::Dimensions {
     let echo = &config.echo;
     // If the limit cannot be read, the lowest usual one is assumed.
     let (descriptors_max, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
     let unsent_max = echo.unsent_max.get().in_memory();
-    let receive_quota =
-        if probe.limits_receives { RECEIVE_QUOTA.min(unsent_max / 4) as u32 } else { 0 };
+    let receive_quota = if limits_receives { RECEIVE_QUOTA.min(unsent_max / 4) as u32 } else { 0 };
     engine::Dimensions {
         receive_buffers: echo.receive_buffers.get().get() as u16,
         receive_buffer_len: echo.receive_buffer.get().in_memory() as u32,

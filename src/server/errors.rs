@@ -28,7 +28,9 @@ pub enum StartError {
     #[error("--driver io_uring: {0}; use --driver auto to fall back to epoll")]
     IoUringUnavailable(String),
     /// The engine was asked for and is not available.
-    #[error("--data-plane engine: {0}; use --data-plane auto to fall back to the portable path")]
+    #[error(
+        "--data-plane engine with --driver io_uring: {0}; use --driver auto to fall back to epoll"
+    )]
     EngineUnavailable(String),
     /// Huge pages were asked for, and there is no engine whose buffers could be in them.
     #[error(

@@ -29,25 +29,23 @@ use tracing::{error, info, warn};
 
 pub use self::errors::{RunError, StartError, WorkerLoss};
 use self::{
-    capabilities::{resolve_cpus, resolve_data_plane, resolve_driver, try_socket_pair},
+    capabilities::{resolve_cpus, resolve_platforms, try_socket_pair},
     replacement::{Place, Verdict},
     shortages::{log_shortage_of_replacement, log_shortages, warn_of_few_descriptors},
 };
 use crate::{
-    config::{self, Config, DataPlane, HugePages},
+    config::Config,
     connection::ConnectionEnd,
     entry::{balance::Balance, listener::Listening},
     host::descriptors::{SystemCallError, raise_limit},
     http::{encode_page, page},
     metrics::{Counters, Totals},
-    worker::{self, Fallback, Plan, Platform, Ready, Service, WorkerError},
+    worker::{self, Driver, Plan, Platform, Ready, Service, WorkerError},
 };
 
 /// A running server.
 pub struct Server {
     listening: Listening,
-    platform: Platform,
-    fallback: Fallback,
     backlog: u32,
     service: Arc<Service>,
     balance: Option<Arc<Balance>>,
@@ -76,6 +74,8 @@ pub struct StopHandle(Sender<Event>);
 
 struct WorkerThread {
     cpu: usize,
+    /// What it, or its replacement, may run on, the best first.
+    platforms: Vec<Platform>,
     counters: Arc<Counters>,
     /// Dropped to stop the worker.
     stop: UnixStream,
@@ -116,21 +116,13 @@ impl Server {
 
     fn start_with(config: &Config, run_worker: RunWorker) -> Result<Self, StartError> {
         config.check()?;
-        let driver = resolve_driver(config.cores.driver)?;
         let cpus = resolve_cpus(config)?;
         try_socket_pair()?;
         // Each connection takes a descriptor.
         if let Err(error) = raise_limit(u64::MAX) {
             warn!(%error, "the limit of open files stays as it is");
         }
-        let platform = Platform { driver, engine: resolve_data_plane(config, driver)? };
-        let fallback = Fallback {
-            // Only the engine's buffers use huge pages, so a configuration that asks for them gets
-            // no other plane.
-            plane: config.cores.data_plane == DataPlane::Auto
-                && config.cores.huge_pages == HugePages::Off,
-            driver: config.cores.driver == config::Driver::Auto,
-        };
+        let platforms = resolve_platforms(config)?;
         let mut listening = Listening::new(config);
         if !config.network.reuse_port {
             listening.probe()?;
@@ -140,8 +132,6 @@ impl Server {
         let (events_sender, events) = channel();
         let mut server = Self {
             listening,
-            platform,
-            fallback,
             backlog: config.network.backlog.get(),
             service: Arc::new(build_service(config)),
             balance: (config.cores.balance && cpus.len() > 1)
@@ -156,9 +146,11 @@ impl Server {
         for (cpu, listener) in cpus.into_iter().zip(listeners) {
             let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
             let worker = server.workers.len();
-            let (stop, thread) = server.spawn_worker(worker, cpu, listener, counters.clone())?;
+            let platforms = platforms.clone();
+            let (stop, thread) =
+                server.spawn_worker(worker, cpu, platforms.clone(), listener, counters.clone())?;
             let place = Place::new(Instant::now());
-            server.workers.push(WorkerThread { cpu, counters, stop, thread, place });
+            server.workers.push(WorkerThread { cpu, platforms, counters, stop, thread, place });
         }
         server.wait_until_ready()?;
         warn_of_few_descriptors();
@@ -173,7 +165,8 @@ impl Server {
     /// The line that says that the server is ready. Workers that had to fall back are in the log.
     pub fn ready_line(&self) -> String {
         let address = self.address();
-        let Self { service, workers, platform, .. } = self;
+        let Self { service, workers, .. } = self;
+        let platform = workers[0].platforms[0];
         let count = workers.len();
         let plural = if count == 1 { "worker" } else { "workers" };
         let path = service.echo_paths.first();
@@ -273,6 +266,7 @@ impl Server {
         &self,
         worker: usize,
         cpu: usize,
+        platforms: Vec<Platform>,
         listener: TcpListener,
         counters: Arc<Counters>,
     ) -> Result<(UnixStream, JoinHandle<()>), StartError> {
@@ -281,8 +275,7 @@ impl Server {
         let balance = self.balance.clone();
         let plan = Plan {
             cpu,
-            platform: self.platform,
-            fallback: self.fallback,
+            platforms,
             listener,
             backlog: self.backlog,
             member: balance
@@ -344,8 +337,12 @@ impl Server {
 
     /// Schedules the replacement of a worker that ended without having been told to.
     fn plan_replacement(&mut self, worker: usize, end: WorkerEnd) -> Result<(), WorkerLoss> {
+        let WorkerThread { platforms, counters, .. } = &mut self.workers[worker];
+        if matches!(end, WorkerEnd::Failed(WorkerError::Engine(_))) {
+            keep_without_rings(platforms);
+        }
+        let lost = count_lost_connections(counters);
         let cause = end.cause_of_death().unwrap_or_else(|| "it ended".to_owned());
-        let lost = count_lost_connections(&self.workers[worker].counters);
         error!(worker, lost, "a worker died, and its connections with it: {cause}");
         self.schedule_retry(worker, cause)
     }
@@ -380,10 +377,10 @@ impl Server {
     }
 
     fn start_replacement(&mut self, worker: usize) -> Result<(), StartError> {
-        let WorkerThread { cpu, counters, .. } = &self.workers[worker];
-        let (cpu, counters) = (*cpu, counters.clone());
+        let WorkerThread { cpu, platforms, counters, .. } = &self.workers[worker];
+        let (cpu, platforms, counters) = (*cpu, platforms.clone(), counters.clone());
         let listener = self.listening.open(cpu)?;
-        let (stop, thread) = self.spawn_worker(worker, cpu, listener, counters)?;
+        let (stop, thread) = self.spawn_worker(worker, cpu, platforms, listener, counters)?;
         let replaced = &mut self.workers[worker];
         (replaced.stop, replaced.thread) = (stop, thread);
         Ok(())
@@ -409,6 +406,13 @@ impl WorkerEnd {
     }
 }
 
+/// Leaves out the platforms on `io_uring`, which has failed, if there are others.
+fn keep_without_rings(platforms: &mut Vec<Platform>) {
+    if platforms.iter().any(|platform| platform.driver == Driver::Epoll) {
+        platforms.retain(|platform| platform.driver == Driver::Epoll);
+    }
+}
+
 /// Counts a dead worker's open connections as ended, and returns their number.
 ///
 /// The server's thread may add to these counters: the event by which it learned of the death is
@@ -417,7 +421,7 @@ fn count_lost_connections(counters: &Counters) -> u64 {
     let mut totals = Totals::default();
     totals.add(counters);
     let lost = totals.accepted - totals.ended_count();
-    counters.ended(ConnectionEnd::Panicked.kind()).add(lost);
+    counters.ended(ConnectionEnd::WorkerDied.kind()).add(lost);
     lost
 }
 

@@ -32,11 +32,10 @@ use std::{
 };
 
 use futures_util::future::{Either, select};
-use nix::errno::Errno;
 use slab::Slab;
 use thiserror::Error;
 
-use self::signal::Signal;
+use self::{platform::Ground, signal::Signal};
 use crate::{
     config::{Echo, Time},
     connection::{
@@ -45,25 +44,23 @@ use crate::{
     },
     entry::balance::Member,
     handshake::Policy,
-    host::{
-        descriptors::SystemCallError,
-        runtime::{self, OnRing},
-    },
+    host::{descriptors::SystemCallError, runtime},
     http::echo_paths::EchoPaths,
     metrics::Counters,
-    plane::{Bounds, Departure, OnEngine, Plane, Portable},
+    plane::{
+        Bounds, Departure, OnEngine, Plane, Portable,
+        engine::{Engine, Kernel},
+    },
 };
 
-pub use self::platform::{Driver, Fallback, Platform, Ready, Shortage, ShortageKind};
+pub use self::platform::{Driver, Platform, Ready, Shortage, ShortageKind};
 
 /// What a worker is to do.
 pub struct Plan {
     /// The CPU that it is pinned to.
     pub cpu: usize,
-    /// What it runs on, if the system grants it.
-    pub platform: Platform,
-    /// What may take the place of a part that the system does not grant.
-    pub fallback: Fallback,
+    /// What it may run on, the best first. It runs on the first that the system grants.
+    pub platforms: Vec<Platform>,
     /// The listening socket, its own.
     pub listener: StdTcpListener,
     /// How many connections may wait in its queue.
@@ -88,9 +85,9 @@ pub enum WorkerError {
     /// It cannot read the stream by which another thread tells it to stop.
     #[error("it cannot read from the other threads: {0}")]
     Signal(io::Error),
-    /// The ring that it waits in failed.
-    #[error("its ring failed: {0}")]
-    Ring(io::Error),
+    /// The engine's kernel, in which it waits, failed.
+    #[error("its engine failed: {0}")]
+    Engine(io::Error),
 }
 
 /// What all workers answer with.
@@ -112,63 +109,70 @@ pub struct Service {
 /// `ready` is called once connections are accepted.
 pub fn run(plan: Plan, ready: impl FnOnce(Ready) + 'static) -> Result<(), WorkerError> {
     let unpinned = runtime::pin_thread(plan.cpu).err();
-    Start { plan, shortage: None, unpinned, ready }.run()
+    let bounds = Bounds::new(&plan.service.echo);
+    let (ground, platform, shortage) = Ground::find(&plan, bounds.rules)?;
+    let report = Ready { platform, shortage, unpinned };
+    let start = Start { plan, bounds, report, ready };
+    match ground {
+        Ground::EngineOnRing(engine) => start.run_on_engine(engine),
+        Ground::EngineOnEpoll(engine) => start.run_on_engine(engine),
+        Ground::PortableOnRing(mut runtime) => runtime.block_on(start.serve(Portable::on_uring())),
+        Ground::PortableOnEpoll(mut runtime) => runtime.block_on(start.serve(Portable::on_epoll())),
+    }
 }
 
 /// A worker that is about to start.
 struct Start<R> {
     plan: Plan,
-    shortage: Option<Shortage>,
-    unpinned: Option<io::Error>,
+    bounds: Bounds,
+    /// What [`ready`](Self::ready) is told.
+    report: Ready,
     ready: R,
 }
 
 impl<R: FnOnce(Ready) + 'static> Start<R> {
-    /// Runs on the best platform that can be had.
-    fn run(mut self) -> Result<(), WorkerError> {
-        let bounds = Bounds::new(&self.plan.service.echo);
-        if let Some(dimensions) = self.plan.platform.engine {
-            match OnEngine::new(dimensions, bounds.rules, self.plan.counters.clone()) {
-                Ok(plane) => return self.run_on_engine(plane, bounds),
-                Err(error) if !self.plan.fallback.plane => {
-                    return Err(SystemCallError { call: "io_uring", source: error }.into());
-                }
-                Err(error) => {
-                    self.shortage = Some(Shortage { kind: ShortageKind::NoEngine, error });
-                    self.plan.platform.engine = None;
-                }
-            }
-        }
-        if self.plan.platform.driver == Driver::IoUring {
-            match runtime::build_on_ring() {
-                Ok(OnRing { mut runtime, reduced }) => {
-                    self.note_small_ring(reduced.is_some());
-                    return runtime.block_on(serve(Portable::on_uring(), self, bounds));
-                }
-                Err(error) if !self.plan.fallback.driver => {
-                    return Err(SystemCallError { call: "io_uring", source: error }.into());
-                }
-                Err(error) => {
-                    self.shortage = Some(Shortage { kind: ShortageKind::NoRing, error });
-                    self.plan.platform.driver = Driver::Epoll;
-                }
-            }
-        }
-        let mut runtime = runtime::build_on_epoll().map_err(SystemCallError::naming("epoll"))?;
-        runtime.block_on(serve(Portable::on_epoll(), self, bounds))
-    }
-
-    fn run_on_engine(mut self, plane: OnEngine, bounds: Bounds) -> Result<(), WorkerError> {
-        self.note_small_ring(plane.is_reduced());
+    fn run_on_engine<K: Kernel>(self, engine: Engine<K>) -> Result<(), WorkerError> {
+        let plane = OnEngine::new(engine, self.plan.counters.clone());
         let mut runtime =
             runtime::build_without_waiting().map_err(SystemCallError::naming("epoll"))?;
-        runtime.block_on(serve(plane, self, bounds))
+        runtime.block_on(self.serve(plane))
     }
 
-    fn note_small_ring(&mut self, is_reduced: bool) {
-        if is_reduced {
-            let error = io::Error::from(Errno::ENOMEM);
-            self.shortage.get_or_insert(Shortage { kind: ShortageKind::SmallRing, error });
+    /// Starts the worker's tasks, and waits for their end.
+    async fn serve<P: Plane>(self, plane: P) -> Result<(), WorkerError> {
+        let Self { plan, bounds, report, ready } = self;
+        let (member, woken) = plan.member.unzip();
+        let worker = Rc::new(Worker::new(plane, plan.service, bounds, plan.counters, member));
+        let _teardown = Teardown(worker.clone());
+        let stop = Signal::new(plan.stop, &worker.plane)?;
+        let woken = woken.map(|woken| Signal::new(woken, &worker.plane)).transpose()?;
+        plan.listener.set_nonblocking(true).map_err(SystemCallError::naming("ioctl(FIONBIO)"))?;
+        let source = signal::source(&plan.listener, &worker.plane)?;
+        worker.try_to_accept(&plan.listener)?;
+        worker.plane.spawn(worker.clone().sweep());
+        if let Some(woken) = woken {
+            worker.plane.spawn(worker.clone().admit_assigned(woken));
+        }
+        let working = worker.clone();
+        let work = worker.plane.spawn(async move {
+            let result = working.work(plan.listener, plan.backlog, source, stop).await;
+            working.is_over.set(true);
+            result
+        });
+        ready(report);
+        // The plane is driven by a task, since monoio polls the future that it blocks on only after all
+        // tasks.
+        let driver = worker.clone();
+        let drive = monoio::spawn(async move {
+            let finish = |Departure { descriptor, end }| driver.finish(descriptor, end);
+            driver.plane.drive(|| driver.is_over.get(), finish).await
+        });
+        match select(work, drive).await {
+            Either::Left((result, drive)) => {
+                worker.plane.settle(drive).await;
+                result
+            }
+            Either::Right((result, _)) => result.map_err(WorkerError::Engine),
         }
     }
 }
@@ -202,48 +206,6 @@ impl<P: Plane> Drop for Teardown<P> {
         for (_, control) in connections {
             control.let_go();
         }
-    }
-}
-
-/// Starts a worker's tasks, and waits for their end.
-async fn serve<P: Plane, R: FnOnce(Ready) + 'static>(
-    plane: P,
-    start: Start<R>,
-    bounds: Bounds,
-) -> Result<(), WorkerError> {
-    let Start { plan, shortage, unpinned, ready } = start;
-    let (member, woken) = plan.member.unzip();
-    let worker = Rc::new(Worker::new(plane, plan.service, bounds, plan.counters, member));
-    let _teardown = Teardown(worker.clone());
-    let stop = Signal::new(plan.stop, &worker.plane)?;
-    let woken = woken.map(|woken| Signal::new(woken, &worker.plane)).transpose()?;
-    plan.listener.set_nonblocking(true).map_err(SystemCallError::naming("ioctl(FIONBIO)"))?;
-    let source = signal::source(&plan.listener, &worker.plane)?;
-    worker.try_to_accept(&plan.listener)?;
-    worker.plane.spawn(worker.clone().sweep());
-    if let Some(woken) = woken {
-        worker.plane.spawn(worker.clone().admit_assigned(woken));
-    }
-    let working = worker.clone();
-    let work = worker.plane.spawn(async move {
-        let result = working.work(plan.listener, plan.backlog, source, stop).await;
-        working.is_over.set(true);
-        result
-    });
-    ready(Ready { platform: plan.platform, shortage, unpinned });
-    // The plane is driven by a task, since monoio polls the future that it blocks on only after all
-    // tasks.
-    let driver = worker.clone();
-    let drive = monoio::spawn(async move {
-        let finish = |Departure { descriptor, end }| driver.finish(descriptor, end);
-        driver.plane.drive(|| driver.is_over.get(), finish).await
-    });
-    match select(work, drive).await {
-        Either::Left((result, drive)) => {
-            worker.plane.settle(drive).await;
-            result
-        }
-        Either::Right((result, _)) => result.map_err(WorkerError::Ring),
     }
 }
 

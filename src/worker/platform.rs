@@ -1,8 +1,20 @@
 //! What a worker runs on: the driver that it waits on, and the engine that carries its connections.
 
-use std::{fmt, io};
+use std::{fmt, io, sync::Arc};
 
-use crate::plane::engine;
+use monoio::{IoUringDriver, LegacyDriver, Runtime, time::TimeDriver};
+use nix::errno::Errno;
+
+use super::Plan;
+use crate::{
+    host::{
+        descriptors::SystemCallError,
+        runtime::{self, OnRing},
+    },
+    metrics::Counters,
+    plane::engine::{self, Engine, Epoll, Uring},
+    protocol::echo::Rules,
+};
 
 /// The kernel interface that a worker waits on; [`crate::config::Driver`] resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,23 +34,87 @@ pub struct Platform {
     pub engine: Option<engine::Dimensions>,
 }
 
+impl Platform {
+    /// What a worker does without that runs on this for want of a better platform.
+    pub(super) fn lack(&self) -> ShortageKind {
+        match self.driver {
+            Driver::IoUring => ShortageKind::NoEngine,
+            Driver::Epoll => ShortageKind::NoRing,
+        }
+    }
+}
+
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match (self.driver, self.engine) {
             (Driver::IoUring, Some(_)) => "io_uring with engine",
             (Driver::IoUring, None) => "io_uring",
-            (Driver::Epoll, _) => "epoll",
+            (Driver::Epoll, Some(_)) => "epoll with engine",
+            (Driver::Epoll, None) => "epoll",
         })
     }
 }
 
-/// Which parts of a platform may be replaced by the next best if the system does not grant them.
-#[derive(Clone, Copy, Debug)]
-pub struct Fallback {
-    /// The portable path may take the engine's place.
-    pub plane: bool,
-    /// epoll may take the place of `io_uring`.
-    pub driver: bool,
+/// A platform that has been made, for a worker to run on.
+pub(super) enum Ground {
+    EngineOnRing(Engine<Uring>),
+    EngineOnEpoll(Engine<Epoll>),
+    PortableOnRing(Runtime<TimeDriver<IoUringDriver>>),
+    PortableOnEpoll(Runtime<TimeDriver<LegacyDriver>>),
+}
+
+impl Ground {
+    /// Makes the first of a worker's platforms that the system grants. Returns also which one that
+    /// is, and what the worker does without on it.
+    pub(super) fn find(
+        plan: &Plan,
+        rules: Rules,
+    ) -> Result<(Self, Platform, Option<Shortage>), SystemCallError> {
+        let mut refusal: Option<SystemCallError> = None;
+        for platform in &plan.platforms {
+            match (Self::make(*platform, rules, &plan.counters), refusal.take()) {
+                (Ok((ground, shortage)), None) => return Ok((ground, *platform, shortage)),
+                (Ok((ground, _)), Some(SystemCallError { source, .. })) => {
+                    let shortage = Shortage { kind: platform.lack(), error: source };
+                    return Ok((ground, *platform, Some(shortage)));
+                }
+                (Err(error), earlier) => refusal = Some(earlier.unwrap_or(error)),
+            }
+        }
+        Err(refusal.unwrap_or_else(|| unreachable!("a worker has a platform")))
+    }
+
+    fn make(
+        platform: Platform,
+        rules: Rules,
+        counters: &Arc<Counters>,
+    ) -> Result<(Self, Option<Shortage>), SystemCallError> {
+        let counters = counters.clone();
+        let (ground, is_reduced) = match (platform.driver, platform.engine) {
+            (Driver::IoUring, Some(dimensions)) => {
+                let engine = Engine::on_ring(dimensions, rules, counters);
+                let engine = engine.map_err(SystemCallError::naming("io_uring"))?;
+                let is_reduced = engine.is_reduced();
+                (Self::EngineOnRing(engine), is_reduced)
+            }
+            (Driver::Epoll, Some(dimensions)) => {
+                let engine = Engine::on_epoll(dimensions, rules, counters);
+                (Self::EngineOnEpoll(engine.map_err(SystemCallError::naming("epoll"))?), false)
+            }
+            (Driver::IoUring, None) => {
+                let OnRing { runtime, reduced } =
+                    runtime::build_on_ring().map_err(SystemCallError::naming("io_uring"))?;
+                (Self::PortableOnRing(runtime), reduced.is_some())
+            }
+            (Driver::Epoll, None) => {
+                let runtime =
+                    runtime::build_on_epoll().map_err(SystemCallError::naming("epoll"))?;
+                (Self::PortableOnEpoll(runtime), false)
+            }
+        };
+        let small_ring = || Shortage { kind: ShortageKind::SmallRing, error: Errno::ENOMEM.into() };
+        Ok((ground, is_reduced.then(small_ring)))
+    }
 }
 
 /// What a worker reports once it accepts connections.

@@ -71,8 +71,8 @@ run_tests() {
     fi
 }
 
-# Whether this kernel should carry an engine: from 6.12 on.
-carries_engine() {
+# Whether this kernel should carry an engine on a ring: from 6.12 on.
+carries_ring() {
     IFS=.- read -r major minor _ <<EOF
 $kernel
 EOF
@@ -191,29 +191,32 @@ try_plane() {
     try_stop "$shown"
 }
 
-# A kernel without what the engine needs refuses to start with it, and says why.
-try_engine_refusal() {
-    timeout "$READY_WITHIN_SECONDS" "$directory/bin/ringecho" --listen 127.0.0.1:0 --data-plane engine \
+# A server that is told to run its engine on a ring refuses to start where it cannot, and says why.
+try_refusal() {
+    flags='--driver io_uring --data-plane engine'
+    # The flags are words on purpose.
+    # shellcheck disable=SC2086
+    timeout "$READY_WITHIN_SECONDS" "$directory/bin/ringecho" --listen 127.0.0.1:0 $flags \
         >"$work/ready" 2>"$work/log"
     status=$?
-    tell_start '--data-plane engine'
-    if [ "$status" -eq 1 ] && grep -q '^error: --data-plane engine: ' "$work/log"; then
-        ok 'refusal, --data-plane engine'
+    tell_start "$flags"
+    if [ "$status" -eq 1 ] && grep -q '^error: --data-plane engine with --driver io_uring: ' "$work/log"; then
+        ok "refusal, $flags"
     else
-        failed_with "$work/log" "refusal, --data-plane engine: exit code $status"
+        failed_with "$work/log" "refusal, $flags: exit code $status"
     fi
 }
 
 echo "kernel $kernel"
-if carries_engine; then
+if carries_ring; then
     try_plane '' 'io_uring with engine'
-    try_plane '--data-plane engine' 'io_uring with engine'
 else
-    try_plane '' 'io_uring'
-    try_engine_refusal
+    try_plane '' 'epoll with engine'
+    try_refusal
 fi
+try_plane '--driver epoll' 'epoll with engine'
 try_plane '--data-plane portable' 'io_uring'
-try_plane '--driver epoll' 'epoll'
+try_plane '--driver epoll --data-plane portable' 'epoll'
 for binary in "$directory"/tests/*; do
     run_tests "$binary"
 done

@@ -6,15 +6,15 @@ use std::{io, mem, os::unix::process::CommandExt, process::Command};
 
 use nix::libc::{
     self, BPF_ABS, BPF_JEQ, BPF_JGT, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, PR_SET_NO_NEW_PRIVS,
-    PR_SET_SECCOMP, SECCOMP_MODE_FILTER, SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, seccomp_data,
-    sock_filter, sock_fprog,
+    PR_SET_SECCOMP, SECCOMP_MODE_FILTER, SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO,
+    SECCOMP_RET_KILL_PROCESS, seccomp_data, sock_filter, sock_fprog,
 };
 
 /// A system call that is refused.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Refused {
     pub(crate) call: libc::c_long,
-    /// What it fails with.
+    /// What it fails with; 0 if it kills the process.
     pub(crate) errno: i32,
     /// If not always, then where its first argument is more than this.
     pub(crate) above: Option<u32>,
@@ -23,6 +23,12 @@ pub(crate) struct Refused {
 impl Refused {
     pub(crate) fn always(call: libc::c_long, errno: i32) -> Self {
         Self { call, errno, above: None }
+    }
+
+    /// A call that nobody is to make: it kills the process.
+    #[allow(dead_code, reason = "only the server's tests use it")]
+    pub(crate) fn fatally(call: libc::c_long) -> Self {
+        Self::always(call, 0)
     }
 }
 
@@ -50,7 +56,13 @@ fn compile(refused: &[Refused]) -> Vec<sock_filter> {
     let argument = load(mem::offset_of!(seccomp_data, args));
     let mut filter = vec![number];
     for Refused { call, errno, above } in refused {
-        let refusal = statement(BPF_RET, SECCOMP_RET_ERRNO | errno.cast_unsigned());
+        let refusal = statement(
+            BPF_RET,
+            match errno {
+                0 => SECCOMP_RET_KILL_PROCESS,
+                errno => SECCOMP_RET_ERRNO | errno.cast_unsigned(),
+            },
+        );
         match above {
             None => filter.extend([unless(BPF_JEQ, call.cast_unsigned() as u32, 1), refusal]),
             Some(limit) => filter.extend([

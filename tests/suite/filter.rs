@@ -4,6 +4,7 @@
 use std::{
     io::{self, Read},
     net::TcpStream,
+    process::Command,
 };
 
 use nix::{
@@ -19,13 +20,17 @@ use crate::{
 
 const CALLS: [libc::c_long; 3] = [SYS_io_uring_setup, SYS_io_uring_enter, SYS_io_uring_register];
 
-/// Starts the program with these calls refused, has it echo a message, and stops it; returns its
-/// ready line and its log.
-fn echo_without(calls: &[libc::c_long], errno: i32) -> (String, String) {
+/// The program, with these calls refused.
+fn without(calls: &[libc::c_long], errno: i32, flags: &[&str]) -> Command {
     let refused: Vec<_> = calls.iter().map(|call| Refused::always(*call, errno)).collect();
     let mut command = ringecho();
-    refuse(command.args(["--listen=127.0.0.1:0", "--workers=1"]), &refused);
-    let (mut child, line) = start(&mut command);
+    refuse(command.args(["--listen=127.0.0.1:0", "--workers=1"]).args(flags), &refused);
+    command
+}
+
+/// Starts the program, has it echo a message, and stops it; returns its ready line and its log.
+fn echo(command: &mut Command) -> (String, String) {
+    let (mut child, line) = start(command);
     let stream = TcpStream::connect(address(&line)).unwrap();
     let (mut client, _) = tungstenite::client(url(&line), stream).unwrap();
     client.send(Message::text("hello")).unwrap();
@@ -38,20 +43,60 @@ fn echo_without(calls: &[libc::c_long], errno: i32) -> (String, String) {
     (line, log)
 }
 
-#[test]
-fn program_without_calls_of_io_uring_says_so_and_echoes_on_the_next_best() {
+/// Calls `check` for each of the three calls and for all together, refused in both ways.
+fn each_refusal(check: impl Fn(&[libc::c_long], i32, &str)) {
     for errno in [EPERM, ENOSYS] {
+        let cause = io::Error::from_raw_os_error(errno);
+        let obstacle = format!("io_uring cannot be used here ({cause}): allow io_uring_setup, ");
         for calls in [&CALLS[..1], &CALLS[1..2], &CALLS[2..], &CALLS[..]] {
-            let (line, log) = echo_without(calls, errno);
-            assert!(line.ends_with("/ws (1 worker, epoll)\n"), "{calls:?}: {line}");
-            let cause = io::Error::from_raw_os_error(errno);
-            for said in [
-                &*format!("io_uring cannot be used here ({cause}): allow io_uring_setup, "),
-                "; using epoll\n",
-                "no engine, it needs io_uring; using the portable path\n",
-            ] {
+            check(calls, errno, &obstacle);
+        }
+    }
+}
+
+#[test]
+fn program_without_calls_of_io_uring_says_so_and_echoes_on_epoll() {
+    each_refusal(|calls, errno, obstacle| {
+        for (flags, platform, said) in [
+            (&[][..], "epoll with engine", "; the engine uses epoll\n"),
+            (&["--data-plane=engine"][..], "epoll with engine", "; the engine uses epoll\n"),
+            (&["--data-plane=portable"][..], "epoll", "; using epoll\n"),
+        ] {
+            let (line, log) = echo(&mut without(calls, errno, flags));
+            assert!(line.ends_with(&format!("/ws (1 worker, {platform})\n")), "{calls:?}: {line}");
+            for said in [obstacle, said] {
                 assert_eq!(log.matches(said).count(), 1, "{calls:?}: {said} in {log}");
             }
         }
+    });
+}
+
+#[test]
+fn program_that_is_told_to_use_epoll_calls_nothing_of_io_uring() {
+    for flags in [&["--driver=epoll"][..], &["--driver=epoll", "--data-plane=portable"]] {
+        let refused = CALLS.map(Refused::fatally);
+        let mut command = ringecho();
+        refuse(command.args(["--listen=127.0.0.1:0", "--workers=1"]).args(flags), &refused);
+        let (_, log) = echo(&mut command);
+        assert!(!log.contains("io_uring"), "{log}");
     }
+}
+
+#[test]
+fn program_that_insists_on_io_uring_is_refused() {
+    each_refusal(|calls, errno, obstacle| {
+        for (flags, flag) in [
+            (&["--driver=io_uring"][..], "--driver io_uring: "),
+            (&["--driver=io_uring", "--data-plane=portable"], "--driver io_uring: "),
+            (
+                &["--driver=io_uring", "--data-plane=engine"],
+                "--data-plane engine with --driver io_uring: ",
+            ),
+        ] {
+            let output = without(calls, errno, flags).output().unwrap();
+            let message = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(1), "{message}");
+            assert!(message.contains(&format!("error: {flag}{obstacle}")), "{message}");
+        }
+    });
 }

@@ -37,9 +37,10 @@ pub fn config_with_workers(workers: u32) -> Config {
 }
 
 /// The configuration for each data plane and driver.
-pub fn planes(config: &Config) -> [Config; 3] {
+pub fn planes(config: &Config) -> [Config; 4] {
     [
         (Driver::Auto, DataPlane::Auto),
+        (Driver::Epoll, DataPlane::Engine),
         (Driver::Auto, DataPlane::Portable),
         (Driver::Epoll, DataPlane::Portable),
     ]
@@ -57,7 +58,10 @@ pub fn with_server(config: &Config, test: impl Fn(&TestServer)) {
         test(&server);
         let totals = server.stop();
         assert_eq!(totals.accepted, totals.ended_count(), "{totals:?}");
-        assert!(!totals.ended.iter().any(|(kind, _)| *kind == "panicked"), "{totals:?}");
+        assert!(
+            !totals.ended.iter().any(|(kind, _)| ["panicked", "worker_died"].contains(kind)),
+            "{totals:?}"
+        );
     }
 }
 

@@ -97,7 +97,7 @@ fn variables_set_what_flags_set_and_flags_win() {
             .env("RINGECHO_WORKERS", "3")
             .args(["--workers", "1", "--driver", "epoll"]),
     );
-    assert!(line.ends_with("/from-variable (1 worker, epoll)\n"), "{line}");
+    assert!(line.ends_with("/from-variable (1 worker, epoll with engine)\n"), "{line}");
     signal(&child, Signal::SIGTERM);
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
@@ -327,9 +327,6 @@ fn bad_values_are_refused_with_flag_value_and_what_is_allowed() {
     let (refused, message) = output(ringecho().args(arguments));
     assert_eq!(refused.status.code(), Some(1));
     assert!(message.contains("--tcp-congestion nonsense: No such file"), "{message}");
-    let (refused, message) = output(ringecho().args(["--driver=epoll", "--data-plane=engine"]));
-    assert_eq!(refused.status.code(), Some(1));
-    assert!(message.contains("--data-plane engine: it needs io_uring"), "{message}");
 }
 
 #[test]
@@ -346,18 +343,19 @@ fn backlog_that_the_kernel_caps_is_announced() {
 
 #[test]
 fn echoes_come_out_of_huge_pages() {
-    let mut command = ringecho();
-    command.args(["--listen=127.0.0.1:0", "--data-plane=auto", "--huge-pages=transparent"]);
-    let (mut child, line) = start(&mut command);
-    let address = address(&line);
-    let stream = TcpStream::connect(address).unwrap();
-    let (mut socket, _) = tungstenite::client(url(&line), stream).unwrap();
-    let message = tungstenite::Message::Binary((0..=u8::MAX).cycle().take(1 << 20).collect());
-    socket.send(message.clone()).unwrap();
-    assert!(socket.read().unwrap() == message);
-    drop(socket);
-    signal(&child, Signal::SIGTERM);
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    for driver in ["--driver=auto", "--driver=epoll"] {
+        let mut command = ringecho();
+        command.args(["--listen=127.0.0.1:0", driver, "--huge-pages=transparent"]);
+        let (mut child, line) = start(&mut command);
+        let stream = TcpStream::connect(address(&line)).unwrap();
+        let (mut socket, _) = tungstenite::client(url(&line), stream).unwrap();
+        let message = tungstenite::Message::Binary((0..=u8::MAX).cycle().take(1 << 20).collect());
+        socket.send(message.clone()).unwrap();
+        assert!(socket.read().unwrap() == message);
+        drop(socket);
+        signal(&child, Signal::SIGTERM);
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+    }
 }
 
 /// Whoever is in the queue of a listening socket has been promised a connection by the kernel.

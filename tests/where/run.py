@@ -28,7 +28,12 @@ REST_SECONDS = 0.3
 REST_CPU_SECONDS_MAX = 0.15
 
 NOBODY = 65534
-PLANES = {"default": [], "portable": ["--data-plane=portable"], "epoll": ["--driver=epoll"]}
+PLANES = {
+    "default": [],
+    "epoll": ["--driver=epoll"],
+    "portable": ["--data-plane=portable"],
+    "portable on epoll": ["--driver=epoll", "--data-plane=portable"],
+}
 
 # What neither program says in any place.
 NEVER_SAID = re.compile(r"panicked|fatal runtime error|defect|assertion")
@@ -274,7 +279,7 @@ def filters():
     for error in ["EPERM", "ENOSYS"]:
         for calls in [*([call] for call in IO_URING_CALLS), IO_URING_CALLS]:
             place, name = refusing(error, *calls), f"{error} for {', '.join(calls)}"
-            yield f"server, {name}", place, check_serves, [], ["using epoll"]
+            yield f"server, {name}", place, check_serves, [], ["the engine uses epoll"]
             yield f"generator, {name}", place, check_drives
     for call in SERVER_CALLS:
         for plane, flags in PLANES.items():

@@ -112,12 +112,18 @@ pub(crate) fn parse(text: &str) -> Result<Server, ServerError> {
     Ok(Server::new(name, words, path, echo))
 }
 
-/// ringecho on both of its data planes, and the peers, the cheapest first.
+/// ringecho as it is compared, by name and with its flags: the engine on the best that the kernel has,
+/// the engine on epoll, and the portable path.
+const RINGECHO: [(&str, [&str; 2]); 3] = [
+    ("ringecho-engine", ["--data-plane", "engine"]),
+    ("ringecho-epoll", ["--driver", "epoll"]),
+    ("ringecho-portable", ["--data-plane", "portable"]),
+];
+
+/// ringecho, and the peers, the cheapest first.
 pub(crate) fn built_in(programs: &Programs) -> Vec<Server> {
-    let mut servers = vec![
-        ringecho(programs, "ringecho-engine", &["--data-plane", "engine"]),
-        ringecho(programs, "ringecho-portable", &["--data-plane", "portable"]),
-    ];
+    let mut servers: Vec<_> =
+        RINGECHO.iter().map(|(name, flags)| ringecho(programs, name, flags)).collect();
     for (name, echo) in [
         ("tcp-uring", Echo::Bytes),
         ("tcp-epoll", Echo::Bytes),
@@ -137,7 +143,7 @@ pub(crate) fn built_in(programs: &Programs) -> Vec<Server> {
     servers
 }
 
-/// ringecho with 1 worker to as many as there are CPUs, on both data planes. The generator has the
+/// ringecho with 1 worker to as many as there are CPUs, in each way. The generator has the
 /// CPUs that are left, or shares one if none is.
 pub(crate) fn with_workers(
     programs: &Programs,
@@ -145,15 +151,15 @@ pub(crate) fn with_workers(
     generator_cpu: usize,
 ) -> Vec<Server> {
     let mut servers = Vec::new();
-    for plane in ["engine", "portable"] {
+    for (way, flags) in RINGECHO {
         for workers in 1..=usable.len() {
             let (cpus, rest) = usable.split_at(workers);
-            let name = format!("ringecho-{plane}, {}", counted(workers, "worker"));
-            let mut server = ringecho(programs, &name, &["--data-plane", plane]);
+            let name = format!("{way}, {}", counted(workers, "worker"));
+            let mut server = ringecho(programs, &name, &flags);
             server.cpus = cpus.to_vec();
             server.generator_cpus =
                 if rest.is_empty() { vec![generator_cpu] } else { rest.to_vec() };
-            server.variant = Some((format!("ringecho-{plane}"), workers as u32));
+            server.variant = Some((way.to_owned(), workers as u32));
             servers.push(server);
         }
     }

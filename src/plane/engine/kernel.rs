@@ -1,5 +1,6 @@
-//! The kernel as a ring sees it: operations go in, completions come out. [`super::uring`] is the
-//! real one; the tests have one that completes late, short, in any order, or not at all.
+//! The kernel as the engine sees it: operations go in, completions come out. [`super::uring`] and
+//! [`super::epoll`] are two ways to the real one; the tests have one that completes late, short, in any
+//! order, or not at all.
 
 use std::{
     io,
@@ -15,12 +16,15 @@ pub enum Operation {
     /// buffer is left.
     Receive { slot: u32, len_max: u32 },
     /// Complete as soon as a descriptor, which is in no slot, is ready for this. If the descriptor is
-    /// closed before the next enter, the watch is to be cancelled before it too.
-    Watch { descriptor: RawFd, interest: Interest },
+    /// closed before the next enter, the watch is to be cancelled before it too. No other watch that
+    /// is under way has this `place`.
+    Watch { place: u32, descriptor: RawFd, interest: Interest },
     /// Complete once `duration` has passed.
     Sleep { duration: Duration },
-    /// End the receive, the watch or the sleep that was pushed with this user data.
-    Cancel { target: u64 },
+    /// End the receive in a slot that was pushed with the user data `target`.
+    CancelReceive { slot: u32, target: u64 },
+    /// End the watch at `place`, or the sleep, that was pushed with the user data `target`.
+    CancelWait { place: u32, target: u64 },
 }
 
 /// Where the bytes of a send lie.
@@ -75,11 +79,11 @@ pub struct Completion {
 ///   and not an error, it is the peer's end. It ends with `ENOBUFS` where no buffer is left.
 /// - A send at once completes only if it was short (with the bytes that were sent, or `EAGAIN`) or
 ///   failed; a patient send completes each time.
-/// - A watch completes once. Two may be for the same descriptor, one of them being cancelled.
+/// - A watch completes once. Several may be for the same descriptor, all but the last being cancelled.
 /// - A sleep completes with `ETIME`.
 /// - What is cancelled completes with `ECANCELED`, unless it has completed before. The cancellation
-///   has a completion of its own.
-pub trait Kernel {
+///   may have a completion of its own.
+pub trait Kernel: 'static {
     /// Puts a descriptor, or none, into a slot.
     fn register(&mut self, slot: u32, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()>;
 

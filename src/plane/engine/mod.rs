@@ -1,10 +1,10 @@
-//! The engine: all connections of one worker after their opening handshake, on one `io_uring`.
+//! The engine: all connections of one worker after their opening handshake.
 //!
-//! The engine works in turns, and each turn enters the kernel once. The kernel then sends the replies
-//! of the turn before and receives new bytes into shared buffers; the engine has each chunk answered
-//! in place by its connection's session and queues the reply. A connection without traffic costs its
-//! entry in the table and nothing else. The worker's thread waits in this ring only, so whatever its
-//! tasks wait for is an operation of this ring too.
+//! The engine works in turns, and each turn enters its kernel once, which is `io_uring` or epoll. The
+//! kernel receives new bytes into shared buffers; the engine has each chunk answered in place by its
+//! connection's session and gives the kernel the replies to send. A connection without traffic costs
+//! its entry in the table and nothing else. The worker's thread waits in this kernel only, so whatever
+//! its tasks wait for is an operation of this kernel too.
 //!
 //! Rare cases leave the engine. A connection that has ended is given back once nothing is under way
 //! on it, and an ordinary task finishes it. A peer that does not read holds no shared buffer: the
@@ -13,7 +13,7 @@
 //!
 //! The files, from the bottom up:
 //!
-//! - `kernel`: the operations that the engine asks for; `uring`: the real kernel behind them.
+//! - `kernel`: the operations that the engine asks for; `uring` and `epoll`: who performs them.
 //! - `buffers`: memory to receive into; `sends`: memory to send from; `transfers`: both, turn by turn.
 //! - `connection`: what happens to one connection; `table`: all connections, each by its `key`.
 //! - `replies`: parts to send in this turn; `buffer_queue`: connections that wait for a buffer.
@@ -24,6 +24,7 @@ mod buffer_queue;
 mod buffers;
 mod connection;
 mod dimensions;
+mod epoll;
 mod kernel;
 mod key;
 mod probe;
@@ -50,11 +51,9 @@ use std::{
 use self::{
     buffer_queue::BufferQueue,
     connection::{Connection, DepartureState, Receiving, Sending, Work},
-    kernel::Kernel,
     replies::Replies,
     table::Table,
     transfers::{Events, Transfers, UnderWay},
-    uring::Uring,
     waits::{Outcome, Sleep, Waits},
 };
 use super::Departure;
@@ -70,13 +69,15 @@ use crate::{
 
 pub use self::{
     dimensions::Dimensions,
-    kernel::Interest,
+    epoll::Epoll,
+    kernel::{Interest, Kernel},
     probe::{Lack, Probe, probe},
+    uring::Uring,
     waits::Wait,
 };
 
-/// All connections of one worker, and the ring that moves their bytes.
-pub struct Engine<K = Uring> {
+/// All connections of one worker, and the kernel that moves their bytes.
+pub struct Engine<K> {
     table: Table,
     work: Work<K>,
     /// The server is stopping, and closes connections between two messages.
@@ -92,16 +93,34 @@ pub struct Engine<K = Uring> {
     events: Events,
 }
 
-impl Engine {
+impl Engine<Uring> {
     /// An engine on a ring of its own, for this thread.
-    pub fn new(dimensions: Dimensions, rules: Rules, counters: Arc<Counters>) -> io::Result<Self> {
-        let kernel = Uring::new(dimensions.connections_max, dimensions.receive_buffers)?;
+    pub fn on_ring(
+        dimensions: Dimensions,
+        rules: Rules,
+        counters: Arc<Counters>,
+    ) -> io::Result<Self> {
+        let kernel = Uring::new(dimensions.receive_buffers)?;
         Self::with_kernel(kernel, dimensions, rules, counters)
     }
 
     /// Whether its ring is smaller than it should be, for want of memory that may be locked.
     pub fn is_reduced(&self) -> bool {
         self.work.transfers.kernel().is_reduced()
+    }
+}
+
+impl Engine<Epoll> {
+    /// An engine on an epoll instance of its own, for this thread.
+    pub fn on_epoll(
+        dimensions: Dimensions,
+        rules: Rules,
+        counters: Arc<Counters>,
+    ) -> io::Result<Self> {
+        // One is received into while the replies in the other may still have to be copied.
+        let receive_buffers = dimensions.receive_buffers.min(2);
+        let dimensions = Dimensions { receive_buffers, ..dimensions };
+        Self::with_kernel(Epoll::new()?, dimensions, rules, counters)
     }
 }
 
@@ -181,7 +200,7 @@ impl<K: Kernel> Engine<K> {
     }
 
     /// Turns until tasks can go on: a wait of theirs is over, or connections have departed. Waits in
-    /// the ring while there is nothing to do.
+    /// the kernel while there is nothing to do.
     pub fn run(&mut self) -> io::Result<()> {
         loop {
             let is_awaited = self.turn(!self.is_in_haste())?;
@@ -389,7 +408,7 @@ impl<K: Kernel> Engine<K> {
             let is_starved = *receiving == Receiving::Starved;
             let is_blocked = match sending {
                 Sending::Ready(queue) => {
-                    assert!(queue.is_empty(), "every reply has been given to the ring");
+                    assert!(queue.is_empty(), "every reply has been given to the kernel");
                     false
                 }
                 Sending::Blocked(_) => true,

@@ -1,4 +1,5 @@
-//! Whether this kernel can carry an engine. Nothing is concluded from versions: everything is tried.
+//! Whether this kernel can carry an engine on a ring. Nothing is concluded from versions: everything
+//! is tried.
 
 use std::{
     io::{self, Read, Write},
@@ -21,31 +22,36 @@ use super::{
     waits::{Outcome, Sleep, Waits},
 };
 use crate::{
-    config::HugePages, connection::clock::Tick, host::descriptors::SystemCallError,
+    config::HugePages,
+    connection::clock::Tick,
+    host::{descriptors::SystemCallError, trial::HOW_TO_ALLOW_RINGS},
     protocol::echo::Compression,
 };
 
-/// What a kernel that can carry an engine offers beyond that.
+/// What a kernel that can carry an engine on a ring offers beyond that.
 #[derive(Clone, Copy, Debug)]
 pub struct Probe {
     /// A multishot receive can be limited to a number of bytes (Linux 6.17).
     pub limits_receives: bool,
 }
 
-/// Why this kernel cannot carry an engine.
+/// Why this kernel cannot carry an engine on a ring.
 #[derive(Debug, Error)]
 pub enum Lack {
-    /// It refuses or does not know something.
+    /// It forbids `io_uring`, or does not know it.
+    #[error("io_uring cannot be used here ({0}): {HOW_TO_ALLOW_RINGS}")]
+    Forbidden(io::Error),
+    /// It does not know something that the engine needs.
     #[error(
-        "this kernel lacks what it needs ({0}): deferred task running (Linux 6.1) and incremental \
-         buffers (6.12)"
+        "this kernel's io_uring lacks what the engine needs ({0}): deferred task running (Linux 6.1) and \
+         incremental buffers (6.12)"
     )]
-    Refused(io::Error),
+    Unknown(io::Error),
     /// There is not the memory, or this user may not lock it.
-    #[error("there is no memory for its ring: {0}")]
+    #[error("there is no memory for an engine's ring: {0}")]
     Memory(io::Error),
     /// It cannot be tried here.
-    #[error("it cannot be tried: {0}")]
+    #[error("io_uring cannot be tried: {0}")]
     Untried(SystemCallError),
     /// It takes every operation, but does one of them wrongly.
     #[error("on this kernel {0}")]
@@ -54,9 +60,10 @@ pub enum Lack {
 
 impl From<io::Error> for Lack {
     fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::OutOfMemory => Self::Memory(error),
-            _ => Self::Refused(error),
+        match error.raw_os_error() {
+            Some(libc::ENOMEM) => Self::Memory(error),
+            Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => Self::Forbidden(error),
+            _ => Self::Unknown(error),
         }
     }
 }
@@ -108,7 +115,7 @@ struct Trial {
 
 impl Trial {
     fn new() -> Result<Self, Lack> {
-        let kernel = Uring::new(DIMENSIONS.connections_max, DIMENSIONS.receive_buffers)?;
+        let kernel = Uring::new(DIMENSIONS.receive_buffers)?;
         let mut transfers = Transfers::new(kernel, DIMENSIONS)?;
         let (peer, connection) = pair()?;
         let (awaited, awaited_peer) = pair()?;

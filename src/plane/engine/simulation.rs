@@ -179,7 +179,9 @@ impl World {
                 let left = if len_max == 0 { usize::MAX } else { len_max as usize };
                 self.receives.push(ArmedReceive { slot, user_data, left });
             }
-            Operation::Cancel { target } => self.cancels.push((target, user_data)),
+            Operation::CancelReceive { target, .. } | Operation::CancelWait { target, .. } => {
+                self.cancels.push((target, user_data));
+            }
             Operation::Watch { .. } | Operation::Sleep { .. } => self.waits.push(user_data),
         }
     }

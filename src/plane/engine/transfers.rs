@@ -86,7 +86,7 @@ pub(super) enum ReceiveEnd {
     Broken(io::ErrorKind),
 }
 
-/// The operations that a ring has under way on connections.
+/// The operations that are under way on connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct UnderWay {
     /// Receives that have not ended.
@@ -186,12 +186,14 @@ impl<K: Kernel> Transfers<K> {
 
     /// Ends the receive; its end is an event all the same.
     pub(super) fn cancel_receive(&mut self, key: Key) {
-        self.cancel(Kind::Receive.user_data(key.to_bits()));
+        let target = Kind::Receive.user_data(key.to_bits());
+        self.cancel(&Operation::CancelReceive { slot: key.slot, target });
     }
 
     /// Waits for a descriptor, which is in no slot, to become ready.
     pub(super) fn watch(&mut self, wait: Wait, descriptor: BorrowedFd<'_>, interest: Interest) {
-        let operation = Operation::Watch { descriptor: descriptor.as_raw_fd(), interest };
+        let (place, descriptor) = (wait.place, descriptor.as_raw_fd());
+        let operation = Operation::Watch { place, descriptor, interest };
         self.kernel.push(&operation, Kind::Wait.user_data(wait.to_bits()));
     }
 
@@ -202,12 +204,13 @@ impl<K: Kernel> Transfers<K> {
 
     /// Ends a wait; its end is an event all the same.
     pub(super) fn cancel_wait(&mut self, wait: Wait) {
-        self.cancel(Kind::Wait.user_data(wait.to_bits()));
+        let target = Kind::Wait.user_data(wait.to_bits());
+        self.cancel(&Operation::CancelWait { place: wait.place, target });
     }
 
     /// Cancels an operation. The operation's own completion shows whether that was in time.
-    fn cancel(&mut self, target: u64) {
-        self.kernel.push(&Operation::Cancel { target }, Kind::Wait.user_data(CANCEL));
+    fn cancel(&mut self, cancellation: &Operation) {
+        self.kernel.push(cancellation, Kind::Wait.user_data(CANCEL));
     }
 
     /// The bytes of a chunk of this turn.

@@ -9,13 +9,13 @@
 use std::{
     io, mem,
     net::Shutdown,
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsRawFd, BorrowedFd, RawFd},
     sync::atomic::{AtomicU16, Ordering},
 };
 
 use io_uring::{
     IoUring, cqueue, opcode, squeue,
-    types::{BufRingEntry, Fd, Fixed, Timespec},
+    types::{BufRingEntry, Fd, Timespec},
 };
 use memmap2::MmapMut;
 use socket2::SockRef;
@@ -36,6 +36,8 @@ const QUEUE_ENTRIES: [(u32, u32); 3] = [(1024, 8192), (256, 1024), (64, 128)];
 /// ring, since the kernel does not recover.
 const PASSING_ERRORS_MAX: u32 = 100_000;
 
+const NO_DESCRIPTOR: RawFd = -1;
+
 /// The only group of provided buffers.
 const BUFFER_GROUP: u16 = 0;
 
@@ -47,6 +49,8 @@ pub struct Uring {
     // Dropped first. The kernel closes a ring later, but with deferred task running it touches the
     // buffer entries only inside of calls for this ring, of which none comes any more.
     ring: IoUring,
+    /// The descriptor in each slot.
+    descriptors: Vec<RawFd>,
     /// The queue that the kernel takes free buffers from: an entry for each, and the tail.
     buffer_entries: MmapMut,
     buffer_count: u16,
@@ -65,12 +69,11 @@ pub struct Uring {
 }
 
 impl Uring {
-    /// A ring with `slots` for connections and a queue of `buffer_count` provided buffers, a power
-    /// of two. Its own queues are as large as the memory that this user may lock allows.
+    /// A ring with a queue of `buffer_count` provided buffers, a power of two. Its own queues are as
+    /// large as the memory that this user may lock allows.
     #[expect(unsafe_code, reason = "the kernel is given memory of ours")]
-    pub(super) fn new(slots: u32, buffer_count: u16) -> io::Result<Self> {
+    pub(super) fn new(buffer_count: u16) -> io::Result<Self> {
         let (ring, is_reduced) = build()?;
-        ring.submitter().register_files_sparse(slots)?;
         let buffer_entries =
             MmapMut::map_anon(usize::from(buffer_count) * size_of::<BufRingEntry>())?;
         let address = buffer_entries.as_ptr() as u64;
@@ -86,6 +89,7 @@ impl Uring {
         }
         Ok(Self {
             ring,
+            descriptors: Vec::new(),
             buffer_entries,
             buffer_count,
             buffer_head: 0,
@@ -124,8 +128,13 @@ fn build() -> io::Result<(IoUring, bool)> {
 
 impl Kernel for Uring {
     fn register(&mut self, slot: u32, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        let descriptor = descriptor.map_or(-1, |descriptor| descriptor.as_raw_fd());
-        self.ring.submitter().register_files_update(slot, &[descriptor]).map(drop)
+        let at = slot as usize;
+        if at >= self.descriptors.len() {
+            self.descriptors.resize(at + 1, NO_DESCRIPTOR);
+        }
+        self.descriptors[at] =
+            descriptor.map_or(NO_DESCRIPTOR, |descriptor| descriptor.as_raw_fd());
+        Ok(())
     }
 
     fn shut_down(&mut self, descriptor: BorrowedFd<'_>) {
@@ -135,7 +144,7 @@ impl Kernel for Uring {
 
     #[inline]
     fn push(&mut self, operation: &Operation, user_data: u64) {
-        let entry = entry(operation, &mut self.sleeps);
+        let entry = entry(operation, &self.descriptors, &mut self.sleeps);
         self.push_entry(&entry.user_data(user_data));
     }
 
@@ -143,14 +152,15 @@ impl Kernel for Uring {
     #[expect(unsafe_code, reason = "the kernel is given addresses")]
     unsafe fn push_send(&mut self, slot: u32, from: SendFrom, mode: SendMode, user_data: u64) {
         let (send_flags, entry_flags) = flags(mode);
+        let connection = Fd(self.descriptors[slot as usize]);
         let entry = match from {
             SendFrom::Piece(piece) => {
-                opcode::Send::new(Fixed(slot), piece.iov_base.cast(), piece.iov_len as u32)
+                opcode::Send::new(connection, piece.iov_base.cast(), piece.iov_len as u32)
                     .flags(send_flags)
                     .build()
             }
             SendFrom::Gathered(header) => {
-                opcode::SendMsg::new(Fixed(slot), header).flags(send_flags.cast_unsigned()).build()
+                opcode::SendMsg::new(connection, header).flags(send_flags.cast_unsigned()).build()
             }
         };
         self.push_entry(&entry.flags(entry_flags).user_data(user_data));
@@ -276,13 +286,20 @@ fn completion(entry: &cqueue::Entry) -> Completion {
 
 #[inline]
 #[expect(clippy::vec_box, reason = "the kernel is given their addresses")]
-fn entry(operation: &Operation, sleeps: &mut Vec<Box<Timespec>>) -> squeue::Entry {
+fn entry(
+    operation: &Operation,
+    descriptors: &[RawFd],
+    sleeps: &mut Vec<Box<Timespec>>,
+) -> squeue::Entry {
     match *operation {
         Operation::Receive { slot, len_max } => {
-            limit_receive(opcode::RecvMulti::new(Fixed(slot), BUFFER_GROUP).build(), len_max)
+            let connection = Fd(descriptors[slot as usize]);
+            limit_receive(opcode::RecvMulti::new(connection, BUFFER_GROUP).build(), len_max)
         }
-        Operation::Cancel { target } => opcode::AsyncCancel::new(target).build(),
-        Operation::Watch { descriptor, interest } => {
+        Operation::CancelReceive { target, .. } | Operation::CancelWait { target, .. } => {
+            opcode::AsyncCancel::new(target).build()
+        }
+        Operation::Watch { descriptor, interest, .. } => {
             let events = match interest {
                 Interest::Readable => libc::POLLIN,
                 Interest::Writable => libc::POLLOUT,

@@ -1,9 +1,9 @@
-//! What the worker's tasks wait for in the engine's ring: descriptors, and time.
+//! What the worker's tasks wait for in the engine's kernel: descriptors, and time.
 //!
 //! All kernels that were tried wake a thread that sleeps in its own ring, but some do not wake one
 //! that sleeps elsewhere while its ring receives (docs/decisions.md). So a worker with an engine
-//! sleeps in that ring only: it waits for its listener, for a request head and for the next sweep
-//! by operations of that ring.
+//! sleeps in the engine's kernel only: it waits for its listener, for a request head and for the
+//! next sweep by operations of that kernel.
 
 use std::{
     io,
@@ -17,7 +17,7 @@ use slab::Slab;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wait {
     /// The wait's index in [`Waits`].
-    place: u32,
+    pub(super) place: u32,
     /// Which of the successive waits at this index it is, so that a late cancellation never reaches
     /// a successor.
     generation: u16,
@@ -54,11 +54,11 @@ pub(super) struct Waits {
 
 #[derive(Debug)]
 enum State {
-    /// It is under way in the ring.
+    /// It is under way in the kernel.
     UnderWay(Option<Waker>),
     /// It is over, and its task has not asked yet.
     Over(Outcome),
-    /// Nobody asks any more, but the ring has not ended it yet.
+    /// Nobody asks any more, but the kernel has not ended it yet.
     Abandoned,
 }
 

@@ -1,7 +1,7 @@
-//! The engine as a worker's data plane, and its ring as the one place where the worker waits.
+//! The engine as a worker's data plane, and its kernel as the one place where the worker waits.
 //!
 //! monoio runs the tasks, but never waits. When no task can go on, the engine turns, and waits in its
-//! ring for the first event, be it for a connection of its own or for a task. The invariant: the
+//! kernel for the first event, be it for a connection of its own or for a task. The invariant: the
 //! engine never waits while a task can go on.
 
 mod task_stream;
@@ -25,7 +25,7 @@ use tracing::warn;
 use self::task_stream::TaskStream;
 use super::{
     Bounds, Departure, Plane, Upgraded,
-    engine::{Dimensions, Engine, Interest, Wait},
+    engine::{Engine, Interest, Kernel, Wait},
 };
 use crate::{
     connection::{
@@ -34,15 +34,14 @@ use crate::{
         let_others_go_on, linger, write_all,
     },
     metrics::Counters,
-    protocol::{echo::Rules, session::Session},
+    protocol::session::Session,
 };
 
-/// The engine, shared by the tasks that wait in its ring.
-#[derive(Clone)]
-pub(crate) struct OnEngine(Rc<State>);
+/// The engine, shared by the tasks that wait in its kernel.
+pub(crate) struct OnEngine<K>(Rc<State<K>>);
 
-struct State {
-    engine: RefCell<Engine>,
+struct State<K> {
+    engine: RefCell<Engine<K>>,
     /// How often any task of the worker's has been polled.
     polls: Cell<u64>,
     counters: Arc<Counters>,
@@ -54,31 +53,27 @@ struct State {
 }
 
 /// A wait that ends when this is dropped.
-struct Waiting<'a> {
-    plane: &'a OnEngine,
+struct Waiting<'a, K: Kernel> {
+    plane: &'a OnEngine<K>,
     wait: Wait,
 }
 
-impl OnEngine {
-    /// An engine for this thread.
-    pub(crate) fn new(
-        dimensions: Dimensions,
-        rules: Rules,
-        counters: Arc<Counters>,
-    ) -> io::Result<Self> {
-        let engine = Engine::new(dimensions, rules, counters.clone())?;
-        Ok(Self(Rc::new(State {
+impl<K> Clone for OnEngine<K> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<K: Kernel> OnEngine<K> {
+    /// An engine of this thread, which counts in `counters`.
+    pub(crate) fn new(engine: Engine<K>, counters: Arc<Counters>) -> Self {
+        Self(Rc::new(State {
             engine: RefCell::new(engine),
             polls: Cell::new(0),
             counters,
             late_wake_ups: Cell::default(),
             is_adopting: Cell::new(false),
-        })))
-    }
-
-    /// Whether its ring is smaller than it should be, for want of memory that may be locked.
-    pub(crate) fn is_reduced(&self) -> bool {
-        self.0.engine.borrow().is_reduced()
+        }))
     }
 
     async fn ready(&self, descriptor: &impl AsFd, interest: Interest) -> io::Result<()> {
@@ -126,7 +121,7 @@ impl OnEngine {
             SAID.call_once(|| {
                 warn!(
                     "this kernel loses wake-ups, so that messages wait for up to a second; use \
-                     --data-plane portable, and please report the kernel's version"
+                     --driver epoll, and please report the kernel's version"
                 );
             });
         }
@@ -137,22 +132,22 @@ impl OnEngine {
 /// event may come in the very moment of a sweep, but hardly three times in eight.
 const LATE_SWEEPS_MIN: u32 = 3;
 
-impl Waiting<'_> {
+impl<K: Kernel> Waiting<'_, K> {
     async fn over(&self) -> io::Result<()> {
         poll_fn(|context| self.plane.0.engine.borrow_mut().poll_wait(self.wait, context)).await
     }
 }
 
-impl Drop for Waiting<'_> {
+impl<K: Kernel> Drop for Waiting<'_, K> {
     fn drop(&mut self) {
         self.plane.0.engine.borrow_mut().end_wait(self.wait);
     }
 }
 
-impl Plane for OnEngine {
-    type Stream = TaskStream;
-    type Reader = TaskStream;
-    type Writer = TaskStream;
+impl<K: Kernel> Plane for OnEngine<K> {
+    type Stream = TaskStream<K>;
+    type Reader = TaskStream<K>;
+    type Writer = TaskStream<K>;
     type Source = OwnedFd;
 
     fn spawn<T: 'static>(&self, task: impl Future<Output = T> + 'static) -> JoinHandle<T> {
@@ -181,17 +176,17 @@ impl Plane for OnEngine {
         self.ready(source, Interest::Readable).await
     }
 
-    fn stream(&self, stream: StdTcpStream) -> io::Result<TaskStream> {
+    fn stream(&self, stream: StdTcpStream) -> io::Result<TaskStream<K>> {
         Ok(TaskStream::new(stream, self.clone()))
     }
 
-    fn split(stream: TaskStream) -> (TaskStream, TaskStream) {
+    fn split(stream: TaskStream<K>) -> (TaskStream<K>, TaskStream<K>) {
         (stream.clone(), stream)
     }
 
     async fn carry(
         &self,
-        upgraded: Upgraded<TaskStream>,
+        upgraded: Upgraded<TaskStream<K>>,
         _: &Bounds,
         _: &Counters,
         control: &Control,

@@ -1,5 +1,5 @@
 //! Connections of a worker with an engine while the engine does not carry them: before the end of the
-//! handshake, and after their departure. Tasks read and write them, and wait in the engine's ring.
+//! handshake, and after their departure. Tasks read and write them, and wait in the engine's kernel.
 
 use std::{
     io, mem,
@@ -16,26 +16,32 @@ use monoio::{
 use socket2::SockRef;
 
 use super::OnEngine;
-use crate::plane::engine::Interest;
+use crate::plane::engine::{Interest, Kernel};
 
-/// A connection that is read and written without blocking. What would block waits in the ring.
-#[derive(Clone)]
-pub(crate) struct TaskStream {
+/// A connection that is read and written without blocking. What would block waits in the kernel.
+pub(crate) struct TaskStream<K> {
     socket: Rc<StdTcpStream>,
-    plane: OnEngine,
+    plane: OnEngine<K>,
     /// The connection has been read from. Then the next read waits even if there are bytes, so that a
     /// peer that streams does not keep the engine from its turn.
     has_read: bool,
 }
 
-impl AsRawFd for TaskStream {
+impl<K> Clone for TaskStream<K> {
+    fn clone(&self) -> Self {
+        let Self { socket, plane, has_read } = self;
+        Self { socket: socket.clone(), plane: plane.clone(), has_read: *has_read }
+    }
+}
+
+impl<K> AsRawFd for TaskStream<K> {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
     }
 }
 
-impl TaskStream {
-    pub(super) fn new(stream: StdTcpStream, plane: OnEngine) -> Self {
+impl<K: Kernel> TaskStream<K> {
+    pub(super) fn new(stream: StdTcpStream, plane: OnEngine<K>) -> Self {
         Self { socket: Rc::new(stream), plane, has_read: false }
     }
 
@@ -65,7 +71,7 @@ impl TaskStream {
     }
 }
 
-impl AsyncReadRent for TaskStream {
+impl<K: Kernel> AsyncReadRent for TaskStream<K> {
     #[expect(unsafe_code, reason = "IoBufMut has no safe view of its memory")]
     async fn read<T: IoBufMut>(&mut self, mut buffer: T) -> BufResult<usize, T> {
         if mem::replace(&mut self.has_read, true)
@@ -95,7 +101,7 @@ impl AsyncReadRent for TaskStream {
     }
 }
 
-impl AsyncWriteRent for TaskStream {
+impl<K: Kernel> AsyncWriteRent for TaskStream<K> {
     #[expect(unsafe_code, reason = "IoBuf has no safe view of its bytes")]
     async fn write<T: IoBuf>(&mut self, buffer: T) -> BufResult<usize, T> {
         let sent = self
