@@ -55,21 +55,27 @@ pub struct Echo {
     phase: Phase,
     message: Message,
     compression: Compression,
-    /// The reply to a held frame, as far as it has arrived.
-    held: Vec<u8>,
 }
 
 /// What the next received byte belongs to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 enum Phase {
     /// A frame header, of which `len` bytes have arrived.
     FrameHeader { bytes: [u8; FRAME_HEADER_LEN_MAX - 1], len: u8 },
-    /// The payload of a frame that is held.
-    Held(PendingPayload),
+    /// The payload of a frame that is held. It is rare, so that it does not weigh on each connection.
+    Held(Box<HeldFrame>),
     /// The payload of a frame whose header is sent.
     CutThrough(PendingPayload),
     /// No frame: the stream has ended, by a Close frame or a fault.
     Ended,
+}
+
+/// A frame that is held.
+#[derive(Debug)]
+struct HeldFrame {
+    payload: PendingPayload,
+    /// The reply to it, as far as the frame has arrived.
+    reply: Vec<u8>,
 }
 
 /// The part of a frame's payload that has not arrived.
@@ -130,12 +136,7 @@ const NO_MESSAGE: Message = Message { kind: None, len: 0, utf8: Utf8Validator::S
 
 impl Default for Echo {
     fn default() -> Self {
-        Self {
-            phase: BETWEEN_FRAMES,
-            message: NO_MESSAGE,
-            compression: Compression::None,
-            held: Vec::new(),
-        }
+        Self { phase: BETWEEN_FRAMES, message: NO_MESSAGE, compression: Compression::None }
     }
 }
 
@@ -431,12 +432,12 @@ impl Echo {
         rules: &Rules,
         progress: &mut Progress,
     ) -> Result<(usize, Next), ProtocolError> {
-        match self.phase {
-            Phase::FrameHeader { bytes, len } => {
+        match &self.phase {
+            &Phase::FrameHeader { bytes, len } => {
                 self.resume_header(bytes, len.into(), chunk, rules, progress)
             }
             Phase::Held(_) => self.resume_held(chunk, progress),
-            Phase::CutThrough(payload) => {
+            &Phase::CutThrough(payload) => {
                 let consumed = self.resume_cut_through(payload, chunk, 0, progress)?;
                 Ok((consumed, Next::Continue))
             }
@@ -482,8 +483,10 @@ impl Echo {
 
     /// Begins to hold a frame: writes the header of its reply, whose payload is to come.
     fn hold(&mut self, header: FrameHeader, key: [u8; 4]) {
-        append_reply_header(&header, &mut self.held);
-        self.phase = Phase::Held(PendingPayload::new(&header, key));
+        let mut reply = Vec::with_capacity(header.encoded_len() + header.payload_len as usize);
+        append_reply_header(&header, &mut reply);
+        self.phase =
+            Phase::Held(HeldFrame { payload: PendingPayload::new(&header, key), reply }.into());
     }
 
     /// Moves payload from `bytes` to the held reply, and answers when the frame is whole.
@@ -492,34 +495,35 @@ impl Echo {
         bytes: &[u8],
         progress: &mut Progress,
     ) -> Result<(usize, Next), ProtocolError> {
-        let Phase::Held(payload) = &mut self.phase else { unreachable!("no frame is held") };
+        let Phase::Held(frame) = &mut self.phase else { unreachable!("no frame is held") };
+        let HeldFrame { payload, reply } = &mut **frame;
         let taken = bytes.len().min(payload.remaining as usize);
-        self.held.reserve_exact(payload.remaining as usize);
-        let piece_at = self.held.len();
-        self.held.extend_from_slice(&bytes[..taken]);
-        unmask(&mut self.held[piece_at..], payload.key);
+        let piece_at = reply.len();
+        reply.extend_from_slice(&bytes[..taken]);
+        unmask(&mut reply[piece_at..], payload.key);
         payload.take(taken);
         let PendingPayload { remaining, opcode, fin, .. } = *payload;
 
         if !is_control(opcode) {
-            self.message.check_text(&self.held[piece_at..])?;
+            self.message.check_text(&reply[piece_at..])?;
         }
         if remaining > 0 {
             return Ok((taken, Next::Continue));
         }
+        let reply = std::mem::take(reply);
         self.phase = BETWEEN_FRAMES;
         match opcode {
             OpCode::Text | OpCode::Binary | OpCode::Continuation => {
                 self.end_data_frame(fin, progress)?;
             }
             OpCode::Ping => {}
-            OpCode::Pong => self.held.clear(),
+            OpCode::Pong => return Ok((taken, Next::Continue)),
             OpCode::Close => {
-                decode_close_payload(&self.held[2..])?;
+                decode_close_payload(&reply[2..])?;
                 self.phase = Phase::Ended;
             }
         }
-        progress.prefix = std::mem::take(&mut self.held);
+        progress.prefix = reply;
         Ok((taken, if opcode == OpCode::Close { Next::Close } else { Next::Continue }))
     }
 
@@ -556,7 +560,6 @@ impl Echo {
         //# frame) from the remote endpoint after being instructed to _Fail the WebSocket
         //# Connection_.
         self.phase = Phase::Ended;
-        self.held = Vec::new();
         if half_sent { Next::Abort(error) } else { Next::Fail(error) }
     }
 }

@@ -49,7 +49,7 @@ pub(super) struct Connection {
     pub(super) is_leaving: bool,
 }
 
-const _: () = assert!(size_of::<Connection>() <= 120, "an idle connection weighs no more");
+const _: () = assert!(size_of::<Connection>() <= 96, "an idle connection weighs no more");
 
 /// What the kernel is doing about received bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

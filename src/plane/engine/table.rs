@@ -1,25 +1,48 @@
 //! The connections of an engine by key. Slots are used again at once, keys only after 2^30 further
 //! connections.
+//!
+//! The table grows by a segment at a time and moves nothing, so it takes the memory of its
+//! connections and of less than one segment more.
 
-use slab::Slab;
+use std::mem;
 
 use super::{connection::Connection, key::Key};
 
 /// The connections, by key.
 pub(super) struct Table {
-    connections: Slab<Connection>,
+    segments: Vec<Box<[Entry]>>,
+    /// The slot that is used next, if one is vacant.
+    first_vacant: Option<u32>,
+    len: usize,
     generation: u32,
     capacity: usize,
 }
 
+enum Entry {
+    /// Nothing, and the slot that is used after this one.
+    Vacant(Option<u32>),
+    Occupied(Connection),
+}
+
+const _: () = assert!(size_of::<Entry>() == size_of::<Connection>(), "a slot takes no more");
+
+/// Slots in a segment.
+const SEGMENT_LEN: usize = 256;
+
 impl Table {
     /// A table for at most `capacity` connections.
     pub(super) fn new(capacity: u32) -> Self {
-        Self { connections: Slab::new(), generation: 0, capacity: capacity as usize }
+        Self {
+            segments: Vec::new(),
+            first_vacant: None,
+            len: 0,
+            generation: 0,
+            capacity: capacity as usize,
+        }
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.connections.len() == self.capacity
+        self.len == self.capacity
     }
 
     /// Inserts the connection that `connection` makes for its generation. The table is not full.
@@ -29,36 +52,112 @@ impl Table {
     ) -> (Key, &mut Connection) {
         debug_assert!(!self.is_full(), "there is a slot");
         self.generation = Key::next_generation(self.generation);
-        let entry = self.connections.vacant_entry();
-        let key = Key { slot: entry.key() as u32, generation: self.generation };
-        (key, entry.insert(connection(self.generation)))
+        let slot = self.first_vacant.unwrap_or_else(|| self.grow());
+        let entry = &mut self.segments[slot as usize / SEGMENT_LEN][slot as usize % SEGMENT_LEN];
+        let occupied = Entry::Occupied(connection(self.generation));
+        let Entry::Vacant(next) = mem::replace(entry, occupied) else {
+            unreachable!("the slot is vacant")
+        };
+        self.first_vacant = next;
+        self.len += 1;
+        let Entry::Occupied(connection) = entry else { unreachable!("it was just inserted") };
+        (Key { slot, generation: self.generation }, connection)
     }
 
     #[inline]
     pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Connection> {
-        self.connections
-            .get_mut(key.slot as usize)
-            .filter(|connection| connection.generation == key.generation)
+        match self.entry_mut(key.slot)? {
+            Entry::Occupied(connection) if connection.generation == key.generation => {
+                Some(connection)
+            }
+            Entry::Occupied(_) | Entry::Vacant(_) => None,
+        }
     }
 
     pub(super) fn remove(&mut self, key: Key) -> Option<Connection> {
         self.get_mut(key)?;
-        self.connections.try_remove(key.slot as usize)
+        let vacant = Entry::Vacant(self.first_vacant);
+        let Entry::Occupied(connection) = mem::replace(self.entry_mut(key.slot)?, vacant) else {
+            unreachable!("the key's connection is there")
+        };
+        self.first_vacant = Some(key.slot);
+        self.len -= 1;
+        Some(connection)
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (Key, &mut Connection)> {
-        self.connections.iter_mut().map(|(slot, connection)| {
-            (Key { slot: slot as u32, generation: connection.generation }, connection)
+        let entries = self.segments.iter_mut().flatten().zip(0..);
+        entries.filter_map(|(entry, slot)| match entry {
+            Entry::Occupied(connection) => {
+                Some((Key { slot, generation: connection.generation }, connection))
+            }
+            Entry::Vacant(_) => None,
         })
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &Connection)> {
-        self.connections.iter().map(|(slot, connection)| {
-            (Key { slot: slot as u32, generation: connection.generation }, connection)
+        let entries = self.segments.iter().flatten().zip(0..);
+        entries.filter_map(|(entry, slot)| match entry {
+            Entry::Occupied(connection) => {
+                Some((Key { slot, generation: connection.generation }, connection))
+            }
+            Entry::Vacant(_) => None,
         })
     }
 
     pub(super) fn len(&self) -> usize {
-        self.connections.len()
+        self.len
+    }
+
+    #[inline]
+    fn entry_mut(&mut self, slot: u32) -> Option<&mut Entry> {
+        self.segments.get_mut(slot as usize / SEGMENT_LEN)?.get_mut(slot as usize % SEGMENT_LEN)
+    }
+
+    /// Adds a segment, and returns its first slot.
+    #[cold]
+    fn grow(&mut self) -> u32 {
+        let first = (self.segments.len() * SEGMENT_LEN) as u32;
+        let last = first + SEGMENT_LEN as u32 - 1;
+        let next = |slot| (slot < last).then_some(slot + 1);
+        self.segments.push((first..=last).map(|slot| Entry::Vacant(next(slot))).collect());
+        first
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, os::fd::OwnedFd};
+
+    use super::*;
+    use crate::{connection::clock::Tick, protocol::echo::Compression};
+
+    fn insert(table: &mut Table) -> Key {
+        let descriptor = OwnedFd::from(File::open("/dev/null").unwrap());
+        let connection = |generation| {
+            Connection::new(descriptor, generation, Compression::None, Tick::default())
+        };
+        table.insert(connection).0
+    }
+
+    #[test]
+    fn slots_are_used_again_and_keys_are_not() {
+        const COUNT: usize = 2 * SEGMENT_LEN + 1;
+        let mut table = Table::new(COUNT as u32);
+        let keys: Vec<_> = (0..COUNT).map(|_| insert(&mut table)).collect();
+        assert!(table.is_full());
+        assert_eq!(table.iter().map(|(key, _)| key).collect::<Vec<_>>(), keys);
+
+        let removed = [keys[SEGMENT_LEN], keys[0]];
+        for key in removed {
+            assert!(table.remove(key).is_some());
+            assert!(table.get_mut(key).is_none() && table.remove(key).is_none());
+        }
+        assert_eq!((table.len(), table.iter_mut().count()), (COUNT - 2, COUNT - 2));
+        for key in removed.into_iter().rev() {
+            let successor = insert(&mut table);
+            assert_eq!(successor.slot, key.slot);
+            assert!(table.get_mut(key).is_none() && table.get_mut(successor).is_some());
+        }
     }
 }
