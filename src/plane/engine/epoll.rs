@@ -203,8 +203,8 @@ impl Kernel for Epoll {
         let source = Source::Slot { slot, generation };
         self.watch(descriptor, EpollEvent::new(CONNECTION, source.to_bits()))?;
         let at = slot as usize;
-        if at == self.slots.len() {
-            self.slots.push(Slot::EMPTY);
+        if at >= self.slots.len() {
+            self.slots.resize_with(at + 1, || Slot::EMPTY);
         }
         self.slots[at] = Slot { descriptor: descriptor.as_raw_fd(), generation, ..Slot::EMPTY };
         Ok(())

@@ -49,6 +49,8 @@ pub struct Uring {
     // Dropped first. The kernel closes a ring later, but with deferred task running it touches the
     // buffer entries only inside of calls for this ring, of which none comes any more.
     ring: IoUring,
+    /// The flags of every enter.
+    enter_flags: u32,
     /// The descriptor in each slot.
     descriptors: Vec<RawFd>,
     /// The queue that the kernel takes free buffers from: an entry for each, and the tail.
@@ -74,6 +76,7 @@ impl Uring {
     #[expect(unsafe_code, reason = "the kernel is given memory of ours")]
     pub(super) fn new(buffer_count: u16) -> io::Result<Self> {
         let (ring, is_reduced) = build()?;
+        let enter_flags = find_enter_flags(&ring);
         let buffer_entries =
             MmapMut::map_anon(usize::from(buffer_count) * size_of::<BufRingEntry>())?;
         let address = buffer_entries.as_ptr() as u64;
@@ -89,6 +92,7 @@ impl Uring {
         }
         Ok(Self {
             ring,
+            enter_flags,
             descriptors: Vec::new(),
             buffer_entries,
             buffer_count,
@@ -124,6 +128,18 @@ fn build() -> io::Result<(IoUring, bool)> {
         }
     }
     Err(last_error.unwrap_or_else(|| unreachable!("there are sizes to try")))
+}
+
+/// The flags for `io_uring_enter`: to collect what has completed and, where the kernel knows that flag
+/// (Linux 6.15), not to count a wait as one for I/O, since a worker that waits for its clients is idle.
+#[expect(unsafe_code, reason = "the io-uring crate marks every enter so")]
+fn find_enter_flags(ring: &IoUring) -> u32 {
+    const GET_EVENTS: u32 = 1;
+    const NO_IOWAIT: u32 = 1 << 7;
+    let flags = GET_EVENTS | NO_IOWAIT;
+    // SAFETY: nothing is submitted, nothing is waited for, and no signal mask is given.
+    let entered = unsafe { ring.submitter().enter::<libc::sigset_t>(0, 0, flags, None) };
+    if entered.is_ok() { flags } else { GET_EVENTS }
 }
 
 impl Kernel for Uring {
@@ -191,7 +207,6 @@ impl Kernel for Uring {
 
     #[expect(unsafe_code, reason = "the io-uring crate marks every enter so")]
     fn enter(&mut self, completions: &mut Vec<Completion>, mut may_wait: bool) -> io::Result<()> {
-        const GET_EVENTS: u32 = 1;
         completions.append(&mut self.collected);
         may_wait &= completions.is_empty();
         loop {
@@ -202,7 +217,8 @@ impl Kernel for Uring {
             let wanted = mem::take(&mut may_wait).into();
             // SAFETY: no signal mask is given, and `push` made all entries.
             let entered = unsafe {
-                self.ring.submitter().enter::<libc::sigset_t>(entries, wanted, GET_EVENTS, None)
+                let submitter = self.ring.submitter();
+                submitter.enter::<libc::sigset_t>(entries, wanted, self.enter_flags, None)
             };
             self.heed(entered.err())?;
             self.collect(completions);
