@@ -23,7 +23,7 @@ readonly SIGNALS_EVENTFDS=linux-image-6.12.113+deb12-cloud-amd64
 # What a kernel says of its trial becomes $work_dir/KERNEL.log: a package's name, or this machine's.
 readonly HERE=here
 # A trial takes a fraction of it, unless the machine has other things to do.
-readonly TRIAL_WITHIN_SECONDS=900
+readonly TRIAL_WITHIN_SECONDS=1200
 # Kernels share CPUs well: much of a trial is waiting.
 readonly BOOTS_AT_ONCE=2
 

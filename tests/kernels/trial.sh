@@ -21,7 +21,7 @@ failed=0
 # No echo takes so long, unless nothing announced its message and the sweep, once a second, found it.
 readonly LATE_US=200000
 # The tests of a binary, the server and a run of the generator are done well before.
-readonly TESTS_WITHIN_SECONDS=400 READY_WITHIN_SECONDS=30
+readonly TESTS_WITHIN_SECONDS=600 READY_WITHIN_SECONDS=30
 
 ok() {
     passed=$((passed + 1))

@@ -11,6 +11,7 @@ use nix::{
     libc::{self, ENOSYS, EPERM, SYS_io_uring_enter, SYS_io_uring_register, SYS_io_uring_setup},
     sys::signal::Signal,
 };
+use ringecho::plane::engine::{self, Lack};
 use tungstenite::Message;
 
 use crate::{
@@ -43,24 +44,32 @@ fn echo(command: &mut Command) -> (String, String) {
     (line, log)
 }
 
-/// Calls `check` for each of the three calls and for all together, refused in both ways.
-fn each_refusal(check: impl Fn(&[libc::c_long], i32, &str)) {
+/// Calls `check` for each of the three calls and for all together, refused in both ways, with what the
+/// program says of it if it wants the engine, and if it wants the portable path.
+fn each_refusal(check: impl Fn(&[libc::c_long], i32, [&str; 2])) {
+    // Where a ring lacks something, the engine's probe finds that before it enters the ring.
+    let lacks_something = matches!(engine::probe(), Err(Lack::Unknown(_)));
     for errno in [EPERM, ENOSYS] {
         let cause = io::Error::from_raw_os_error(errno);
-        let obstacle = format!("io_uring cannot be used here ({cause}): allow io_uring_setup, ");
+        let forbidden = format!("io_uring cannot be used here ({cause}): allow io_uring_setup, ");
         for calls in [&CALLS[..1], &CALLS[1..2], &CALLS[2..], &CALLS[..]] {
-            check(calls, errno, &obstacle);
+            let engines = if lacks_something && calls == [SYS_io_uring_enter] {
+                "this kernel's io_uring lacks what the engine needs "
+            } else {
+                &*forbidden
+            };
+            check(calls, errno, [engines, &forbidden]);
         }
     }
 }
 
 #[test]
 fn program_without_calls_of_io_uring_says_so_and_echoes_on_epoll() {
-    each_refusal(|calls, errno, obstacle| {
-        for (flags, platform, said) in [
-            (&[][..], "epoll with engine", "; the engine uses epoll\n"),
-            (&["--data-plane=engine"][..], "epoll with engine", "; the engine uses epoll\n"),
-            (&["--data-plane=portable"][..], "epoll", "; using epoll\n"),
+    each_refusal(|calls, errno, [engines, portables]| {
+        for (flags, platform, obstacle, said) in [
+            (&[][..], "epoll with engine", engines, "; the engine uses epoll\n"),
+            (&["--data-plane=engine"], "epoll with engine", engines, "; the engine uses epoll\n"),
+            (&["--data-plane=portable"], "epoll", portables, "; using epoll\n"),
         ] {
             let (line, log) = echo(&mut without(calls, errno, flags));
             assert!(line.ends_with(&format!("/ws (1 worker, {platform})\n")), "{calls:?}: {line}");
@@ -84,13 +93,14 @@ fn program_that_is_told_to_use_epoll_calls_nothing_of_io_uring() {
 
 #[test]
 fn program_that_insists_on_io_uring_is_refused() {
-    each_refusal(|calls, errno, obstacle| {
-        for (flags, flag) in [
-            (&["--driver=io_uring"][..], "--driver io_uring: "),
-            (&["--driver=io_uring", "--data-plane=portable"], "--driver io_uring: "),
+    each_refusal(|calls, errno, [engines, portables]| {
+        for (flags, flag, obstacle) in [
+            (&["--driver=io_uring"][..], "--driver io_uring: ", portables),
+            (&["--driver=io_uring", "--data-plane=portable"], "--driver io_uring: ", portables),
             (
                 &["--driver=io_uring", "--data-plane=engine"],
                 "--data-plane engine with --driver io_uring: ",
+                engines,
             ),
         ] {
             let output = without(calls, errno, flags).output().unwrap();
