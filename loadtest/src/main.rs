@@ -10,12 +10,12 @@ use std::{
 
 use ringecho_loadtest::{
     cli::{
-        Cli, Command, CompareArgs, ConnectionArgs, IdleArgs, MergeArgs, PlanError, RunArgs, STDOUT,
-        SearchArgs,
+        ChurnArgs, Cli, Command, CompareArgs, ConnectionArgs, IdleArgs, MergeArgs, PlanError,
+        RunArgs, STDOUT, SearchArgs,
     },
     drive::threads::ThreadError,
     modes::{
-        compare, idle,
+        churn, compare, idle,
         merge::{MergeError, MergedReport},
         run::{RunError, run},
         search,
@@ -55,6 +55,7 @@ fn main() -> ExitCode {
     let outcome = match cli.command() {
         Command::Run(args) => run_load(&args),
         Command::Idle(args) => hold_idle(&args),
+        Command::Churn(args) => churn_connections(&args),
         Command::Compare(args) => compare_servers(&args),
         Command::Search(args) => search_rate(&args),
         Command::Merge(args) => merge(&args),
@@ -115,7 +116,7 @@ enum Fault {
     #[error(transparent)]
     Run(#[from] RunError),
     #[error(transparent)]
-    Idle(#[from] ThreadError),
+    Thread(#[from] ThreadError),
     #[error(transparent)]
     Merge(#[from] MergeError),
     /// The system refused something else.
@@ -127,7 +128,7 @@ enum Fault {
 fn run_load(args: &RunArgs) -> Result<Ending, Fault> {
     let (baseline, conditions) = (args.baseline()?, args.conditions()?);
     let plan = args.plan()?;
-    let (too_few, interrupted) = prepare(&args.traffic.connections)?;
+    let (too_few, interrupted) = prepare(&args.traffic.connections, 1)?;
     let mut progress = if args.full_screen { Progress::full_screen() } else { Progress::default() };
     let mut report = run(plan, &interrupted, &mut progress)?;
     report.conclude(baseline, &conditions);
@@ -145,7 +146,7 @@ fn run_load(args: &RunArgs) -> Result<Ending, Fault> {
 /// Holds idle connections, and says whether all were there until the end.
 fn hold_idle(args: &IdleArgs) -> Result<Ending, Fault> {
     let plan = args.plan()?;
-    let (too_few, interrupted) = prepare(&args.connections)?;
+    let (too_few, interrupted) = prepare(&args.connections, 1)?;
     let mut report = idle::run(plan, &interrupted, &mut Progress::default())?;
     let doubts = [&*report.warnings, &shortfall::noted()].concat();
     report.warnings = [&*doubts, &too_few].concat();
@@ -154,10 +155,24 @@ fn hold_idle(args: &IdleArgs) -> Result<Ending, Fault> {
     Ok(Ending::of(report.is_success(), &[]))
 }
 
+/// Opens and closes connections over and over, and says whether every cycle went as it should.
+fn churn_connections(args: &ChurnArgs) -> Result<Ending, Fault> {
+    let conditions = args.conditions()?;
+    let plan = args.plan()?;
+    let (too_few, interrupted) = prepare(&args.connections, churn::DESCRIPTORS_EACH)?;
+    let mut report = churn::run(plan, &interrupted, &mut Progress::default())?;
+    report.conclude(&conditions);
+    let doubts = [&*report.warnings, &shortfall::noted()].concat();
+    report.warnings = [&*doubts, &too_few].concat();
+    publish(&report, Some(report.to_string()), args.output.json.as_deref())?;
+    warn(&doubts);
+    Ok(Ending::of(report.is_success(), &report.checks))
+}
+
 /// Compares two servers, and says whether every message was echoed correctly.
 fn compare_servers(args: &CompareArgs) -> Result<Ending, Fault> {
     let plan = args.plan()?;
-    let (too_few, interrupted) = prepare(&args.traffic.connections)?;
+    let (too_few, interrupted) = prepare(&args.traffic.connections, 1)?;
     let mut report = compare::run(&plan, &interrupted, &mut Progress::default())?;
     let lacking = shortfall::noted();
     report.each_run.warnings = [&*too_few, &lacking].concat();
@@ -170,7 +185,7 @@ fn compare_servers(args: &CompareArgs) -> Result<Ending, Fault> {
 /// Searches the highest rate under a target, and says whether it was found.
 fn search_rate(args: &SearchArgs) -> Result<Ending, Fault> {
     let plan = args.plan()?;
-    let (too_few, interrupted) = prepare(&args.connections)?;
+    let (too_few, interrupted) = prepare(&args.connections, 1)?;
     let mut report = search::run(&plan, &interrupted, &mut Progress::default())?;
     let lacking = shortfall::noted();
     report.each_run.warnings = [&*too_few, &lacking].concat();
@@ -190,10 +205,13 @@ fn merge(args: &MergeArgs) -> Result<Ending, Fault> {
     Ok(Ending::of(report.is_success(), &[]))
 }
 
-/// Prepares the process for connections: says what it has too little of, and returns that with the
+/// Prepares the process for connections with up to so many descriptors each: says what it has too little of, and returns that with the
 /// flag that says that somebody wants it to end.
-fn prepare(connections: &ConnectionArgs) -> Result<(Vec<Warning>, Arc<AtomicBool>), Fault> {
-    let too_few = connections.prepare_process();
+fn prepare(
+    connections: &ConnectionArgs,
+    descriptors_each: usize,
+) -> Result<(Vec<Warning>, Arc<AtomicBool>), Fault> {
+    let too_few = connections.prepare_process(descriptors_each);
     warn(&too_few);
     Ok((too_few, interrupt_flag()?))
 }

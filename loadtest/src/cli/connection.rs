@@ -159,20 +159,24 @@ impl ConnectionArgs {
         ThreadPlan { count: count.min(self.connections), cpus }
     }
 
-    /// Prepares the process for so many connections, and warns where that is not possible.
-    pub fn prepare_process(&self) -> Vec<Warning> {
+    /// Prepares the process for so many connections, each of which takes up to `descriptors_each`
+    /// descriptors, and warns where that is not possible.
+    pub fn prepare_process(&self, descriptors_each: usize) -> Vec<Warning> {
         let ports = fs::read_to_string(LOCAL_PORT_RANGE).ok();
         let ports = ports.and_then(|range| count_ports(&range)).unwrap_or(usize::MAX);
-        [self.too_few_descriptors(), self.too_few_ports(ports)].into_iter().flatten().collect()
+        [self.too_few_descriptors(descriptors_each), self.too_few_ports(ports)]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 
-    fn too_few_descriptors(&self) -> Option<Warning> {
+    fn too_few_descriptors(&self, each: usize) -> Option<Warning> {
         let Self { connections, .. } = self;
         // A socket that monoio has not made has a second descriptor while it connects.
         let twice = self.source.is_some() || self.unix_socket.is_some();
         let connecting = if twice { OPENING_MAX } else { 0 };
         let of_threads = self.threads(false).count * (DESCRIPTORS_PER_THREAD + connecting);
-        let needed = (*connections + of_threads + DESCRIPTORS_BESIDE) as u64;
+        let needed = (*connections * each + of_threads + DESCRIPTORS_BESIDE) as u64;
         let limit = raise_limit(needed).ok()?;
         (limit < needed).then(|| {
             let text = format!(

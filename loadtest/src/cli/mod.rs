@@ -5,16 +5,19 @@
 //! flags that several share are structs that these flatten.
 
 mod check;
+mod churn;
 mod compare;
 mod connection;
 mod idle;
 mod load;
 mod merge;
 mod output;
+mod payload;
 mod run;
 mod search;
 mod traffic;
 mod values;
+mod window;
 
 use std::{env, net::IpAddr, path::PathBuf};
 
@@ -27,16 +30,19 @@ use thiserror::Error;
 
 pub use self::{
     check::CheckArgs,
+    churn::ChurnArgs,
     compare::CompareArgs,
     connection::ConnectionArgs,
     idle::IdleArgs,
     load::LoadArgs,
     merge::MergeArgs,
     output::{HistogramArgs, OutputArgs, RecordingArgs},
+    payload::PayloadArgs,
     run::RunArgs,
     search::SearchArgs,
     traffic::TrafficArgs,
     values::{AddressList, STDOUT},
+    window::WindowArgs,
 };
 use crate::{
     payload::files::PayloadFilesError,
@@ -83,6 +89,16 @@ pub enum Command {
     /// Reports how long opening took, why connections failed, and how much memory the server uses
     /// for each. The exit code is 0 if all were opened and still there, 1 if not.
     Idle(Box<IdleArgs>),
+
+    /// Opens connections, has messages echoed and closes again, over and over: what a cycle takes
+    ///
+    /// A cycle is connecting (and TLS), the opening handshake, --messages messages, each echoed and
+    /// verified before the next is sent, and the closing handshake or, with --close abort, a reset.
+    /// --connections cycles are under way at a time. With --rate they begin at planned instants,
+    /// and latencies count from these. The exit code is 0 if every cycle went as it should, 1 if
+    /// not, 2 if a flag is wrong, and 3, whatever else, if a condition of --fail-if holds; 130 after
+    /// a second Ctrl-C.
+    Churn(Box<ChurnArgs>),
 
     /// Finds the highest rate that a server sustains under a target such as --slo 'p99<2ms'
     ///
@@ -212,6 +228,16 @@ pub enum PlanError {
         source_address: IpAddr,
         /// The server's address.
         target: IpAddr,
+    },
+    /// A reset of what knows none.
+    #[error(
+        "invalid value 'abort' for '--close <HOW>': a Unix socket (--unix-socket {}) is never \
+         reset; expected handshake",
+        path.display()
+    )]
+    AbortOfUnixSocket {
+        /// The socket.
+        path: PathBuf,
     },
     /// The files with payloads.
     #[error("invalid value '{}' for '--payload-from <FILE>': {cause}", path.display())]

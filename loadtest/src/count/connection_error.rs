@@ -1,6 +1,6 @@
 //! Why a connection could not be opened, or ended before its time.
 
-use std::io;
+use std::{io, time::Duration};
 
 use thiserror::Error;
 
@@ -20,6 +20,12 @@ pub(crate) enum ConnectionError {
     EndOfStream,
     #[error("the connection broke: {0}")]
     Broken(io::Error),
+    #[error("no echo came within {0:?}")]
+    EchoMissing(Duration),
+    #[error("no Close frame came within {0:?} of ours")]
+    CloseMissing(Duration),
+    #[error("the server did not end TCP within {0:?} of its Close frame")]
+    EndMissing(Duration),
 }
 
 fn describe_code(code: Option<u16>) -> String {
@@ -38,6 +44,9 @@ impl ConnectionError {
                 ErrorKind::Timeout
             }
             Self::Violation(_) => ErrorKind::Protocol,
+            Self::EchoMissing(_) | Self::CloseMissing(_) | Self::EndMissing(_) => {
+                ErrorKind::Missing
+            }
             Self::ClosedWith(_) | Self::EndOfStream | Self::Broken(_) => ErrorKind::Closed,
         }
     }

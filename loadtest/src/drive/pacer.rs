@@ -13,7 +13,7 @@ use crate::plan::Wait;
 
 /// The shortest sleep. Messages that become due within it are sent together, and other tasks get
 /// their turn in between. At 50,000 messages a second, 20 us took twice as much time in user space.
-const SLEEP_MIN: Duration = Duration::from_micros(50);
+pub(crate) const SLEEP_MIN: Duration = Duration::from_micros(50);
 
 /// How often is looked whether the schedule is known.
 const SCHEDULE_INTERVAL: Duration = Duration::from_millis(1);
@@ -86,7 +86,7 @@ impl Pause {
 }
 
 /// The error of a descriptor that a pause needs, with what mends it.
-fn explained(error: &io::Error) -> io::Error {
+pub(crate) fn explained(error: &io::Error) -> io::Error {
     let text = format!(
         "what --rate waits with is refused ({error}); allow eventfd2, timerfd_create and \
          timerfd_settime in the container's seccomp profile"

@@ -70,9 +70,22 @@ pub enum Load {
 }
 
 impl Load {
+    /// Whether there are planned instants.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self, Self::Open(_))
+    }
+
     /// Whether threads that wait so look for what has happened all the time.
     pub(crate) fn polls(&self, wait: Wait) -> bool {
-        wait == Wait::Poll && matches!(self, Self::Open(_))
+        wait == Wait::Poll && self.is_open()
+    }
+
+    /// How long after its window is known it begins.
+    pub(crate) fn lead(&self) -> Duration {
+        match self {
+            Self::Closed => Duration::ZERO,
+            Self::Open(_) => OPEN_LOOP_LEAD,
+        }
     }
 }
 
@@ -89,9 +102,7 @@ pub enum Wait {
 impl Plan {
     /// The connections of thread number `thread`, spread evenly.
     pub fn connections_of(&self, thread: usize) -> usize {
-        let threads = self.threads.count;
-        let extra = usize::from(thread < self.connections % threads);
-        self.connections / threads + extra
+        self.threads.share_of(thread, self.connections)
     }
 
     /// Whether threads look for what has happened all the time.
@@ -101,10 +112,7 @@ impl Plan {
 
     /// How long after its window is known the load begins.
     pub fn lead(&self) -> Duration {
-        match self.load {
-            Load::Closed => Duration::ZERO,
-            Load::Open(_) => OPEN_LOOP_LEAD,
-        }
+        self.load.lead()
     }
 
     /// The number of connection `index` of thread number `thread`, unique in the run. Planned

@@ -14,6 +14,8 @@ use std::{fmt, ops::RangeInclusive, str::FromStr, time::Duration};
 
 use thiserror::Error;
 
+use super::schedule::Schedule;
+
 /// Messages a second over all connections.
 const MESSAGES_PER_SECOND: RangeInclusive<f64> = 1.0..=1e8;
 
@@ -45,7 +47,7 @@ struct Step {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RateError {
     /// One of the numbers.
-    #[error("{0:?} is no rate: expected messages/s from 1 to 100M, such as 500, 50k or 1.5M")]
+    #[error("{0:?} is no rate: expected 1 to 100M a second, such as 500, 50k or 1.5M")]
     Number(String),
     /// The time behind "over".
     #[error("{0:?} is no time for a rate: expected a duration from 10ms to 1day")]
@@ -189,6 +191,13 @@ impl Arrivals {
             number -= 1;
         }
         number
+    }
+
+    /// How many messages are planned in the measured window of `schedule`.
+    pub(crate) fn planned_within(&self, schedule: &Schedule) -> u64 {
+        let origin = schedule.origin().unwrap_or(u64::MAX);
+        let before = |instant: u64| self.planned_before(instant.saturating_sub(origin));
+        before(schedule.end()).saturating_sub(before(schedule.begin()))
     }
 }
 

@@ -10,6 +10,12 @@ pub struct ThreadPlan {
 }
 
 impl ThreadPlan {
+    /// How many of `connections` thread number `thread` has, where they are spread evenly.
+    pub(crate) fn share_of(&self, thread: usize, connections: usize) -> usize {
+        let extra = usize::from(thread < connections % self.count);
+        connections / self.count + extra
+    }
+
     /// The CPU of thread number `thread`, if threads are pinned.
     pub(crate) fn cpu_of(&self, thread: usize) -> Option<usize> {
         self.cpus.get(thread % self.cpus.len().max(1)).copied()

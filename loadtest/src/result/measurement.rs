@@ -66,6 +66,14 @@ impl Measurement {
                 self.server.and_then(|server| Some(server.cpu_us_per_message?.total))
             }
             Metric::Errors => Some(self.errors.total as f64),
+            // A run has no cycles.
+            Metric::CyclesPerSecond
+            | Metric::ServerCpuPerCycle
+            | Metric::HandshakeP50
+            | Metric::HandshakeP90
+            | Metric::HandshakeP99
+            | Metric::HandshakeP99_9
+            | Metric::HandshakeMax => None,
         }
     }
 

@@ -8,7 +8,7 @@ use thiserror::Error;
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Received {
     /// Bytes of the chunk that were consumed: all of them, unless there is an `irregularity` or an
-    /// `end`.
+    /// `end`. A Close frame is consumed, what violates the protocol is not.
     pub(crate) consumed: usize,
     /// Messages whose echo was completed, correct and in order.
     pub(crate) echoes: usize,
@@ -45,6 +45,9 @@ pub(crate) enum Violation {
     /// A Close frame whose payload is no code and reason (RFC 6455 §5.5.1).
     #[error("the server sent a Close frame that is malformed: {0}")]
     CloseMalformed(ProtocolError),
+    /// Anything behind a Close frame (RFC 6455 §5.5.1).
+    #[error("the server sent something after its Close frame")]
+    AfterClose,
     #[error("{0}")]
     Protocol(#[from] ProtocolError),
 }

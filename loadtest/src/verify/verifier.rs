@@ -76,7 +76,7 @@ impl Verifier {
     ) -> Received {
         let mut received = Received::default();
         let mut rest = chunk;
-        while !rest.is_empty() && received.irregularity.is_none() {
+        while !rest.is_empty() && received.irregularity.is_none() && received.end.is_none() {
             let in_flight = in_flight - received.echoes;
             match self.consume_part(rest, in_flight, payloads, &mut received) {
                 Ok(behind) => rest = behind,
@@ -128,7 +128,7 @@ impl Verifier {
             Phase::Control { len, .. } => {
                 let (payload, behind) = rest.split_at((len - self.held.len()).min(rest.len()));
                 self.held.extend_from_slice(payload);
-                self.end_control_frame(received)?;
+                self.end_control_frame(received);
                 Ok(behind)
             }
         }
@@ -203,7 +203,8 @@ impl Verifier {
                 let len = header.payload_len.min(CONTROL_PAYLOAD_LEN_MAX) as usize;
                 let (opcode, masking_key) = (header.opcode, header.masking_key);
                 self.phase = Phase::Control { opcode, len, masking_key };
-                return self.end_control_frame(received);
+                self.end_control_frame(received);
+                return Ok(());
             }
             (OpCode::Continuation, false) => {
                 return Err(ProtocolError::ContinuationUnexpected.into());
@@ -239,12 +240,12 @@ impl Verifier {
 
     /// Acts on a control frame, if its payload is there.
     #[cold]
-    fn end_control_frame(&mut self, received: &mut Received) -> Result<(), StreamEnd> {
+    fn end_control_frame(&mut self, received: &mut Received) {
         let Phase::Control { opcode, len, masking_key } = self.phase else {
-            return Ok(());
+            return;
         };
         if self.held.len() < len {
-            return Ok(());
+            return;
         }
         self.phase = Phase::FrameHeader;
         let mut payload = std::mem::take(&mut self.held);
@@ -253,10 +254,9 @@ impl Verifier {
         }
         match opcode {
             OpCode::Ping => received.ping = Some(payload),
-            OpCode::Close => return Err(judge_close(&payload)),
+            OpCode::Close => received.end = Some(judge_close(&payload)),
             _ => received.pong = Some(payload),
         }
-        Ok(())
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
     refusal::Refusal,
     request::{Field, Request, Subprotocol},
     stream,
-    stream::{Endpoint, Sources, Stream},
+    stream::{Endpoint, SocketClosing, Sources, Stream},
     target::Target,
     tls::Tls,
 };
@@ -52,6 +52,8 @@ pub struct Connector {
     tls: Option<Tls>,
     request: Request,
     limits: Limits,
+    /// What closing a socket does.
+    closing: SocketClosing,
 }
 
 impl Connector {
@@ -72,6 +74,7 @@ impl Connector {
             tls,
             request: Request::new(target, fields, subprotocols, origin.as_ref()),
             limits,
+            closing: SocketClosing::InOrder,
         }
     }
 
@@ -79,6 +82,12 @@ impl Connector {
     #[must_use]
     pub fn offering_compression(self, compression: bool) -> Self {
         Self { request: self.request.offering_compression(compression), ..self }
+    }
+
+    /// The same, with sockets that are reset when they are closed. Unix sockets know no reset.
+    #[must_use]
+    pub fn resetting(self) -> Self {
+        Self { closing: SocketClosing::Reset, ..self }
     }
 
     /// Where connections go to.
@@ -119,7 +128,7 @@ impl Connector {
     }
 
     async fn connect(&self) -> Result<Stream, OpeningError> {
-        let halves = stream::connect(&self.endpoint, &self.sources);
+        let halves = stream::connect(&self.endpoint, &self.sources, self.closing);
         let (read_half, write_half) = halves.await.map_err(OpeningError::Connect)?;
         let Some(tls) = &self.tls else {
             return Ok(Stream::Plain(read_half, write_half));

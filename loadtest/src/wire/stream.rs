@@ -40,6 +40,16 @@ pub enum Endpoint {
     Unix(PathBuf),
 }
 
+/// What closing a socket does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SocketClosing {
+    /// TCP ends its side of the connection. The local port stays taken for a minute (`TIME_WAIT`),
+    /// unless the peer has ended its side before.
+    InOrder,
+    /// TCP resets the connection, and the local port is free at once.
+    Reset,
+}
+
 /// Addresses that sockets connect from, in turn.
 #[derive(Debug)]
 pub struct Sources {
@@ -63,9 +73,10 @@ impl Sources {
 pub(crate) async fn connect(
     endpoint: &Endpoint,
     sources: &Sources,
+    closing: SocketClosing,
 ) -> io::Result<(OwnedReadHalf<TcpStream>, OwnedWriteHalf<TcpStream>)> {
     let stream = match endpoint {
-        Endpoint::Tcp(address) => connect_tcp(*address, sources.next()).await?,
+        Endpoint::Tcp(address) => connect_tcp(*address, sources.next(), closing).await?,
         Endpoint::Unix(path) => {
             let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
             connect_socket(&socket, &SockAddr::unix(path)?).await?
@@ -74,18 +85,26 @@ pub(crate) async fn connect(
     Ok(stream.into_split())
 }
 
-async fn connect_tcp(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
-    let stream = match source {
-        None => TcpStream::connect_addr(address).await?,
-        Some(source) => {
-            let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+async fn connect_tcp(
+    address: SocketAddr,
+    source: Option<IpAddr>,
+    closing: SocketClosing,
+) -> io::Result<TcpStream> {
+    let stream = if source.is_none() && closing == SocketClosing::InOrder {
+        TcpStream::connect_addr(address).await?
+    } else {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        if closing == SocketClosing::Reset {
+            socket.set_linger(Some(Duration::ZERO))?;
+        }
+        if let Some(source) = source {
             // Otherwise the kernel would choose the port now, when it does not know yet where the
             // connection goes to, and run out of them after 28,000 connections to all addresses.
             let set = setsockopt(&socket, IpBindAddressNoPort, &true).map_err(io::Error::from);
             done_without("IP_BIND_ADDRESS_NO_PORT", "--source may run out of local ports", set);
             socket.bind(&SocketAddr::new(source, 0).into())?;
-            connect_socket(&socket, &address.into()).await?
         }
+        connect_socket(&socket, &address.into()).await?
     };
     // Without it the kernel would hold back small writes while others are unacknowledged.
     done_without("TCP_NODELAY", "small messages may wait for others", stream.set_nodelay(true));

@@ -76,7 +76,7 @@ fn a_message_that_idle_connections_cannot_send_at_once_is_refused() {
 
 #[test]
 fn rates_that_cannot_be_planned_are_refused() {
-    let number = "is no rate: expected messages/s from 1 to 100M, such as 500, 50k or 1.5M";
+    let number = "is no rate: expected 1 to 100M a second, such as 500, 50k or 1.5M";
     for (rate, reason) in [
         ("0", format!("\"0\" {number}")),
         ("1k..fast", format!("\"fast\" {number}")),
@@ -189,6 +189,50 @@ fn a_value_that_should_have_been_quoted_is_pointed_out() {
          '10k..100k over 60s'",
     );
     assert_refused(&format!("{URL} idle"), "the subcommand 'idle' cannot be used with '<URL>'");
+}
+
+#[test]
+fn a_churn_that_cannot_be_is_refused() {
+    for (arguments, message) in [
+        (
+            "--messages many",
+            "invalid value 'many' for '--messages <N>': expected a number from 0 to 1,000,000",
+        ),
+        (
+            "--answer-timeout 2h",
+            "invalid value '2h' for '--answer-timeout <TIME>': expected a duration from 1ms to 1h",
+        ),
+        ("--close slowly", "invalid value 'slowly' for '--close <HOW>'"),
+        (
+            "--close abort --unix-socket /run/echo",
+            "invalid value 'abort' for '--close <HOW>': a Unix socket (--unix-socket /run/echo) is \
+             never reset; expected handshake",
+        ),
+        (
+            "--rate 0",
+            "invalid value '0' for '--rate <RATE>': \"0\" is no rate: expected 1 to 100M a second, \
+             such as 500, 50k or 1.5M",
+        ),
+        (
+            "--fail-if server_cpu_per_cycle>1ms",
+            "invalid value 'server_cpu_per_cycle>1ms' for '--fail-if <CONDITION>': that needs \
+             --server-pid",
+        ),
+        (
+            "--fail-if messages_per_second<1",
+            "invalid value 'messages_per_second<1' for '--fail-if <CONDITION>': \
+             \"messages_per_second\" is no metric that can be bounded here; expected \
+             cycles_per_second, p50, p90, p99, p99.9, p99.99, max, mean, handshake.p50, \
+             handshake.p90, handshake.p99, handshake.p99.9, handshake.max, server_cpu_per_cycle, \
+             errors",
+        ),
+    ] {
+        assert_refused(&format!("churn {URL} {arguments}"), message);
+    }
+    let output = program(&format!("churn {URL} --wait sleep")).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr.contains("--rate <RATE>"), "{stderr}");
 }
 
 #[test]

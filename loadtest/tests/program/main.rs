@@ -4,6 +4,7 @@
 //! No test measures time. Runs are as short as they can be for a message to be echoed in them on a
 //! busy machine; the faults of lying servers happen at the first messages.
 
+mod churn;
 mod comparing;
 mod compression;
 mod ending;

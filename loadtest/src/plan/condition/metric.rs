@@ -34,6 +34,20 @@ pub enum Metric {
     ServerCpuPerMessage,
     /// Everything that went wrong.
     Errors,
+    /// Correct cycles of a churn, whose latencies are those above.
+    CyclesPerSecond,
+    /// CPU time of the server.
+    ServerCpuPerCycle,
+    /// Time to the end of the opening handshake that half of the cycles stay within, and so on.
+    HandshakeP50,
+    /// 90 %
+    HandshakeP90,
+    /// 99 %
+    HandshakeP99,
+    /// 99.9 %
+    HandshakeP99_9,
+    /// The longest.
+    HandshakeMax,
 }
 
 /// What a metric's values are.
@@ -41,7 +55,7 @@ pub enum Metric {
 pub(super) enum Unit {
     /// Times, in microseconds.
     Time,
-    /// Messages a second.
+    /// Messages, or cycles, a second.
     Rate,
     /// Whole numbers.
     Count,
@@ -50,7 +64,7 @@ pub(super) enum Unit {
 }
 
 impl Metric {
-    /// Everything that is measured.
+    /// Everything that is measured of messages.
     pub(crate) const ALL: [Self; 10] = [
         Self::MessagesPerSecond,
         Self::P50,
@@ -61,6 +75,25 @@ impl Metric {
         Self::Max,
         Self::Mean,
         Self::ServerCpuPerMessage,
+        Self::Errors,
+    ];
+
+    /// Everything that is measured of cycles.
+    pub(crate) const OF_CYCLES: [Self; 15] = [
+        Self::CyclesPerSecond,
+        Self::P50,
+        Self::P90,
+        Self::P99,
+        Self::P99_9,
+        Self::P99_99,
+        Self::Max,
+        Self::Mean,
+        Self::HandshakeP50,
+        Self::HandshakeP90,
+        Self::HandshakeP99,
+        Self::HandshakeP99_9,
+        Self::HandshakeMax,
+        Self::ServerCpuPerCycle,
         Self::Errors,
     ];
 
@@ -77,13 +110,20 @@ impl Metric {
             Self::MessagesPerSecond => "messages_per_second",
             Self::ServerCpuPerMessage => "server_cpu_per_message",
             Self::Errors => "errors",
+            Self::CyclesPerSecond => "cycles_per_second",
+            Self::ServerCpuPerCycle => "server_cpu_per_cycle",
+            Self::HandshakeP50 => "handshake.p50",
+            Self::HandshakeP90 => "handshake.p90",
+            Self::HandshakeP99 => "handshake.p99",
+            Self::HandshakeP99_9 => "handshake.p99.9",
+            Self::HandshakeMax => "handshake.max",
         }
     }
 
     pub(super) fn unit(self) -> Unit {
         match self {
             Self::Errors => Unit::Count,
-            Self::MessagesPerSecond => Unit::Rate,
+            Self::MessagesPerSecond | Self::CyclesPerSecond => Unit::Rate,
             _ => Unit::Time,
         }
     }
@@ -118,7 +158,7 @@ impl Unit {
     pub(super) fn expected(self) -> &'static str {
         match self {
             Self::Time => "a time such as 500us, 1.5ms or 2s",
-            Self::Rate => "messages/s from 1 to 100M, such as 500, 50k or 1.5M",
+            Self::Rate => "1 to 100M a second, such as 500, 50k or 1.5M",
             Self::Ratio => "a number such as 1.1",
             Self::Count => "a whole number",
         }

@@ -105,6 +105,11 @@ impl Condition {
         Self::parse(text, &allowed)
     }
 
+    /// Parses a failure of a churn: a bound on a metric of cycles, from either side.
+    pub fn failure_of_cycles(text: &str) -> Result<Self, ConditionError> {
+        Self::parse(text, &Metric::OF_CYCLES.map(Subject::value_of))
+    }
+
     fn parse(text: &str, allowed: &[Subject]) -> Result<Self, ConditionError> {
         let at = text.find(['<', '>']).ok_or(ConditionError::Relation)?;
         let (name, value) = (text[..at].trim(), text[at + 1..].trim());
@@ -175,7 +180,7 @@ mod tests {
             ("ratio.p99>5ms", "\"5ms\" is no value of ratio.p99; expected a number such as 1.1"),
             (
                 "messages_per_second<fast",
-                "\"fast\" is no value of messages_per_second; expected messages/s from 1 to 100M, \
+                "\"fast\" is no value of messages_per_second; expected 1 to 100M a second, \
                  such as 500, 50k or 1.5M",
             ),
         ] {

@@ -21,7 +21,7 @@ use crate::{
 const BUSY_MAX: f64 = 0.95;
 
 /// Send lag above this part of latency, at p99, tells more of the generator than of the server.
-const SEND_LAG_MAX: f64 = 0.1;
+pub(crate) const SEND_LAG_MAX: f64 = 0.1;
 
 /// A load that starts later than this is not together with others.
 const LATE_MAX: Duration = Duration::from_millis(100);
@@ -121,8 +121,8 @@ impl Report {
     }
 }
 
-/// A thread that polls is always busy. It had no time left only if it hardly ever polled in vain.
-fn generator_saturated(
+/// A thread of the generator had no time left. One that polls is always busy: it had no time left only if it hardly ever polled in vain.
+pub(crate) fn generator_saturated(
     generator: &[BusyThread],
     polled_in_vain: Option<&[f64]>,
 ) -> Option<Warning> {
@@ -140,7 +140,8 @@ fn generator_saturated(
     })
 }
 
-fn shared_cpus(generator: &[BusyThread], server: &[BusyThread]) -> Option<Warning> {
+/// Busy threads of both have run on the same CPUs.
+pub(crate) fn shared_cpus(generator: &[BusyThread], server: &[BusyThread]) -> Option<Warning> {
     let cpus = contended_cpus(generator, server);
     (!cpus.is_empty()).then(|| {
         let text = format!(

@@ -14,9 +14,12 @@ use humantime::format_rfc3339_millis;
 use serde::Serialize;
 use serde_json::json;
 
-pub(crate) use self::provenance::VERSION;
 pub use self::{
     connections::Connections, each_run::EachRun, open_loop::OpenLoopReport, provenance::Provenance,
+};
+pub(crate) use self::{
+    doubts::{SEND_LAG_MAX, generator_saturated, shared_cpus},
+    provenance::VERSION,
 };
 use crate::{
     count::{

@@ -41,12 +41,7 @@ impl OpenLoopReport {
             return None;
         };
         let arrivals = Arrivals::new(rate, plan.warmup, plan.duration);
-        let planned_before = |instant: u64| {
-            let origin = schedule.origin().unwrap_or(u64::MAX);
-            arrivals.planned_before(instant.saturating_sub(origin))
-        };
-        let planned =
-            planned_before(schedule.end()).saturating_sub(planned_before(schedule.begin()));
+        let planned = arrivals.planned_within(schedule);
         Some(Self {
             rate: rate.to_string(),
             wait: plan.wait,

@@ -1,0 +1,52 @@
+//! What is to be done with connections that come and go.
+
+use std::{sync::Arc, time::Duration};
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::{
+    payload::PayloadPlan,
+    plan::{Load, Wait, threads::ThreadPlan},
+    wire::connector::Connector,
+};
+
+/// Everything that has to be known about a churn; validated by the command line.
+#[derive(Clone, Debug)]
+pub struct ChurnPlan {
+    /// Opens the connections; it resets what is closed, if cycles [end so](Closing::Abort).
+    pub connector: Arc<Connector>,
+    /// Cycles under way at a time over all threads, at least 1; in an open loop at most.
+    pub connections: usize,
+    /// When cycles begin.
+    pub load: Load,
+    /// What the threads of an open loop do until something happens.
+    pub wait: Wait,
+    /// Messages of each cycle, one after the other.
+    pub messages: usize,
+    /// What is in the messages.
+    pub payload: PayloadPlan,
+    /// How a cycle ends.
+    pub closing: Closing,
+    /// How long an echo, the server's Close frame and its end of TCP are waited for, each.
+    pub answer_timeout: Duration,
+    /// How long the load runs before the measured window.
+    pub warmup: Duration,
+    /// The measured window.
+    pub duration: Duration,
+    /// The threads that the cycles are spread over.
+    pub threads: ThreadPlan,
+    /// The server's process, if its CPU time and memory are to be measured.
+    pub server_pid: Option<u32>,
+}
+
+/// How a cycle ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Closing {
+    /// A Close frame with 1000, the server's Close frame, and the server's end of TCP: whoever
+    /// ends TCP first keeps the port, so it is the server.
+    Handshake,
+    /// A reset of TCP after the last echo.
+    Abort,
+}

@@ -1,0 +1,416 @@
+//! The result: for people ([`Display`](fmt::Display)) and for programs (JSON, whose shape
+//! `loadtest/churn.schema.json` describes).
+
+#![expect(clippy::cast_precision_loss, reason = "counts stay below 2^52")]
+
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
+
+use humantime::format_rfc3339_millis;
+use ringecho::host::cpu_list;
+use serde::Serialize;
+
+use super::{
+    plan::{ChurnPlan, Closing},
+    thread_state::ThreadTally,
+};
+use crate::{
+    count::{
+        errors::{Cause, ErrorCounts, WrongEchoCounts},
+        latency_report::LatencyReport,
+        window_usage::{UsedInWindow, WindowUsage},
+    },
+    payload::PayloadKind,
+    plan::{
+        Load, Wait,
+        condition::{Condition, metric::Metric},
+        rate::Arrivals,
+        schedule::Schedule,
+    },
+    result::{
+        check::Check,
+        host::Host,
+        report::{Provenance, SEND_LAG_MAX, generator_saturated, shared_cpus},
+        usage::{CpuReport, UsageReport},
+    },
+    text::{
+        numbers::{bytes, counted, grouped, per_second, rate, rounded},
+        warning::{Warning, WarningCode},
+    },
+};
+
+/// The result of connections that come and go.
+#[derive(Clone, Debug, Serialize)]
+pub struct ChurnReport {
+    /// What it was measured with, and on whom.
+    #[serde(flatten)]
+    pub provenance: Provenance,
+    /// Cycles under way at a time; in an open loop at most.
+    pub connections: usize,
+    /// Messages of each cycle.
+    pub messages_per_cycle: usize,
+    /// How a cycle ends.
+    pub close: Closing,
+    /// What was planned, and how well it was kept; `None` in a closed loop.
+    pub open_loop: Option<PlannedCycles>,
+    /// What is in the messages, in words.
+    pub payload: String,
+    /// Bytes of payload of each message, on average.
+    pub payload_bytes: usize,
+    /// Whether the messages were texts.
+    pub text: bool,
+    /// Load before the measured window.
+    pub warmup_seconds: f64,
+    /// Length of the measured window; shorter than planned if it ended early.
+    pub duration_seconds: f64,
+    /// Whether somebody ended it early.
+    pub interrupted: bool,
+    /// Correct cycles that ended in the measured window.
+    pub cycles: u64,
+    /// Correct cycles in all, warm-up included.
+    pub cycles_total: u64,
+    /// `cycles`, for each second.
+    pub cycles_per_second: f64,
+    /// Times to the end of the opening handshake, of cycles that were to begin in the measured
+    /// window: from the planned instant, which in a closed loop is that of the beginning; `None` if
+    /// no connection was opened.
+    pub handshake_us: Option<LatencyReport>,
+    /// Times from the same instants to the end of the cycle, of correct ones.
+    pub cycle_us: Option<LatencyReport>,
+    /// Errors in all, warm-up included: at most one for each cycle.
+    pub errors: ErrorCounts,
+    /// What was wrong with the messages that these count as wrong.
+    pub wrong_echoes: WrongEchoCounts,
+    /// Why errors happened: the most frequent causes.
+    pub causes: Vec<Cause>,
+    /// What the generator used in the measured window.
+    pub generator: Option<CycleUsage>,
+    /// What the server used in the measured window, if its process was named.
+    pub server: Option<CycleUsage>,
+    /// When the measured window began, in RFC 3339.
+    pub began: String,
+    /// The machine of the generator.
+    pub host: Host,
+    /// What somebody should know who is about to believe the numbers.
+    pub warnings: Vec<Warning>,
+    /// What must not be.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<Check>,
+}
+
+/// How well an open loop kept to its plan, in the measured window.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlannedCycles {
+    /// As it was asked for.
+    pub rate: String,
+    /// How the threads waited.
+    pub wait: Wait,
+    /// Threads, on average, that polled and found nothing to do; `None` if they slept.
+    pub polled_in_vain: Option<f64>,
+    /// Cycles planned.
+    pub planned: u64,
+    /// Planned cycles that never were begun: as many as allowed were under way all the time.
+    pub unbegun: u64,
+    /// From the planned instant to the beginning; `None` if none was begun.
+    pub begin_lag_us: Option<LatencyReport>,
+}
+
+/// What a process used in the measured window.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct CycleUsage {
+    /// The process.
+    pub pid: u32,
+    /// CPU time for each correct cycle, in microseconds; `None` if there was none.
+    pub cpu_us_per_cycle: Option<CpuReport>,
+    /// CPU time for each second: 1.0 is one CPU that never rests.
+    pub cpus_busy: f64,
+    /// Memory at the end of the window.
+    pub resident_bytes: u64,
+    /// The most memory since the process started.
+    pub resident_peak_bytes: u64,
+}
+
+impl ChurnReport {
+    pub(super) fn new(
+        plan: &ChurnPlan,
+        tally: &ThreadTally,
+        schedule: &Schedule,
+        interrupted: bool,
+        window: &WindowUsage,
+    ) -> Self {
+        let measured = schedule.measured();
+        let cycles = tally.cycles_measured;
+        let usage = |used: &Option<UsedInWindow>| {
+            used.as_ref().map(|used| UsageReport::new(used, measured, cycles).into())
+        };
+        let since_began = Duration::from_nanos(schedule.now().saturating_sub(schedule.begin()));
+        let mut report = Self {
+            provenance: Provenance::new(&plan.connector, &plan.threads),
+            connections: plan.connections,
+            messages_per_cycle: plan.messages,
+            close: plan.closing,
+            open_loop: PlannedCycles::new(plan, tally, schedule, window),
+            payload: plan.payload.source.to_string(),
+            payload_bytes: plan.payload.source.len_mean(),
+            text: plan.payload.kind == PayloadKind::Text,
+            warmup_seconds: plan.warmup.as_secs_f64(),
+            duration_seconds: measured.as_secs_f64(),
+            interrupted,
+            cycles,
+            cycles_total: tally.cycles,
+            cycles_per_second: rounded(per_second(cycles as f64, measured)),
+            handshake_us: LatencyReport::new(&tally.handshake),
+            cycle_us: LatencyReport::new(&tally.cycle),
+            errors: tally.connections.errors,
+            wrong_echoes: tally.connections.wrong_echoes,
+            causes: tally.connections.causes(),
+            generator: usage(&window.generator),
+            server: usage(&window.server),
+            began: format_rfc3339_millis(SystemTime::now() - since_began).to_string(),
+            host: Host::read(),
+            warnings: Vec::new(),
+            checks: Vec::new(),
+        };
+        report.warnings = report.doubts(plan, tally.connections.opened, window);
+        report
+    }
+
+    /// Adds whether the conditions hold.
+    pub fn conclude(&mut self, conditions: &[Condition]) {
+        let check = |condition| Check::new(condition, |metric| self.value(metric), |_| None);
+        self.checks = conditions.iter().map(check).collect();
+    }
+
+    /// Whether there were cycles, and all went as they should.
+    pub fn is_success(&self) -> bool {
+        self.errors.total == 0 && self.cycles > 0
+    }
+
+    /// A metric's value, in microseconds if it is a time; `None` if it was not measured.
+    fn value(&self, metric: Metric) -> Option<f64> {
+        let (cycle, handshake) = (self.cycle_us, self.handshake_us);
+        match metric {
+            Metric::P50 => Some(cycle?.p50),
+            Metric::P90 => Some(cycle?.p90),
+            Metric::P99 => Some(cycle?.p99),
+            Metric::P99_9 => Some(cycle?.p99_9),
+            Metric::P99_99 => Some(cycle?.p99_99),
+            Metric::Max => Some(cycle?.max),
+            Metric::Mean => Some(cycle?.mean),
+            Metric::HandshakeP50 => Some(handshake?.p50),
+            Metric::HandshakeP90 => Some(handshake?.p90),
+            Metric::HandshakeP99 => Some(handshake?.p99),
+            Metric::HandshakeP99_9 => Some(handshake?.p99_9),
+            Metric::HandshakeMax => Some(handshake?.max),
+            Metric::CyclesPerSecond => Some(self.cycles_per_second),
+            Metric::ServerCpuPerCycle => Some(self.server?.cpu_us_per_cycle?.total),
+            Metric::Errors => Some(self.errors.total as f64),
+            // Messages are no measure of cycles.
+            Metric::MessagesPerSecond | Metric::ServerCpuPerMessage => None,
+        }
+    }
+
+    fn doubts(&self, plan: &ChurnPlan, opened: u64, window: &WindowUsage) -> Vec<Warning> {
+        let [generator, server] = [&window.generator, &window.server]
+            .map(|used| used.as_ref().map_or(&[][..], |used| &used.busy_threads));
+        let doubts = [
+            Warning::of_debug_build(),
+            self.never_opened(opened),
+            self.nothing_measured(opened),
+            self.server_ended(plan),
+            generator_saturated(generator, window.polled_in_vain.as_deref()),
+            self.begin_lag(),
+            self.cycles_unbegun(),
+            shared_cpus(generator, server),
+        ];
+        doubts.into_iter().flatten().collect()
+    }
+
+    fn never_opened(&self, opened: u64) -> Option<Warning> {
+        (opened == 0).then(|| {
+            let url = &self.provenance.url;
+            let cause = self.causes.iter().find(|cause| cause.kind.keeps_from_opening());
+            let text = match cause {
+                None if self.interrupted => "interrupted before a connection was open".to_owned(),
+                None => format!("no connection to {url} could be opened"),
+                Some(cause) => format!("no connection to {url} could be opened: {cause}"),
+            };
+            Warning::new(WarningCode::ConnectionsNotOpened, text)
+        })
+    }
+
+    fn nothing_measured(&self, opened: u64) -> Option<Warning> {
+        (self.cycles == 0 && opened > 0).then(|| {
+            let text = "no correct cycle ended in the measured window";
+            Warning::new(WarningCode::NothingMeasured, text)
+        })
+    }
+
+    fn server_ended(&self, plan: &ChurnPlan) -> Option<Warning> {
+        let pid = plan.server_pid?;
+        (self.server.is_none() && self.cycles > 0).then(|| {
+            let text =
+                format!("--server-pid {pid}: the process had ended before the measured window did");
+            Warning::new(WarningCode::ServerEnded, text)
+        })
+    }
+
+    /// Cycles have begun late, and that is a good part of what they took.
+    fn begin_lag(&self) -> Option<Warning> {
+        let lag = self.open_loop.as_ref()?.begin_lag_us?.p99;
+        let latency = self.cycle_us?.p99;
+        (lag > latency * SEND_LAG_MAX).then(|| {
+            let text = format!(
+                "cycles began late: p99 of the lag is {lag:.1} us, and that of cycle latency, which \
+                 contains it, {latency:.1} us; unless --connections or the server held them back, \
+                 give the generator more with --threads or --cpus"
+            );
+            Warning::new(WarningCode::SendLag, text)
+        })
+    }
+
+    fn cycles_unbegun(&self) -> Option<Warning> {
+        let PlannedCycles { unbegun, planned, .. } = *self.open_loop.as_ref()?;
+        (unbegun > 0).then(|| {
+            let text = format!(
+                "{} of {} planned cycles were not begun: the rate was not kept up, and latency is \
+                 that of the others",
+                grouped(unbegun),
+                grouped(planned),
+            );
+            Warning::new(WarningCode::MessagesUnsent, text)
+        })
+    }
+
+    fn write_setting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.open_loop {
+            None => {
+                write!(f, "  {} at once", counted(self.connections as u64, "cycle"))?;
+            }
+            Some(planned) => {
+                let most = grouped(self.connections as u64);
+                write!(f, "  {} cycles/s, {most} at once at most,", planned.rate)?;
+            }
+        }
+        write!(
+            f,
+            " x {} x {} {}, {}, {}",
+            counted(self.messages_per_cycle as u64, "message"),
+            self.payload,
+            if self.text { "text" } else { "binary" },
+            match self.close {
+                Closing::Handshake => "closing handshake",
+                Closing::Abort => "reset",
+            },
+            self.provenance.generator(),
+        )?;
+        if let Some(cpus) = &self.provenance.cpus {
+            write!(f, ", CPUs {}", cpu_list::format(cpus))?;
+        }
+        writeln!(f)?;
+        if self.interrupted {
+            writeln!(f, "  interrupted: only what was measured until then")?;
+        }
+        Ok(())
+    }
+}
+
+impl PlannedCycles {
+    fn new(
+        plan: &ChurnPlan,
+        tally: &ThreadTally,
+        schedule: &Schedule,
+        used: &WindowUsage,
+    ) -> Option<Self> {
+        let Load::Open(rate) = &plan.load else {
+            return None;
+        };
+        let planned = Arrivals::new(rate, plan.warmup, plan.duration).planned_within(schedule);
+        Some(Self {
+            rate: rate.to_string(),
+            wait: plan.wait,
+            polled_in_vain: used.polled_in_vain.as_ref().map(|parts| rounded(parts.iter().sum())),
+            planned,
+            unbegun: planned.saturating_sub(tally.begin_lag.samples()),
+            begin_lag_us: LatencyReport::new(&tally.begin_lag),
+        })
+    }
+}
+
+impl From<UsageReport> for CycleUsage {
+    fn from(usage: UsageReport) -> Self {
+        let UsageReport { pid, cpu_us_per_message, cpus_busy, resident_bytes, resident_peak_bytes } =
+            usage;
+        let cpu_us_per_cycle = cpu_us_per_message;
+        Self { pid, cpu_us_per_cycle, cpus_busy, resident_bytes, resident_peak_bytes }
+    }
+}
+
+impl fmt::Display for ChurnReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.provenance.url)?;
+        self.write_setting(f)?;
+        writeln!(f)?;
+        writeln!(
+            f,
+            "  cycles      {} in {:.2} s: {} cycles/s",
+            grouped(self.cycles),
+            self.duration_seconds,
+            rate(self.cycles_per_second),
+        )?;
+        for (name, latency) in [("handshake", &self.handshake_us), ("cycle", &self.cycle_us)] {
+            if let Some(latency) = latency {
+                writeln!(f, "  {name:<12}{latency}")?;
+            }
+        }
+        if let Some(planned) = &self.open_loop {
+            write!(f, "{planned}")?;
+        }
+        for (name, usage) in [("server", &self.server), ("generator", &self.generator)] {
+            if let Some(usage) = usage {
+                writeln!(f, "  {name:<12}{usage}")?;
+            }
+        }
+        write!(f, "  errors      {}", self.errors)?;
+        if self.errors.wrong > 0 {
+            write!(f, " ({})", self.wrong_echoes)?;
+        }
+        writeln!(f)?;
+        for cause in &self.causes {
+            writeln!(f, "              {cause}")?;
+        }
+        self.checks.iter().try_for_each(|check| writeln!(f, "  {check}"))
+    }
+}
+
+impl fmt::Display for PlannedCycles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(lag) = &self.begin_lag_us {
+            writeln!(f, "  begin lag   {lag}")?;
+        }
+        let unbegun =
+            if self.unbegun == 0 { "all".to_owned() } else { grouped(self.unbegun) + " not" };
+        write!(f, "  planned     {} cycles, {unbegun} begun", grouped(self.planned))?;
+        if let Some(in_vain) = self.polled_in_vain {
+            write!(f, "; with nothing to do, polling took {in_vain:.2} CPUs")?;
+        }
+        writeln!(f)
+    }
+}
+
+impl fmt::Display for CycleUsage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(CpuReport { user, system, total }) = self.cpu_us_per_cycle {
+            write!(f, "{total:.1} us of CPU per cycle ({user:.1} user, {system:.1} system), ")?;
+        }
+        write!(
+            f,
+            "{:.2} CPUs busy, {} of memory (peak {})",
+            self.cpus_busy,
+            bytes(self.resident_bytes),
+            bytes(self.resident_peak_bytes),
+        )
+    }
+}

@@ -1,0 +1,317 @@
+//! `churn`: connections that come and go, and servers that refuse, lie, or end them otherwise than
+//! they should.
+
+use std::{
+    env, fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use serde_json::Value;
+use socket2::SockRef;
+
+use crate::{
+    invocation::{Files, Outcome, assert_matches, program},
+    servers::{Server, accepting_response, corrupted},
+};
+
+const SCHEMA: &str = include_str!("../../churn.schema.json");
+
+const SHORT: &str = "-c 3 -t 2 --warmup 0s --duration 200ms --json -";
+
+/// Runs a churn, and checks its result against the schema.
+fn churn(url: &str, arguments: &str) -> Outcome {
+    let output = program(&format!("churn {url} {SHORT} {arguments}")).output().unwrap();
+    let outcome = Outcome::read_any(&output);
+    assert_matches(&outcome.report, SCHEMA);
+    outcome
+}
+
+/// Asserts that there were cycles and nothing went wrong. On a busy machine it can happen that all
+/// of them end after the measured window.
+#[track_caller]
+fn assert_success(outcome: &Outcome) {
+    let Outcome { report, stderr, code } = outcome;
+    assert_eq!(outcome.number("/errors/total"), 0, "{report:#}\n{stderr}");
+    assert!(outcome.number("/cycles_total") > 0, "{report:#}\n{stderr}");
+    assert_eq!(*code, Some(i32::from(outcome.number("/cycles") == 0)), "{report:#}\n{stderr}");
+}
+
+/// Asserts that there were errors of this kind, no others, and of which cause.
+#[track_caller]
+fn assert_only(outcome: &Outcome, kind: &str, cause: &str) {
+    let total = outcome.number("/errors/total");
+    assert!(total > 0, "{:#}\n{}", outcome.report, outcome.stderr);
+    outcome.assert_errors(&[(kind, total)]);
+    outcome.assert_cause(cause);
+}
+
+/// The program `ringecho`, on an ephemeral port.
+struct Ringecho {
+    child: Child,
+    url: String,
+}
+
+impl Ringecho {
+    fn start() -> Self {
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--locked", "--workspace", "--bin=ringecho"]);
+        assert!(build.status().unwrap().success(), "cannot build ringecho");
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_ringecho-loadtest"));
+        let mut child = Command::new(program.with_file_name("ringecho"))
+            .args(["--listen=127.0.0.1:0", "--workers=1", "--log-level=warn"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let url = line.split_whitespace().find(|word| word.starts_with("ws://")).unwrap();
+        Self { url: url.to_owned(), child }
+    }
+}
+
+impl Drop for Ringecho {
+    fn drop(&mut self) {
+        self.child.kill().and_then(|()| self.child.wait()).unwrap();
+    }
+}
+
+#[test]
+fn what_a_run_reports_too_has_the_same_shape() {
+    let ours: Value = serde_json::from_str(SCHEMA).unwrap();
+    let of_a_run: Value = serde_json::from_str(include_str!("../../report.schema.json")).unwrap();
+    for (path, in_a_run) in [
+        ("/$defs/latency", "/$defs/latency"),
+        ("/properties/wrong_echoes", "/$defs/wrong_echoes"),
+        ("/properties/errors/required", "/$defs/errors/required"),
+        ("/properties/checks", "/$defs/checks"),
+        ("/properties/host", "/properties/host"),
+    ] {
+        assert!(ours.pointer(path).is_some());
+        assert_eq!(ours.pointer(path), of_a_run.pointer(in_a_run), "{path}");
+    }
+}
+
+#[test]
+fn cycles_with_ringecho_end_as_they_should_in_either_way() {
+    let server = Ringecho::start();
+    let pid = server.child.id();
+    for (flags, close) in [
+        ("--close handshake", "handshake"),
+        ("--close abort", "abort"),
+        ("--close abort --source 127.0.0.2-127.0.0.3", "abort"),
+        ("--messages 3 --payload 1..100KiB --text", "handshake"),
+        ("--messages 0", "handshake"),
+    ] {
+        let outcome = churn(&server.url, &format!("{flags} --server-pid {pid}"));
+        assert_success(&outcome);
+        assert_eq!(outcome.report["close"], close, "{flags}");
+        assert_eq!(outcome.number("/server/pid"), u64::from(pid));
+        assert!(outcome.report["open_loop"].is_null());
+    }
+}
+
+#[test]
+fn every_cycle_sends_its_messages() {
+    let server = Server::honest();
+    let outcome = churn(&server.url(), "--messages 4");
+    assert_success(&outcome);
+    assert_eq!(server.received(), 4 * outcome.number("/cycles_total"));
+}
+
+#[test]
+fn the_server_ends_tcp_first_so_its_port_is_the_one_that_stays_taken() {
+    let server = Server::honest();
+    let port = format!(":{:04X}", server.port());
+    let outcome = churn(&server.url(), "");
+    assert_success(&outcome);
+    // Local address, remote address, state; a line for each socket.
+    let sockets = fs::read_to_string("/proc/net/tcp").unwrap();
+    let waiting: Vec<&str> = sockets
+        .lines()
+        .filter(|line| line.split_whitespace().nth(3) == Some("06"))
+        .filter(|line| line.split_whitespace().nth(2).is_some_and(|to| to.ends_with(&port)))
+        .collect();
+    assert!(waiting.is_empty(), "{waiting:#?}");
+}
+
+#[test]
+fn cycles_begin_at_planned_instants_whatever_threads_wait_with() {
+    let server = Server::honest();
+    for wait in ["poll", "sleep"] {
+        let outcome = churn(&server.url(), &format!("--rate 50 --wait {wait}"));
+        assert_eq!(outcome.number("/errors/total"), 0, "{:#}", outcome.report);
+        assert_eq!(outcome.number("/open_loop/planned"), 10);
+        assert_eq!(outcome.report["open_loop"]["wait"], wait);
+        let begun = outcome.number("/open_loop/begin_lag_us/samples");
+        assert_eq!(begun + outcome.number("/open_loop/unbegun"), 10);
+        assert_eq!(outcome.number("/cycle_us/samples"), begun);
+    }
+}
+
+#[test]
+fn a_server_that_is_not_there_or_refuses_is_an_error_of_each_cycle() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let outcome = churn(&format!("ws://{nobody}/"), "");
+    assert_only(&outcome, "connect", "Connection refused");
+    assert!(outcome.report["handshake_us"].is_null() && outcome.report["cycle_us"].is_null());
+    assert!(outcome.stderr.contains("could be opened: connect: "), "{}", outcome.stderr);
+
+    let server = Server::of_tcp(|mut stream| {
+        accepting_response(&mut stream);
+        let _ = stream.write_all(b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n");
+    });
+    assert_only(&churn(&server.url(), ""), "handshake", "503");
+}
+
+#[test]
+fn an_echo_that_lies_or_does_not_come_ends_its_cycle() {
+    let liar = Server::answering(|_, message| vec![corrupted(message, 20, 1)]);
+    let outcome = churn(&liar.url(), "");
+    assert_only(&outcome, "wrong", "byte 20 of an echo is ");
+    assert_eq!(outcome.number("/wrong_echoes/corrupted"), outcome.number("/errors/wrong"));
+    assert_eq!(outcome.number("/cycles_total"), 0);
+    assert!(outcome.number("/handshake_us/samples") > 0);
+
+    let silent = Server::answering(|_, _| Vec::new());
+    let outcome = churn(&silent.url(), "--answer-timeout 100ms");
+    assert_only(&outcome, "missing", "no echo came within 100ms");
+}
+
+#[test]
+fn an_echo_that_comes_twice_is_noticed_in_the_closing_handshake() {
+    let server = Server::answering(|_, message| vec![message.clone(), message]);
+    let outcome = churn(&server.url(), "");
+    assert_only(&outcome, "wrong", "an echo came twice");
+}
+
+/// A server that echoes one message of 5 bytes by hand, receives a Close frame, and ends the
+/// connection with `end`.
+fn ending(end: impl Fn(&mut TcpStream) -> std::io::Result<()> + Send + Sync + 'static) -> Server {
+    Server::of_tcp(move |mut stream| {
+        let response = accepting_response(&mut stream);
+        // Masked frames: a message, and a Close frame with a code.
+        let (mut message, mut close) = ([0; 6 + 5], [0; 6 + 2]);
+        let echoed = stream.write_all(&response).and_then(|()| stream.read_exact(&mut message));
+        let (front, payload) = message.split_at(6);
+        let unmasked = payload.iter().zip(front[2..].iter().cycle()).map(|(byte, key)| byte ^ key);
+        let echo: Vec<u8> = [front[0], front[1] & 0x7f].into_iter().chain(unmasked).collect();
+        // A client that has given up is gone.
+        let _ = echoed
+            .and_then(|()| stream.write_all(&echo))
+            .and_then(|()| stream.read_exact(&mut close))
+            .and_then(|()| end(&mut stream));
+    })
+}
+
+/// Waits until the client has ended the connection.
+fn hold(stream: &mut TcpStream) -> std::io::Result<()> {
+    stream.read_to_end(&mut Vec::new()).map(|_| ())
+}
+
+#[test]
+fn a_closing_handshake_is_judged_to_the_end_of_tcp() {
+    let flags = "--payload 5 --answer-timeout 300ms";
+    for answer in [&b"\x88\x02\x03\xe8"[..], b"\x88\x00", b"\x88\x05\x03\xe8bye"] {
+        let server = ending(move |stream| stream.write_all(answer));
+        assert_success(&churn(&server.url(), flags));
+    }
+    for (answer, kind, cause) in [
+        (&b""[..], "closed", "ended the connection without a Close frame"),
+        (b"\x88\x02\x03\xed", "protocol", "a Close frame with code 1005, which may not be sent"),
+        (b"\x88\x01\x03", "protocol", "a Close frame that is malformed"),
+        (b"\x88\x02\x03\xea", "closed", "a Close frame with code 1002"),
+        (b"\x88\x02\x03\xe8\x82\x00", "protocol", "something after its Close frame"),
+        (b"\x82\x05apple\x88\x02\x03\xe8", "wrong", "no echo of any on its way"),
+    ] {
+        let server = ending(move |stream| stream.write_all(answer));
+        assert_only(&churn(&server.url(), flags), kind, cause);
+    }
+}
+
+#[test]
+fn a_server_that_does_not_close_is_waited_for_no_longer_than_asked() {
+    let flags = "--payload 5 --answer-timeout 100ms";
+    let silent = ending(hold);
+    assert_only(
+        &churn(&silent.url(), flags),
+        "missing",
+        "no Close frame came within 100ms of ours",
+    );
+    let open = ending(|stream| {
+        stream.write_all(b"\x88\x02\x03\xe8")?;
+        hold(stream)
+    });
+    assert_only(
+        &churn(&open.url(), flags),
+        "missing",
+        "the server did not end TCP within 100ms of its Close frame",
+    );
+}
+
+#[test]
+fn a_reset_is_no_end_of_tcp() {
+    let server = ending(|stream| SockRef::from(&*stream).set_linger(Some(Duration::ZERO)));
+    let outcome = churn(&server.url(), "--payload 5");
+    assert_only(&outcome, "closed", "the connection broke: Connection reset by peer");
+}
+
+#[test]
+fn with_abort_the_server_sees_a_reset_and_no_close_frame() {
+    let (ends, seen) = std::sync::mpsc::channel();
+    let server = Server::of_websockets(move |mut websocket| {
+        let error = loop {
+            match websocket.read() {
+                Ok(message) if message.is_close() => break "a Close frame".to_owned(),
+                Ok(message) => {
+                    let _ = websocket.send(message);
+                }
+                Err(error) => break error.to_string(),
+            }
+        };
+        let _ = websocket.get_ref().shutdown(Shutdown::Both);
+        let _ = ends.send(error);
+    });
+    let outcome = churn(&server.url(), "--close abort");
+    assert_success(&outcome);
+    for _ in 0..outcome.number("/cycles_total") {
+        let end = seen.recv().unwrap();
+        assert!(end.contains("reset"), "{end}");
+    }
+}
+
+#[test]
+fn conditions_are_about_cycles() {
+    let server = Server::honest();
+    let held = ["--fail-if", "handshake.p50>0us", "--fail-if", "cycles_per_second<1"];
+    let mut command = program(&format!("churn {} {SHORT}", server.url()));
+    let outcome = Outcome::read_any(&command.args(held).output().unwrap());
+    assert_matches(&outcome.report, SCHEMA);
+    assert_eq!(outcome.code, Some(3));
+    let checks = outcome.report["checks"].as_array().unwrap();
+    assert_eq!(checks[0]["condition"], "handshake.p50>0us");
+    assert_eq!(checks[0]["failed"], true);
+    assert_eq!(checks[1]["value"], outcome.report["cycles_per_second"]);
+}
+
+#[test]
+fn the_text_says_what_a_cycle_takes() {
+    let server = Server::honest();
+    let files = Files::new("churn-text");
+    let arguments = format!(
+        "churn {} -c 2 --warmup 0s --duration 1s --json {}",
+        server.url(),
+        files.path("json")
+    );
+    let output = program(&arguments).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("\n  2 cycles at once x 1 message x 64 B binary, "), "{text}");
+    for line in ["\n  cycles      ", "\n  handshake   p50 ", "\n  cycle       p50 "] {
+        assert!(text.contains(line), "{text}");
+    }
+    assert!(text.ends_with("\n  errors      none\n"), "{text}");
+    assert_matches(&serde_json::from_str(&files.read("json")).unwrap(), SCHEMA);
+}
