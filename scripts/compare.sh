@@ -5,6 +5,7 @@
 #   scripts/compare.sh                               every server, every case
 #   scripts/compare.sh uws='./uws-echo {port}'       with a server of yours
 #   scripts/compare.sh --sweep payload --svg FILE    the cost over one thing, as a plot
+#   scripts/compare.sh --case churn                  connections that come and go
 #   scripts/compare.sh --help                        all flags
 #
 # The peer on node's ws takes part if node and npm are there; it is installed below .tools/, which

@@ -4,19 +4,20 @@ use std::{env, path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail, ensure};
 use bytesize::ByteSize;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use ringecho::host::cpu_list::CpuList;
 
 use crate::{
-    plan::{Axis, Case, Mode, Plan, cases},
-    server::{self, Programs, Server},
+    plan::{Axis, Case, Mode, Plan, cases, churn},
+    server::{self, Echo, Programs, Server},
 };
 
 /// Compares echo servers on one machine, in turns: server CPU for each message beside what a raw
 /// TCP echo costs
 ///
 /// Without --sweep, every server runs every case: each payload with each number of connections and
-/// each depth. The servers take turns, in rounds of alternating order, on one CPU; the load
+/// each depth. With --case churn connections come and go instead, and the cost is that of a whole
+/// cycle: connecting, opening handshake, one message, closing handshake. The servers take turns, in rounds of alternating order, on one CPU; the load
 /// generator has another one, and compares every byte of every echo. The results go to standard
 /// output, progress and warnings to standard error. The exit code is 0 if every server echoed
 /// every message, 1 if not, and 2 if a flag is wrong.
@@ -36,15 +37,20 @@ pub(crate) struct Args {
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     servers: Vec<String>,
 
+    /// Compare something else than echoes
+    #[arg(long, value_name = "WHAT", value_enum, conflicts_with_all = ["sweep", "depths"])]
+    case: Option<SpecialCase>,
+
     /// Vary one thing over its range instead, and plot the cost against it
     #[arg(long, value_name = "WHAT", value_enum)]
     sweep: Option<Axis>,
 
-    /// Payloads of the messages [default: 64,1KiB,16KiB,256KiB; swept: 16 to 1MiB]
+    /// Payloads of the messages [default: 64,1KiB,16KiB,256KiB; churn: 64; swept: 16 to 1MiB]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     payloads: Vec<ByteSize>,
 
-    /// Numbers of connections [default: 1,64,512; swept: 1 to 10000]
+    /// Numbers of connections, of those that come and go at a time [default: 1,64,512; churn: 64,512;
+    /// swept: 1 to 10000]
     #[arg(
         long, value_name = "LIST", value_delimiter = ',',
         value_parser = clap::value_parser!(u32).range(1..=1_000_000)
@@ -104,6 +110,14 @@ pub(crate) struct Args {
     node_ws: Option<PathBuf>,
 }
 
+/// What is compared instead of echoes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum SpecialCase {
+    /// Connections that come and go: server CPU for each cycle of connecting, opening handshake, one
+    /// message and closing handshake, relative to the cheapest server
+    Churn,
+}
+
 impl Args {
     /// Where the programs are that this one runs.
     pub(crate) fn programs(&self) -> anyhow::Result<Programs> {
@@ -120,7 +134,11 @@ impl Args {
     pub(crate) fn plan(&self) -> anyhow::Result<Plan> {
         let usable = CpuList::usable()?;
         let usable = usable.as_slice();
-        let mode = self.sweep.map_or(Mode::Cases, Mode::Sweep);
+        let mode = match (self.case, self.sweep) {
+            (Some(SpecialCase::Churn), _) => Mode::Churn,
+            (None, Some(axis)) => Mode::Sweep(axis),
+            (None, None) => Mode::Cases,
+        };
         let server_cpu = single(self.server_cpu.as_ref(), "--server-cpu")?.unwrap_or(usable[0]);
         let generator_cpu = single(self.generator_cpu.as_ref(), "--generator-cpu")?
             .unwrap_or(usable[usable.len() - 1]);
@@ -128,7 +146,7 @@ impl Args {
             mode,
             servers: self.servers(mode, server_cpu, generator_cpu, usable)?,
             cases: self.cases(mode)?,
-            rounds: self.rounds.unwrap_or(if mode == Mode::Cases { 5 } else { 3 }),
+            rounds: self.rounds.unwrap_or(if matches!(mode, Mode::Sweep(_)) { 3 } else { 5 }),
             duration: self.duration,
             warmup: self.warmup,
         };
@@ -161,6 +179,11 @@ impl Args {
             ensure!(!is_repeated, "there are two servers with the name {}", server.name);
         }
         let names: Vec<&str> = match (&self.servers[..], mode) {
+            ([], Mode::Churn) => all
+                .iter()
+                .filter(|server| server.echo == Echo::Messages)
+                .map(|server| &*server.name)
+                .collect(),
             ([], Mode::Cases) => all.iter().map(|server| &*server.name).collect(),
             ([], Mode::Sweep(_)) => {
                 let further = self.further.iter().map(|server| &*server.name);
@@ -174,6 +197,11 @@ impl Args {
                 let known: Vec<&str> = all.iter().map(|server| &*server.name).collect();
                 bail!("--servers: there is no {name:?}; expected some of {}", known.join(","));
             };
+            ensure!(
+                mode != Mode::Churn || server.echo == Echo::Messages,
+                "--servers: {name} is a raw TCP echo, which has no closing handshake; leave it out \
+                 with --case churn"
+            );
             let mut server = server.clone();
             server.cpus = vec![server_cpu];
             server.generator_cpus = vec![generator_cpu];
@@ -185,6 +213,7 @@ impl Args {
     fn cases(&self, mode: Mode) -> anyhow::Result<Vec<Case>> {
         let (payloads, connections, depths): (&[u64], &[u32], &[u32]) = match mode {
             Mode::Cases => (&[64, 1 << 10, 16 << 10, 256 << 10], &[1, 64, 512], &[1, 16]),
+            Mode::Churn => (&[64], &[64, 512], &[1]),
             Mode::Sweep(Axis::Connections) => {
                 (&[64], &[1, 4, 16, 64, 256, 1024, 4096, 10_000], &[1])
             }
@@ -212,7 +241,10 @@ impl Args {
                 );
             }
         }
-        Ok(cases(payloads, connections, depths))
+        Ok(match mode {
+            Mode::Churn => churn(payloads, connections),
+            _ => cases(payloads, connections, depths),
+        })
     }
 }
 
@@ -247,6 +279,16 @@ mod tests {
     }
 
     #[test]
+    fn of_connections_that_come_and_go_only_websocket_servers_are_compared() {
+        let plan = plan("--case churn mine={port}").unwrap();
+        let cases: Vec<String> = plan.cases.iter().map(ToString::to_string).collect();
+        assert_eq!(cases, ["64 B x 64 cycles at once", "64 B x 512 cycles at once"]);
+        assert!(plan.servers.iter().all(|server| server.echo == Echo::Messages));
+        assert_eq!(plan.servers.last().unwrap().name, "mine");
+        assert_eq!(plan.rounds, 5);
+    }
+
+    #[test]
     fn servers_are_chosen_by_name_and_in_that_order() {
         let plan = plan("--servers mine,tcp-epoll mine/ws={port}").unwrap();
         let names: Vec<&str> = plan.servers.iter().map(|server| &*server.name).collect();
@@ -261,6 +303,11 @@ mod tests {
             ("mine=sleep", "has no {port}"),
             ("--sweep payload --connections 1,2", "--connections has 2 values; with --sweep"),
             ("--sweep workers --servers tcp-epoll", "is about ringecho alone"),
+            (
+                "--case churn --servers tcp-epoll",
+                "tcp-epoll is a raw TCP echo, which has no closing",
+            ),
+            ("--case churn --depths 2", "cannot be used with '--depths <LIST>'"),
             ("--connections 0", "0 is not in 1..=1000000"),
             ("--payloads much", "invalid value 'much' for '--payloads <LIST>'"),
         ] {

@@ -9,16 +9,19 @@ use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 
 use crate::{
-    plan::{Case, Plan},
+    plan::{Case, Plan, Unit},
     process::{Interrupt, RunningServer},
     results::Measurement,
     server::{Echo, Programs, Server},
 };
 
-/// What is needed of the generator's result (loadtest/report.schema.json).
+/// What is needed of the generator's result: of messages (loadtest/report.schema.json), or of cycles
+/// (loadtest/churn.schema.json).
 #[derive(Debug, Deserialize)]
 struct Report {
-    messages_per_second: f64,
+    #[serde(rename = "messages_per_second", alias = "cycles_per_second")]
+    rate: f64,
+    #[serde(alias = "cycle_us")]
     latency_us: Option<Latency>,
     errors: Errors,
     causes: Vec<Cause>,
@@ -45,7 +48,8 @@ struct Cause {
 
 #[derive(Debug, Deserialize)]
 struct Usage {
-    cpu_us_per_message: Option<Cpu>,
+    #[serde(rename = "cpu_us_per_message", alias = "cpu_us_per_cycle")]
+    cpu_us: Option<Cpu>,
     cpus_busy: f64,
     resident_bytes: u64,
 }
@@ -72,15 +76,18 @@ pub(crate) fn drive(
     command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let generator = command.spawn().context("cannot run the load generator")?;
     let output = interrupt.wait(generator.id(), || generator.wait_with_output())?;
-    measurement(&output)
+    measurement(case.unit, &output)
 }
 
 fn arguments(plan: &Plan, case: &Case, server: &Server, running: &RunningServer) -> Vec<String> {
     let cpus: Vec<String> = server.generator_cpus.iter().map(ToString::to_string).collect();
     let mut arguments = vec![server.url(running.port())];
+    match case.unit {
+        Unit::Message => arguments.push(format!("--depth={}", case.depth)),
+        Unit::Cycle => arguments.insert(0, "churn".to_owned()),
+    }
     for (flag, value) in [
         ("connections", case.connections.to_string()),
-        ("depth", case.depth.to_string()),
         ("payload", case.payload_bytes.to_string()),
         ("duration", humantime::format_duration(plan.duration(case)).to_string()),
         ("warmup", humantime::format_duration(plan.warmup(case)).to_string()),
@@ -97,7 +104,7 @@ fn arguments(plan: &Plan, case: &Case, server: &Server, running: &RunningServer)
     arguments
 }
 
-fn measurement(output: &Output) -> anyhow::Result<Measurement> {
+fn measurement(unit: Unit, output: &Output) -> anyhow::Result<Measurement> {
     let Ok(report) = serde_json::from_slice::<Report>(&output.stdout) else {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("the generator has no result: {}", said.trim());
@@ -106,19 +113,23 @@ fn measurement(output: &Output) -> anyhow::Result<Measurement> {
         let cause = report.causes.first().map(|cause| format!("{}: {}", cause.kind, cause.cause));
         bail!("{} errors: {}", report.errors.total, cause.as_deref().unwrap_or("missing echoes"));
     }
-    let nothing = "no message came back while it was measured";
+    let nothing = match unit {
+        Unit::Message => "no message came back while it was measured",
+        Unit::Cycle => "no cycle ended while it was measured",
+    };
     let latency = report.latency_us.context(nothing)?;
     let server = report.server.context("the server's process has ended")?;
     let generator = report.generator.context("the generator did not measure itself")?;
-    let cpu = server.cpu_us_per_message.context(nothing)?;
+    let cpu = server.cpu_us.context(nothing)?;
     ensure!(output.status.success(), "the generator failed: {}", output.status);
     Ok(Measurement {
-        server_cpu_us_per_message: cpu.total,
-        server_user_us_per_message: cpu.user,
+        unit,
+        server_cpu_us: cpu.total,
+        server_user_us: cpu.user,
         server_cpus_busy: server.cpus_busy,
         server_resident_bytes: server.resident_bytes,
         generator_cpus_busy: generator.cpus_busy,
-        messages_per_second: report.messages_per_second,
+        rate: report.rate,
         p50_us: latency.p50,
         p99_us: latency.p99,
     })
@@ -150,18 +161,22 @@ mod tests {
 
     fn outcome(report: &Value) -> anyhow::Result<Measurement> {
         let stdout = report.to_string().into_bytes();
-        measurement(&Output { status: ExitStatus::from_raw(0), stdout, stderr: b"oh\n".into() })
+        measurement(
+            Unit::Message,
+            &Output { status: ExitStatus::from_raw(0), stdout, stderr: b"oh\n".into() },
+        )
     }
 
     #[test]
     fn a_report_is_read() {
         let expected = Measurement {
-            server_cpu_us_per_message: 0.5,
-            server_user_us_per_message: 0.1,
+            unit: Unit::Message,
+            server_cpu_us: 0.5,
+            server_user_us: 0.1,
             server_cpus_busy: 0.9,
             server_resident_bytes: 4096,
             generator_cpus_busy: 0.9,
-            messages_per_second: 2e6,
+            rate: 2e6,
             p50_us: 10.0,
             p99_us: 20.0,
         };

@@ -1,5 +1,5 @@
 //! Compares echo servers on one machine, in turns: what one message costs each of them, beside
-//! what it costs a raw TCP echo.
+//! what it costs a raw TCP echo; or what a connection costs that comes and goes.
 //!
 //! ```text
 //! cli -> plan (servers, cases, rounds) -> run -> {process, generator} -> results -> {table, picture}
@@ -69,7 +69,7 @@ fn publish(args: &Args, results: &Results) -> anyhow::Result<()> {
     }
     if let Some(file) = &args.svg {
         let picture = match results.plan.mode {
-            Mode::Cases => picture::ratios(results),
+            Mode::Cases | Mode::Churn => picture::ratios(results),
             Mode::Sweep(axis) => picture::sweep(results, axis),
         };
         write(file, &picture.context("cannot draw the picture")?)?;

@@ -36,6 +36,8 @@ pub(crate) struct Plan {
 pub(crate) enum Mode {
     /// A table of cases.
     Cases,
+    /// A table of cases of connections that come and go.
+    Churn,
     /// A plot of the cost against one thing.
     Sweep(Axis),
 }
@@ -54,9 +56,20 @@ pub(crate) enum Axis {
     Buffers,
 }
 
+/// What costs are divided by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Unit {
+    /// An echo, on a connection that stays.
+    Message,
+    /// A connection: opened, one message echoed, closed.
+    Cycle,
+}
+
 /// The load of one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Case {
+    pub(crate) unit: Unit,
     pub(crate) payload_bytes: u64,
     pub(crate) connections: u32,
     pub(crate) depth: u32,
@@ -68,11 +81,17 @@ pub(crate) fn cases(payloads: &[u64], connections: &[u32], depths: &[u32]) -> Ve
     for &payload_bytes in payloads {
         for &connections in connections {
             for &depth in depths {
-                cases.push(Case { payload_bytes, connections, depth });
+                cases.push(Case { unit: Unit::Message, payload_bytes, connections, depth });
             }
         }
     }
     cases
+}
+
+/// Connections that come and go: each payload with each number of them at a time.
+pub(crate) fn churn(payloads: &[u64], connections: &[u32]) -> Vec<Case> {
+    let cases = cases(payloads, connections, &[1]);
+    cases.into_iter().map(|case| Case { unit: Unit::Cycle, ..case }).collect()
 }
 
 /// The order in which `servers` of them take their turns in a round: from the first to the last,
@@ -139,8 +158,24 @@ impl Case {
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let connections = counted(self.connections as usize, "connection");
-        write!(f, "{} x {connections} x depth {}", payload(self.payload_bytes), self.depth)
+        let (payload, connections) = (payload(self.payload_bytes), self.connections as usize);
+        match self.unit {
+            Unit::Message => {
+                let connections = counted(connections, "connection");
+                write!(f, "{payload} x {connections} x depth {}", self.depth)
+            }
+            Unit::Cycle => write!(f, "{payload} x {} at once", counted(connections, "cycle")),
+        }
+    }
+}
+
+/// In a word.
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Message => "message",
+            Self::Cycle => "cycle",
+        })
     }
 }
 
@@ -175,9 +210,15 @@ mod tests {
     }
 
     #[test]
+    fn cycles_have_no_depth() {
+        let cases = churn(&[64], &[64, 512]);
+        assert_eq!(cases[1].to_string(), "64 B x 512 cycles at once");
+    }
+
+    #[test]
     fn much_in_flight_is_given_time() {
         let passage = |payload_bytes, connections, depth| {
-            Case { payload_bytes, connections, depth }.passage().as_millis()
+            Case { unit: Unit::Message, payload_bytes, connections, depth }.passage().as_millis()
         };
         assert_eq!(passage(64, 512, 16), 0);
         assert_eq!(passage(256 << 10, 64, 16), 268);

@@ -1,12 +1,16 @@
-//! What was measured, and what follows from it: summaries, and ratios to the cheaper raw TCP echo.
+//! What was measured, and what follows from it: summaries, and ratios to the cheaper raw TCP echo,
+//! or among connections that come and go to the cheapest server.
 
 use std::collections::BTreeMap;
 
-use serde::{Serialize, Serializer, ser::SerializeStruct};
+use serde::{
+    Serialize, Serializer,
+    ser::{SerializeMap, SerializeStruct},
+};
 
 use crate::{
     host::Host,
-    plan::{Case, Plan},
+    plan::{Case, Plan, Unit},
     server::Echo,
     statistics::Summary,
 };
@@ -33,17 +37,47 @@ pub(crate) struct Runs {
 }
 
 /// One run.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Measurement {
-    pub(crate) server_cpu_us_per_message: f64,
+    /// What was counted.
+    pub(crate) unit: Unit,
+    /// Server CPU for each of them.
+    pub(crate) server_cpu_us: f64,
     /// The part of it that is spent in the program, not in the kernel.
-    pub(crate) server_user_us_per_message: f64,
+    pub(crate) server_user_us: f64,
     pub(crate) server_cpus_busy: f64,
     pub(crate) server_resident_bytes: u64,
     pub(crate) generator_cpus_busy: f64,
-    pub(crate) messages_per_second: f64,
+    /// How many of them a second.
+    pub(crate) rate: f64,
+    /// Latency of an echo, or of a whole cycle.
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
+}
+
+/// The names of figures in JSON say what they are divided by.
+fn cpu_name(unit: Unit) -> String {
+    format!("server_cpu_us_per_{unit}")
+}
+
+fn rate_name(unit: Unit) -> String {
+    format!("{unit}s_per_second")
+}
+
+impl Serialize for Measurement {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_map(None)?;
+        fields.serialize_entry(&cpu_name(self.unit), &self.server_cpu_us)?;
+        fields
+            .serialize_entry(&format!("server_user_us_per_{}", self.unit), &self.server_user_us)?;
+        fields.serialize_entry("server_cpus_busy", &self.server_cpus_busy)?;
+        fields.serialize_entry("server_resident_bytes", &self.server_resident_bytes)?;
+        fields.serialize_entry("generator_cpus_busy", &self.generator_cpus_busy)?;
+        fields.serialize_entry(&rate_name(self.unit), &self.rate)?;
+        fields.serialize_entry("p50_us", &self.p50_us)?;
+        fields.serialize_entry("p99_us", &self.p99_us)?;
+        fields.end()
+    }
 }
 
 impl Runs {
@@ -55,24 +89,29 @@ impl Runs {
     }
 
     pub(crate) fn cpu(&self) -> Option<Summary> {
-        self.summary(|run| run.server_cpu_us_per_message)
+        self.summary(|run| run.server_cpu_us)
     }
 }
 
 impl Results {
-    /// The raw TCP echo that is cheaper in a case, by the median of its server CPU per message.
+    /// The raw TCP echo that is cheaper in a case, by the median of its server CPU per message. A
+    /// raw TCP echo has no closing handshake, so where connections come and go it is the cheapest
+    /// server.
     pub(crate) fn baseline(&self, case: usize) -> Option<usize> {
         let runs = &self.cases[case];
         let cost = |server: &usize| runs[*server].cpu().map(|cpu| cpu.median);
         (0..runs.len())
-            .filter(|server| self.plan.servers[*server].echo == Echo::Bytes)
+            .filter(|server| {
+                self.plan.cases[case].unit == Unit::Cycle
+                    || self.plan.servers[*server].echo == Echo::Bytes
+            })
             .filter(|server| cost(server).is_some_and(|cost| cost > 0.0))
             .min_by(|one, other| {
                 f64::total_cmp(&cost(one).unwrap_or(0.0), &cost(other).unwrap_or(0.0))
             })
     }
 
-    /// A server's CPU per message in each round, divided by the baseline's in the same round.
+    /// A server's CPU per message, or per cycle, in each round, divided by the baseline's in the same round.
     pub(crate) fn ratio(&self, case: usize, server: usize) -> Option<Summary> {
         let baseline = &self.cases[case][self.baseline(case)?];
         let runs = &self.cases[case][server];
@@ -81,8 +120,8 @@ impl Results {
         }
         let pairs = runs.rounds.iter().zip(&baseline.rounds);
         let ratios = pairs.filter_map(|(run, base)| {
-            let base = (*base)?.server_cpu_us_per_message;
-            (base > 0.0).then_some((*run)?.server_cpu_us_per_message / base)
+            let base = (*base)?.server_cpu_us;
+            (base > 0.0).then_some((*run)?.server_cpu_us / base)
         });
         Summary::of(ratios)
     }
@@ -112,21 +151,28 @@ impl Serialize for Results {
         #[derive(Serialize)]
         struct CaseResults<'a> {
             case: &'a Case,
-            /// The cheaper raw TCP echo.
+            /// The cheaper raw TCP echo, or of cycles the cheapest server.
             baseline: Option<&'a str>,
             servers: Vec<ServerResults<'a>>,
         }
         #[derive(Serialize)]
         struct ServerResults<'a> {
             name: &'a str,
-            server_cpu_us_per_message: Option<Summary>,
-            messages_per_second: Option<Summary>,
+            /// Server CPU and rate, by their names.
+            #[serde(flatten)]
+            figures: BTreeMap<String, Option<Summary>>,
             p50_us: Option<Summary>,
             p99_us: Option<Summary>,
             ratio: Option<Summary>,
             #[serde(flatten)]
             runs: &'a Runs,
         }
+        let figures = |unit: Unit, runs: &Runs| {
+            BTreeMap::from([
+                (cpu_name(unit), runs.cpu()),
+                (rate_name(unit), runs.summary(|run| run.rate)),
+            ])
+        };
         let cases: Vec<CaseResults<'_>> = self
             .cases
             .iter()
@@ -139,8 +185,7 @@ impl Serialize for Results {
                     .enumerate()
                     .map(|(server, runs)| ServerResults {
                         name: &self.plan.servers[server].name,
-                        server_cpu_us_per_message: runs.cpu(),
-                        messages_per_second: runs.summary(|run| run.messages_per_second),
+                        figures: figures(self.plan.cases[case].unit, runs),
                         p50_us: runs.summary(|run| run.p50_us),
                         p99_us: runs.summary(|run| run.p99_us),
                         ratio: self.ratio(case, server),
@@ -171,15 +216,31 @@ pub(crate) mod examples {
 
     fn measurement(cpu: f64) -> Measurement {
         Measurement {
-            server_cpu_us_per_message: cpu,
-            server_user_us_per_message: cpu / 10.0,
+            unit: Unit::Message,
+            server_cpu_us: cpu,
+            server_user_us: cpu / 10.0,
             server_cpus_busy: 0.9,
             server_resident_bytes: 4 << 20,
             generator_cpus_busy: 0.9,
-            messages_per_second: 1e6 / cpu,
+            rate: 1e6 / cpu,
             p50_us: 64.0 * cpu,
             p99_us: 200.0 * cpu,
         }
+    }
+
+    /// The same servers in one case of connections that come and go.
+    pub(crate) fn churn() -> Results {
+        let mut results = results();
+        results.plan.mode = Mode::Churn;
+        results.plan.cases = crate::plan::churn(&[64], &[512]);
+        results.cases.truncate(1);
+        for run in results.cases[0].iter_mut().flat_map(|runs| runs.rounds.iter_mut().flatten()) {
+            run.unit = Unit::Cycle;
+        }
+        // The raw TCP echoes take no part.
+        results.plan.servers.drain(..2);
+        results.cases[0].drain(..2);
+        results
     }
 
     /// Two cases; two raw TCP echoes, a server that costs twice as much, and one that fails in the
@@ -244,8 +305,21 @@ mod tests {
         assert_eq!(results.ratio(0, 2), Some(Summary { median: 2.0, min: 2.0, max: 2.0 }));
         // A round that one of the two has not run counts for neither.
         results.cases[0][2].rounds[0] = None;
-        results.cases[0][2].rounds[1].as_mut().unwrap().server_cpu_us_per_message *= 2.0;
+        results.cases[0][2].rounds[1].as_mut().unwrap().server_cpu_us *= 2.0;
         assert_eq!(results.ratio(0, 2), Some(Summary { median: 3.0, min: 2.0, max: 4.0 }));
+    }
+
+    #[test]
+    fn of_cycles_the_baseline_is_the_cheapest_server() {
+        let results = examples::churn();
+        assert_eq!(results.baseline(0), Some(0));
+        assert_eq!(results.ratio(0, 1), Some(Summary { median: 4.0, min: 4.0, max: 4.0 }));
+        let json = serde_json::to_value(results).unwrap();
+        let server = &json["cases"][0]["servers"][1];
+        assert_eq!(json["cases"][0]["case"]["unit"], "cycle");
+        assert_eq!(server["server_cpu_us_per_cycle"]["median"], 4.0);
+        assert_eq!(server["rounds"][0]["server_cpu_us_per_cycle"], 4.0);
+        assert_eq!(server["cycles_per_second"]["median"], 250_000.0);
     }
 
     #[test]

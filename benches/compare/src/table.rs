@@ -6,14 +6,24 @@ use std::fmt::Write;
 
 use ringecho_loadtest::text::numbers::grouped;
 
-use crate::{plan::Mode, results::Results, statistics::Summary};
+use crate::{
+    plan::{Mode, Unit},
+    results::Results,
+    statistics::Summary,
+};
 
-const HEAD: [&str; 6] =
-    ["server", "server CPU, us/message", "messages/s", "p50 us", "p99 us", "ratio"];
+const COLUMNS: usize = 6;
+
+fn head(unit: Unit) -> [String; COLUMNS] {
+    let cpu = format!("server CPU, us/{unit}");
+    let rate = format!("{unit}s/s");
+    ["server", &cpu, &rate, "p50 us", "p99 us", "ratio"].map(str::to_owned)
+}
 
 /// The table of one case: medians, and in parentheses the least and the most of all rounds.
 pub(crate) fn text(results: &Results, case: usize) -> String {
-    let mut rows = vec![HEAD.map(str::to_owned)];
+    let unit = results.plan.cases[case].unit;
+    let mut rows = vec![head(unit)];
     let mut failures = String::new();
     for (server, runs) in results.plan.servers.iter().zip(&results.cases[case]) {
         if let Some(failure) = &runs.failure {
@@ -23,12 +33,17 @@ pub(crate) fn text(results: &Results, case: usize) -> String {
     rows.extend((0..results.plan.servers.len()).filter_map(|server| row(results, case, server)));
     let mut text = match results.baseline(case) {
         Some(server) => format!(
-            "{}; ratio to {}, the cheaper raw TCP echo\n",
-            results.plan.cases[case], results.plan.servers[server].name
+            "{}; ratio to {}, the {}\n",
+            results.plan.cases[case],
+            results.plan.servers[server].name,
+            match unit {
+                Unit::Message => "cheaper raw TCP echo",
+                Unit::Cycle => "cheapest",
+            }
         ),
         None => format!("{}\n", results.plan.cases[case]),
     };
-    let widths: [usize; HEAD.len()] = std::array::from_fn(|column| {
+    let widths: [usize; COLUMNS] = std::array::from_fn(|column| {
         rows.iter().map(|row| row[column].len()).max().unwrap_or_default()
     });
     for row in rows {
@@ -42,9 +57,9 @@ pub(crate) fn text(results: &Results, case: usize) -> String {
 }
 
 /// A server's row; `None` if it failed, or has not run.
-fn row(results: &Results, case: usize, server: usize) -> Option<[String; HEAD.len()]> {
+fn row(results: &Results, case: usize, server: usize) -> Option<[String; COLUMNS]> {
     let runs = &results.cases[case][server];
-    let rate = runs.summary(|run| run.messages_per_second)?.median;
+    let rate = runs.summary(|run| run.rate)?.median;
     let latency =
         |latency: Option<Summary>| latency.map_or_else(String::new, |s| figures(s.median));
     Some([
@@ -66,7 +81,7 @@ pub(crate) fn markdown(results: &Results) -> String {
         humantime::format_duration(results.plan.duration),
         humantime::format_duration(results.plan.warmup)
     );
-    if results.plan.mode == Mode::Cases {
+    if matches!(results.plan.mode, Mode::Cases | Mode::Churn) {
         text.push('\n');
         text += &ratios(results);
     }
@@ -78,8 +93,8 @@ pub(crate) fn markdown(results: &Results) -> String {
             text,
             "\n<details><summary>{}</summary>\n\n| {} |\n| --- |{}\n",
             results.plan.cases[case],
-            HEAD.join(" | "),
-            " --: |".repeat(HEAD.len() - 1)
+            head(results.plan.cases[case].unit).join(" | "),
+            " --: |".repeat(COLUMNS - 1)
         );
         for server in 0..results.plan.servers.len() {
             if let Some(row) = row(results, case, server) {
@@ -95,17 +110,24 @@ pub(crate) fn markdown(results: &Results) -> String {
 fn ratios(results: &Results) -> String {
     let names: Vec<&str> = results.plan.servers.iter().map(|server| &*server.name).collect();
     let mut text = format!(
-        "| payload x connections x depth | 1.00 is | {} |\n| --- | --- |{}\n",
+        "| {} | 1.00 is | {} |\n| --- | --- |{}\n",
+        match results.plan.mode {
+            Mode::Churn => "payload x cycles at once",
+            _ => "payload x connections x depth",
+        },
         names.join(" | "),
         " --: |".repeat(names.len())
     );
     for (case, load) in results.plan.cases.iter().enumerate() {
         let _ = write!(
             text,
-            "| {} x {} x {} | {} |",
+            "| {} x {}{} | {} |",
             crate::words::payload(load.payload_bytes),
             load.connections,
-            load.depth,
+            match load.unit {
+                Unit::Message => format!(" x {}", load.depth),
+                Unit::Cycle => String::new(),
+            },
             unit(results, case)
         );
         for server in 0..names.len() {
@@ -196,6 +218,26 @@ mod tests {
             "| 64 B x 64 x 16 | 0.500 us (uring) | 1.20 | 1.00 | 2.00 | 8.00 |",
             "| 16 KiB x 64 x 16 | 7.00 us (epoll) | 1.00 | 1.14 | 2.00 | failed |",
             "shaky failed in 16 KiB x 64 connections x depth 16: 3 errors: an echo was changed.",
+        ] {
+            assert!(markdown.lines().any(|other| other == line), "{line}\n{markdown}");
+        }
+    }
+
+    #[test]
+    fn cycles_are_told_from_messages() {
+        let results = examples::churn();
+        let text = text(&results, 0);
+        assert!(
+            text.starts_with("64 B x 512 cycles at once; ratio to twice, the cheapest\n"),
+            "{text}"
+        );
+        let columns: Vec<&str> = text.lines().nth(1).unwrap().split("  ").collect();
+        assert!(columns.contains(&"server CPU, us/cycle"), "{text}");
+        let markdown = markdown(&results);
+        for line in [
+            "| payload x cycles at once | 1.00 is | twice | shaky |",
+            "| 64 B x 512 | 1.00 us (twice) | 1.00 | 4.00 |",
+            "| server | server CPU, us/cycle | cycles/s | p50 us | p99 us | ratio |",
         ] {
             assert!(markdown.lines().any(|other| other == line), "{line}\n{markdown}");
         }

@@ -60,6 +60,39 @@ fn servers_are_compared_and_a_broken_one_does_not_keep_the_others_from_it() {
 }
 
 #[test]
+fn connections_that_come_and_go_are_compared_with_the_cheapest_server() {
+    let programs = programs();
+    let directory = env::temp_dir().join(format!("ringecho-compare-churn-{}", std::process::id()));
+    fs::create_dir_all(&directory).unwrap();
+    let file = |name: &str| directory.join(name);
+    let mine = format!("mine={}/tokio-tungstenite {{port}}", programs.display());
+    let output = Command::new(env!("CARGO_BIN_EXE_ringecho-compare"))
+        .args(["--case=churn", "--servers=mine,tokio-tungstenite", &mine])
+        .args(["--connections=2", "--rounds=2", "--duration=300ms", "--warmup=10ms"])
+        .args([format!("--json={}", file("json").display())])
+        .args([format!("--svg={}", file("svg").display())])
+        .args([format!("--markdown={}", file("md").display())])
+        .output()
+        .unwrap();
+    let (stdout, stderr) =
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert_eq!(output.status.code(), Some(0), "{stdout}{stderr}");
+    assert!(stdout.contains("64 B x 2 cycles at once; ratio to "), "{stdout}{stderr}");
+    assert!(stdout.contains("server CPU, us/cycle"), "{stdout}");
+
+    let json: Value = serde_json::from_slice(&fs::read(file("json")).unwrap()).unwrap();
+    assert_eq!(json["plan"]["mode"], "churn");
+    for server in json["cases"][0]["servers"].as_array().unwrap() {
+        let rounds = server["rounds"].as_array().unwrap();
+        assert!(rounds.iter().all(|round| round["cycles_per_second"].as_f64() > Some(0.0)));
+        assert_eq!(server["failure"], Value::Null);
+    }
+    assert!(fs::read_to_string(file("svg")).unwrap().contains("Server CPU per cycle"));
+    assert!(fs::read_to_string(file("md")).unwrap().contains("| 64 B x 2 |"));
+    fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
 fn a_wrong_flag_is_refused_before_anything_starts() {
     let output = Command::new(env!("CARGO_BIN_EXE_ringecho-compare"))
         .arg("--servers=nobody")

@@ -75,8 +75,8 @@ pub(crate) fn sweep(results: &Results, axis: Axis) -> Result<String, Error> {
     let load: Vec<String> = load.into_iter().flatten().collect();
     let title = format!("Cost over {title} ({})", load.join(", "));
     canvas.text(&title, (MARGIN, MARGIN + 8), HPos::Left, 23, INK)?;
-    let cpu = lines(results, axis, |run| run.server_cpu_us_per_message);
-    let rate = lines(results, axis, |run| run.messages_per_second);
+    let cpu = lines(results, axis, |run| run.server_cpu_us);
+    let rate = lines(results, axis, |run| run.rate);
     // One message that wakes a server, or a large one, costs many times what others do.
     let is_logarithmic = matches!(axis, Axis::Connections | Axis::Payload);
     let [upper, lower] = PANEL_TOPS;

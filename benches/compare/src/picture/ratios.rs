@@ -6,7 +6,7 @@
 use plotters::style::{RGBColor, text_anchor::HPos};
 
 use super::{Canvas, Error, FAINT_INK, INK, RULE};
-use crate::{results::Results, table, words::payload};
+use crate::{plan::Mode, results::Results, table, words::payload};
 
 const MARGIN: i32 = 24;
 const HEAD_HEIGHT: i32 = 132;
@@ -77,10 +77,19 @@ fn tops(results: &Results) -> Vec<i32> {
 }
 
 fn draw_head(canvas: &Canvas<'_>, results: &Results, left: i32) -> Result<(), Error> {
-    let title = "Server CPU per message, relative to the cheaper raw TCP echo of the same round";
+    let (title, one) = match results.plan.mode {
+        Mode::Churn => (
+            "Server CPU per cycle, relative to the cheapest server of the same round",
+            "is the cheapest server",
+        ),
+        _ => (
+            "Server CPU per message, relative to the cheaper raw TCP echo of the same round",
+            "is what TCP itself costs",
+        ),
+    };
     canvas.text(title, (MARGIN, MARGIN + 8), HPos::Left, 25, INK)?;
     let rest = format!(
-        "Medians of {} rounds, servers in turn. 1.00 is what TCP itself costs; lower is better.",
+        "Medians of {} rounds, servers in turn. 1.00 {one}; lower is better.",
         results.plan.rounds
     );
     canvas.text(&rest, (MARGIN, MARGIN + 36), HPos::Left, 18, FAINT_INK)?;
