@@ -12,6 +12,7 @@ use std::{
     io::{Read, Write},
     os::unix::net::UnixStream,
     sync::Arc,
+    time::Duration,
 };
 
 use allocation_counter::{AllocationInfo, measure};
@@ -125,6 +126,7 @@ const DIMENSIONS: Dimensions = Dimensions {
     receive_quota: 0,
     unsent_max: 1 << 20,
     connections_max: 8,
+    spin: Duration::ZERO,
 };
 
 #[test]

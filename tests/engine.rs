@@ -7,6 +7,7 @@ use std::{
     net::Shutdown,
     os::unix::net::UnixStream,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
@@ -50,6 +51,7 @@ const DIMENSIONS: Dimensions = Dimensions {
     receive_quota: 2048,
     unsent_max: 16 << 10,
     connections_max: 2 * OPEN_MAX as u32,
+    spin: Duration::ZERO,
 };
 
 const RULES: Rules = Rules { hold: 1000, message_size_max: u64::MAX };

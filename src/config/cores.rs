@@ -4,7 +4,7 @@
 use clap::{ArgAction, Args, ValueEnum};
 
 use crate::{
-    config::values::{Within, group_defaults, parse_switch},
+    config::values::{ShortTime, Within, group_defaults, parse_switch},
     host::cpu_list::CpuList,
 };
 
@@ -49,6 +49,14 @@ pub struct Cores {
     /// default, are 512 small pages or 1 huge one.
     #[arg(long, value_name = "KIND", default_value = "off")]
     pub huge_pages: HugePages,
+
+    /// How long a worker's engine polls for events before it sleeps; the portable path never polls
+    ///
+    /// Sleeping and being woken takes a few microseconds of each round trip, and more where the CPU
+    /// itself sleeps meanwhile. Polling takes all of the CPU. The bound leaves a worker without
+    /// traffic at about a thousandth of its CPU, since it wakes once a second for its sweep.
+    #[arg(long, value_name = "TIME", default_value = "0s")]
+    pub spin: Within<ShortTime, 0, 1000>,
 }
 
 /// The kernel interface that workers wait on.

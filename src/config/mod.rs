@@ -25,7 +25,7 @@ pub use self::{
     log::{LogFormat, LogLevel, Logging},
     network::Network,
     time::Time,
-    values::{PowerOfTwo, Quantity, Size, ValueError, Within, format_duration},
+    values::{PowerOfTwo, Quantity, ShortTime, Size, ValueError, Within, format_duration},
 };
 use crate::http::echo_paths::EchoPaths;
 #[doc(inline)]

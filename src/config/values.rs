@@ -9,7 +9,8 @@ use bytesize::ByteSize;
 use clap::{Args, Command};
 use thiserror::Error;
 
-/// A value from `MIN` to `MAX`, both included: bytes of a [`Size`], seconds of a [`Duration`].
+/// A value from `MIN` to `MAX`, both included: bytes of a [`Size`], seconds of a [`Duration`],
+/// microseconds of a [`ShortTime`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Within<T, const MIN: u64, const MAX: u64>(T);
 
@@ -20,6 +21,10 @@ pub struct Size(pub u64);
 /// A whole number that is a power of two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PowerOfTwo(u32);
+
+/// A time that is so short that its range is in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ShortTime(pub Duration);
 
 /// Why a value is refused. The command line puts flag and value before this text.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -41,7 +46,7 @@ pub enum ValueError {
 
 /// A kind of value that may have a range.
 pub trait Quantity: Copy + PartialOrd {
-    /// The quantity of so many bytes, seconds, or whole numbers.
+    /// The quantity of so many bytes, seconds, microseconds, or whole numbers.
     fn from_units(units: u64) -> Self;
 
     /// Reads a value as people write it.
@@ -157,6 +162,24 @@ impl Quantity for Duration {
     }
 }
 
+impl Quantity for ShortTime {
+    fn from_units(units: u64) -> Self {
+        Self(Duration::from_micros(units))
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        Duration::read(text).map(Self)
+    }
+
+    fn to_text(self) -> String {
+        self.0.to_text()
+    }
+
+    fn expected(_: Self, _: Self) -> String {
+        "a short time is a number with a unit: 50us, 1ms".to_owned()
+    }
+}
+
 impl PowerOfTwo {
     /// The number, if it is a power of two.
     pub fn new(number: u32) -> Option<Self> {
@@ -258,6 +281,8 @@ mod tests {
         assert_eq!(refusal.to_string(), "must be from 4KiB to 16MiB, not 1000");
         let refusal = Within::<Duration, 1, 60>::new(Duration::from_millis(999)).unwrap_err();
         assert_eq!(refusal.to_string(), "must be from 1s to 1m, not 999ms");
+        let refusal = "2ms".parse::<Within<ShortTime, 0, 1000>>().unwrap_err();
+        assert_eq!(refusal.to_string(), "must be from 0s to 1ms, not 2ms");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use super::{errors::StartError, shortages::MORE_MEMORY};
 use crate::{
-    config::{self, Config, DataPlane, HugePages},
+    config::{self, Config, DataPlane, HugePages, format_duration},
     connection::RECEIVE_QUOTA,
     host::{
         cpu_list::CpuList, descriptors::SystemCallError, runtime::try_monoio_ring,
@@ -92,8 +92,8 @@ fn portable_platforms(driver: config::Driver) -> Result<Vec<Platform>, StartErro
     }
 }
 
-/// Refuses `--huge-pages explicit` where there is no engine, and says that other huge pages have no
-/// use there.
+/// Refuses `--huge-pages explicit` where there is no engine, and says that other huge pages and
+/// `--spin` have no use there.
 fn heed_lack_of_engine(config: &Config, obstacle: &str) -> Result<(), StartError> {
     match config.cores.huge_pages {
         HugePages::Explicit => return Err(StartError::HugePagesUnavailable(obstacle.to_owned())),
@@ -102,6 +102,13 @@ fn heed_lack_of_engine(config: &Config, obstacle: &str) -> Result<(), StartError
              and there is no engine: {obstacle}"
         ),
         HugePages::Off => {}
+    }
+    let spin = config.cores.spin.get().0;
+    if !spin.is_zero() {
+        warn!(
+            "--spin {}: only an engine polls, and there is no engine: {obstacle}",
+            format_duration(&spin)
+        );
     }
     Ok(())
 }
@@ -119,6 +126,7 @@ fn engine_dimensions(config: &Config, limits_receives: bool) -> engine::Dimensio
         receive_quota,
         unsent_max,
         connections_max: descriptors_max.min(ENGINE_CONNECTIONS_MAX) as u32,
+        spin: config.cores.spin.get().0,
     }
 }
 

@@ -41,6 +41,7 @@ const DIMENSIONS: engine::Dimensions = engine::Dimensions {
     receive_quota: 0,
     unsent_max: 4096,
     connections_max: 1024,
+    spin: Duration::ZERO,
 };
 
 /// Everything that a worker can stand on here.

@@ -26,6 +26,7 @@ mod seccomp;
 mod session;
 mod signals;
 mod slow;
+mod spin;
 mod start;
 mod streams;
 mod time;

@@ -134,3 +134,15 @@ fn huge_pages_without_an_engine_are_refused_or_announced() {
     let log = log_of_an_echo(&mut command);
     assert!(log.contains("--huge-pages transparent: ") && log.contains(why), "{log}");
 }
+
+/// Only the engine polls before it sleeps.
+#[test]
+fn spinning_without_an_engine_is_announced() {
+    for (data_plane, is_told) in [("--data-plane=portable", true), ("--data-plane=auto", false)] {
+        let mut command = ringecho();
+        command.args(["--listen=127.0.0.1:0", "--driver=epoll", "--spin=50us", data_plane]);
+        let log = log_of_an_echo(&mut command);
+        let said = "--spin 50us: only an engine polls, and there is no engine: --data-plane is";
+        assert_eq!(log.contains(said), is_told, "{log}");
+    }
+}

@@ -1,8 +1,11 @@
-//! How large an engine is.
+//! How large an engine is, and how long it polls.
+
+use std::time::Duration;
 
 use crate::config::HugePages;
 
-/// The memory that an engine works with, and the connections that it has room for.
+/// The memory that an engine works with, the connections that it has room for, and the time that it
+/// spends on polling.
 #[derive(Clone, Copy, Debug)]
 pub struct Dimensions {
     /// Shared receive buffers, a power of two.
@@ -17,4 +20,6 @@ pub struct Dimensions {
     pub unsent_max: usize,
     /// Connections at a time.
     pub connections_max: u32,
+    /// How long it polls for events before it sleeps; zero for not at all.
+    pub spin: Duration,
 }

@@ -17,7 +17,8 @@
 //! - `buffers`: memory to receive into; `sends`: memory to send from; `transfers`: both, turn by turn.
 //! - `connection`: what happens to one connection; `table`: all connections, each by its `key`.
 //! - `replies`: parts to send in this turn; `buffer_queue`: connections that wait for a buffer.
-//! - `waits`: what the worker's tasks wait for; `probe`: whether this kernel can carry an engine.
+//! - `waits`: what the worker's tasks wait for; `spin`: how long the engine polls before it sleeps.
+//! - `probe`: whether this kernel can carry an engine.
 //! - this file: the turn.
 
 mod buffer_queue;
@@ -32,6 +33,7 @@ mod replies;
 mod sends;
 #[cfg(test)]
 mod simulation;
+mod spin;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -52,6 +54,7 @@ use self::{
     buffer_queue::BufferQueue,
     connection::{Connection, DepartureState, Receiving, Sending, Work},
     replies::Replies,
+    spin::Spin,
     table::Table,
     transfers::{Events, Transfers, UnderWay},
     waits::{Outcome, Sleep, Waits},
@@ -85,7 +88,8 @@ pub struct Engine<K> {
     departures: Vec<Departure>,
     /// What the worker's tasks wait for.
     waits: Waits,
-    /// Turns since the last tick ended.
+    spin: Spin,
+    /// Turns that found an event since the last tick ended.
     turns_since_tick: u32,
     /// When the wait for the next tick began.
     tick_began: Instant,
@@ -148,6 +152,7 @@ impl<K: Kernel> Engine<K> {
             is_draining: false,
             departures: Vec::new(),
             waits: Waits::default(),
+            spin: Spin::new(dimensions.spin),
             turns_since_tick: 0,
             tick_began: Instant::now(),
             events: Events::default(),
@@ -199,11 +204,12 @@ impl<K: Kernel> Engine<K> {
         Ok(())
     }
 
-    /// Turns until tasks can go on: a wait of theirs is over, or connections have departed. Waits in
-    /// the kernel while there is nothing to do.
+    /// Turns until tasks can go on: a wait of theirs is over, or connections have departed. Polls, and
+    /// then waits in the kernel, while there is nothing to do.
     pub fn run(&mut self) -> io::Result<()> {
         loop {
-            let is_awaited = self.turn(!self.is_in_haste())?;
+            let may_wait = !self.is_in_haste() && self.spin.is_over();
+            let is_awaited = self.turn(may_wait)?;
             if is_awaited || !self.departures.is_empty() {
                 return Ok(());
             }
@@ -252,7 +258,11 @@ impl<K: Kernel> Engine<K> {
     pub fn turn(&mut self, may_wait: bool) -> io::Result<bool> {
         let mut events = mem::take(&mut self.events);
         self.work.transfers.turn(&mut events, may_wait)?;
-        self.count_late_wake_up(&events);
+        let is_eventful = !events.is_empty();
+        self.spin.note(is_eventful);
+        if is_eventful {
+            self.count_late_wake_up(&events);
+        }
         let Self { table, work, .. } = self;
         for (key, unsent) in events.unsent.drain(..) {
             if let Some(connection) = table.get_mut(key) {

@@ -75,6 +75,7 @@ const DIMENSIONS: Dimensions = Dimensions {
     receive_quota: 4096,
     unsent_max: 4096,
     connections_max: 1,
+    spin: Duration::ZERO,
 };
 
 /// How often a sleeping ring is woken, each time by another of two descriptors.

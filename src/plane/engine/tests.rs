@@ -125,6 +125,7 @@ impl Run {
             receive_quota: if rng.random() { 0 } else { rng.random_range(1..2000) },
             unsent_max: rng.random_range(0..4000),
             connections_max: CONNECTIONS_MAX,
+            spin: Duration::ZERO,
         };
         let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
         let engine = Engine::with_kernel(kernel, dimensions, RULES, counters).expect("memory");

@@ -95,6 +95,13 @@ pub(super) struct UnderWay {
     pub(super) patient_sends: usize,
 }
 
+impl Events {
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.unsent.is_empty() && self.others.is_empty() && self.waits.is_empty()
+    }
+}
+
 struct PatientSend {
     bytes: Vec<u8>,
     sent: usize,
