@@ -15,7 +15,7 @@ use ringecho_loadtest::{
     },
     drive::threads::ThreadError,
     modes::{
-        churn, compare, idle,
+        churn, compare, floor, idle,
         merge::{MergeError, MergedReport},
         run::{RunError, run},
         search,
@@ -130,7 +130,9 @@ fn run_load(args: &RunArgs) -> Result<Ending, Fault> {
     let plan = args.plan()?;
     let (too_few, interrupted) = prepare(&args.traffic.connections, 1)?;
     let mut progress = if args.full_screen { Progress::full_screen() } else { Progress::default() };
+    let floor = floor::measure(&plan, &interrupted);
     let mut report = run(plan, &interrupted, &mut progress)?;
+    report.add_floor(floor);
     report.conclude(baseline, &conditions);
     let doubts = [&*report.warnings, &shortfall::noted()].concat();
     report.warnings = [&*doubts, &too_few].concat();

@@ -26,6 +26,8 @@ pub enum WarningCode {
     ConnectionsNotOpened,
     /// The generator was built without optimization.
     DebugBuild,
+    /// The generator's own part of latency is not known.
+    FloorUnmeasured,
     /// A thread of the generator had no time left.
     GeneratorSaturated,
     /// Threads wait with epoll, and should not have.

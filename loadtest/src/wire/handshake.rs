@@ -168,11 +168,16 @@ impl<'r> Handshake<'r> {
         Ok(permessage_deflate::agreement(&extensions, self.request.offers_compression())?)
     }
 
-    /// The `sec-websocket-accept` that belongs to the key (§4.2.2).
+    /// The `sec-websocket-accept` that belongs to the request's key.
     fn accept(&self) -> String {
-        let digest = Sha1::new().chain_update(&self.key).chain_update(ACCEPT_GUID).finalize();
-        BASE64_STANDARD.encode(digest)
+        accept_of(&self.key)
     }
+}
+
+/// The `sec-websocket-accept` that belongs to a key (§4.2.2).
+pub(crate) fn accept_of(key: &str) -> String {
+    let digest = Sha1::new().chain_update(key).chain_update(ACCEPT_GUID).finalize();
+    BASE64_STANDARD.encode(digest)
 }
 
 /// Reads responses as a user agent has to: their lines may be folded (RFC 9112 §5.2), and white space

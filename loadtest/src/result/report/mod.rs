@@ -86,6 +86,9 @@ pub struct Report {
     /// Latency of the messages that were planned in the measured window, from the planned instant,
     /// which in a closed loop is that of sending; `None` if none was answered.
     pub latency_us: Option<LatencyReport>,
+    /// Latency of an echo that takes as little time as can be: the generator's own part; `None` if
+    /// it was not measured.
+    pub floor_us: Option<LatencyReport>,
     /// Errors in the whole run, warm-up included.
     pub errors: ErrorCounts,
     /// What was wrong with the messages that these count as wrong.
@@ -163,6 +166,7 @@ impl Report {
                 per_second(tally.payload_measured as f64, measured) / 1e6,
             ),
             latency_us: LatencyReport::new(&tally.histograms.latency),
+            floor_us: None,
             errors: tally.errors,
             wrong_echoes: tally.wrong_echoes,
             causes: tally.causes(),
@@ -177,6 +181,14 @@ impl Report {
         };
         report.warnings = report.doubts(plan, window);
         report
+    }
+
+    /// Adds the generator's own part of latency, or why that is not known.
+    pub fn add_floor(&mut self, floor: Result<LatencyReport, Warning>) {
+        match floor {
+            Ok(floor) => self.floor_us = Some(floor),
+            Err(warning) => self.warnings.push(warning),
+        }
     }
 
     /// Adds how the run compares with an earlier one, and whether the conditions hold.

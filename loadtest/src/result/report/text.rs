@@ -6,6 +6,7 @@ use ringecho::host::cpu_list;
 
 use super::{Connections, Report};
 use crate::{
+    count::latency_report::LatencyReport,
     payload::Verify,
     text::numbers::{grouped, rate},
 };
@@ -28,6 +29,12 @@ impl fmt::Display for Report {
         }
         if let Some(open_loop) = &self.open_loop {
             write!(f, "{open_loop}")?;
+        }
+        if let Some(LatencyReport { p50, p99, .. }) = &self.floor_us {
+            writeln!(
+                f,
+                "  floor       p50 {p50:.1}  p99 {p99:.1} us of an echo that always polls"
+            )?;
         }
         if let Some(server) = &self.server {
             writeln!(f, "  server      {server}")?;
