@@ -128,6 +128,7 @@ pub(crate) fn built_in(programs: &Programs) -> Vec<Server> {
         ("tcp-uring", Echo::Bytes),
         ("tcp-epoll", Echo::Bytes),
         ("tcp-monoio", Echo::Bytes),
+        ("ws-epoll", Echo::Messages),
         ("fastwebsockets-corked", Echo::Messages),
         ("fastwebsockets-tokio", Echo::Messages),
         ("sockudo-ws", Echo::Messages),

@@ -1,12 +1,15 @@
 //! What the peers have in common: the command line `PEER PORT`, the line that says where they
-//! listen, and the allocator; the opening handshake of the raw TCP echoes ([`raw_tcp`]), and the
-//! loop that accepts connections on tokio ([`on_tokio`]).
+//! listen, and the allocator; the opening handshake of the hand-rolled ones ([`opening`]) and what
+//! the raw TCP echoes make of it ([`raw_tcp`]); the loops on epoll ([`on_epoll`]) and on tokio
+//! ([`on_tokio`]).
 //!
 //! Every peer serves 127.0.0.1 from one thread, with `TCP_NODELAY`; the thread is pinned from
 //! outside, as ringecho's is when the two are compared. ringecho runs on mimalloc, so its peers do
 //! too: it is not the allocator that is to be compared.
 
+pub mod on_epoll;
 pub mod on_tokio;
+pub mod opening;
 pub mod raw_tcp;
 
 use std::{

@@ -1,4 +1,4 @@
-//! Every peer echoes what it is sent; the raw TCP echoes also when their client does not read for
+//! Every peer echoes what it is sent, and those on WebSocket end in order; the raw TCP echoes also when their client does not read for
 //! a while, and when it ends its side first.
 
 use std::{
@@ -8,9 +8,10 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use tungstenite::{Message, WebSocket};
+use tungstenite::{Error, Message, WebSocket};
 
-const WEBSOCKET_PEERS: [&str; 4] = [
+const WEBSOCKET_PEERS: [&str; 5] = [
+    env!("CARGO_BIN_EXE_ws-epoll"),
     env!("CARGO_BIN_EXE_fastwebsockets-tokio"),
     env!("CARGO_BIN_EXE_fastwebsockets-corked"),
     env!("CARGO_BIN_EXE_sockudo-ws"),
@@ -94,6 +95,19 @@ fn messages_come_back_from_every_websocket_peer() {
         for message in &messages {
             assert_eq!(websocket.read().unwrap(), *message, "{program}");
         }
+    }
+}
+
+#[test]
+fn every_websocket_peer_answers_a_ping_and_a_close() {
+    for program in WEBSOCKET_PEERS {
+        let peer = Peer::start(program);
+        let mut websocket = peer.connect();
+        websocket.send(Message::Ping("there?".into())).unwrap();
+        assert_eq!(websocket.read().unwrap(), Message::Pong("there?".into()), "{program}");
+        websocket.close(None).unwrap();
+        assert!(matches!(websocket.read().unwrap(), Message::Close(_)), "{program}");
+        assert!(matches!(websocket.read(), Err(Error::ConnectionClosed)), "{program}");
     }
 }
 

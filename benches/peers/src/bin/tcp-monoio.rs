@@ -15,10 +15,7 @@ use monoio::{
     io::{AsyncReadRent, AsyncWriteRentExt},
     net::{TcpListener, TcpStream},
 };
-use ringecho_peers::{
-    listen,
-    raw_tcp::{REQUEST_HEAD_LEN_MAX, opening_reply},
-};
+use ringecho_peers::{listen, opening::REQUEST_HEAD_LEN_MAX, raw_tcp::opening_reply};
 
 const BUFFER_LEN_MIN: usize = 4 << 10;
 const BUFFER_LEN_MAX: usize = 256 << 10;
