@@ -8,19 +8,18 @@ use clap::{Parser, ValueEnum};
 use ringecho::host::cpu_list::CpuList;
 
 use crate::{
-    plan::{Axis, Case, Mode, Plan, cases, churn},
+    plan::{Axis, Case, Mode, Plan, cases, cases_at_rates, churn},
     server::{self, Echo, Programs, Server},
 };
 
 /// Compares echo servers on one machine, in turns: server CPU for each message beside what a raw
 /// TCP echo costs
 ///
-/// Without --sweep, every server runs every case: each payload with each number of connections and
-/// each depth. With --case churn connections come and go instead, and the cost is that of a whole
-/// cycle: connecting, opening handshake, one message, closing handshake. The servers take turns, in rounds of alternating order, on one CPU; the load
-/// generator has another one, and compares every byte of every echo. The results go to standard
-/// output, progress and warnings to standard error. The exit code is 0 if every server echoed
-/// every message, 1 if not, and 2 if a flag is wrong.
+/// Without --case, --sweep and --rates, every server runs every case: each payload with each number
+/// of connections and each depth. The servers take turns, in rounds of alternating order, on one
+/// CPU; the load generator has another one, and compares every byte of every echo. The results go
+/// to standard output, progress and warnings to standard error. The exit code is 0 if every server
+/// echoed every message, 1 if not, and 2 if a flag is wrong.
 #[derive(Debug, Parser)]
 #[command(name = "ringecho-compare", version, max_term_width = 100)]
 pub(crate) struct Args {
@@ -38,19 +37,35 @@ pub(crate) struct Args {
     servers: Vec<String>,
 
     /// Compare something else than echoes
-    #[arg(long, value_name = "WHAT", value_enum, conflicts_with_all = ["sweep", "depths"])]
+    #[arg(long, value_name = "WHAT", value_enum, conflicts_with_all = ["sweep", "rates", "depths"])]
     case: Option<SpecialCase>,
 
     /// Vary one thing over its range instead, and plot the cost against it
     #[arg(long, value_name = "WHAT", value_enum)]
     sweep: Option<Axis>,
 
-    /// Payloads of the messages [default: 64,1KiB,16KiB,256KiB; churn: 64; swept: 16 to 1MiB]
+    /// Send at these rates, in messages/s over all connections, and not as fast as servers answer
+    ///
+    /// Latency then counts from the planned instant of sending. Ratios are to a WebSocket server
+    /// (--against). Without a list: 5000,20000,50000.
+    #[arg(
+        long, value_name = "LIST", num_args = 0.., require_equals = true, value_delimiter = ',',
+        default_missing_values = ["5000", "20000", "50000"], conflicts_with_all = ["sweep", "svg"],
+        value_parser = clap::value_parser!(u32).range(1..=10_000_000)
+    )]
+    rates: Option<Vec<u32>>,
+
+    /// With --rates, the server that the ratios are to [default: the first WebSocket server]
+    #[arg(long, value_name = "NAME", requires = "rates")]
+    against: Option<String>,
+
+    /// Payloads of the messages [default: 64,1KiB,16KiB,256KiB; at rates and churn: 64; swept: 16
+    /// to 1MiB]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     payloads: Vec<ByteSize>,
 
-    /// Numbers of connections, of those that come and go at a time [default: 1,64,512; churn: 64,512;
-    /// swept: 1 to 10000]
+    /// Numbers of connections, of those that come and go at a time [default: 1,64,512; at rates:
+    /// 64; churn: 64,512; swept: 1 to 10000]
     #[arg(
         long, value_name = "LIST", value_delimiter = ',',
         value_parser = clap::value_parser!(u32).range(1..=1_000_000)
@@ -59,7 +74,7 @@ pub(crate) struct Args {
 
     /// Messages in flight on each connection [default: 1,16; with --sweep 1, for buffers 16]
     #[arg(
-        long, value_name = "LIST", value_delimiter = ',',
+        long, value_name = "LIST", value_delimiter = ',', conflicts_with = "rates",
         value_parser = clap::value_parser!(u32).range(1..=65_536)
     )]
     depths: Vec<u32>,
@@ -134,19 +149,22 @@ impl Args {
     pub(crate) fn plan(&self) -> anyhow::Result<Plan> {
         let usable = CpuList::usable()?;
         let usable = usable.as_slice();
-        let mode = match (self.case, self.sweep) {
-            (Some(SpecialCase::Churn), _) => Mode::Churn,
-            (None, Some(axis)) => Mode::Sweep(axis),
-            (None, None) => Mode::Cases,
+        let mode = match (self.case, self.sweep, &self.rates) {
+            (Some(SpecialCase::Churn), _, _) => Mode::Churn,
+            (None, Some(axis), _) => Mode::Sweep(axis),
+            (None, None, Some(_)) => Mode::Rates,
+            (None, None, None) => Mode::Cases,
         };
         let server_cpu = single(self.server_cpu.as_ref(), "--server-cpu")?.unwrap_or(usable[0]);
         let generator_cpu = single(self.generator_cpu.as_ref(), "--generator-cpu")?
             .unwrap_or(usable[usable.len() - 1]);
+        let servers = self.servers(mode, server_cpu, generator_cpu, usable)?;
         let plan = Plan {
             mode,
-            servers: self.servers(mode, server_cpu, generator_cpu, usable)?,
             cases: self.cases(mode)?,
-            rounds: self.rounds.unwrap_or(if matches!(mode, Mode::Sweep(_)) { 3 } else { 5 }),
+            against: self.against(&servers)?,
+            servers,
+            rounds: self.rounds.unwrap_or(if let Mode::Sweep(_) = mode { 3 } else { 5 }),
             duration: self.duration,
             warmup: self.warmup,
         };
@@ -184,7 +202,7 @@ impl Args {
                 .filter(|server| server.echo == Echo::Messages)
                 .map(|server| &*server.name)
                 .collect(),
-            ([], Mode::Cases) => all.iter().map(|server| &*server.name).collect(),
+            ([], Mode::Cases | Mode::Rates) => all.iter().map(|server| &*server.name).collect(),
             ([], Mode::Sweep(_)) => {
                 let further = self.further.iter().map(|server| &*server.name);
                 server::SWEPT.into_iter().chain(further).collect()
@@ -210,6 +228,25 @@ impl Args {
         Ok(chosen)
     }
 
+    /// The name of the server that the ratios are to, if it is not the cheaper raw TCP echo.
+    fn against(&self, servers: &[Server]) -> anyhow::Result<Option<String>> {
+        if self.rates.is_none() {
+            return Ok(None);
+        }
+        let mut names = servers.iter().map(|server| &server.name);
+        if let Some(against) = &self.against {
+            let known: Vec<&str> = servers.iter().map(|server| &*server.name).collect();
+            ensure!(
+                names.any(|name| name == against),
+                "--against: there is no {against:?}; expected one of {}",
+                known.join(",")
+            );
+            return Ok(Some(against.clone()));
+        }
+        let first = servers.iter().find(|server| server.echo == Echo::Messages);
+        Ok(first.map(|server| server.name.clone()))
+    }
+
     fn cases(&self, mode: Mode) -> anyhow::Result<Vec<Case>> {
         let (payloads, connections, depths): (&[u64], &[u32], &[u32]) = match mode {
             Mode::Cases => (&[64, 1 << 10, 16 << 10, 256 << 10], &[1, 64, 512], &[1, 16]),
@@ -222,7 +259,7 @@ impl Args {
                     &[16, 64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
                 (payloads, &[64], &[1])
             }
-            Mode::Sweep(Axis::Workers) => (&[64], &[64], &[1]),
+            Mode::Rates | Mode::Sweep(Axis::Workers) => (&[64], &[64], &[1]),
             Mode::Sweep(Axis::Buffers) => (&[16 << 10], &[64], &[16]),
         };
         let bytes: Vec<u64> = self.payloads.iter().map(ByteSize::as_u64).collect();
@@ -241,9 +278,10 @@ impl Args {
                 );
             }
         }
-        Ok(match mode {
-            Mode::Churn => churn(payloads, connections),
-            _ => cases(payloads, connections, depths),
+        Ok(match (mode, &self.rates) {
+            (Mode::Churn, _) => churn(payloads, connections),
+            (_, Some(rates)) => cases_at_rates(payloads, connections, rates),
+            (_, None) => cases(payloads, connections, depths),
         })
     }
 }
@@ -289,6 +327,20 @@ mod tests {
     }
 
     #[test]
+    fn rates_are_run_with_ratios_to_a_websocket_server() {
+        let rates = |plan: &Plan| plan.cases.iter().map(|case| case.rate).collect::<Vec<_>>();
+        let all = plan("--rates").unwrap();
+        assert_eq!(rates(&all), [Some(5000), Some(20_000), Some(50_000)]);
+        assert_eq!(all.against.as_deref(), Some("ringecho-engine"));
+        let some = plan("--rates=10,200 --servers tcp-epoll,mine mine={port}").unwrap();
+        assert_eq!(rates(&some), [Some(10), Some(200)]);
+        assert_eq!(some.against.as_deref(), Some("mine"));
+        let named = plan("--rates --against tcp-epoll").unwrap();
+        assert_eq!(named.against.as_deref(), Some("tcp-epoll"));
+        assert_eq!(plan("").unwrap().against, None);
+    }
+
+    #[test]
     fn servers_are_chosen_by_name_and_in_that_order() {
         let plan = plan("--servers mine,tcp-epoll mine/ws={port}").unwrap();
         let names: Vec<&str> = plan.servers.iter().map(|server| &*server.name).collect();
@@ -308,6 +360,15 @@ mod tests {
                 "tcp-epoll is a raw TCP echo, which has no closing",
             ),
             ("--case churn --depths 2", "cannot be used with '--depths <LIST>'"),
+            ("--rates --depths 1", "cannot be used with"),
+            ("--rates --sweep payload", "cannot be used with"),
+            ("--against tcp-epoll", "required arguments were not provided"),
+            (
+                "--rates --against me --servers tcp-epoll",
+                "there is no \"me\"; expected one of tcp-",
+            ),
+            ("--rates=0", "0 is not in 1..=10000000"),
+            ("--rates --case churn", "cannot be used with"),
             ("--connections 0", "0 is not in 1..=1000000"),
             ("--payloads much", "invalid value 'much' for '--payloads <LIST>'"),
         ] {

@@ -33,6 +33,7 @@ struct Report {
 struct Latency {
     p50: f64,
     p99: f64,
+    p99_9: f64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -82,9 +83,10 @@ pub(crate) fn drive(
 fn arguments(plan: &Plan, case: &Case, server: &Server, running: &RunningServer) -> Vec<String> {
     let cpus: Vec<String> = server.generator_cpus.iter().map(ToString::to_string).collect();
     let mut arguments = vec![server.url(running.port())];
-    match case.unit {
-        Unit::Message => arguments.push(format!("--depth={}", case.depth)),
-        Unit::Cycle => arguments.insert(0, "churn".to_owned()),
+    match (case.unit, case.rate) {
+        (Unit::Message, Some(rate)) => arguments.push(format!("--rate={rate}")),
+        (Unit::Message, None) => arguments.push(format!("--depth={}", case.depth)),
+        (Unit::Cycle, _) => arguments.insert(0, "churn".to_owned()),
     }
     for (flag, value) in [
         ("connections", case.connections.to_string()),
@@ -132,6 +134,7 @@ fn measurement(unit: Unit, output: &Output) -> anyhow::Result<Measurement> {
         rate: report.rate,
         p50_us: latency.p50,
         p99_us: latency.p99,
+        p99_9_us: latency.p99_9,
     })
 }
 
@@ -151,7 +154,7 @@ mod tests {
         });
         json!({
             "messages_per_second": 2e6,
-            "latency_us": { "p50": 10.0, "p99": 20.0 },
+            "latency_us": { "p50": 10.0, "p99": 20.0, "p99_9": 30.0 },
             "errors": { "total": 0 },
             "causes": [],
             "generator": usage,
@@ -179,6 +182,7 @@ mod tests {
             rate: 2e6,
             p50_us: 10.0,
             p99_us: 20.0,
+            p99_9_us: 30.0,
         };
         assert_eq!(outcome(&report()).unwrap(), expected);
     }

@@ -71,6 +71,7 @@ fn publish(args: &Args, results: &Results) -> anyhow::Result<()> {
         let picture = match results.plan.mode {
             Mode::Cases | Mode::Churn => picture::ratios(results),
             Mode::Sweep(axis) => picture::sweep(results, axis),
+            Mode::Rates => unreachable!("--svg is refused beside --rates"),
         };
         write(file, &picture.context("cannot draw the picture")?)?;
     }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, fmt, time::Duration};
 
 use clap::ValueEnum;
+use ringecho_loadtest::text::numbers::grouped;
 use serde::Serialize;
 
 use crate::{
@@ -25,6 +26,9 @@ pub(crate) struct Plan {
     pub(crate) mode: Mode,
     pub(crate) servers: Vec<Server>,
     pub(crate) cases: Vec<Case>,
+    /// The server that costs are divided by; `None` for the cheaper raw TCP echo of each case, or
+    /// for the cheapest server where connections come and go.
+    pub(crate) against: Option<String>,
     pub(crate) rounds: u32,
     pub(crate) duration: Duration,
     pub(crate) warmup: Duration,
@@ -38,6 +42,8 @@ pub(crate) enum Mode {
     Cases,
     /// A table of cases of connections that come and go.
     Churn,
+    /// A table of rates, at which messages are sent whatever the server does.
+    Rates,
     /// A plot of the cost against one thing.
     Sweep(Axis),
 }
@@ -72,7 +78,20 @@ pub(crate) struct Case {
     pub(crate) unit: Unit,
     pub(crate) payload_bytes: u64,
     pub(crate) connections: u32,
+    /// Messages in flight on each connection; at a rate the generator has no such limit.
     pub(crate) depth: u32,
+    /// Messages a second over all connections; `None` for as many as the server answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rate: Option<u32>,
+}
+
+/// Each payload with each number of connections at each rate.
+pub(crate) fn cases_at_rates(payloads: &[u64], connections: &[u32], rates: &[u32]) -> Vec<Case> {
+    let at = |rate: u32| {
+        let load = cases(payloads, connections, &[1]).into_iter();
+        load.map(move |case| Case { rate: Some(rate), ..case })
+    };
+    rates.iter().copied().flat_map(at).collect()
 }
 
 /// Each payload with each number of connections and each depth.
@@ -81,7 +100,8 @@ pub(crate) fn cases(payloads: &[u64], connections: &[u32], depths: &[u32]) -> Ve
     for &payload_bytes in payloads {
         for &connections in connections {
             for &depth in depths {
-                cases.push(Case { unit: Unit::Message, payload_bytes, connections, depth });
+                let unit = Unit::Message;
+                cases.push(Case { unit, payload_bytes, connections, depth, rate: None });
             }
         }
     }
@@ -159,12 +179,13 @@ impl Case {
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (payload, connections) = (payload(self.payload_bytes), self.connections as usize);
-        match self.unit {
-            Unit::Message => {
-                let connections = counted(connections, "connection");
-                write!(f, "{payload} x {connections} x depth {}", self.depth)
-            }
-            Unit::Cycle => write!(f, "{payload} x {} at once", counted(connections, "cycle")),
+        if self.unit == Unit::Cycle {
+            return write!(f, "{payload} x {} at once", counted(connections, "cycle"));
+        }
+        write!(f, "{payload} x {}", counted(connections, "connection"))?;
+        match self.rate {
+            Some(rate) => write!(f, " at {} messages/s", grouped(rate.into())),
+            None => write!(f, " x depth {}", self.depth),
         }
     }
 }
@@ -216,9 +237,18 @@ mod tests {
     }
 
     #[test]
+    fn rates_are_run_one_after_the_other() {
+        let cases = cases_at_rates(&[64], &[1, 64], &[5000, 50_000]);
+        let texts: Vec<String> = cases.iter().map(ToString::to_string).collect();
+        assert_eq!(texts.len(), 4);
+        assert_eq!(texts[0], "64 B x 1 connection at 5,000 messages/s");
+        assert_eq!(texts[3], "64 B x 64 connections at 50,000 messages/s");
+    }
+
+    #[test]
     fn much_in_flight_is_given_time() {
         let passage = |payload_bytes, connections, depth| {
-            Case { unit: Unit::Message, payload_bytes, connections, depth }.passage().as_millis()
+            cases(&[payload_bytes], &[connections], &[depth])[0].passage().as_millis()
         };
         assert_eq!(passage(64, 512, 16), 0);
         assert_eq!(passage(256 << 10, 64, 16), 268);
@@ -232,6 +262,7 @@ mod tests {
             mode: Mode::Cases,
             servers: vec![server.clone(), server],
             cases: cases(&[16], &[1000], &[1, 16]),
+            against: None,
             rounds: 3,
             duration: Duration::from_secs(1),
             warmup: Duration::from_millis(650),

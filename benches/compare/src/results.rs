@@ -1,5 +1,5 @@
 //! What was measured, and what follows from it: summaries, and ratios to the cheaper raw TCP echo,
-//! or among connections that come and go to the cheapest server.
+//! among connections that come and go to the cheapest server, or to a server of the plan's choice.
 
 use std::collections::BTreeMap;
 
@@ -53,6 +53,7 @@ pub(crate) struct Measurement {
     /// Latency of an echo, or of a whole cycle.
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
+    pub(crate) p99_9_us: f64,
 }
 
 /// The names of figures in JSON say what they are divided by.
@@ -76,6 +77,7 @@ impl Serialize for Measurement {
         fields.serialize_entry(&rate_name(self.unit), &self.rate)?;
         fields.serialize_entry("p50_us", &self.p50_us)?;
         fields.serialize_entry("p99_us", &self.p99_us)?;
+        fields.serialize_entry("p99_9_us", &self.p99_9_us)?;
         fields.end()
     }
 }
@@ -94,24 +96,30 @@ impl Runs {
 }
 
 impl Results {
-    /// The raw TCP echo that is cheaper in a case, by the median of its server CPU per message. A
-    /// raw TCP echo has no closing handshake, so where connections come and go it is the cheapest
-    /// server.
+    /// The server that costs are divided by in a case: that of the plan's choice, or else the raw
+    /// TCP echo that is cheaper in the case, by the median of its server CPU per message. A raw TCP
+    /// echo has no closing handshake, so where connections come and go it is the cheapest server.
     pub(crate) fn baseline(&self, case: usize) -> Option<usize> {
         let runs = &self.cases[case];
         let cost = |server: &usize| runs[*server].cpu().map(|cpu| cpu.median);
+        let is_candidate = |server: usize| {
+            let server = &self.plan.servers[server];
+            match (&self.plan.against, self.plan.cases[case].unit) {
+                (Some(name), _) => server.name == *name,
+                (None, Unit::Message) => server.echo == Echo::Bytes,
+                (None, Unit::Cycle) => true,
+            }
+        };
         (0..runs.len())
-            .filter(|server| {
-                self.plan.cases[case].unit == Unit::Cycle
-                    || self.plan.servers[*server].echo == Echo::Bytes
-            })
+            .filter(|server| is_candidate(*server))
             .filter(|server| cost(server).is_some_and(|cost| cost > 0.0))
             .min_by(|one, other| {
                 f64::total_cmp(&cost(one).unwrap_or(0.0), &cost(other).unwrap_or(0.0))
             })
     }
 
-    /// A server's CPU per message, or per cycle, in each round, divided by the baseline's in the same round.
+    /// A server's CPU per message, or per cycle, in each round, divided by the baseline's in the same
+    /// round.
     pub(crate) fn ratio(&self, case: usize, server: usize) -> Option<Summary> {
         let baseline = &self.cases[case][self.baseline(case)?];
         let runs = &self.cases[case][server];
@@ -151,7 +159,7 @@ impl Serialize for Results {
         #[derive(Serialize)]
         struct CaseResults<'a> {
             case: &'a Case,
-            /// The cheaper raw TCP echo, or of cycles the cheapest server.
+            /// The server that the ratios are to.
             baseline: Option<&'a str>,
             servers: Vec<ServerResults<'a>>,
         }
@@ -163,6 +171,7 @@ impl Serialize for Results {
             figures: BTreeMap<String, Option<Summary>>,
             p50_us: Option<Summary>,
             p99_us: Option<Summary>,
+            p99_9_us: Option<Summary>,
             ratio: Option<Summary>,
             #[serde(flatten)]
             runs: &'a Runs,
@@ -188,6 +197,7 @@ impl Serialize for Results {
                         figures: figures(self.plan.cases[case].unit, runs),
                         p50_us: runs.summary(|run| run.p50_us),
                         p99_us: runs.summary(|run| run.p99_us),
+                        p99_9_us: runs.summary(|run| run.p99_9_us),
                         ratio: self.ratio(case, server),
                         runs,
                     })
@@ -225,6 +235,7 @@ pub(crate) mod examples {
             rate: 1e6 / cpu,
             p50_us: 64.0 * cpu,
             p99_us: 200.0 * cpu,
+            p99_9_us: 300.0 * cpu,
         }
     }
 
@@ -264,6 +275,7 @@ pub(crate) mod examples {
                 mode: Mode::Cases,
                 servers,
                 cases,
+                against: None,
                 rounds: 3,
                 duration: Duration::from_secs(1),
                 warmup: Duration::from_millis(200),
@@ -299,6 +311,16 @@ mod tests {
     }
 
     #[test]
+    fn the_baseline_is_the_server_that_the_plan_names() {
+        let mut results = results();
+        results.plan.against = Some("twice".into());
+        assert_eq!(results.baseline(0), Some(2));
+        assert_eq!(results.ratio(0, 3), Some(Summary { median: 4.0, min: 4.0, max: 4.0 }));
+        results.plan.against = Some("shaky".into());
+        assert_eq!(results.baseline(1), None);
+    }
+
+    #[test]
     fn ratios_are_taken_within_a_round() {
         let mut results = results();
         // The machine drifts from round to round, and the ratio does not.
@@ -320,6 +342,8 @@ mod tests {
         assert_eq!(server["server_cpu_us_per_cycle"]["median"], 4.0);
         assert_eq!(server["rounds"][0]["server_cpu_us_per_cycle"], 4.0);
         assert_eq!(server["cycles_per_second"]["median"], 250_000.0);
+        assert_eq!(server["p99_9_us"]["median"], 1200.0);
+        assert_eq!(server["rounds"][0]["p99_9_us"], 1200.0);
     }
 
     #[test]

@@ -12,12 +12,12 @@ use crate::{
     statistics::Summary,
 };
 
-const COLUMNS: usize = 6;
+const COLUMNS: usize = 7;
 
 fn head(unit: Unit) -> [String; COLUMNS] {
     let cpu = format!("server CPU, us/{unit}");
     let rate = format!("{unit}s/s");
-    ["server", &cpu, &rate, "p50 us", "p99 us", "ratio"].map(str::to_owned)
+    ["server", &cpu, &rate, "p50 us", "p99 us", "p99.9 us", "ratio"].map(str::to_owned)
 }
 
 /// The table of one case: medians, and in parentheses the least and the most of all rounds.
@@ -33,12 +33,13 @@ pub(crate) fn text(results: &Results, case: usize) -> String {
     rows.extend((0..results.plan.servers.len()).filter_map(|server| row(results, case, server)));
     let mut text = match results.baseline(case) {
         Some(server) => format!(
-            "{}; ratio to {}, the {}\n",
+            "{}; ratio to {}{}\n",
             results.plan.cases[case],
             results.plan.servers[server].name,
-            match unit {
-                Unit::Message => "cheaper raw TCP echo",
-                Unit::Cycle => "cheapest",
+            match (&results.plan.against, unit) {
+                (Some(_), _) => "",
+                (None, Unit::Message) => ", the cheaper raw TCP echo",
+                (None, Unit::Cycle) => ", the cheapest",
             }
         ),
         None => format!("{}\n", results.plan.cases[case]),
@@ -68,11 +69,12 @@ fn row(results: &Results, case: usize, server: usize) -> Option<[String; COLUMNS
         grouped(rate.round() as u64),
         latency(runs.summary(|run| run.p50_us)),
         latency(runs.summary(|run| run.p99_us)),
+        latency(runs.summary(|run| run.p99_9_us)),
         results.ratio(case, server).map_or("-".into(), |ratio| spread(ratio, hundredths)),
     ])
 }
 
-/// All tables: for cases first the ratios of all of them, then each in full.
+/// All tables: but for sweeps first the ratios of all cases, then each case in full.
 pub(crate) fn markdown(results: &Results) -> String {
     let mut text = format!(
         "{}. {} rounds of {} each after {}.\n",
@@ -81,7 +83,7 @@ pub(crate) fn markdown(results: &Results) -> String {
         humantime::format_duration(results.plan.duration),
         humantime::format_duration(results.plan.warmup)
     );
-    if matches!(results.plan.mode, Mode::Cases | Mode::Churn) {
+    if matches!(results.plan.mode, Mode::Cases | Mode::Churn | Mode::Rates) {
         text.push('\n');
         text += &ratios(results);
     }
@@ -113,7 +115,8 @@ fn ratios(results: &Results) -> String {
         "| {} | 1.00 is | {} |\n| --- | --- |{}\n",
         match results.plan.mode {
             Mode::Churn => "payload x cycles at once",
-            _ => "payload x connections x depth",
+            Mode::Rates => "payload x connections at messages/s",
+            Mode::Cases | Mode::Sweep(_) => "payload x connections x depth",
         },
         names.join(" | "),
         " --: |".repeat(names.len())
@@ -124,9 +127,10 @@ fn ratios(results: &Results) -> String {
             "| {} x {}{} | {} |",
             crate::words::payload(load.payload_bytes),
             load.connections,
-            match load.unit {
-                Unit::Message => format!(" x {}", load.depth),
-                Unit::Cycle => String::new(),
+            match (load.unit, load.rate) {
+                (Unit::Message, Some(rate)) => format!(" at {}", grouped(rate.into())),
+                (Unit::Message, None) => format!(" x {}", load.depth),
+                (Unit::Cycle, _) => String::new(),
             },
             unit(results, case)
         );
@@ -185,10 +189,10 @@ mod tests {
     fn a_case_is_a_table_with_medians_and_spreads() {
         let expected = "\
 64 B x 64 connections x depth 16; ratio to uring, the cheaper raw TCP echo
-  server  server CPU, us/message  messages/s  p50 us  p99 us             ratio
-  epoll      0.600 (0.540-0.900)   1,666,667    38.4     120  1.20 (1.20-1.20)
-  uring      0.500 (0.450-0.750)   2,000,000    32.0     100  1.00 (1.00-1.00)
-  twice      1.00 (0.900-1.50)   1,000,000    64.0     200  2.00 (2.00-2.00)
+  server  server CPU, us/message  messages/s  p50 us  p99 us  p99.9 us             ratio
+  epoll      0.600 (0.540-0.900)   1,666,667    38.4     120       180  1.20 (1.20-1.20)
+  uring      0.500 (0.450-0.750)   2,000,000    32.0     100       150  1.00 (1.00-1.00)
+  twice      1.00 (0.900-1.50)   1,000,000    64.0     200       300  2.00 (2.00-2.00)
 ";
         let text = text(&examples::results(), 0);
         let (lines, expected): (Vec<_>, Vec<_>) =
@@ -237,7 +241,27 @@ mod tests {
         for line in [
             "| payload x cycles at once | 1.00 is | twice | shaky |",
             "| 64 B x 512 | 1.00 us (twice) | 1.00 | 4.00 |",
-            "| server | server CPU, us/cycle | cycles/s | p50 us | p99 us | ratio |",
+            "| server | server CPU, us/cycle | cycles/s | p50 us | p99 us | p99.9 us | ratio |",
+        ] {
+            assert!(markdown.lines().any(|other| other == line), "{line}\n{markdown}");
+        }
+    }
+
+    #[test]
+    fn rates_are_shown_with_what_the_ratios_are_to() {
+        let mut results = examples::results();
+        results.plan.mode = Mode::Rates;
+        results.plan.against = Some("twice".into());
+        for case in &mut results.plan.cases {
+            case.rate = Some(20_000);
+        }
+        let text = text(&results, 0);
+        let title = "64 B x 64 connections at 20,000 messages/s; ratio to twice\n";
+        assert!(text.starts_with(title), "{text}");
+        let markdown = markdown(&results);
+        for line in [
+            "| payload x connections at messages/s | 1.00 is | epoll | uring | twice | shaky |",
+            "| 64 B x 64 at 20,000 | 1.00 us (twice) | 0.60 | 0.50 | 1.00 | 4.00 |",
         ] {
             assert!(markdown.lines().any(|other| other == line), "{line}\n{markdown}");
         }

@@ -85,6 +85,7 @@ fn connections_that_come_and_go_are_compared_with_the_cheapest_server() {
     for server in json["cases"][0]["servers"].as_array().unwrap() {
         let rounds = server["rounds"].as_array().unwrap();
         assert!(rounds.iter().all(|round| round["cycles_per_second"].as_f64() > Some(0.0)));
+        assert!(rounds.iter().all(|round| round["p99_9_us"].as_f64() >= round["p50_us"].as_f64()));
         assert_eq!(server["failure"], Value::Null);
     }
     assert!(fs::read_to_string(file("svg")).unwrap().contains("Server CPU per cycle"));
@@ -101,4 +102,26 @@ fn a_wrong_flag_is_refused_before_anything_starts() {
     assert_eq!(output.status.code(), Some(2));
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(stderr.starts_with("error: --servers: there is no \"nobody\""), "{stderr}");
+}
+
+#[test]
+fn servers_are_compared_at_a_rate() {
+    let programs = programs();
+    let mine = format!("mine={}/tokio-tungstenite {{port}}", programs.display());
+    let output = Command::new(env!("CARGO_BIN_EXE_ringecho-compare"))
+        .args(["--servers=tcp-epoll,mine", &mine, "--rates=200", "--connections=2", "--rounds=1"])
+        .args(["--duration=300ms", "--warmup=10ms", "--json=/dev/stdout"])
+        .output()
+        .unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{stdout}");
+    // Without the ratio: so few messages may cost less CPU than the kernel counts.
+    assert!(stdout.contains("64 B x 2 connections at 200 messages/s"), "{stdout}");
+    let json: Value = serde_json::from_str(&stdout[stdout.find("\n{").unwrap()..]).unwrap();
+    assert_eq!(json["plan"]["against"], "mine");
+    assert_eq!(json["cases"][0]["case"]["rate"], 200);
+    for server in json["cases"][0]["servers"].as_array().unwrap() {
+        let run = &server["rounds"][0];
+        assert!(run["p99_9_us"].as_f64() >= run["p50_us"].as_f64(), "{run}");
+    }
 }
