@@ -16,15 +16,14 @@ use std::{
 use monoio::time::timeout;
 use rand::{Rng, RngExt};
 use ringecho::protocol::{OpCode, close_code::CloseCode};
-use thiserror::Error;
 
-use super::{plan::Closing, thread_state::ThreadState};
+use super::{cycle_error::CycleError, plan::Closing, thread_state::ThreadState};
 use crate::{
     count::connection_error::ConnectionError,
     drive::sender::{FrameSender, append_control_frame, frame_len},
     payload::EchoKind,
     verify::{
-        received::{Received, StreamEnd, Violation, WrongEcho},
+        received::{Received, StreamEnd, Violation},
         verifier::Verifier,
     },
     wire::{
@@ -37,25 +36,6 @@ use crate::{
 /// Sizes of a connection's read buffer: as much as an echo needs, between these bounds.
 const READ_LEN_MIN: usize = 512;
 const READ_LEN_MAX: usize = 64 * 1024;
-
-/// What is not as it should be.
-#[derive(Debug, Error)]
-pub(super) enum CycleError {
-    #[error("{0}")]
-    Connection(#[from] ConnectionError),
-    #[error("{0}")]
-    Wrong(#[from] WrongEcho),
-}
-
-impl From<StreamEnd> for CycleError {
-    fn from(end: StreamEnd) -> Self {
-        match end {
-            StreamEnd::Close(code) => ConnectionError::ClosedWith(code),
-            StreamEnd::Violation(violation) => ConnectionError::Violation(violation),
-        }
-        .into()
-    }
-}
 
 /// Carries out a cycle that was planned for the instant `planned`.
 pub(super) async fn carry_out(planned: u64, state: &ThreadState) -> Result<(), CycleError> {

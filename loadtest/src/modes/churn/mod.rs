@@ -5,6 +5,7 @@
 //! who begins the next one in `turns`.
 
 mod cycle;
+mod cycle_error;
 pub mod plan;
 pub mod report;
 mod thread;

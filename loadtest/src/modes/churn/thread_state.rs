@@ -11,7 +11,7 @@ use std::{
 
 use rand::{SeedableRng, rngs::SmallRng};
 
-use super::{cycle::CycleError, plan::ChurnPlan};
+use super::{cycle_error::CycleError, plan::ChurnPlan};
 use crate::{
     count::{latency::Latencies, tally::Tally},
     payload::Payloads,
