@@ -17,7 +17,7 @@ pub struct Reply {
     pub next: Next,
     /// What the session does about the closing handshake; usually nothing. The transformer leaves it
     /// empty.
-    pub closing: Option<Closing>,
+    pub closing: Option<Box<Closing>>,
 }
 
 /// What received frames mean for the connection.

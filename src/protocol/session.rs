@@ -109,13 +109,13 @@ impl Session {
             reply.next = unsent.next;
         }
         let end = self.end(reply.next).and_then(|closing| closing.end);
-        reply.closing = (frame.is_some() || end.is_some()).then_some(Closing { frame, end });
+        reply.closing = (frame.is_some() || end.is_some()).then(|| Closing { frame, end }.into());
         reply
     }
 
     /// Ends the session if the transformer says so.
     #[cold]
-    fn end(&mut self, next: Next) -> Option<Closing> {
+    fn end(&mut self, next: Next) -> Option<Box<Closing>> {
         let close_sent = self.stage == Stage::CloseSent;
         let mut frame = None;
         let end = match next {
@@ -138,7 +138,7 @@ impl Session {
             Next::Abort(error) => End::Failed(error),
         };
         self.stage = Stage::Ended;
-        Some(Closing { frame, end: Some(end) })
+        Some(Closing { frame, end: Some(end) }.into())
     }
 
     /// Returns the Close frame of a stopping server, once, if no message is under way.

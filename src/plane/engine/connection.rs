@@ -194,7 +194,7 @@ impl Connection {
             self.queue(key, part, work);
         }
         if let Some(closing) = closing {
-            self.close(key, closing, work);
+            self.close(key, *closing, work);
         }
     }
 

@@ -88,7 +88,7 @@ impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Carrier<'_, R, W> {
             if !range.is_empty() {
                 chunk = self.send(chunk, range, closing.is_some()).await?;
             }
-            if let Some(Closing { frame, end }) = closing {
+            if let Some(Closing { frame, end }) = closing.map(|closing| *closing) {
                 if let Some(frame) = frame {
                     write_close(self.writer, self.control, frame).await?;
                 }
