@@ -3,8 +3,7 @@
 //!
 //! monoio-http decodes a head once it is whole; the scanner here finds its end. Where the request
 //! goes is left to [`route`](super::route). The invariant: no more than [`REQUEST_HEAD_LEN_MAX`]
-//! bytes are held, and the scanner searches each of them once
-//! for the end of a line.
+//! bytes are held, and the scanner searches each of them once for the end of a line.
 
 use bytes::BytesMut;
 use http::Request;
@@ -76,9 +75,9 @@ async fn read_more(
     }
 }
 
-/// Looks at the lines of a head as they arrive, however the bytes are cut. It
-/// refuses other protocols at the first byte that shows them, since their peers wait for an answer
-/// before they send anything that would end a head.
+/// Looks at the lines of a head as they arrive, however the bytes are cut. It refuses other protocols
+/// at the first byte that shows them, since their peers wait for an answer before they send anything
+/// that would end a head.
 #[derive(Default)]
 struct Scanner {
     /// The start of the line that is not whole yet.

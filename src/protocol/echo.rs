@@ -23,7 +23,7 @@ use std::ops::Range;
 use super::{
     OpCode, ProtocolError,
     close_code::decode_close_payload,
-    frame_header::{FRAME_HEADER_LEN_MAX, FrameHeader, LENGTH_IN_16_BITS, is_control},
+    frame_header::{FIN, FRAME_HEADER_LEN_MAX, FrameHeader, LENGTH_IN_16_BITS, MASK, is_control},
     masking::{rotate, unmask, unmask_to},
     reply::{Next, Reply},
     utf8::{Utf8Validator, is_utf8},
@@ -125,8 +125,8 @@ struct PlainMessage<const HEADER_LEN: usize> {
 }
 
 /// The first byte of a [`PlainMessage`].
-const PLAIN_TEXT: u8 = 0x81;
-const PLAIN_BINARY: u8 = 0x82;
+const PLAIN_TEXT: u8 = FIN | OpCode::Text as u8;
+const PLAIN_BINARY: u8 = FIN | OpCode::Binary as u8;
 
 const MASKING_KEY_LEN: usize = 4;
 
@@ -634,15 +634,13 @@ impl Progress {
 }
 
 impl<const HEADER_LEN: usize> PlainMessage<HEADER_LEN> {
-    const MASK: u8 = 0x80;
-
     /// The message at the start of `bytes`, whose first byte is that of one, if there is one.
     #[inline]
     fn at_start(bytes: &[u8]) -> Option<Self> {
         let mut header = *bytes.first_chunk::<HEADER_LEN>()?;
         let (key, rest) = bytes[HEADER_LEN..].split_first_chunk()?;
         // Without a mask it is a code that no frame has.
-        header[1] ^= Self::MASK;
+        header[1] ^= MASK;
         let payload_len = match header[..] {
             [_, length_code] if length_code < LENGTH_IN_16_BITS => length_code.into(),
             // A length that has a shorter form is a fault.

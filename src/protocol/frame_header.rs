@@ -11,10 +11,10 @@ pub const FRAME_HEADER_LEN_MAX: usize = 14;
 /// The longest payload of a control frame (§5.5).
 pub const CONTROL_PAYLOAD_LEN_MAX: u64 = 125;
 
-const FIN: u8 = 0x80;
+pub(super) const FIN: u8 = 0x80;
 const RSV1: u8 = 0x40;
 const RSV2_RSV3: u8 = 0x30;
-const MASK: u8 = 0x80;
+pub(super) const MASK: u8 = 0x80;
 
 /// The length code of a length that follows in two bytes.
 pub(super) const LENGTH_IN_16_BITS: u8 = 126;

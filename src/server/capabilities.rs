@@ -44,9 +44,7 @@ pub(super) fn resolve_platforms(config: &Config) -> Result<Vec<Platform>, StartE
                 vec![on_ring]
             });
         }
-        Err(Lack::Memory(error)) => {
-            format!("there is no memory for an engine's ring ({error}){MORE_MEMORY}")
-        }
+        Err(lack @ Lack::Memory(_)) => format!("{lack}{MORE_MEMORY}"),
         Err(lack) => lack.to_string(),
     };
     match (driver, data_plane) {

@@ -146,10 +146,9 @@ impl Server {
         for (cpu, listener) in cpus.into_iter().zip(listeners) {
             let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
             let worker = server.workers.len();
-            let platforms = platforms.clone();
             let (stop, thread) =
-                server.spawn_worker(worker, cpu, platforms.clone(), listener, counters.clone())?;
-            let place = Place::new(Instant::now());
+                server.spawn_worker(worker, cpu, &platforms, listener, counters.clone())?;
+            let (platforms, place) = (platforms.clone(), Place::new(Instant::now()));
             server.workers.push(WorkerThread { cpu, platforms, counters, stop, thread, place });
         }
         server.wait_until_ready()?;
@@ -266,7 +265,7 @@ impl Server {
         &self,
         worker: usize,
         cpu: usize,
-        platforms: Vec<Platform>,
+        platforms: &[Platform],
         listener: TcpListener,
         counters: Arc<Counters>,
     ) -> Result<(UnixStream, JoinHandle<()>), StartError> {
@@ -275,7 +274,7 @@ impl Server {
         let balance = self.balance.clone();
         let plan = Plan {
             cpu,
-            platforms,
+            platforms: platforms.to_vec(),
             listener,
             backlog: self.backlog,
             member: balance
@@ -378,9 +377,9 @@ impl Server {
 
     fn start_replacement(&mut self, worker: usize) -> Result<(), StartError> {
         let WorkerThread { cpu, platforms, counters, .. } = &self.workers[worker];
-        let (cpu, platforms, counters) = (*cpu, platforms.clone(), counters.clone());
-        let listener = self.listening.open(cpu)?;
-        let (stop, thread) = self.spawn_worker(worker, cpu, platforms, listener, counters)?;
+        let listener = self.listening.open(*cpu)?;
+        let (stop, thread) =
+            self.spawn_worker(worker, *cpu, platforms, listener, counters.clone())?;
         let replaced = &mut self.workers[worker];
         (replaced.stop, replaced.thread) = (stop, thread);
         Ok(())

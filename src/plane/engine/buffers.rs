@@ -106,9 +106,9 @@ impl Buffers {
             let start = usize::from(*buffer) * *buffer_len as usize;
             (*buffer, memory.at(start, *buffer_len as usize))
         });
-        // SAFETY: each buffer lies within the memory, which outlives the kernel. Only
-        // chunks of this turn are looked at until buffers are provided again, and those are in
-        // other buffers, or in parts of these that have been received into.
+        // SAFETY: each buffer lies within the memory, which outlives the kernel. Only chunks of this
+        // turn are looked at until buffers are provided again, and those are in other buffers, or in
+        // parts of these that have been received into.
         unsafe { kernel.provide(buffers, *buffer_len) };
     }
 

@@ -4,9 +4,13 @@
 
 use std::{
     io,
+    net::Shutdown,
     os::fd::{BorrowedFd, RawFd},
     time::Duration,
 };
+
+use nix::errno::Errno;
+use socket2::SockRef;
 
 /// What the kernel can be asked to do that needs none of our memory.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +73,19 @@ pub struct Completion {
     pub goes_on: bool,
 }
 
+impl Completion {
+    /// The only or last completion of an operation that received into no buffer.
+    #[inline]
+    pub(super) fn last(user_data: u64, result: Result<usize, Errno>) -> Self {
+        let result = match result {
+            // The kernel moves less than 2 GiB in a call.
+            Ok(len) => (len as u32).cast_signed(),
+            Err(errno) => -(errno as i32),
+        };
+        Self { user_data, result, buffer: None, goes_on: false }
+    }
+}
+
 /// The kernel. What is pushed may happen at once, and has happened, as far as it can, when
 /// [`enter`](Self::enter) returns, which alone shows what has completed.
 ///
@@ -88,7 +105,10 @@ pub trait Kernel: 'static {
     fn register(&mut self, slot: u32, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()>;
 
     /// Ends a connection in both directions, at once.
-    fn shut_down(&mut self, descriptor: BorrowedFd<'_>);
+    fn shut_down(&mut self, descriptor: BorrowedFd<'_>) {
+        // A connection that is broken already cannot be shut down, and need not be.
+        let _ = SockRef::from(&descriptor).shutdown(Shutdown::Both);
+    }
 
     /// Asks for an operation.
     fn push(&mut self, operation: &Operation, user_data: u64);

@@ -48,7 +48,7 @@ pub enum Lack {
     )]
     Unknown(io::Error),
     /// There is not the memory, or this user may not lock it.
-    #[error("there is no memory for an engine's ring: {0}")]
+    #[error("there is no memory for an engine's ring ({0})")]
     Memory(io::Error),
     /// It cannot be tried here.
     #[error("io_uring cannot be tried: {0}")]

@@ -196,11 +196,13 @@ impl World {
         let peer = self.peer(slot);
         let len: usize = pieces.iter().map(|piece| piece.iov_len).sum();
         if peer.broken {
-            return Some(last(user_data, Err(Errno::EPIPE)));
+            return Some(Completion::last(user_data, Err(Errno::EPIPE)));
         }
         let sent = pieces.iter().map(|piece| peer.take(piece)).sum::<usize>();
         let is_short = sent < len;
-        is_short.then(|| last(user_data, if sent == 0 { Err(Errno::EAGAIN) } else { Ok(sent) }))
+        is_short.then(|| {
+            Completion::last(user_data, if sent == 0 { Err(Errno::EAGAIN) } else { Ok(sent) })
+        })
     }
 
     /// Lets time pass: peers make room, or break.
@@ -229,10 +231,10 @@ impl World {
             self.waits.retain(|wait| wait != target);
             let is_found = self.receives.len() + self.waits.len() < under_way;
             if is_found {
-                self.completed.push_back(last(*target, Err(Errno::ECANCELED)));
+                self.completed.push_back(Completion::last(*target, Err(Errno::ECANCELED)));
             }
             let result = if is_found { Ok(0) } else { Err(Errno::ENOENT) };
-            self.completed.push_back(last(*user_data, result));
+            self.completed.push_back(Completion::last(*user_data, result));
             false
         });
         self.cancels = cancels;
@@ -267,13 +269,14 @@ impl World {
         let peer = peers.get_mut(&slots[&receive.slot]).expect("the slot's peer");
         let available = peer.input.len() - peer.taken;
         if peer.broken {
-            return Some(last(receive.user_data, Err(Errno::ECONNRESET)));
+            return Some(Completion::last(receive.user_data, Err(Errno::ECONNRESET)));
         }
         if available == 0 {
-            return (peer.ending == Ending::Fin).then(|| last(receive.user_data, Ok(0)));
+            return (peer.ending == Ending::Fin)
+                .then(|| Completion::last(receive.user_data, Ok(0)));
         }
         let (Some(buffer), false) = (free_buffers.front_mut(), rng.random_ratio(1, 30)) else {
-            return Some(last(receive.user_data, Err(Errno::ENOBUFS)));
+            return Some(Completion::last(receive.user_data, Err(Errno::ENOBUFS)));
         };
         let len_max = available.min(buffer.len - buffer.used).min(receive.left);
         let len = if rng.random() { len_max } else { rng.random_range(1..=len_max) };
@@ -288,7 +291,7 @@ impl World {
         Some(Completion {
             buffer: Some(number),
             goes_on: receive.left > 0 && !rng.random_ratio(1, 10),
-            ..last(receive.user_data, Ok(len))
+            ..Completion::last(receive.user_data, Ok(len))
         })
     }
 
@@ -305,7 +308,7 @@ impl World {
                     sent => Ok(sent),
                 }
             };
-            self.completed.push_back(last(send.user_data, result));
+            self.completed.push_back(Completion::last(send.user_data, result));
             false
         });
         self.patient_sends = sends;
@@ -336,15 +339,6 @@ impl FreeBuffer {
         }
         self.used += bytes.len();
     }
-}
-
-/// The only or last completion of an operation.
-fn last(user_data: u64, result: Result<usize, Errno>) -> Completion {
-    let result = match result {
-        Ok(len) => i32::try_from(len).expect("a short length"),
-        Err(errno) => -(errno as i32),
-    };
-    Completion { user_data, result, buffer: None, goes_on: false }
 }
 
 #[expect(unsafe_code, reason = "the kernel is given addresses")]
@@ -410,7 +404,7 @@ impl Kernel for Simulation {
         waits.retain(|wait| {
             let is_over = rng.random_ratio(1, 10);
             if is_over {
-                completed.push_back(last(*wait, Ok(1)));
+                completed.push_back(Completion::last(*wait, Ok(1)));
             }
             !is_over
         });

@@ -117,7 +117,7 @@ mod tests {
             enters.push(may_wait);
             if may_wait || self.polls == Some(enters.len()) {
                 let user_data = self.watch.take().expect("somebody waits");
-                completions.push(Completion { user_data, result: 1, buffer: None, goes_on: false });
+                completions.push(Completion::last(user_data, Ok(1)));
             }
             Ok(())
         }

@@ -8,7 +8,6 @@
 
 use std::{
     io, mem,
-    net::Shutdown,
     os::fd::{AsRawFd, BorrowedFd, RawFd},
     sync::atomic::{AtomicU16, Ordering},
 };
@@ -18,7 +17,6 @@ use io_uring::{
     types::{BufRingEntry, Fd, Timespec},
 };
 use memmap2::MmapMut;
-use socket2::SockRef;
 
 use super::kernel::{Completion, Interest, Kernel, Operation, SendFrom, SendMode};
 
@@ -151,11 +149,6 @@ impl Kernel for Uring {
         self.descriptors[at] =
             descriptor.map_or(NO_DESCRIPTOR, |descriptor| descriptor.as_raw_fd());
         Ok(())
-    }
-
-    fn shut_down(&mut self, descriptor: BorrowedFd<'_>) {
-        // A connection that is broken already cannot be shut down, and need not be.
-        let _ = SockRef::from(&descriptor).shutdown(Shutdown::Both);
     }
 
     #[inline]
