@@ -63,6 +63,13 @@ impl Warning {
         Self { code, text: text.into() }
     }
 
+    /// The doubt about a result that lacks what the process `pid` used.
+    pub(crate) fn of_server_that_ended(pid: u32) -> Self {
+        let text =
+            format!("--server-pid {pid}: the process had ended before the measured window did");
+        Self::new(WarningCode::ServerEnded, text)
+    }
+
     /// The doubt about every result of a program that was built without optimization.
     pub(crate) fn of_debug_build() -> Option<Self> {
         cfg!(debug_assertions).then(|| {

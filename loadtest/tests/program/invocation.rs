@@ -139,6 +139,18 @@ pub(crate) fn assert_matches_definition(report: &Value, name: &str) {
     assert_matches(report, &schema.to_string());
 }
 
+/// Asserts that a subcommand's schema describes some parts as a run's does: each a path in `schema` and
+/// one in the run's.
+#[track_caller]
+pub(crate) fn assert_same_shapes(schema: &str, parts: &[(&str, &str)]) {
+    let ours: Value = serde_json::from_str(schema).unwrap();
+    let of_a_run: Value = serde_json::from_str(include_str!("../../report.schema.json")).unwrap();
+    for (path, in_a_run) in parts {
+        assert!(ours.pointer(path).is_some());
+        assert_eq!(ours.pointer(path), of_a_run.pointer(in_a_run), "{path}");
+    }
+}
+
 /// Asserts that a result has the shape that `schema` describes.
 #[track_caller]
 pub(crate) fn assert_matches(report: &Value, schema: &str) {

@@ -32,7 +32,7 @@ use crate::{
     result::{
         check::Check,
         host::Host,
-        report::{Provenance, SEND_LAG_MAX, generator_saturated, shared_cpus},
+        report::{Provenance, SEND_LAG_MAX, generator_saturated, shared_cpus, write_errors},
         usage::{CpuReport, UsageReport},
     },
     text::{
@@ -250,11 +250,7 @@ impl ChurnReport {
 
     fn server_ended(&self, plan: &ChurnPlan) -> Option<Warning> {
         let pid = plan.server_pid?;
-        (self.server.is_none() && self.cycles > 0).then(|| {
-            let text =
-                format!("--server-pid {pid}: the process had ended before the measured window did");
-            Warning::new(WarningCode::ServerEnded, text)
-        })
+        (self.server.is_none() && self.cycles > 0).then(|| Warning::of_server_that_ended(pid))
     }
 
     /// Cycles have begun late, and that is a good part of what they took.
@@ -373,14 +369,7 @@ impl fmt::Display for ChurnReport {
                 writeln!(f, "  {name:<12}{usage}")?;
             }
         }
-        write!(f, "  errors      {}", self.errors)?;
-        if self.errors.wrong > 0 {
-            write!(f, " ({})", self.wrong_echoes)?;
-        }
-        writeln!(f)?;
-        for cause in &self.causes {
-            writeln!(f, "              {cause}")?;
-        }
+        write_errors(f, &self.errors, &self.wrong_echoes, &self.causes)?;
         self.checks.iter().try_for_each(|check| writeln!(f, "  {check}"))
     }
 }

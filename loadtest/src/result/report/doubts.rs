@@ -60,11 +60,7 @@ impl Report {
 
     fn server_ended(&self, plan: &Plan) -> Option<Warning> {
         let pid = plan.server_pid?;
-        (self.server.is_none() && self.messages > 0).then(|| {
-            let text =
-                format!("--server-pid {pid}: the process had ended before the measured window did");
-            Warning::new(WarningCode::ServerEnded, text)
-        })
+        (self.server.is_none() && self.messages > 0).then(|| Warning::of_server_that_ended(pid))
     }
 
     /// The generator has added to latencies that are not much longer themselves.

@@ -20,6 +20,7 @@ pub use self::{
 pub(crate) use self::{
     doubts::{SEND_LAG_MAX, generator_saturated, shared_cpus},
     provenance::VERSION,
+    text::write_errors,
 };
 use crate::{
     count::{

@@ -6,7 +6,10 @@ use ringecho::host::cpu_list;
 
 use super::{Connections, Report};
 use crate::{
-    count::latency_report::LatencyReport,
+    count::{
+        errors::{Cause, ErrorCounts, WrongEchoCounts},
+        latency_report::LatencyReport,
+    },
     payload::Verify,
     text::numbers::{grouped, rate},
 };
@@ -42,19 +45,27 @@ impl fmt::Display for Report {
         if let Some(generator) = &self.generator {
             writeln!(f, "  generator   {generator}")?;
         }
-        write!(f, "  errors      {}", self.errors)?;
-        if self.errors.wrong > 0 {
-            write!(f, " ({})", self.wrong_echoes)?;
-        }
-        writeln!(f)?;
-        for cause in &self.causes {
-            writeln!(f, "              {cause}")?;
-        }
+        write_errors(f, &self.errors, &self.wrong_echoes, &self.causes)?;
         if let Some(baseline) = &self.baseline {
             writeln!(f, "  baseline    {baseline}")?;
         }
         self.checks.iter().try_for_each(|check| writeln!(f, "  {check}"))
     }
+}
+
+/// Writes the number of errors by kind, and below it what caused them.
+pub(crate) fn write_errors(
+    f: &mut fmt::Formatter<'_>,
+    errors: &ErrorCounts,
+    wrong_echoes: &WrongEchoCounts,
+    causes: &[Cause],
+) -> fmt::Result {
+    write!(f, "  errors      {errors}")?;
+    if errors.wrong > 0 {
+        write!(f, " ({wrong_echoes})")?;
+    }
+    writeln!(f)?;
+    causes.iter().try_for_each(|cause| writeln!(f, "              {cause}"))
 }
 
 impl Report {
