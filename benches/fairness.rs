@@ -5,6 +5,8 @@
 //! the worker busy is in the latencies too. Rounds with and without load alternate; what is printed
 //! are medians of the rounds. `cargo bench --bench fairness`; as a test each round is short.
 
+mod frame;
+
 use std::{
     env,
     future::Future,
@@ -13,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use frame::frame;
 use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
@@ -20,7 +23,7 @@ use nix::{
 use ringecho::{
     config::{Config, Cores, Network, Within},
     host::cpu_list::CpuList,
-    protocol::{OpCode, frame_header::FrameHeader},
+    protocol::OpCode,
     server::Server,
 };
 use tokio::{
@@ -265,15 +268,6 @@ impl Client {
         let ended = self.stream.read_to_end(&mut rest);
         timeout(Duration::from_secs(10), ended).await.expect("an end").expect("an orderly end");
     }
-}
-
-fn frame(masking_key: Option<[u8; 4]>, opcode: OpCode, payload: &[u8]) -> Vec<u8> {
-    let payload_len = payload.len() as u64;
-    let header = FrameHeader { fin: true, rsv1: false, opcode, masking_key, payload_len };
-    let mut bytes = vec![0; header.encoded_len()];
-    header.encode(&mut bytes);
-    bytes.extend_from_slice(payload);
-    bytes
 }
 
 /// Pins this thread to a CPU.

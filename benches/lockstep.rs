@@ -13,6 +13,8 @@
 //! the client has written, however many writes that took. Where another program comes between, the
 //! server finds a part, and takes a turn more: so each run is made twice, and the cheaper one counts.
 
+mod frame;
+
 use std::{
     env, fs,
     io::{BufRead, BufReader, Read, Write},
@@ -22,15 +24,13 @@ use std::{
     time::Duration,
 };
 
+use frame::frame;
 use nix::{
     sched::{CpuSet, sched_setaffinity},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use ringecho::{
-    host::cpu_list::CpuList,
-    protocol::{OpCode, frame_header::FrameHeader},
-};
+use ringecho::{host::cpu_list::CpuList, protocol::OpCode};
 use socket2::SockRef;
 
 /// Payload sizes in bytes: a small message, the longest with the shortest header, and larger ones.
@@ -323,15 +323,6 @@ impl Exchange {
             replies: frame(None, opcode, payload).repeat(depth),
         }
     }
-}
-
-fn frame(masking_key: Option<[u8; 4]>, opcode: OpCode, payload: &[u8]) -> Vec<u8> {
-    let payload_len = payload.len() as u64;
-    let header = FrameHeader { fin: true, rsv1: false, opcode, masking_key, payload_len };
-    let mut bytes = vec![0; header.encoded_len()];
-    header.encode(&mut bytes);
-    bytes.extend_from_slice(payload);
-    bytes
 }
 
 fn pattern(len: usize) -> Vec<u8> {

@@ -1,11 +1,56 @@
 //! The program as its users see it: real servers, the real generator, runs as short as they can
 //! be. Nothing here depends on how long anything takes.
 
-use std::{env, fs, path::PathBuf, process::Command};
+use std::{
+    env, fs,
+    path::PathBuf,
+    process::{self, Command},
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use serde_json::Value;
 
 const PROGRAMS: [&str; 3] = ["ringecho-loadtest", "tcp-epoll", "tokio-tungstenite"];
+
+/// What a comparison has said and written.
+struct Compared {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+    json: Value,
+    svg: String,
+    markdown: String,
+}
+
+/// Compares servers, with tokio-tungstenite's as `mine` among those to choose from.
+fn compare(flags: &str, further: &[&str]) -> Compared {
+    static COMPARISONS: AtomicUsize = AtomicUsize::new(0);
+    let mine = format!("mine={}/tokio-tungstenite {{port}}", programs().display());
+    let number = COMPARISONS.fetch_add(1, Ordering::Relaxed);
+    let directory = env::temp_dir().join(format!("ringecho-compare-{}-{number}", process::id()));
+    fs::create_dir_all(&directory).unwrap();
+    let file = |name: &str| directory.join(name);
+    let output = Command::new(env!("CARGO_BIN_EXE_ringecho-compare"))
+        .args(flags.split(' '))
+        .args(further)
+        .arg(&mine)
+        .args([format!("--json={}", file("json").display())])
+        .args([format!("--svg={}", file("svg").display())])
+        .args([format!("--markdown={}", file("md").display())])
+        .output()
+        .unwrap();
+    let written = |name: &str| fs::read_to_string(file(name)).unwrap();
+    let compared = Compared {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+        json: serde_json::from_str(&written("json")).unwrap(),
+        svg: written("svg"),
+        markdown: written("md"),
+    };
+    fs::remove_dir_all(directory).unwrap();
+    compared
+}
 
 /// Builds the programs that a comparison runs, and returns where they are.
 fn programs() -> PathBuf {
@@ -20,24 +65,13 @@ fn programs() -> PathBuf {
 
 #[test]
 fn servers_are_compared_and_a_broken_one_does_not_keep_the_others_from_it() {
-    let programs = programs();
-    let directory = env::temp_dir().join(format!("ringecho-compare-{}", std::process::id()));
-    fs::create_dir_all(&directory).unwrap();
-    let file = |name: &str| directory.join(name);
-    let mine = format!("mine={}/tokio-tungstenite {{port}}", programs.display());
-    let output = Command::new(env!("CARGO_BIN_EXE_ringecho-compare"))
-        .args(["--servers=broken,mine,tcp-epoll", "broken=false {port}", &mine])
-        .args(["--payloads=64", "--connections=2", "--depths=1", "--rounds=2"])
-        .args(["--duration=300ms", "--warmup=10ms"])
-        .args([format!("--json={}", file("json").display())])
-        .args([format!("--svg={}", file("svg").display())])
-        .args([format!("--markdown={}", file("md").display())])
-        .output()
-        .unwrap();
-    let (stdout, stderr) =
-        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    let Compared { code, stdout, stderr, json, svg, markdown } = compare(
+        "--servers=broken,mine,tcp-epoll --payloads=64 --connections=2 --depths=1 --rounds=2 \
+         --duration=300ms --warmup=10ms",
+        &["broken=false {port}"],
+    );
     // One server has failed, so not everything is well.
-    assert_eq!(output.status.code(), Some(1), "{stdout}{stderr}");
+    assert_eq!(code, Some(1), "{stdout}{stderr}");
     assert!(stderr.contains("this takes about"), "{stderr}");
     assert!(
         stdout.contains("64 B x 2 connections x depth 1; ratio to tcp-epoll"),
@@ -45,7 +79,6 @@ fn servers_are_compared_and_a_broken_one_does_not_keep_the_others_from_it() {
     );
     assert!(stdout.contains("broken: FAILED: it cannot be started: it ended"), "{stdout}");
 
-    let json: Value = serde_json::from_slice(&fs::read(file("json")).unwrap()).unwrap();
     let servers = json["cases"][0]["servers"].as_array().unwrap();
     let names: Vec<&str> = servers.iter().map(|server| server["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["broken", "mine", "tcp-epoll"]);
@@ -54,33 +87,21 @@ fn servers_are_compared_and_a_broken_one_does_not_keep_the_others_from_it() {
         assert!(rounds.iter().all(|round| round["messages_per_second"].as_f64() > Some(0.0)));
         assert_eq!(server["failure"], Value::Null);
     }
-    assert!(fs::read_to_string(file("svg")).unwrap().contains("<svg"));
-    assert!(fs::read_to_string(file("md")).unwrap().contains("| 64 B x 2 x 1 |"));
-    fs::remove_dir_all(directory).unwrap();
+    assert!(svg.contains("<svg"));
+    assert!(markdown.contains("| 64 B x 2 x 1 |"));
 }
 
 #[test]
 fn connections_that_come_and_go_are_compared_with_the_cheapest_server() {
-    let programs = programs();
-    let directory = env::temp_dir().join(format!("ringecho-compare-churn-{}", std::process::id()));
-    fs::create_dir_all(&directory).unwrap();
-    let file = |name: &str| directory.join(name);
-    let mine = format!("mine={}/tokio-tungstenite {{port}}", programs.display());
-    let output = Command::new(env!("CARGO_BIN_EXE_ringecho-compare"))
-        .args(["--case=churn", "--servers=mine,tokio-tungstenite", &mine])
-        .args(["--connections=2", "--rounds=2", "--duration=300ms", "--warmup=10ms"])
-        .args([format!("--json={}", file("json").display())])
-        .args([format!("--svg={}", file("svg").display())])
-        .args([format!("--markdown={}", file("md").display())])
-        .output()
-        .unwrap();
-    let (stdout, stderr) =
-        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
-    assert_eq!(output.status.code(), Some(0), "{stdout}{stderr}");
+    let Compared { code, stdout, stderr, json, svg, markdown } = compare(
+        "--case=churn --servers=mine,tokio-tungstenite --connections=2 --rounds=2 \
+         --duration=300ms --warmup=10ms",
+        &[],
+    );
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
     assert!(stdout.contains("64 B x 2 cycles at once; ratio to "), "{stdout}{stderr}");
     assert!(stdout.contains("server CPU, us/cycle"), "{stdout}");
 
-    let json: Value = serde_json::from_slice(&fs::read(file("json")).unwrap()).unwrap();
     assert_eq!(json["plan"]["mode"], "churn");
     for server in json["cases"][0]["servers"].as_array().unwrap() {
         let rounds = server["rounds"].as_array().unwrap();
@@ -88,9 +109,8 @@ fn connections_that_come_and_go_are_compared_with_the_cheapest_server() {
         assert!(rounds.iter().all(|round| round["p99_9_us"].as_f64() >= round["p50_us"].as_f64()));
         assert_eq!(server["failure"], Value::Null);
     }
-    assert!(fs::read_to_string(file("svg")).unwrap().contains("Server CPU per cycle"));
-    assert!(fs::read_to_string(file("md")).unwrap().contains("| 64 B x 2 |"));
-    fs::remove_dir_all(directory).unwrap();
+    assert!(svg.contains("Server CPU per cycle"));
+    assert!(markdown.contains("| 64 B x 2 |"));
 }
 
 #[test]
