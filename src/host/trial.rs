@@ -1,5 +1,4 @@
-//! Trials of the two ways in which monoio waits, a ring and epoll. Whether they work is tried, not
-//! looked up.
+//! Trials of the two ways of waiting, a ring and epoll. Whether they work is tried, not looked up.
 //!
 //! A ring that can be made is not enough: an operation that is submitted to it has to complete, and
 //! the completion has to wake the thread that waits in the ring. A filter may forbid each system
@@ -88,7 +87,7 @@ fn wait(ring: &IoUring) -> io::Result<()> {
     ring.submitter().submit_with_args(1, &arguments).map(|_| ())
 }
 
-/// Tries epoll: waits as monoio's runtime does, which would not notice that waiting fails.
+/// Tries epoll: has it report of a descriptor, and waits for the report.
 pub fn try_epoll() -> io::Result<()> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     let Ok((peer, socket)) = UnixStream::pair() else {

@@ -110,3 +110,20 @@ fn program_that_insists_on_io_uring_is_refused() {
         }
     });
 }
+
+#[test]
+fn program_whose_epoll_is_refused_does_not_start() {
+    #[cfg(target_arch = "x86_64")]
+    const WAIT: libc::c_long = libc::SYS_epoll_wait;
+    #[cfg(not(target_arch = "x86_64"))]
+    const WAIT: libc::c_long = libc::SYS_epoll_pwait;
+    for call in [libc::SYS_epoll_create1, libc::SYS_epoll_ctl, WAIT] {
+        for data_plane in ["--data-plane=engine", "--data-plane=portable"] {
+            let output = without(&[call], EPERM, &["--driver=epoll", data_plane]).output().unwrap();
+            let said = String::from_utf8(output.stderr).unwrap();
+            let message = "error: worker 0: it could not start: epoll: Operation not permitted";
+            assert_eq!(output.status.code(), Some(1), "{call}: {said}");
+            assert!(said.starts_with(message) && said.lines().count() == 1, "{call}: {said}");
+        }
+    }
+}

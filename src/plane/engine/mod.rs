@@ -66,6 +66,7 @@ use crate::{
         clock::{Deadlines, Due, TICK, Tick},
         intake::intake,
     },
+    host::trial::try_epoll,
     metrics::Counters,
     protocol::echo::{Compression, Rules},
 };
@@ -115,12 +116,14 @@ impl Engine<Uring> {
 }
 
 impl Engine<Epoll> {
-    /// An engine on an epoll instance of its own, for this thread.
+    /// An engine on an epoll instance of its own, for this thread. Whether epoll reports at all is
+    /// tried first: the instance alone can be had even where a filter forbids to wait in it.
     pub fn on_epoll(
         dimensions: Dimensions,
         rules: Rules,
         counters: Arc<Counters>,
     ) -> io::Result<Self> {
+        try_epoll()?;
         // One is received into while the replies in the other may still have to be copied.
         let receive_buffers = dimensions.receive_buffers.min(2);
         let dimensions = Dimensions { receive_buffers, ..dimensions };
