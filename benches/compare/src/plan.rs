@@ -17,8 +17,10 @@ const RUN_OVERHEAD: Duration = Duration::from_millis(200);
 const CONNECTION_OVERHEAD: Duration = Duration::from_micros(150);
 
 /// At least what a server is expected to echo. Warm-up and measuring are longer by the time in
-/// which all that is in flight passes once at this rate, so that the longest queues move as well.
+/// which all that is in flight passes once at the slower of these rates, so that the longest queues
+/// move as well: those of large messages, and those of many small ones.
 const PAYLOAD_BYTES_PER_MS: u64 = 1_000_000;
+const MESSAGES_PER_MS: u64 = 100;
 
 /// All that is run.
 #[derive(Clone, Debug, Serialize)]
@@ -171,8 +173,11 @@ impl Plan {
 
 impl Case {
     fn passage(&self) -> Duration {
-        let in_flight = self.payload_bytes * u64::from(self.connections) * u64::from(self.depth);
-        Duration::from_millis(in_flight / PAYLOAD_BYTES_PER_MS)
+        let messages = u64::from(self.connections) * u64::from(self.depth);
+        let payload_bytes = self.payload_bytes * messages;
+        Duration::from_millis(
+            (payload_bytes / PAYLOAD_BYTES_PER_MS).max(messages / MESSAGES_PER_MS),
+        )
     }
 }
 
@@ -250,7 +255,9 @@ mod tests {
         let passage = |payload_bytes, connections, depth| {
             cases(&[payload_bytes], &[connections], &[depth])[0].passage().as_millis()
         };
-        assert_eq!(passage(64, 512, 16), 0);
+        assert_eq!(passage(64, 64, 1), 0);
+        assert_eq!(passage(64, 512, 16), 81);
+        assert_eq!(passage(5, 16_384, 16), 2621);
         assert_eq!(passage(256 << 10, 64, 16), 268);
         assert_eq!(passage(256 << 10, 512, 16), 2147);
     }
@@ -267,6 +274,7 @@ mod tests {
             duration: Duration::from_secs(1),
             warmup: Duration::from_millis(650),
         };
-        assert_eq!(plan.estimate(), Duration::from_secs(2) * 2 * 2 * 3);
+        // All in flight passes three times: in 10 ms each at depth 1, and in 160 ms at depth 16.
+        assert_eq!(plan.estimate(), Duration::from_millis(2030 + 2480) * 2 * 3);
     }
 }
