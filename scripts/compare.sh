@@ -6,6 +6,7 @@
 #   scripts/compare.sh uws='./uws-echo {port}'       with a server of yours
 #   scripts/compare.sh --rates                       at 5,000, 20,000 and 50,000 messages/s
 #   scripts/compare.sh --sweep payload --svg FILE    the cost over one thing, as a plot
+#   scripts/compare.sh --boards                      as public boards do: many connections, memory
 #   scripts/compare.sh --case churn                  connections that come and go
 #   scripts/compare.sh --help                        all flags
 #

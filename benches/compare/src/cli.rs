@@ -8,18 +8,18 @@ use clap::{Parser, ValueEnum};
 use ringecho::host::cpu_list::CpuList;
 
 use crate::{
-    plan::{Axis, Case, Mode, Plan, cases, cases_at_rates, churn},
+    plan::{Axis, Case, Mode, Plan, boards, cases, cases_at_rates, churn},
     server::{self, Echo, Programs, Server},
 };
 
 /// Compares echo servers on one machine, in turns: server CPU for each message beside what a raw
 /// TCP echo costs
 ///
-/// Without --case, --sweep and --rates, every server runs every case: each payload with each number
-/// of connections and each depth. The servers take turns, in rounds of alternating order, on one
-/// CPU; the load generator has another one, and compares every byte of every echo. The results go
-/// to standard output, progress and warnings to standard error. The exit code is 0 if every server
-/// echoed every message, 1 if not, and 2 if a flag is wrong.
+/// Without --case, --sweep, --rates and --boards, every server runs every case: each payload with
+/// each number of connections and each depth. The servers take turns, in rounds of alternating
+/// order, on one CPU; the load generator has another one, and compares every byte of every echo.
+/// The results go to standard output, progress and warnings to standard error. The exit code is 0
+/// if every server echoed every message, 1 if not, and 2 if a flag is wrong.
 #[derive(Debug, Parser)]
 #[command(name = "ringecho-compare", version, max_term_width = 100)]
 pub(crate) struct Args {
@@ -40,6 +40,15 @@ pub(crate) struct Args {
     #[arg(long, value_name = "WHAT", value_enum, conflicts_with_all = ["sweep", "rates", "depths"])]
     case: Option<SpecialCase>,
 
+    /// Compare by what public benchmark boards rank servers by, memory and p99.9 included
+    ///
+    /// Texts of 5 bytes on up to 16,384 connections, which need as many open files in server and
+    /// generator each: numbers of connections beyond the limit (ulimit -Hn) are left out. Memory is
+    /// what is resident while all connections are open. 12 servers take about half an hour; --rounds
+    /// and --servers make it less.
+    #[arg(long, conflicts_with_all = ["case", "sweep", "rates"])]
+    boards: bool,
+
     /// Vary one thing over its range instead, and plot the cost against it
     #[arg(long, value_name = "WHAT", value_enum)]
     sweep: Option<Axis>,
@@ -59,13 +68,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", requires = "rates")]
     against: Option<String>,
 
-    /// Payloads of the messages [default: 64,1KiB,16KiB,256KiB; at rates and churn: 64; swept: 16
-    /// to 1MiB]
+    /// Payloads of the messages [default: 64,1KiB,16KiB,256KiB; at rates and churn: 64; boards: 5;
+    /// swept: 16 to 1MiB]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     payloads: Vec<ByteSize>,
 
     /// Numbers of connections, of those that come and go at a time [default: 1,64,512; at rates:
-    /// 64; churn: 64,512; swept: 1 to 10000]
+    /// 64; churn: 64,512; boards: 512,4096,16384; swept: 1 to 10000]
     #[arg(
         long, value_name = "LIST", value_delimiter = ',',
         value_parser = clap::value_parser!(u32).range(1..=1_000_000)
@@ -153,6 +162,7 @@ impl Args {
             (Some(SpecialCase::Churn), _, _) => Mode::Churn,
             (None, Some(axis), _) => Mode::Sweep(axis),
             (None, None, Some(_)) => Mode::Rates,
+            (None, None, None) if self.boards => Mode::Boards,
             (None, None, None) => Mode::Cases,
         };
         let server_cpu = single(self.server_cpu.as_ref(), "--server-cpu")?.unwrap_or(usable[0]);
@@ -167,6 +177,7 @@ impl Args {
             rounds: self.rounds.unwrap_or(if let Mode::Sweep(_) = mode { 3 } else { 5 }),
             duration: self.duration,
             warmup: self.warmup,
+            left_out: None,
         };
         Ok(plan)
     }
@@ -202,7 +213,9 @@ impl Args {
                 .filter(|server| server.echo == Echo::Messages)
                 .map(|server| &*server.name)
                 .collect(),
-            ([], Mode::Cases | Mode::Rates) => all.iter().map(|server| &*server.name).collect(),
+            ([], Mode::Cases | Mode::Boards | Mode::Rates) => {
+                all.iter().map(|server| &*server.name).collect()
+            }
             ([], Mode::Sweep(_)) => {
                 let further = self.further.iter().map(|server| &*server.name);
                 server::SWEPT.into_iter().chain(further).collect()
@@ -250,6 +263,7 @@ impl Args {
     fn cases(&self, mode: Mode) -> anyhow::Result<Vec<Case>> {
         let (payloads, connections, depths): (&[u64], &[u32], &[u32]) = match mode {
             Mode::Cases => (&[64, 1 << 10, 16 << 10, 256 << 10], &[1, 64, 512], &[1, 16]),
+            Mode::Boards => (&[5], &[512, 4096, 16_384], &[1, 16]),
             Mode::Churn => (&[64], &[64, 512], &[1]),
             Mode::Sweep(Axis::Connections) => {
                 (&[64], &[1, 4, 16, 64, 256, 1024, 4096, 10_000], &[1])
@@ -280,6 +294,7 @@ impl Args {
         }
         Ok(match (mode, &self.rates) {
             (Mode::Churn, _) => churn(payloads, connections),
+            (Mode::Boards, _) => boards(payloads, connections, depths),
             (_, Some(rates)) => cases_at_rates(payloads, connections, rates),
             (_, None) => cases(payloads, connections, depths),
         })
@@ -314,6 +329,19 @@ mod tests {
         let plan = plan("").unwrap();
         assert_eq!(plan.cases.len(), 4 * 3 * 2);
         assert_eq!(plan.servers.len(), server::built_in(&Programs::default()).len());
+    }
+
+    #[test]
+    fn boards_have_texts_on_many_connections_and_every_server() {
+        let of_boards = plan("--boards mine={port}").unwrap();
+        let cases: Vec<String> = of_boards.cases.iter().map(ToString::to_string).collect();
+        assert_eq!(cases.len(), 3 * 2);
+        assert_eq!(cases[0], "5 B text x 512 connections x depth 1");
+        assert_eq!(cases[5], "5 B text x 16384 connections x depth 16");
+        assert_eq!(of_boards.servers.len(), plan("mine={port}").unwrap().servers.len());
+        let fewer = plan("--boards --connections 64,8,64 --depths 2").unwrap();
+        let connections: Vec<u32> = fewer.cases.iter().map(|case| case.connections).collect();
+        assert_eq!(connections, [8, 64]);
     }
 
     #[test]
@@ -361,6 +389,9 @@ mod tests {
             ),
             ("--case churn --depths 2", "cannot be used with '--depths <LIST>'"),
             ("--rates --depths 1", "cannot be used with"),
+            ("--boards --rates", "cannot be used with"),
+            ("--boards --sweep payload", "cannot be used with"),
+            ("--boards --case churn", "cannot be used with"),
             ("--rates --sweep payload", "cannot be used with"),
             ("--against tcp-epoll", "required arguments were not provided"),
             (

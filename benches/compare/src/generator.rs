@@ -9,11 +9,15 @@ use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 
 use crate::{
-    plan::{Case, Plan, Unit},
+    plan::{Case, Mode, Plan, Unit},
     process::{Interrupt, RunningServer},
     results::Measurement,
     server::{Echo, Programs, Server},
 };
+
+/// Addresses that many connections come from. One alone has some 28,000 ports, and those of earlier
+/// runs stay taken for a minute (`TIME_WAIT`) where `net.ipv4.tcp_tw_reuse` is 0.
+const SOURCES: &str = "127.0.0.2-127.0.0.9";
 
 /// What is needed of the generator's result: of messages (loadtest/report.schema.json), or of cycles
 /// (loadtest/churn.schema.json).
@@ -72,17 +76,18 @@ pub(crate) fn drive(
     interrupt: &Interrupt,
 ) -> anyhow::Result<Measurement> {
     let mut command = Command::new(programs.path("ringecho-loadtest"));
-    command.args(arguments(plan, case, server, running));
+    command.args(arguments(plan, case, server, running.port(), running.pid()));
     // A Ctrl-C at the terminal reaches it through `interrupt` alone.
     command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let generator = command.spawn().context("cannot run the load generator")?;
     let output = interrupt.wait(generator.id(), || generator.wait_with_output())?;
-    measurement(case.unit, &output)
+    measurement(case.unit, running.resident_at_start(), &output)
 }
 
-fn arguments(plan: &Plan, case: &Case, server: &Server, running: &RunningServer) -> Vec<String> {
+/// What the generator is told, of a server that listens on `port` in the process `pid`.
+fn arguments(plan: &Plan, case: &Case, server: &Server, port: u16, pid: u32) -> Vec<String> {
     let cpus: Vec<String> = server.generator_cpus.iter().map(ToString::to_string).collect();
-    let mut arguments = vec![server.url(running.port())];
+    let mut arguments = vec![server.url(port)];
     match (case.unit, case.rate) {
         (Unit::Message, Some(rate)) => arguments.push(format!("--rate={rate}")),
         (Unit::Message, None) => arguments.push(format!("--depth={}", case.depth)),
@@ -95,7 +100,7 @@ fn arguments(plan: &Plan, case: &Case, server: &Server, running: &RunningServer)
         ("warmup", humantime::format_duration(plan.warmup(case)).to_string()),
         ("threads", cpus.len().to_string()),
         ("cpus", cpus.join(",")),
-        ("server-pid", running.pid().to_string()),
+        ("server-pid", pid.to_string()),
         ("json", "-".to_owned()),
     ] {
         arguments.push(format!("--{flag}={value}"));
@@ -103,10 +108,16 @@ fn arguments(plan: &Plan, case: &Case, server: &Server, running: &RunningServer)
     if server.echo == Echo::Bytes {
         arguments.push("--raw-tcp".to_owned());
     }
+    if case.is_text {
+        arguments.push("--text".to_owned());
+    }
+    if plan.mode == Mode::Boards {
+        arguments.push(format!("--source={SOURCES}"));
+    }
     arguments
 }
 
-fn measurement(unit: Unit, output: &Output) -> anyhow::Result<Measurement> {
+fn measurement(unit: Unit, resident_at_start: u64, output: &Output) -> anyhow::Result<Measurement> {
     let Ok(report) = serde_json::from_slice::<Report>(&output.stdout) else {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("the generator has no result: {}", said.trim());
@@ -130,6 +141,7 @@ fn measurement(unit: Unit, output: &Output) -> anyhow::Result<Measurement> {
         server_user_us: cpu.user,
         server_cpus_busy: server.cpus_busy,
         server_resident_bytes: server.resident_bytes,
+        server_added_bytes: server.resident_bytes.saturating_sub(resident_at_start),
         generator_cpus_busy: generator.cpus_busy,
         rate: report.rate,
         p50_us: latency.p50,
@@ -145,6 +157,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::results::{Results, examples};
 
     fn report() -> Value {
         let usage = json!({
@@ -166,8 +179,25 @@ mod tests {
         let stdout = report.to_string().into_bytes();
         measurement(
             Unit::Message,
+            1024,
             &Output { status: ExitStatus::from_raw(0), stdout, stderr: b"oh\n".into() },
         )
+    }
+
+    #[test]
+    fn boards_have_texts_that_come_from_many_addresses() {
+        let told = |results: &Results| {
+            let plan = &results.plan;
+            arguments(plan, &plan.cases[0], &plan.servers[2], 81, 7)
+        };
+        let of_boards = told(&examples::boards());
+        for argument in ["--text", "--payload=5", "--connections=512", "--depth=16"] {
+            assert!(of_boards.iter().any(|other| other == argument), "{of_boards:?}");
+        }
+        assert!(of_boards.contains(&format!("--source={SOURCES}")), "{of_boards:?}");
+        let of_others = told(&examples::results());
+        assert!(!of_others.iter().any(|other| other == "--text"), "{of_others:?}");
+        assert!(!of_others.iter().any(|other| other.starts_with("--source")), "{of_others:?}");
     }
 
     #[test]
@@ -178,6 +208,7 @@ mod tests {
             server_user_us: 0.1,
             server_cpus_busy: 0.9,
             server_resident_bytes: 4096,
+            server_added_bytes: 3072,
             generator_cpus_busy: 0.9,
             rate: 2e6,
             p50_us: 10.0,

@@ -1,5 +1,6 @@
 //! Compares echo servers on one machine, in turns: what one message costs each of them, beside
-//! what it costs a raw TCP echo; or what a connection costs that comes and goes.
+//! what it costs a raw TCP echo; or what a connection costs that comes and goes; or what public
+//! boards rank servers by.
 //!
 //! ```text
 //! cli -> plan (servers, cases, rounds) -> run -> {process, generator} -> results -> {table, picture}
@@ -20,7 +21,7 @@ mod words;
 
 use std::{fs, path::Path, process::ExitCode};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Parser;
 use ringecho::host::descriptors::raise_limit;
 
@@ -43,14 +44,20 @@ fn main() -> ExitCode {
 
 /// Says whether every server that was compared echoed every message.
 fn compare(args: &Args) -> anyhow::Result<bool> {
-    let plan = args.plan()?;
+    let mut plan = args.plan()?;
+    // Servers and generator inherit it, and need a descriptor for each connection.
+    let limit = raise_limit(u64::MAX).context("cannot raise the limit on open files")?;
+    if plan.mode == Mode::Boards {
+        plan.leave_out_beyond(limit);
+    }
+    if let (true, Some(left_out)) = (plan.cases.is_empty(), &plan.left_out) {
+        bail!("--connections: {left_out}");
+    }
     let host = Host::read();
     for warning in plan.warnings() {
         eprintln!("warning: {warning}");
     }
     eprintln!("{}", plan.announcement());
-    // Servers and generator inherit it, and need a descriptor for each connection.
-    raise_limit(u64::MAX).context("cannot raise the limit on open files")?;
     let interrupt = Interrupt::catch().context("cannot handle signals")?;
     let results = run::run(plan, host, &args.programs()?, &interrupt);
     publish(args, &results)?;
@@ -69,7 +76,7 @@ fn publish(args: &Args, results: &Results) -> anyhow::Result<()> {
     }
     if let Some(file) = &args.svg {
         let picture = match results.plan.mode {
-            Mode::Cases | Mode::Churn => picture::ratios(results),
+            Mode::Cases | Mode::Churn | Mode::Boards => picture::ratios(results),
             Mode::Sweep(axis) => picture::sweep(results, axis),
             Mode::Rates => unreachable!("--svg is refused beside --rates"),
         };

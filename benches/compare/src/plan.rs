@@ -22,6 +22,11 @@ const CONNECTION_OVERHEAD: Duration = Duration::from_micros(150);
 const PAYLOAD_BYTES_PER_MS: u64 = 1_000_000;
 const MESSAGES_PER_MS: u64 = 100;
 
+/// Descriptors that generator and server may need beside one for each connection: the generator up
+/// to 195 (its threads, and a second one for each of 64 connections that are being opened), servers
+/// less.
+const DESCRIPTORS_BESIDE: u64 = 256;
+
 /// All that is run.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Plan {
@@ -34,6 +39,18 @@ pub(crate) struct Plan {
     pub(crate) rounds: u32,
     pub(crate) duration: Duration,
     pub(crate) warmup: Duration,
+    /// What was asked for and is not run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) left_out: Option<LeftOut>,
+}
+
+/// Numbers of connections for which a process may not open enough files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct LeftOut {
+    /// In ascending order, at least one.
+    pub(crate) connections: Vec<u32>,
+    /// Files that a process may have open.
+    pub(crate) descriptor_limit: u64,
 }
 
 /// What a plan is for.
@@ -42,6 +59,8 @@ pub(crate) struct Plan {
 pub(crate) enum Mode {
     /// A table of cases.
     Cases,
+    /// A table of cases as public boards have them, with memory.
+    Boards,
     /// A table of cases of connections that come and go.
     Churn,
     /// A table of rates, at which messages are sent whatever the server does.
@@ -79,6 +98,9 @@ pub(crate) enum Unit {
 pub(crate) struct Case {
     pub(crate) unit: Unit,
     pub(crate) payload_bytes: u64,
+    /// Whether messages are texts, and not binary.
+    #[serde(rename = "text")]
+    pub(crate) is_text: bool,
     pub(crate) connections: u32,
     /// Messages in flight on each connection; at a rate the generator has no such limit.
     pub(crate) depth: u32,
@@ -102,12 +124,29 @@ pub(crate) fn cases(payloads: &[u64], connections: &[u32], depths: &[u32]) -> Ve
     for &payload_bytes in payloads {
         for &connections in connections {
             for &depth in depths {
-                let unit = Unit::Message;
-                cases.push(Case { unit, payload_bytes, connections, depth, rate: None });
+                cases.push(Case {
+                    unit: Unit::Message,
+                    payload_bytes,
+                    is_text: false,
+                    connections,
+                    depth,
+                    rate: None,
+                });
             }
         }
     }
     cases
+}
+
+/// Texts as public boards send them: each payload with each number of connections and each depth.
+///
+/// Connections ascend, each number once: memory that a server keeps when connections end then counts
+/// in no case with fewer of them.
+pub(crate) fn boards(payloads: &[u64], connections: &[u32], depths: &[u32]) -> Vec<Case> {
+    let ascending: Vec<u32> =
+        connections.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
+    let cases = cases(payloads, &ascending, depths);
+    cases.into_iter().map(|case| Case { is_text: true, ..case }).collect()
 }
 
 /// Connections that come and go: each payload with each number of them at a time.
@@ -124,6 +163,24 @@ pub(crate) fn turns(round: u32, servers: usize) -> Vec<usize> {
 }
 
 impl Plan {
+    /// Leaves out the cases whose connections need more descriptors than a process may have, which may
+    /// be all.
+    pub(crate) fn leave_out_beyond(&mut self, descriptor_limit: u64) {
+        let is_allowed = |case: &Case| descriptors_needed(case.connections) <= descriptor_limit;
+        let beyond: BTreeSet<u32> = self
+            .cases
+            .iter()
+            .filter(|case| !is_allowed(case))
+            .map(|case| case.connections)
+            .collect();
+        if beyond.is_empty() {
+            return;
+        }
+        self.cases.retain(is_allowed);
+        self.left_out =
+            Some(LeftOut { connections: beyond.into_iter().collect(), descriptor_limit });
+    }
+
     /// How long it will take, if every server works.
     pub(crate) fn estimate(&self) -> Duration {
         let turns = self.rounds * self.servers.len() as u32;
@@ -167,7 +224,29 @@ impl Plan {
         let warning = |cpu: &usize| {
             format!("generator and server share CPU {cpu}; the numbers of such runs mean little")
         };
-        shared.iter().map(warning).collect()
+        let left_out = self.left_out.iter().map(ToString::to_string);
+        shared.iter().map(warning).chain(left_out).collect()
+    }
+}
+
+/// Open files that generator and server may need each.
+fn descriptors_needed(connections: u32) -> u64 {
+    u64::from(connections) + DESCRIPTORS_BESIDE
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { connections, descriptor_limit } = self;
+        let numbers: Vec<String> =
+            connections.iter().map(|number| grouped(u64::from(*number))).collect();
+        let needed = descriptors_needed(connections.last().copied().unwrap_or_default());
+        write!(
+            f,
+            "{} connections are left out: generator and server need up to {needed} open files \
+             each, and the hard limit is {descriptor_limit} (ulimit -Hn); raise it for this shell: \
+             sudo prlimit --pid $$ --nofile={needed}:{needed}",
+            numbers.join(" and "),
+        )
     }
 }
 
@@ -187,7 +266,8 @@ impl fmt::Display for Case {
         if self.unit == Unit::Cycle {
             return write!(f, "{payload} x {} at once", counted(connections, "cycle"));
         }
-        write!(f, "{payload} x {}", counted(connections, "connection"))?;
+        let kind = if self.is_text { " text" } else { "" };
+        write!(f, "{payload}{kind} x {}", counted(connections, "connection"))?;
         match self.rate {
             Some(rate) => write!(f, " at {} messages/s", grouped(rate.into())),
             None => write!(f, " x depth {}", self.depth),
@@ -263,6 +343,40 @@ mod tests {
     }
 
     #[test]
+    fn connections_beyond_the_descriptor_limit_are_left_out() {
+        let plan = |connections: &[u32]| Plan {
+            mode: Mode::Boards,
+            servers: Vec::new(),
+            cases: boards(&[5], connections, &[1, 16]),
+            against: None,
+            rounds: 1,
+            duration: Duration::from_secs(1),
+            warmup: Duration::ZERO,
+            left_out: None,
+        };
+        let mut all = plan(&[512, 4096, 16_384]);
+        all.leave_out_beyond(16_384 + DESCRIPTORS_BESIDE);
+        assert_eq!((all.cases.len(), all.left_out), (6, None));
+
+        let mut some = plan(&[512, 4096, 16_384]);
+        some.leave_out_beyond(1024);
+        assert!(some.cases.iter().all(|case| case.connections == 512));
+        assert_eq!(some.cases.len(), 2);
+        assert_eq!(
+            some.warnings(),
+            [
+                "4,096 and 16,384 connections are left out: generator and server need up to 16640 open \
+              files each, and the hard limit is 1024 (ulimit -Hn); raise it for this shell: sudo \
+              prlimit --pid $$ --nofile=16640:16640"
+            ]
+        );
+
+        let mut none = plan(&[512]);
+        none.leave_out_beyond(512);
+        assert!(none.cases.is_empty() && none.left_out.is_some());
+    }
+
+    #[test]
     fn the_estimate_counts_every_run() {
         let server = crate::server::parse("x={port}").unwrap();
         let plan = Plan {
@@ -273,6 +387,7 @@ mod tests {
             rounds: 3,
             duration: Duration::from_secs(1),
             warmup: Duration::from_millis(650),
+            left_out: None,
         };
         // All in flight passes three times: in 10 ms each at depth 1, and in 160 ms at depth 16.
         assert_eq!(plan.estimate(), Duration::from_millis(2030 + 2480) * 2 * 3);

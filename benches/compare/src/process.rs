@@ -1,7 +1,7 @@
 //! Servers as processes: started on their CPUs, ended by their pids whatever happens.
 
 use std::{
-    io,
+    fs, io,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::unix::process::CommandExt,
     process::{Child, Command, ExitStatus, Stdio},
@@ -36,6 +36,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 pub(crate) struct RunningServer {
     child: Child,
     port: u16,
+    /// Bytes that were in memory when it accepted connections and had none yet; 0 if that could not
+    /// be read.
+    resident_at_start: u64,
 }
 
 impl RunningServer {
@@ -50,8 +53,9 @@ impl RunningServer {
         command.process_group(0);
         let child = on_cpus(&server.cpus, || command.spawn())?
             .with_context(|| format!("cannot run {program}"))?;
-        let mut running = Self { child, port };
+        let mut running = Self { child, port, resident_at_start: 0 };
         running.wait_until_ready()?;
+        running.resident_at_start = resident(running.pid()).unwrap_or_default();
         Ok(running)
     }
 
@@ -78,6 +82,11 @@ impl RunningServer {
         self.port
     }
 
+    /// Bytes that were in memory before its first connection.
+    pub(crate) fn resident_at_start(&self) -> u64 {
+        self.resident_at_start
+    }
+
     /// How it ended, if it has.
     pub(crate) fn end(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
@@ -98,6 +107,14 @@ impl Drop for RunningServer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Bytes of the process `pid` that are in memory (`VmRSS` in proc(5)).
+fn resident(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kibibytes << 10)
 }
 
 /// A port of 127.0.0.1 on which nobody listens.
@@ -187,6 +204,11 @@ mod tests {
     use std::os::unix::process::ExitStatusExt;
 
     use super::*;
+
+    #[test]
+    fn memory_of_a_process_is_known() {
+        assert!(resident(std::process::id()) > Some(0));
+    }
 
     #[test]
     fn generator_is_told_of_a_signal_that_came_before_it_was_known() {

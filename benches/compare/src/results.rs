@@ -1,6 +1,8 @@
 //! What was measured, and what follows from it: summaries, and ratios to the cheaper raw TCP echo,
 //! among connections that come and go to the cheapest server, or to a server of the plan's choice.
 
+#![expect(clippy::cast_precision_loss, reason = "memory is less than 2^52 bytes")]
+
 use std::collections::BTreeMap;
 
 use serde::{
@@ -46,7 +48,10 @@ pub(crate) struct Measurement {
     /// The part of it that is spent in the program, not in the kernel.
     pub(crate) server_user_us: f64,
     pub(crate) server_cpus_busy: f64,
+    /// What is in memory at the end, with all connections open.
     pub(crate) server_resident_bytes: u64,
+    /// What is in memory beyond that of the server when it was up and had no connections yet.
+    pub(crate) server_added_bytes: u64,
     pub(crate) generator_cpus_busy: f64,
     /// How many of them a second.
     pub(crate) rate: f64,
@@ -73,6 +78,7 @@ impl Serialize for Measurement {
             .serialize_entry(&format!("server_user_us_per_{}", self.unit), &self.server_user_us)?;
         fields.serialize_entry("server_cpus_busy", &self.server_cpus_busy)?;
         fields.serialize_entry("server_resident_bytes", &self.server_resident_bytes)?;
+        fields.serialize_entry("server_added_bytes", &self.server_added_bytes)?;
         fields.serialize_entry("generator_cpus_busy", &self.generator_cpus_busy)?;
         fields.serialize_entry(&rate_name(self.unit), &self.rate)?;
         fields.serialize_entry("p50_us", &self.p50_us)?;
@@ -92,6 +98,14 @@ impl Runs {
 
     pub(crate) fn cpu(&self) -> Option<Summary> {
         self.summary(|run| run.server_cpu_us)
+    }
+
+    pub(crate) fn resident_bytes(&self) -> Option<Summary> {
+        self.summary(|run| run.server_resident_bytes as f64)
+    }
+
+    pub(crate) fn added_bytes(&self) -> Option<Summary> {
+        self.summary(|run| run.server_added_bytes as f64)
     }
 }
 
@@ -169,6 +183,8 @@ impl Serialize for Results {
             /// Server CPU and rate, by their names.
             #[serde(flatten)]
             figures: BTreeMap<String, Option<Summary>>,
+            server_resident_bytes: Option<Summary>,
+            server_added_bytes: Option<Summary>,
             p50_us: Option<Summary>,
             p99_us: Option<Summary>,
             p99_9_us: Option<Summary>,
@@ -195,6 +211,8 @@ impl Serialize for Results {
                     .map(|(server, runs)| ServerResults {
                         name: &self.plan.servers[server].name,
                         figures: figures(self.plan.cases[case].unit, runs),
+                        server_resident_bytes: runs.resident_bytes(),
+                        server_added_bytes: runs.added_bytes(),
                         p50_us: runs.summary(|run| run.p50_us),
                         p99_us: runs.summary(|run| run.p99_us),
                         p99_9_us: runs.summary(|run| run.p99_9_us),
@@ -231,12 +249,21 @@ pub(crate) mod examples {
             server_user_us: cpu / 10.0,
             server_cpus_busy: 0.9,
             server_resident_bytes: 4 << 20,
+            server_added_bytes: 1 << 20,
             generator_cpus_busy: 0.9,
             rate: 1e6 / cpu,
             p50_us: 64.0 * cpu,
             p99_us: 200.0 * cpu,
             p99_9_us: 300.0 * cpu,
         }
+    }
+
+    /// The same servers in the same cases, as boards have them.
+    pub(crate) fn boards() -> Results {
+        let mut results = results();
+        results.plan.mode = Mode::Boards;
+        results.plan.cases = crate::plan::boards(&[5], &[512, 4096], &[16]);
+        results
     }
 
     /// The same servers in one case of connections that come and go.
@@ -279,6 +306,7 @@ pub(crate) mod examples {
                 rounds: 3,
                 duration: Duration::from_secs(1),
                 warmup: Duration::from_millis(200),
+                left_out: None,
             },
             cases: vec![
                 vec![runs(0.6), runs(0.5), runs(1.0), runs(4.0)],
@@ -365,6 +393,9 @@ mod tests {
         let server = &json["cases"][0]["servers"][2];
         assert_eq!(server["name"], "twice");
         assert_eq!(server["ratio"]["median"], 2.0);
+        assert_eq!(server["server_resident_bytes"]["median"], 4_194_304.0);
+        assert_eq!(server["server_added_bytes"]["median"], 1_048_576.0);
+        assert_eq!(server["rounds"][1]["server_added_bytes"], 1_048_576);
         assert_eq!(server["rounds"][1]["server_cpu_us_per_message"], 1.5);
         assert_eq!(json["cases"][1]["servers"][3]["ratio"], serde_json::Value::Null);
         assert_eq!(json["host"]["cpus"], 2);

@@ -2,28 +2,100 @@
 
 #![expect(clippy::cast_sign_loss, reason = "rates are not negative")]
 
-use std::fmt::Write;
+use std::{fmt::Write, iter};
 
 use ringecho_loadtest::text::numbers::grouped;
 
 use crate::{
-    plan::{Mode, Unit},
+    plan::{Case, Mode, Unit},
     results::Results,
     statistics::Summary,
+    words::payload,
 };
 
-const COLUMNS: usize = 7;
+/// A column behind the servers' names.
+#[derive(Clone, Copy, Debug)]
+enum Column {
+    /// Server CPU for each message or cycle.
+    Cpu,
+    Ratio,
+    /// What is in the server's memory.
+    Resident,
+    /// The part of it that the server did not have before its first connection.
+    Added,
+    /// Messages or cycles a second.
+    Rate,
+    P50,
+    P99,
+    P99_9,
+}
 
-fn head(unit: Unit) -> [String; COLUMNS] {
-    let cpu = format!("server CPU, us/{unit}");
-    let rate = format!("{unit}s/s");
-    ["server", &cpu, &rate, "p50 us", "p99 us", "p99.9 us", "ratio"].map(str::to_owned)
+const COLUMNS: &[Column] =
+    &[Column::Cpu, Column::Rate, Column::P50, Column::P99, Column::P99_9, Column::Ratio];
+
+const COLUMNS_OF_BOARDS: &[Column] = &[
+    Column::Cpu,
+    Column::Ratio,
+    Column::Resident,
+    Column::Added,
+    Column::Rate,
+    Column::P50,
+    Column::P99,
+    Column::P99_9,
+];
+
+impl Column {
+    fn all_of(mode: Mode) -> &'static [Self] {
+        match mode {
+            Mode::Boards => COLUMNS_OF_BOARDS,
+            Mode::Cases | Mode::Churn | Mode::Rates | Mode::Sweep(_) => COLUMNS,
+        }
+    }
+
+    fn head(self, unit: Unit) -> String {
+        match self {
+            Self::Cpu => format!("server CPU, us/{unit}"),
+            Self::Ratio => "ratio".to_owned(),
+            Self::Resident => "memory, MiB".to_owned(),
+            Self::Added => "of it added, MiB".to_owned(),
+            Self::Rate => format!("{unit}s/s"),
+            Self::P50 => "p50 us".to_owned(),
+            Self::P99 => "p99 us".to_owned(),
+            Self::P99_9 => "p99.9 us".to_owned(),
+        }
+    }
+
+    /// A server's figure in this column; `None` if it has not run.
+    fn cell(self, results: &Results, case: usize, server: usize) -> Option<String> {
+        let runs = &results.cases[case][server];
+        let median = |summary: Option<Summary>| Some(figures(summary?.median));
+        match self {
+            Self::Cpu => Some(spread(runs.cpu()?, figures)),
+            Self::Ratio => {
+                let ratio = results.ratio(case, server);
+                Some(ratio.map_or("-".into(), |ratio| spread(ratio, hundredths)))
+            }
+            Self::Resident => Some(mebibytes(runs.resident_bytes()?.median)),
+            Self::Added => Some(mebibytes(runs.added_bytes()?.median)),
+            Self::Rate => Some(grouped(runs.summary(|run| run.rate)?.median.round() as u64)),
+            Self::P50 => median(runs.summary(|run| run.p50_us)),
+            Self::P99 => median(runs.summary(|run| run.p99_us)),
+            Self::P99_9 => median(runs.summary(|run| run.p99_9_us)),
+        }
+    }
+}
+
+/// The names of all columns.
+fn head(results: &Results, case: usize) -> Vec<String> {
+    let unit = results.plan.cases[case].unit;
+    let columns = Column::all_of(results.plan.mode).iter();
+    iter::once("server".to_owned()).chain(columns.map(|column| column.head(unit))).collect()
 }
 
 /// The table of one case: medians, and in parentheses the least and the most of all rounds.
 pub(crate) fn text(results: &Results, case: usize) -> String {
     let unit = results.plan.cases[case].unit;
-    let mut rows = vec![head(unit)];
+    let mut rows = vec![head(results, case)];
     let mut failures = String::new();
     for (server, runs) in results.plan.servers.iter().zip(&results.cases[case]) {
         if let Some(failure) = &runs.failure {
@@ -44,12 +116,12 @@ pub(crate) fn text(results: &Results, case: usize) -> String {
         ),
         None => format!("{}\n", results.plan.cases[case]),
     };
-    let widths: [usize; COLUMNS] = std::array::from_fn(|column| {
-        rows.iter().map(|row| row[column].len()).max().unwrap_or_default()
-    });
+    let widths: Vec<usize> = (0..rows[0].len())
+        .map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or_default())
+        .collect();
     for row in rows {
         let _ = write!(text, "  {:<1$}", row[0], widths[0]);
-        for (cell, width) in row.iter().zip(widths).skip(1) {
+        for (cell, width) in row.iter().zip(&widths).skip(1) {
             let _ = write!(text, "  {cell:>width$}");
         }
         text.push('\n');
@@ -58,20 +130,11 @@ pub(crate) fn text(results: &Results, case: usize) -> String {
 }
 
 /// A server's row; `None` if it failed, or has not run.
-fn row(results: &Results, case: usize, server: usize) -> Option<[String; COLUMNS]> {
-    let runs = &results.cases[case][server];
-    let rate = runs.summary(|run| run.rate)?.median;
-    let latency =
-        |latency: Option<Summary>| latency.map_or_else(String::new, |s| figures(s.median));
-    Some([
-        results.plan.servers[server].name.clone(),
-        spread(runs.cpu()?, figures),
-        grouped(rate.round() as u64),
-        latency(runs.summary(|run| run.p50_us)),
-        latency(runs.summary(|run| run.p99_us)),
-        latency(runs.summary(|run| run.p99_9_us)),
-        results.ratio(case, server).map_or("-".into(), |ratio| spread(ratio, hundredths)),
-    ])
+fn row(results: &Results, case: usize, server: usize) -> Option<Vec<String>> {
+    let columns = Column::all_of(results.plan.mode).iter();
+    iter::once(Some(results.plan.servers[server].name.clone()))
+        .chain(columns.map(|column| column.cell(results, case, server)))
+        .collect()
 }
 
 /// All tables: but for sweeps first the ratios of all cases, then each case in full.
@@ -83,20 +146,28 @@ pub(crate) fn markdown(results: &Results) -> String {
         humantime::format_duration(results.plan.duration),
         humantime::format_duration(results.plan.warmup)
     );
-    if matches!(results.plan.mode, Mode::Cases | Mode::Churn | Mode::Rates) {
+    if matches!(results.plan.mode, Mode::Cases | Mode::Boards | Mode::Churn | Mode::Rates) {
         text.push('\n');
         text += &ratios(results);
+    }
+    if results.plan.mode == Mode::Boards {
+        text.push('\n');
+        text += &memory(results);
+    }
+    if let Some(left_out) = &results.plan.left_out {
+        let _ = write!(text, "\n{left_out}.\n");
     }
     for (server, case, failure) in results.failures() {
         let _ = write!(text, "\n{server} failed in {case}: {failure}.\n");
     }
     for case in 0..results.cases.len() {
+        let head = head(results, case);
         let _ = write!(
             text,
             "\n<details><summary>{}</summary>\n\n| {} |\n| --- |{}\n",
             results.plan.cases[case],
-            head(results.plan.cases[case].unit).join(" | "),
-            " --: |".repeat(COLUMNS - 1)
+            head.join(" | "),
+            " --: |".repeat(head.len() - 1)
         );
         for server in 0..results.plan.servers.len() {
             if let Some(row) = row(results, case, server) {
@@ -108,6 +179,20 @@ pub(crate) fn markdown(results: &Results) -> String {
     text
 }
 
+/// A case as its row begins: `64 B x 512 x 16`.
+fn load_in_short(case: &Case) -> String {
+    format!(
+        "{} x {}{}",
+        payload(case.payload_bytes),
+        case.connections,
+        match (case.unit, case.rate) {
+            (Unit::Message, Some(rate)) => format!(" at {}", grouped(rate.into())),
+            (Unit::Message, None) => format!(" x {}", case.depth),
+            (Unit::Cycle, _) => String::new(),
+        }
+    )
+}
+
 /// A row for each case and a column for each server, with the ratios' medians.
 fn ratios(results: &Results) -> String {
     let names: Vec<&str> = results.plan.servers.iter().map(|server| &*server.name).collect();
@@ -116,26 +201,35 @@ fn ratios(results: &Results) -> String {
         match results.plan.mode {
             Mode::Churn => "payload x cycles at once",
             Mode::Rates => "payload x connections at messages/s",
-            Mode::Cases | Mode::Sweep(_) => "payload x connections x depth",
+            Mode::Cases | Mode::Boards | Mode::Sweep(_) => "payload x connections x depth",
         },
         names.join(" | "),
         " --: |".repeat(names.len())
     );
     for (case, load) in results.plan.cases.iter().enumerate() {
-        let _ = write!(
-            text,
-            "| {} x {}{} | {} |",
-            crate::words::payload(load.payload_bytes),
-            load.connections,
-            match (load.unit, load.rate) {
-                (Unit::Message, Some(rate)) => format!(" at {}", grouped(rate.into())),
-                (Unit::Message, None) => format!(" x {}", load.depth),
-                (Unit::Cycle, _) => String::new(),
-            },
-            unit(results, case)
-        );
+        let _ = write!(text, "| {} | {} |", load_in_short(load), unit(results, case));
         for server in 0..names.len() {
             let _ = write!(text, " {} |", ratio(results, case, server));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// A row for each case and a column for each server, with the medians of their memory.
+fn memory(results: &Results) -> String {
+    let names: Vec<&str> = results.plan.servers.iter().map(|server| &*server.name).collect();
+    let mut text = format!(
+        "| memory, MiB | {} |\n| --- |{}\n",
+        names.join(" | "),
+        " --: |".repeat(names.len())
+    );
+    for (case, (load, servers)) in results.plan.cases.iter().zip(&results.cases).enumerate() {
+        let _ = write!(text, "| {} |", load_in_short(load));
+        for (server, runs) in servers.iter().enumerate() {
+            let memory = runs.resident_bytes().map(|bytes| mebibytes(bytes.median));
+            let cell = memory.unwrap_or_else(|| absence(results, case, server).to_owned());
+            let _ = write!(text, " {cell} |");
         }
         text.push('\n');
     }
@@ -155,9 +249,18 @@ pub(crate) fn unit(results: &Results, case: usize) -> String {
 pub(crate) fn ratio(results: &Results, case: usize, server: usize) -> String {
     match results.ratio(case, server) {
         Some(ratio) => hundredths(ratio.median),
-        None if results.cases[case][server].failure.is_some() => "failed".into(),
-        None => "-".into(),
+        None => absence(results, case, server).into(),
     }
+}
+
+/// What stands where a server has no figure in a case.
+fn absence(results: &Results, case: usize, server: usize) -> &'static str {
+    if results.cases[case][server].failure.is_some() { "failed" } else { "-" }
+}
+
+/// Bytes in MiB.
+fn mebibytes(bytes: f64) -> String {
+    figures(bytes / f64::from(1 << 20))
 }
 
 fn spread(summary: Summary, format: fn(f64) -> String) -> String {
@@ -183,7 +286,7 @@ fn figures(number: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::results::examples;
+    use crate::{plan::LeftOut, results::examples};
 
     #[test]
     fn a_case_is_a_table_with_medians_and_spreads() {
@@ -245,6 +348,32 @@ mod tests {
         ] {
             assert!(markdown.lines().any(|other| other == line), "{line}\n{markdown}");
         }
+    }
+
+    #[test]
+    fn boards_have_memory_beside_cpu() {
+        let mut results = examples::boards();
+        results.plan.left_out =
+            Some(LeftOut { connections: vec![16_384], descriptor_limit: 10_000 });
+        let text = text(&results, 0);
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        for line in [
+            "5 B text x 512 connections x depth 16; ratio to uring, the cheaper raw TCP echo",
+            "server server CPU, us/message ratio memory, MiB of it added, MiB messages/s p50 us \
+             p99 us p99.9 us",
+            "twice 1.00 (0.900-1.50) 2.00 (2.00-2.00) 4.00 1.00 1,000,000 64.0 200 300",
+        ] {
+            assert!(text.lines().any(|other| words(other) == words(line)), "{line}\n{text}");
+        }
+        let markdown = markdown(&results);
+        for line in [
+            "| 5 B x 512 x 16 | 0.500 us (uring) | 1.20 | 1.00 | 2.00 | 8.00 |",
+            "| memory, MiB | epoll | uring | twice | shaky |",
+            "| 5 B x 4096 x 16 | 4.00 | 4.00 | 4.00 | failed |",
+        ] {
+            assert!(markdown.lines().any(|other| other == line), "{line}\n{markdown}");
+        }
+        assert!(markdown.contains("\n16,384 connections are left out: "), "{markdown}");
     }
 
     #[test]

@@ -24,13 +24,26 @@ struct Compared {
 
 /// Compares servers, with tokio-tungstenite's as `mine` among those to choose from.
 fn compare(flags: &str, further: &[&str]) -> Compared {
+    compare_by(Command::new(env!("CARGO_BIN_EXE_ringecho-compare")), flags, further)
+}
+
+/// The program, with a limit on the files that it and what it runs may have open.
+fn with_descriptors(limit: u32) -> Command {
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!("ulimit -n {limit} && exec \"$0\" \"$@\""));
+    command.arg(env!("CARGO_BIN_EXE_ringecho-compare"));
+    command
+}
+
+/// Compares servers with the program that a command runs.
+fn compare_by(mut program: Command, flags: &str, further: &[&str]) -> Compared {
     static COMPARISONS: AtomicUsize = AtomicUsize::new(0);
     let mine = format!("mine={}/tokio-tungstenite {{port}}", programs().display());
     let number = COMPARISONS.fetch_add(1, Ordering::Relaxed);
     let directory = env::temp_dir().join(format!("ringecho-compare-{}-{number}", process::id()));
     fs::create_dir_all(&directory).unwrap();
     let file = |name: &str| directory.join(name);
-    let output = Command::new(env!("CARGO_BIN_EXE_ringecho-compare"))
+    let output = program
         .args(flags.split(' '))
         .args(further)
         .arg(&mine)
@@ -111,6 +124,44 @@ fn connections_that_come_and_go_are_compared_with_the_cheapest_server() {
     }
     assert!(svg.contains("Server CPU per cycle"));
     assert!(markdown.contains("| 64 B x 2 |"));
+}
+
+#[test]
+fn servers_are_compared_as_boards_do_and_too_many_connections_are_left_out() {
+    let Compared { code, stdout, stderr, json, svg, markdown } = compare_by(
+        with_descriptors(1000),
+        "--boards --servers=tcp-epoll,mine --connections=8,4096 --depths=1 --rounds=1 \
+         --duration=1s --warmup=10ms",
+        &[],
+    );
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
+    assert!(stderr.contains("warning: 4,096 connections are left out: "), "{stderr}");
+    assert!(stderr.contains("the hard limit is 1000 (ulimit -Hn)"), "{stderr}");
+    assert!(stdout.contains("5 B text x 8 connections x depth 1"), "{stdout}{stderr}");
+    assert!(stdout.contains("memory, MiB  of it added, MiB"), "{stdout}");
+
+    assert_eq!(json["plan"]["mode"], "boards");
+    assert_eq!(json["plan"]["left_out"]["connections"][0], 4096);
+    let cases = json["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 1);
+    assert_eq!(cases[0]["case"]["text"], true);
+    for server in cases[0]["servers"].as_array().unwrap() {
+        let run = &server["rounds"][0];
+        assert!(run["messages_per_second"].as_f64() > Some(0.0), "{run}");
+        assert!(run["server_resident_bytes"].as_u64() > run["server_added_bytes"].as_u64());
+        assert!(run["p99_9_us"].as_f64() >= run["p50_us"].as_f64(), "{run}");
+        assert_eq!(server["failure"], Value::Null);
+    }
+    assert!(svg.contains("<svg"));
+    assert!(markdown.contains("| memory, MiB | tcp-epoll | mine |"), "{markdown}");
+}
+
+#[test]
+fn connections_that_are_all_too_many_are_refused_before_anything_starts() {
+    let output = with_descriptors(300).args(["--boards", "--connections=512"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.starts_with("error: --connections: 512 connections are left out"), "{stderr}");
 }
 
 #[test]
