@@ -165,9 +165,13 @@ fn refuse(reason: impl Into<Refusal>) -> Answer {
 }
 
 /// Turns a panic in a connection's task into its end.
-async fn contain(connection: impl Future<Output = Option<ConnectionEnd>>) -> Option<ConnectionEnd> {
-    AssertUnwindSafe(connection).catch_unwind().await.unwrap_or_else(|_| {
-        error!("a connection's task panicked; this is a defect, please report it");
-        Some(ConnectionEnd::Panicked)
+fn contain(
+    connection: impl Future<Output = Option<ConnectionEnd>>,
+) -> impl Future<Output = Option<ConnectionEnd>> {
+    AssertUnwindSafe(connection).catch_unwind().map(|outcome| {
+        outcome.unwrap_or_else(|_| {
+            error!("a connection's task panicked; this is a defect, please report it");
+            Some(ConnectionEnd::Panicked)
+        })
     })
 }

@@ -12,7 +12,6 @@ use std::{
     io,
     net::TcpStream as StdTcpStream,
     os::fd::{AsFd, OwnedFd},
-    pin::pin,
     rc::Rc,
     sync::{Arc, Once},
     time::Duration,
@@ -152,8 +151,9 @@ impl<K: Kernel> Plane for OnEngine<K> {
 
     fn spawn<T: 'static>(&self, task: impl Future<Output = T> + 'static) -> JoinHandle<T> {
         let state = self.0.clone();
+        // monoio moves a task several times before it runs, and some are some KiB long.
+        let mut task = Box::pin(task);
         monoio::spawn(async move {
-            let mut task = pin!(task);
             poll_fn(|context| {
                 state.polls.set(state.polls.get() + 1);
                 task.as_mut().poll(context)
