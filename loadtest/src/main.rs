@@ -130,7 +130,7 @@ fn run_load(args: &RunArgs) -> Result<Ending, Fault> {
     let plan = args.plan()?;
     let (too_few, interrupted) = prepare(&args.traffic.connections, 1)?;
     let mut progress = if args.full_screen { Progress::full_screen() } else { Progress::default() };
-    let floor = floor::measure(&plan, &interrupted);
+    let floor = floor::of_messages(&plan, &interrupted);
     let mut report = run(plan, &interrupted, &mut progress)?;
     report.add_floor(floor);
     report.conclude(baseline, &conditions);
@@ -162,7 +162,9 @@ fn churn_connections(args: &ChurnArgs) -> Result<Ending, Fault> {
     let conditions = args.conditions()?;
     let plan = args.plan()?;
     let (too_few, interrupted) = prepare(&args.connections, churn::DESCRIPTORS_EACH)?;
+    let floor = floor::of_cycles(&plan, &interrupted);
     let mut report = churn::run(plan, &interrupted, &mut Progress::default())?;
+    report.add_floor(floor);
     report.conclude(&conditions);
     let doubts = [&*report.warnings, &shortfall::noted()].concat();
     report.warnings = [&*doubts, &too_few].concat();
@@ -175,11 +177,13 @@ fn churn_connections(args: &ChurnArgs) -> Result<Ending, Fault> {
 fn compare_servers(args: &CompareArgs) -> Result<Ending, Fault> {
     let plan = args.plan()?;
     let (too_few, interrupted) = prepare(&args.traffic.connections, 1)?;
+    let floor = floor::of_messages(&plan.runs[0], &interrupted);
     let mut report = compare::run(&plan, &interrupted, &mut Progress::default())?;
-    let lacking = shortfall::noted();
-    report.each_run.warnings = [&*too_few, &lacking].concat();
+    report.add_floor(floor);
+    let doubts = [&*report.each_run.warnings, &shortfall::noted()].concat();
+    report.each_run.warnings = [&*doubts, &too_few].concat();
     publish(&report, Some(report.to_string()), args.output.json.as_deref())?;
-    warn(&lacking);
+    warn(&doubts);
     warn(&report.warnings());
     Ok(Ending::of(report.is_success(), &report.checks))
 }
@@ -188,11 +192,13 @@ fn compare_servers(args: &CompareArgs) -> Result<Ending, Fault> {
 fn search_rate(args: &SearchArgs) -> Result<Ending, Fault> {
     let plan = args.plan()?;
     let (too_few, interrupted) = prepare(&args.connections, 1)?;
+    let floor = floor::of_messages(&plan.run, &interrupted);
     let mut report = search::run(&plan, &interrupted, &mut Progress::default())?;
-    let lacking = shortfall::noted();
-    report.each_run.warnings = [&*too_few, &lacking].concat();
+    report.add_floor(floor);
+    let doubts = [&*report.each_run.warnings, &shortfall::noted()].concat();
+    report.each_run.warnings = [&*doubts, &too_few].concat();
     publish(&report, Some(report.to_string()), args.output.json.as_deref())?;
-    warn(&lacking);
+    warn(&doubts);
     warn(report.warnings());
     Ok(Ending::of(report.is_success(), &[]))
 }

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::latency::Latencies;
 
+/// Samples beyond a percentile without which it is little else than the longest.
+const SAMPLES_BEYOND_MIN: u64 = 10;
+
 /// Latencies, in microseconds.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub struct LatencyReport {
@@ -43,6 +46,16 @@ impl LatencyReport {
             samples: latencies.samples(),
         })
     }
+
+    /// p50, and those of p90 and p99 that so many samples can tell: `p50 9.1  p90 12.0`.
+    pub(crate) fn told(&self) -> String {
+        let Self { p50, p90, p99, samples, .. } = *self;
+        let told = [("p50", p50, 2), ("p90", p90, 10), ("p99", p99, 100)]
+            .into_iter()
+            .filter(|(name, _, one_in)| *name == "p50" || samples / one_in >= SAMPLES_BEYOND_MIN)
+            .map(|(name, value, _)| format!("{name} {value:.1}"));
+        told.collect::<Vec<String>>().join("  ")
+    }
 }
 
 impl fmt::Display for LatencyReport {
@@ -53,5 +66,26 @@ impl fmt::Display for LatencyReport {
             "p50 {p50:.1}  p90 {p90:.1}  p99 {p99:.1}  p99.9 {p99_9:.1}  p99.99 {p99_99:.1}  \
              max {max:.1} us"
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_told_if_enough_samples_lie_beyond() {
+        for (samples, told) in [
+            (99, "p50 5.0"),
+            (100, "p50 5.0  p90 9.0"),
+            (999, "p50 5.0  p90 9.0"),
+            (1000, "p50 5.0  p90 9.0  p99 9.9"),
+        ] {
+            let mut latencies = Latencies::default();
+            for number in 0..samples {
+                latencies.record(1000 * number / samples * 10, 1);
+            }
+            assert_eq!(LatencyReport::new(&latencies).unwrap().told(), told, "{samples}");
+        }
     }
 }

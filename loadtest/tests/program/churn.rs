@@ -13,8 +13,8 @@ use std::{
 use socket2::SockRef;
 
 use crate::{
-    invocation::{Files, Outcome, assert_matches, assert_same_shapes, program},
-    servers::{Server, accepting_response, corrupted},
+    invocation::{Files, Outcome, assert_matches, assert_same_shapes, program, temporary},
+    servers::{Server, accepting_response, corrupted, tls_server},
 };
 
 const SCHEMA: &str = include_str!("../../churn.schema.json");
@@ -107,6 +107,21 @@ fn cycles_with_ringecho_end_as_they_should_in_either_way() {
         assert_eq!(outcome.number("/server/pid"), u64::from(pid));
         assert!(outcome.report["open_loop"].is_null());
     }
+}
+
+#[test]
+fn cycles_over_tls_end_as_they_should_in_either_way() {
+    let (authority, server) = tls_server();
+    let path = temporary("churn-ca.pem");
+    fs::write(&path, authority).unwrap();
+    let url = format!("wss://localhost:{}/echo", server.port());
+    for flags in ["--close handshake", "--close abort", "--messages 2 --payload 100KiB"] {
+        let outcome = churn(&url, &format!("{flags} --ca {}", path.display()));
+        assert_success(&outcome);
+        assert_eq!(outcome.report["url"], url, "{flags}");
+    }
+    fs::remove_file(&path).unwrap();
+    assert_only(&churn(&url, ""), "connect", "TLS: invalid peer certificate: ");
 }
 
 #[test]

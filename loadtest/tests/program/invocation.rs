@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::PathBuf,
-    process::{Command, Output},
+    process::{self, Command, Output},
 };
 
 use serde_json::{Value, json};
@@ -93,6 +93,11 @@ impl Outcome {
     }
 }
 
+/// A file of one test's own; `name` is one that no other test has.
+pub(crate) fn temporary(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("ringecho-loadtest-{}-{name}", process::id()))
+}
+
 /// Runs the program to its end.
 pub(crate) fn run(arguments: &str) -> Outcome {
     Outcome::read(&program(&format!("{arguments} --json -")).output().unwrap())
@@ -104,7 +109,7 @@ pub(crate) struct Files(PathBuf);
 impl Files {
     /// `test` is a name that no other test has.
     pub(crate) fn new(test: &str) -> Self {
-        let name = format!("ringecho-loadtest-{}-{test}", std::process::id());
+        let name = format!("ringecho-loadtest-{}-{test}", process::id());
         let directory = std::env::temp_dir().join(name);
         fs::create_dir(&directory).unwrap();
         Self(directory)

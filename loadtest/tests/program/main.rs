@@ -12,6 +12,7 @@ mod exports;
 #[path = "../../../tests/seccomp/mod.rs"]
 mod filter;
 mod flags;
+mod floor;
 mod honest;
 mod idle;
 mod invocation;

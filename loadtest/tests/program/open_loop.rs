@@ -73,35 +73,6 @@ fn every_planned_message_is_sent_once() {
 }
 
 #[test]
-fn the_generators_own_part_of_latency_is_told_or_why_it_is_not_known() {
-    let server = Server::honest();
-    let mut measured = 0;
-    for load in ["", "--rate 100 --wait poll", "--rate 100 --wait sleep"] {
-        let arguments =
-            format!("{} --json - -c 1 --warmup 0s --duration 100ms {load}", server.url());
-        let outcome = run(&arguments);
-        outcome.assert_success();
-        let warnings = outcome.report["warnings"].as_array().unwrap();
-        let is_unknown = warnings.iter().any(|it| it["code"] == "floor_unmeasured");
-        let floor = &outcome.report["floor_us"];
-        assert_eq!(floor.is_null(), is_unknown, "{warnings:?}");
-        measured += usize::from(!is_unknown);
-        if !is_unknown {
-            assert!(figure(&outcome, "/floor_us/p50") > 0.0);
-        }
-    }
-    // One CPU cannot both send and echo.
-    let is_possible = thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1);
-    assert_eq!(measured > 0, is_possible);
-    let mut text = program(&format!("{} -c 1 --warmup 0s --duration 100ms", server.url()));
-    let output = text.output().unwrap();
-    let (stdout, stderr) =
-        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    let is_told = stdout.contains("  floor       p50 ");
-    assert!(is_told != stderr.contains("own part of latency could not be measured"), "{stdout}");
-}
-
-#[test]
 fn a_thread_with_nothing_left_to_send_is_not_saturated() {
     let server = Server::honest();
     let outcome = run_at_rate(&server, "1", "-c 1 --warmup 0s --duration 500ms");

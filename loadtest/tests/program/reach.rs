@@ -5,8 +5,6 @@ use std::{
     fs,
     net::IpAddr,
     os::unix::net::UnixListener,
-    path::PathBuf,
-    process,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -15,21 +13,14 @@ use std::{
     thread,
 };
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::{ServerConfig, ServerConnection, StreamOwned, pki_types::PrivateKeyDer};
 use tungstenite::handshake::server::{Request, Response};
 
 use crate::{
-    invocation::{Outcome, program, run},
-    servers::{Server, config, echo},
+    invocation::{Outcome, program, run, temporary},
+    servers::{Server, config, echo, tls_server},
 };
 
 const SHORT: &str = "--warmup 50ms --duration 500ms --threads 2 --connections 4";
-
-/// A file of this test's own.
-fn temporary(name: &str) -> PathBuf {
-    std::env::temp_dir().join(format!("ringecho-loadtest-{}-{name}", process::id()))
-}
 
 #[test]
 fn the_opening_handshake_says_what_the_client_wants() {
@@ -114,36 +105,6 @@ fn a_unix_socket_is_reached() {
     let outcome = run(&format!("ws://localhost/ {SHORT} --unix-socket {shown}"));
     outcome.assert_errors(&[("connect", 4)]);
     outcome.assert_cause("No such file or directory");
-}
-
-/// An authority, and a server that it has certified for `localhost`.
-fn tls_server() -> (String, Server) {
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(["localhost".to_owned()]).unwrap();
-    let certificate = certificate.signed_by(&key, &authority).unwrap();
-
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(
-            vec![certificate.der().clone()],
-            PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
-        )
-        .unwrap();
-    let tls = Arc::new(tls);
-    let server = Server::of_tcp_at("127.0.0.1:0", move |stream| {
-        let session = ServerConnection::new(Arc::clone(&tls)).unwrap();
-        let stream = StreamOwned::new(session, stream);
-        if let Ok(websocket) = tungstenite::accept_with_config(stream, Some(config())) {
-            echo(websocket);
-        }
-    });
-    (authority.pem(), server)
 }
 
 #[test]

@@ -10,6 +10,8 @@ use std::{
     thread,
 };
 
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::{ServerConfig, ServerConnection, StreamOwned, pki_types::PrivateKeyDer};
 use tungstenite::{
     Bytes, Message, WebSocket,
     handshake::derive_accept_key,
@@ -116,6 +118,36 @@ impl Server {
     pub(crate) fn received(&self) -> u64 {
         self.received.load(SeqCst)
     }
+}
+
+/// An authority, and a server that it has certified for `localhost`.
+pub(crate) fn tls_server() -> (String, Server) {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(["localhost".to_owned()]).unwrap();
+    let certificate = certificate.signed_by(&key, &authority).unwrap();
+
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![certificate.der().clone()],
+            PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+        )
+        .unwrap();
+    let tls = Arc::new(tls);
+    let server = Server::of_tcp_at("127.0.0.1:0", move |stream| {
+        let session = ServerConnection::new(Arc::clone(&tls)).unwrap();
+        let stream = StreamOwned::new(session, stream);
+        if let Ok(websocket) = tungstenite::accept_with_config(stream, Some(config())) {
+            echo(websocket);
+        }
+    });
+    (authority.pem(), server)
 }
 
 /// Echoes messages until the client ends the connection.

@@ -32,7 +32,9 @@ use crate::{
     result::{
         check::Check,
         host::Host,
-        report::{Provenance, SEND_LAG_MAX, generator_saturated, shared_cpus, write_errors},
+        report::{
+            Provenance, SEND_LAG_MAX, generator_saturated, none_opened, shared_cpus, write_errors,
+        },
         usage::{CpuReport, UsageReport},
     },
     text::{
@@ -79,6 +81,9 @@ pub struct ChurnReport {
     pub handshake_us: Option<LatencyReport>,
     /// Times from the same instants to the end of the cycle, of correct ones.
     pub cycle_us: Option<LatencyReport>,
+    /// The same of a server that takes as little time as can be: the generator's own part; `None`
+    /// if it was not measured.
+    pub floor_us: Option<CycleFloor>,
     /// Errors in all, warm-up included: at most one for each cycle.
     pub errors: ErrorCounts,
     /// What was wrong with the messages that these count as wrong.
@@ -115,6 +120,15 @@ pub struct PlannedCycles {
     pub unbegun: u64,
     /// From the planned instant to the beginning; `None` if none was begun.
     pub begin_lag_us: Option<LatencyReport>,
+}
+
+/// Times of a server that takes as little as can be, in microseconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct CycleFloor {
+    /// To the end of the opening handshake.
+    pub handshake: LatencyReport,
+    /// To the end of the cycle.
+    pub cycle: LatencyReport,
 }
 
 /// What a process used in the measured window.
@@ -163,6 +177,7 @@ impl ChurnReport {
             cycles_per_second: rounded(per_second(cycles as f64, measured)),
             handshake_us: LatencyReport::new(&tally.handshake),
             cycle_us: LatencyReport::new(&tally.cycle),
+            floor_us: None,
             errors: tally.connections.errors,
             wrong_echoes: tally.connections.wrong_echoes,
             causes: tally.connections.causes(),
@@ -175,6 +190,14 @@ impl ChurnReport {
         };
         report.warnings = report.doubts(plan, tally.connections.opened, window);
         report
+    }
+
+    /// Adds the generator's own part of what cycles take, or why that is not known.
+    pub fn add_floor(&mut self, floor: Result<CycleFloor, Warning>) {
+        match floor {
+            Ok(floor) => self.floor_us = Some(floor),
+            Err(warning) => self.warnings.push(warning),
+        }
     }
 
     /// Adds whether the conditions hold.
@@ -229,16 +252,8 @@ impl ChurnReport {
     }
 
     fn never_opened(&self, opened: u64) -> Option<Warning> {
-        (opened == 0).then(|| {
-            let url = &self.provenance.url;
-            let cause = self.causes.iter().find(|cause| cause.kind.keeps_from_opening());
-            let text = match cause {
-                None if self.interrupted => "interrupted before a connection was open".to_owned(),
-                None => format!("no connection to {url} could be opened"),
-                Some(cause) => format!("no connection to {url} could be opened: {cause}"),
-            };
-            Warning::new(WarningCode::ConnectionsNotOpened, text)
-        })
+        let none_opened = || none_opened(&self.provenance.url, &self.causes, self.interrupted);
+        (opened == 0).then(none_opened)
     }
 
     fn nothing_measured(&self, opened: u64) -> Option<Warning> {
@@ -364,6 +379,9 @@ impl fmt::Display for ChurnReport {
         if let Some(planned) = &self.open_loop {
             write!(f, "{planned}")?;
         }
+        if let Some(floor) = &self.floor_us {
+            writeln!(f, "  floor       {floor}")?;
+        }
         for (name, usage) in [("server", &self.server), ("generator", &self.generator)] {
             if let Some(usage) = usage {
                 writeln!(f, "  {name:<12}{usage}")?;
@@ -371,6 +389,18 @@ impl fmt::Display for ChurnReport {
         }
         write_errors(f, &self.errors, &self.wrong_echoes, &self.causes)?;
         self.checks.iter().try_for_each(|check| writeln!(f, "  {check}"))
+    }
+}
+
+impl fmt::Display for CycleFloor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { handshake, cycle } = self;
+        write!(
+            f,
+            "handshake {}, cycle {} us with a server that always polls",
+            handshake.told(),
+            cycle.told()
+        )
     }
 }
 

@@ -10,11 +10,12 @@ use super::{
     plan::ComparePlan,
 };
 use crate::{
+    count::latency_report::LatencyReport,
     plan::{Plan, condition::metric::Metric},
     result::{
         check::Check,
         measurement::{Measurement, Ratios},
-        report::{EachRun, Report, VERSION},
+        report::{EachRun, Report, VERSION, floor_in_words},
         usage::UsageReport,
     },
     text::{
@@ -35,6 +36,9 @@ pub struct CompareReport {
     /// What each run was.
     #[serde(flatten)]
     pub each_run: EachRun,
+    /// Latency of an echo that takes as little time as can be: the generator's own part, which is
+    /// in the latencies of both; `None` if it was not measured.
+    pub floor_us: Option<LatencyReport>,
     /// Whether somebody ended it early; incomplete rounds are left out.
     pub interrupted: bool,
     /// Which part of the resamples lies within the intervals.
@@ -116,12 +120,21 @@ impl CompareReport {
             a,
             b,
             each_run: (&plan.runs[0]).into(),
+            floor_us: None,
             errors_left_out,
             interrupted: is_interrupted,
             confidence: CONFIDENCE,
             resamples: RESAMPLES,
             seed: plan.seed,
             ratios,
+        }
+    }
+
+    /// Adds the generator's own part of latency, or why that is not known.
+    pub fn add_floor(&mut self, floor: Result<LatencyReport, Warning>) {
+        match floor {
+            Ok(floor) => self.floor_us = Some(floor),
+            Err(warning) => self.each_run.warnings.push(warning),
         }
     }
 
@@ -208,6 +221,9 @@ impl fmt::Display for CompareReport {
             grouped(self.resamples as u64),
             self.seed
         )?;
+        if let Some(floor) = &self.floor_us {
+            writeln!(f, "  floor: {}", floor_in_words(floor))?;
+        }
         self.checks.iter().try_for_each(|check| writeln!(f, "  {check}"))
     }
 }

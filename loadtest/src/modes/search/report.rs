@@ -15,7 +15,7 @@ use crate::{
     plan::condition::Condition,
     result::{
         measurement::Measurement,
-        report::{EachRun, OpenLoopReport, Report, VERSION},
+        report::{EachRun, OpenLoopReport, Report, VERSION, floor_in_words},
         usage::UsageReport,
     },
     text::{
@@ -46,6 +46,9 @@ pub struct SearchReport {
     /// What each run was.
     #[serde(flatten)]
     pub each_run: EachRun,
+    /// Latency of an echo that takes as little time as can be: the generator's own part, at any
+    /// rate; `None` if it was not measured.
+    pub floor_us: Option<LatencyReport>,
     /// In the order in which they were run.
     pub probes: Vec<Probe>,
 }
@@ -106,7 +109,16 @@ impl SearchReport {
             confirmed: answer.confirmed,
             limited_by: answer.limit,
             each_run: run.into(),
+            floor_us: None,
             probes,
+        }
+    }
+
+    /// Adds the generator's own part of latency, or why that is not known.
+    pub fn add_floor(&mut self, floor: Result<LatencyReport, Warning>) {
+        match floor {
+            Ok(floor) => self.floor_us = Some(floor),
+            Err(warning) => self.each_run.warnings.push(warning),
         }
     }
 
@@ -161,6 +173,9 @@ impl fmt::Display for SearchReport {
             goals.join(" and "),
             rounded(self.precision * 100.0)
         )?;
+        if let Some(floor) = &self.floor_us {
+            writeln!(f, "  floor       {}", floor_in_words(floor))?;
+        }
         writeln!(f)?;
         for probe in &self.probes {
             writeln!(f, "{probe}")?;

@@ -47,20 +47,34 @@ impl Connections {
     ) -> Option<Warning> {
         let requested = self.requested as u64;
         let unopened = requested - self.opened;
-        let cause = causes.iter().find(|cause| cause.kind.keeps_from_opening());
-        let cause = cause.map_or_else(String::new, |cause| format!(": {cause}"));
-        let text = match (self.opened, unopened) {
-            (_, 0) => return None,
-            (0, _) if interrupted => "interrupted before a connection was open".to_owned(),
-            (0, _) => format!("no connection to {url} could be opened{cause}"),
-            (..) => format!(
-                "{} of {} connections never opened{cause}",
-                grouped(unopened),
-                grouped(requested)
-            ),
-        };
-        Some(Warning::new(WarningCode::ConnectionsNotOpened, text))
+        match (self.opened, unopened) {
+            (_, 0) => None,
+            (0, _) => Some(none_opened(url, causes, interrupted)),
+            (..) => {
+                let (unopened, requested) = (grouped(unopened), grouped(requested));
+                let cause = cause_of_not_opening(causes)
+                    .map_or_else(String::new, |cause| format!(": {cause}"));
+                let text = format!("{unopened} of {requested} connections never opened{cause}");
+                Some(Warning::new(WarningCode::ConnectionsNotOpened, text))
+            }
+        }
     }
+}
+
+/// The doubt about a result without any connection to `url`. An interruption is told only where
+/// nothing else kept connections from opening.
+pub(crate) fn none_opened(url: &str, causes: &[Cause], interrupted: bool) -> Warning {
+    let text = match cause_of_not_opening(causes) {
+        Some(cause) => format!("no connection to {url} could be opened: {cause}"),
+        None if interrupted => "interrupted before a connection was open".to_owned(),
+        None => format!("no connection to {url} could be opened"),
+    };
+    Warning::new(WarningCode::ConnectionsNotOpened, text)
+}
+
+/// The most frequent of the causes that keep connections from opening.
+fn cause_of_not_opening(causes: &[Cause]) -> Option<&Cause> {
+    causes.iter().find(|cause| cause.kind.keeps_from_opening())
 }
 
 /// How many were opened, and of how many if that were not all.
@@ -96,6 +110,23 @@ mod tests {
         ] {
             let warning = connections.not_opened("ws://localhost/", causes, false).unwrap();
             assert_eq!(warning.text, text);
+        }
+    }
+
+    #[test]
+    fn what_kept_connections_from_opening_is_told_also_of_a_run_that_was_interrupted() {
+        let refused =
+            Cause { kind: ErrorKind::Connect, cause: "Connection refused".to_owned(), count: 3 };
+        for (causes, interrupted, text) in [
+            (
+                &[refused][..],
+                true,
+                "no connection to ws://h/ could be opened: connect: Connection refused (3x)",
+            ),
+            (&[], true, "interrupted before a connection was open"),
+            (&[], false, "no connection to ws://h/ could be opened"),
+        ] {
+            assert_eq!(none_opened("ws://h/", causes, interrupted).text, text);
         }
     }
 }

@@ -18,9 +18,10 @@ pub use self::{
     connections::Connections, each_run::EachRun, open_loop::OpenLoopReport, provenance::Provenance,
 };
 pub(crate) use self::{
+    connections::none_opened,
     doubts::{SEND_LAG_MAX, generator_saturated, shared_cpus},
     provenance::VERSION,
-    text::write_errors,
+    text::{floor_in_words, write_errors},
 };
 use crate::{
     count::{

@@ -33,11 +33,8 @@ impl fmt::Display for Report {
         if let Some(open_loop) = &self.open_loop {
             write!(f, "{open_loop}")?;
         }
-        if let Some(LatencyReport { p50, p99, .. }) = &self.floor_us {
-            writeln!(
-                f,
-                "  floor       p50 {p50:.1}  p99 {p99:.1} us of an echo that always polls"
-            )?;
+        if let Some(floor) = &self.floor_us {
+            writeln!(f, "  floor       {}", floor_in_words(floor))?;
         }
         if let Some(server) = &self.server {
             writeln!(f, "  server      {server}")?;
@@ -51,6 +48,11 @@ impl fmt::Display for Report {
         }
         self.checks.iter().try_for_each(|check| writeln!(f, "  {check}"))
     }
+}
+
+/// A floor of messages: `p50 8.1  p90 9.0 us of an echo that always polls`.
+pub(crate) fn floor_in_words(floor: &LatencyReport) -> String {
+    format!("{} us of an echo that always polls", floor.told())
 }
 
 /// Writes the number of errors by kind, and below it what caused them.

@@ -14,7 +14,7 @@ use crate::{
     result::{
         baseline::BaselineReport,
         measurement::Measurement,
-        report::{OpenLoopReport, Report},
+        report::{OpenLoopReport, Report, floor_in_words},
         usage::UsageReport,
     },
     text::numbers::{grouped, rate},
@@ -224,6 +224,10 @@ fn facts(report: &Report) -> Markup {
             ),
         ),
         ("payload", format!("{:.1} MB/s each way", report.payload_megabytes_per_second)),
+        (
+            "generator's floor",
+            report.floor_us.as_ref().map_or_else(|| "not measured".to_owned(), floor_in_words),
+        ),
         ("server", usage(&report.server)),
         ("generator", generator),
         ("generator's machine", report.host.to_string()),
