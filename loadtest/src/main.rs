@@ -168,8 +168,11 @@ fn churn_connections(args: &ChurnArgs) -> Result<Ending, Fault> {
     report.conclude(&conditions);
     let doubts = [&*report.warnings, &shortfall::noted()].concat();
     report.warnings = [&*doubts, &too_few].concat();
-    publish(&report, Some(report.to_string()), args.output.json.as_deref())?;
+    // Who cannot have one of them at least has the others.
+    let exported = export::write(&report, &args.recording.files()).map_err(Fault::Failed);
+    let published = publish(&report, Some(report.to_string()), args.output.json.as_deref());
     warn(&doubts);
+    exported.and(published)?;
     Ok(Ending::of(report.is_success(), &report.checks))
 }
 

@@ -5,7 +5,7 @@ use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 use clap::ArgAction;
 
 use super::{
-    ConnectionArgs, OutputArgs, PayloadArgs, PlanError, WindowArgs,
+    ConnectionArgs, OutputArgs, PayloadArgs, PlanError, RecordingArgs, WindowArgs,
     values::{number, process, time},
 };
 use crate::{
@@ -74,6 +74,10 @@ pub struct ChurnArgs {
     /// Where the result goes.
     #[command(flatten)]
     pub output: OutputArgs,
+
+    /// Where what was measured goes.
+    #[command(flatten)]
+    pub recording: RecordingArgs,
 
     /// End with exit code 3 if this holds, such as 'p99>5ms' (of whole cycles), 'handshake.p99>2ms'
     /// or 'errors>0', or if what it is about could not be measured; repeatable

@@ -10,9 +10,14 @@ use super::latency::{Histograms, Latencies};
 
 impl Histograms {
     /// Each histogram, with its tag in an interval log.
-    pub(crate) fn tagged(&self) -> [(Option<&'static str>, &Latencies); 3] {
-        let Self { latency, uncorrected, send_lag } = self;
-        [(None, latency), (Some("uncorrected"), uncorrected), (Some("send_lag"), send_lag)]
+    pub(crate) fn tagged(&self) -> [(Option<&'static str>, &Latencies); 4] {
+        let Self { latency, uncorrected, handshake, send_lag } = self;
+        [
+            (None, latency),
+            (Some("uncorrected"), uncorrected),
+            (Some("handshake"), handshake),
+            (Some("send_lag"), send_lag),
+        ]
     }
 
     /// The histogram with a tag; `None` if no histogram has it.
@@ -20,6 +25,7 @@ impl Histograms {
         match tag {
             None => Some(&mut self.latency),
             Some("uncorrected") => Some(&mut self.uncorrected),
+            Some("handshake") => Some(&mut self.handshake),
             Some("send_lag") => Some(&mut self.send_lag),
             Some(_) => None,
         }
@@ -28,7 +34,7 @@ impl Histograms {
 
 /// Encoded [`Histograms`].
 #[derive(Clone, Debug)]
-pub(crate) struct EncodedHistograms([Vec<u8>; 3]);
+pub(crate) struct EncodedHistograms([Vec<u8>; 4]);
 
 impl EncodedHistograms {
     pub(crate) fn new(histograms: &Histograms) -> Self {
@@ -36,11 +42,11 @@ impl EncodedHistograms {
     }
 
     pub(crate) fn decode(&self) -> Histograms {
-        let [latency, uncorrected, send_lag] = self.0.each_ref().map(|bytes| {
+        let [latency, uncorrected, handshake, send_lag] = self.0.each_ref().map(|bytes| {
             let decoded = (!bytes.is_empty()).then(|| decode(bytes));
             decoded.transpose().expect("it was encoded by `new`").unwrap_or_default()
         });
-        Histograms { latency, uncorrected, send_lag }
+        Histograms { latency, uncorrected, handshake, send_lag }
     }
 }
 

@@ -81,33 +81,39 @@ impl InFlight {
     }
 }
 
-/// The histograms of a run.
+/// The histograms of a load: of messages, or in a churn of cycles.
 #[derive(Clone, Debug, Default)]
 pub struct Histograms {
     /// Latency of the messages that were planned in the measured window and echoed correctly: from the
-    /// planned instant on, which in a closed loop is the instant of sending.
+    /// planned instant on, which in a closed loop is the instant of sending. In a churn that of the
+    /// correct cycles, to their end.
     pub latency: Latencies,
-    /// Latency of the same messages from the instant of sending. Empty in a closed loop.
+    /// Latency of the same messages from the instant of sending. Empty in a closed loop and a churn.
     pub uncorrected: Latencies,
+    /// From the planned instants of cycles to the ends of their opening handshakes. Empty but in a
+    /// churn.
+    pub handshake: Latencies,
     /// From the planned instant to that of sending, of all messages that were planned in the
-    /// measured window and sent at all. Empty in a closed loop.
+    /// measured window and sent at all; of cycles, to that of beginning. Empty in a closed loop.
     pub send_lag: Latencies,
 }
 
 impl Histograms {
     /// Adds another thread's.
     pub(crate) fn merge(&mut self, other: &Self) {
-        let Self { latency, uncorrected, send_lag } = self;
+        let Self { latency, uncorrected, handshake, send_lag } = self;
         latency.merge(&other.latency);
         uncorrected.merge(&other.uncorrected);
+        handshake.merge(&other.handshake);
         send_lag.merge(&other.send_lag);
     }
 
     /// Forgets everything, but keeps the memory.
     pub(crate) fn clear(&mut self) {
-        let Self { latency, uncorrected, send_lag } = self;
+        let Self { latency, uncorrected, handshake, send_lag } = self;
         latency.clear();
         uncorrected.clear();
+        handshake.clear();
         send_lag.clear();
     }
 }
@@ -134,9 +140,11 @@ impl Latencies {
         self.nanoseconds.saturating_record_n(nanoseconds, messages as u64);
     }
 
-    /// Adds another thread's.
+    /// Adds another thread's, and touches no memory if there is nothing to add.
     pub(crate) fn merge(&mut self, other: &Self) {
-        self.nanoseconds.add(&other.nanoseconds).expect("both have the same bounds");
+        if other.samples() > 0 {
+            self.nanoseconds.add(&other.nanoseconds).expect("both have the same bounds");
+        }
     }
 
     /// Forgets all of them, but keeps the memory, untouched if there is nothing to forget.

@@ -12,7 +12,8 @@ use crate::verify::received::WrongEcho;
 /// The most different causes of errors that are kept apart; further ones are only counted.
 const CAUSES_MAX: usize = 16;
 
-/// What a thread has counted since it last handed that over.
+/// What a thread has counted since it last handed that over. In a churn, a correct cycle is counted
+/// where otherwise a correct echo is.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
     /// Connections whose opening handshake succeeded.

@@ -95,7 +95,7 @@ impl PortionSender {
 /// One second of the measured window, all threads together.
 #[derive(Clone, Debug)]
 pub struct Second {
-    /// Correct echoes that arrived in it.
+    /// Correct echoes that arrived in it; in a churn, correct cycles that ended in it.
     pub echoes: u64,
     /// Errors that happened in it, to about 5 ms.
     pub errors: ErrorCounts,
@@ -104,6 +104,8 @@ pub struct Second {
     pub latency_us: Option<LatencyReport>,
     /// Latency of the same messages from the instant of sending; `None` in a closed loop.
     pub uncorrected_latency_us: Option<LatencyReport>,
+    /// Times to the ends of opening handshakes that were done in it; `None` but in a churn.
+    pub handshake_us: Option<LatencyReport>,
     /// Times from the planned instant to that of sending, of the messages that were sent in it;
     /// `None` in a closed loop.
     pub send_lag_us: Option<LatencyReport>,
@@ -117,6 +119,7 @@ impl Second {
             errors: tally.errors,
             latency_us: LatencyReport::new(&tally.histograms.latency),
             uncorrected_latency_us: LatencyReport::new(&tally.histograms.uncorrected),
+            handshake_us: LatencyReport::new(&tally.histograms.handshake),
             send_lag_us: LatencyReport::new(&tally.histograms.send_lag),
             histograms: EncodedHistograms::new(&tally.histograms),
         }
@@ -124,7 +127,7 @@ impl Second {
 
     /// Echoes for each second of the second's `length`, which may be a part of one.
     #[expect(clippy::cast_precision_loss, reason = "counts stay below 2^52")]
-    pub(crate) fn messages_per_second(&self, length: Duration) -> f64 {
+    pub(crate) fn echoes_per_second(&self, length: Duration) -> f64 {
         per_second(self.echoes as f64, length)
     }
 }

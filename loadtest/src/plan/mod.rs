@@ -60,6 +60,25 @@ pub struct Plan {
     pub server_pid: Option<u32>,
 }
 
+/// What a load consists of, and what its rate and its latency are of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exchange {
+    /// A message and its echo.
+    Message,
+    /// A connection that is opened, used and closed.
+    Cycle,
+}
+
+impl Exchange {
+    /// More than one, in words.
+    pub(crate) fn plural(self) -> &'static str {
+        match self {
+            Self::Message => "messages",
+            Self::Cycle => "cycles",
+        }
+    }
+}
+
 /// When messages are sent.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Load {

@@ -325,3 +325,74 @@ fn the_text_says_what_a_cycle_takes() {
     assert!(text.ends_with("\n  errors      none\n"), "{text}");
     assert_matches(&serde_json::from_str(&files.read("json")).unwrap(), SCHEMA);
 }
+
+#[test]
+fn the_seconds_of_every_file_add_up_to_the_result() {
+    let server = Server::honest();
+    let files = Files::new("churn-files");
+    let names = ["csv", "html", "hgrm", "hlog"];
+    let flags = names.map(|name| format!("--{name} {}", files.path(name))).join(" ");
+    let load = "-c 2 -t 2 --rate 50 --warmup 100ms --duration 1500ms --json -";
+    let output = program(&format!("churn {} {load} {flags}", server.url())).output().unwrap();
+    let outcome = Outcome::read_any(&output);
+    assert_matches(&outcome.report, SCHEMA);
+    assert_success(&outcome);
+
+    let csv = files.read("csv");
+    let mut rows = csv.lines().map(|row| row.split(',').collect::<Vec<&str>>());
+    let header = rows.next().unwrap();
+    let rows: Vec<Vec<&str>> = rows.collect();
+    assert_eq!(rows.len(), 2, "{csv}");
+    let column = |name: &str| header.iter().position(|it| *it == name).unwrap();
+    for (name, path) in [("cycles", "/cycles"), ("cycle_samples", "/cycle_us/samples")] {
+        let sum: u64 = rows.iter().map(|row| row[column(name)].parse::<u64>().unwrap()).sum();
+        assert_eq!(sum, outcome.number(path), "{name}\n{csv}");
+    }
+    for (name, path) in [
+        ("max_us", "/cycle_us/max"),
+        ("handshake_max_us", "/handshake_us/max"),
+        ("begin_lag_max_us", "/open_loop/begin_lag_us/max"),
+    ] {
+        let longest = rows.iter().filter_map(|row| row[column(name)].parse::<f64>().ok());
+        let longest = longest.fold(0.0, f64::max);
+        assert_eq!(outcome.report.pointer(path).unwrap().as_f64(), Some(longest), "{name}\n{csv}");
+    }
+
+    let percentiles = files.read("hgrm");
+    let last = percentiles.lines().rfind(|line| !line.starts_with('#')).unwrap();
+    let count = outcome.number("/cycle_us/samples").to_string();
+    assert!(last.ends_with(&format!(" {count}")), "{last} does not end with {count}");
+    let log = files.read("hlog");
+    for tag in ["Tag=handshake,", "Tag=send_lag,"] {
+        assert!(log.lines().any(|line| line.starts_with(tag)), "{tag} is not in {log}");
+    }
+    let page = files.read("html");
+    for title in [
+        "Latency by percentile",
+        "Cycles per second",
+        "Cycle latency of each second",
+        "Handshake latency of each second",
+        "Begin lag of each second",
+    ] {
+        assert_eq!(page.matches(&format!("<h2>{title}</h2><svg ")).count(), 1, "{title}");
+    }
+    for part in ["<dt>cycles/s</dt>", "closing handshake", "generator's floor"] {
+        assert!(page.contains(part), "{part} is not in {page}");
+    }
+    let merged = program(&format!("merge {}", files.path("hlog"))).output().unwrap();
+    let stderr = String::from_utf8(merged.stderr).unwrap();
+    assert!(stderr.contains(": its report cannot be understood: "), "{stderr}");
+}
+
+#[test]
+fn a_file_that_turns_out_not_to_be_writable_costs_no_other_result() {
+    let files = Files::new("churn-full");
+    let server = Server::honest();
+    let flags = format!("--csv /dev/full --html {}", files.path("html"));
+    let arguments = format!("churn {} -c 1 --warmup 0s --duration 300ms {flags}", server.url());
+    let output = program(&arguments).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("error: cannot write --csv /dev/full: No space left"), "{stderr}");
+    assert!(files.read("html").ends_with("</html>"));
+}

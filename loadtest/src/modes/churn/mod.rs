@@ -6,6 +6,7 @@
 
 mod cycle;
 mod cycle_error;
+mod page;
 pub mod plan;
 pub mod report;
 mod thread;
@@ -20,13 +21,12 @@ use std::{
     time::Duration,
 };
 
-use self::{
-    plan::ChurnPlan,
-    report::ChurnReport,
-    thread_state::{Gauges, ThreadTally},
-};
+use self::{plan::ChurnPlan, report::ChurnReport, thread_state::Gauges};
 use crate::{
-    count::window_usage::{WindowEnd, WindowUsage},
+    count::{
+        timeline::{PortionSender, Recording, Timeline},
+        window_usage::{WindowEnd, WindowUsage},
+    },
     drive::threads::{ThreadError, Threads, pause},
     plan::schedule::Schedule,
     result::progress::Progress,
@@ -46,15 +46,17 @@ pub fn run(
     interrupted: &AtomicBool,
     progress: &mut Progress,
 ) -> Result<ChurnReport, ThreadError> {
+    let (timeline, portion_senders) = Timeline::new(plan.threads.count);
     let mut churn = Churn {
         plan: Arc::new(plan),
+        timeline,
         schedule: Arc::default(),
         threads: Threads::default(),
         interrupted,
         progress,
         cycles_shown: 0,
     };
-    if let Err(error) = churn.start_threads() {
+    if let Err(error) = churn.start_threads(portion_senders) {
         // Those that have started would wait for the load for ever.
         churn.schedule.abandon();
         let _ = churn.threads.join();
@@ -64,27 +66,28 @@ pub fn run(
     // From here on a second Ctrl-C may end the program at any instant.
     churn.progress.clear();
     churn.wait_for_cycles();
-    let mut total = ThreadTally::default();
-    churn.threads.join()?.iter().for_each(|tally| total.merge(tally));
+    churn.threads.join()?;
+    let recording = Recording::new(churn.timeline, &churn.schedule);
     let was_interrupted = interrupted.load(Relaxed);
-    Ok(ChurnReport::new(&churn.plan, &total, &churn.schedule, was_interrupted, &window))
+    Ok(ChurnReport::new(&churn.plan, recording, &churn.schedule, was_interrupted, &window))
 }
 
 struct Churn<'r> {
     plan: Arc<ChurnPlan>,
     schedule: Arc<Schedule>,
-    threads: Threads<Gauges, ThreadTally>,
+    timeline: Timeline,
+    threads: Threads<Gauges, ()>,
     interrupted: &'r AtomicBool,
     progress: &'r mut Progress,
     cycles_shown: u64,
 }
 
 impl Churn<'_> {
-    fn start_threads(&mut self) -> Result<(), ThreadError> {
-        for _ in 0..self.plan.threads.count {
+    fn start_threads(&mut self, portion_senders: Vec<PortionSender>) -> Result<(), ThreadError> {
+        for portion_sender in portion_senders {
             let (plan, schedule) = (Arc::clone(&self.plan), Arc::clone(&self.schedule));
             self.threads.start(&self.plan.threads, move |number, gauges| {
-                thread::run(plan, schedule, gauges, number)
+                thread::run(plan, schedule, gauges, portion_sender, number)
             })?;
         }
         while !self.threads.all(|gauges| gauges.is_ready.load(Relaxed)) && !self.ends_early() {
@@ -124,6 +127,7 @@ impl Churn<'_> {
             if now >= until || self.ends_early() {
                 return;
             }
+            self.timeline.collect();
             let remaining = Duration::from_nanos(until - now);
             self.show(what, remaining);
             pause(remaining.min(POLL_INTERVAL));

@@ -3,23 +3,19 @@
 
 #![expect(clippy::cast_precision_loss, reason = "counts stay below 2^52")]
 
-use std::{
-    fmt,
-    time::{Duration, SystemTime},
-};
+use std::fmt;
 
 use humantime::format_rfc3339_millis;
 use ringecho::host::cpu_list;
 use serde::Serialize;
 
-use super::{
-    plan::{ChurnPlan, Closing},
-    thread_state::ThreadTally,
-};
+use super::plan::{ChurnPlan, Closing};
 use crate::{
     count::{
         errors::{Cause, ErrorCounts, WrongEchoCounts},
+        latency::Histograms,
         latency_report::LatencyReport,
+        timeline::Recording,
         window_usage::{UsedInWindow, WindowUsage},
     },
     payload::PayloadKind,
@@ -103,6 +99,9 @@ pub struct ChurnReport {
     /// What must not be.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<Check>,
+    /// The measured window second by second.
+    #[serde(skip)]
+    pub recording: Recording,
 }
 
 /// How well an open loop kept to its plan, in the measured window.
@@ -149,23 +148,22 @@ pub struct CycleUsage {
 impl ChurnReport {
     pub(super) fn new(
         plan: &ChurnPlan,
-        tally: &ThreadTally,
+        recording: Recording,
         schedule: &Schedule,
         interrupted: bool,
         window: &WindowUsage,
     ) -> Self {
-        let measured = schedule.measured();
-        let cycles = tally.cycles_measured;
+        let (tally, measured) = (&recording.total, recording.measured);
+        let cycles = tally.echoes_measured;
         let usage = |used: &Option<UsedInWindow>| {
             used.as_ref().map(|used| UsageReport::new(used, measured, cycles).into())
         };
-        let since_began = Duration::from_nanos(schedule.now().saturating_sub(schedule.begin()));
         let mut report = Self {
             provenance: Provenance::new(&plan.connector, &plan.threads),
             connections: plan.connections,
             messages_per_cycle: plan.messages,
             close: plan.closing,
-            open_loop: PlannedCycles::new(plan, tally, schedule, window),
+            open_loop: PlannedCycles::new(plan, &tally.histograms, schedule, window),
             payload: plan.payload.source.to_string(),
             payload_bytes: plan.payload.source.len_mean(),
             text: plan.payload.kind == PayloadKind::Text,
@@ -173,22 +171,23 @@ impl ChurnReport {
             duration_seconds: measured.as_secs_f64(),
             interrupted,
             cycles,
-            cycles_total: tally.cycles,
+            cycles_total: tally.echoes,
             cycles_per_second: rounded(per_second(cycles as f64, measured)),
-            handshake_us: LatencyReport::new(&tally.handshake),
-            cycle_us: LatencyReport::new(&tally.cycle),
+            handshake_us: LatencyReport::new(&tally.histograms.handshake),
+            cycle_us: LatencyReport::new(&tally.histograms.latency),
             floor_us: None,
-            errors: tally.connections.errors,
-            wrong_echoes: tally.connections.wrong_echoes,
-            causes: tally.connections.causes(),
+            errors: tally.errors,
+            wrong_echoes: tally.wrong_echoes,
+            causes: tally.causes(),
             generator: usage(&window.generator),
             server: usage(&window.server),
-            began: format_rfc3339_millis(SystemTime::now() - since_began).to_string(),
+            began: format_rfc3339_millis(recording.began).to_string(),
             host: Host::read(),
             warnings: Vec::new(),
             checks: Vec::new(),
+            recording,
         };
-        report.warnings = report.doubts(plan, tally.connections.opened, window);
+        report.warnings = report.doubts(plan, window);
         report
     }
 
@@ -235,13 +234,13 @@ impl ChurnReport {
         }
     }
 
-    fn doubts(&self, plan: &ChurnPlan, opened: u64, window: &WindowUsage) -> Vec<Warning> {
+    fn doubts(&self, plan: &ChurnPlan, window: &WindowUsage) -> Vec<Warning> {
         let [generator, server] = [&window.generator, &window.server]
             .map(|used| used.as_ref().map_or(&[][..], |used| &used.busy_threads));
         let doubts = [
             Warning::of_debug_build(),
-            self.never_opened(opened),
-            self.nothing_measured(opened),
+            self.not_opened(),
+            self.nothing_measured(),
             self.server_ended(plan),
             generator_saturated(generator, window.polled_in_vain.as_deref()),
             self.begin_lag(),
@@ -251,13 +250,14 @@ impl ChurnReport {
         doubts.into_iter().flatten().collect()
     }
 
-    fn never_opened(&self, opened: u64) -> Option<Warning> {
+    /// Not one connection opened.
+    pub(crate) fn not_opened(&self) -> Option<Warning> {
         let none_opened = || none_opened(&self.provenance.url, &self.causes, self.interrupted);
-        (opened == 0).then(none_opened)
+        (self.recording.total.opened == 0).then(none_opened)
     }
 
-    fn nothing_measured(&self, opened: u64) -> Option<Warning> {
-        (self.cycles == 0 && opened > 0).then(|| {
+    fn nothing_measured(&self) -> Option<Warning> {
+        (self.cycles == 0 && self.recording.total.opened > 0).then(|| {
             let text = "no correct cycle ended in the measured window";
             Warning::new(WarningCode::NothingMeasured, text)
         })
@@ -295,7 +295,7 @@ impl ChurnReport {
         })
     }
 
-    fn write_setting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    pub(super) fn write_setting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.open_loop {
             None => {
                 write!(f, "  {} at once", counted(self.connections as u64, "cycle"))?;
@@ -331,7 +331,7 @@ impl ChurnReport {
 impl PlannedCycles {
     fn new(
         plan: &ChurnPlan,
-        tally: &ThreadTally,
+        histograms: &Histograms,
         schedule: &Schedule,
         used: &WindowUsage,
     ) -> Option<Self> {
@@ -344,9 +344,17 @@ impl PlannedCycles {
             wait: plan.wait,
             polled_in_vain: used.polled_in_vain.as_ref().map(|parts| rounded(parts.iter().sum())),
             planned,
-            unbegun: planned.saturating_sub(tally.begin_lag.samples()),
-            begin_lag_us: LatencyReport::new(&tally.begin_lag),
+            unbegun: planned.saturating_sub(histograms.send_lag.samples()),
+            begin_lag_us: LatencyReport::new(&histograms.send_lag),
         })
+    }
+}
+
+impl PlannedCycles {
+    /// What looking for something to do has taken, in words; `None` if threads slept.
+    pub(super) fn polling(&self) -> Option<String> {
+        let in_vain = self.polled_in_vain?;
+        Some(format!("with nothing to do, polling took {in_vain:.2} CPUs"))
     }
 }
 
@@ -412,8 +420,8 @@ impl fmt::Display for PlannedCycles {
         let unbegun =
             if self.unbegun == 0 { "all".to_owned() } else { grouped(self.unbegun) + " not" };
         write!(f, "  planned     {} cycles, {unbegun} begun", grouped(self.planned))?;
-        if let Some(in_vain) = self.polled_in_vain {
-            write!(f, "; with nothing to do, polling took {in_vain:.2} CPUs")?;
+        if let Some(polling) = self.polling() {
+            write!(f, "; {polling}")?;
         }
         writeln!(f)
     }

@@ -15,10 +15,11 @@ use monoio::time::sleep;
 use super::{
     cycle,
     plan::ChurnPlan,
-    thread_state::{Gauges, ThreadState, ThreadTally},
+    thread_state::{Gauges, ThreadState},
     turns::Turns,
 };
 use crate::{
+    count::timeline::PortionSender,
     drive::{pacer::Pause, runtime::build_runtime},
     plan::schedule::{GRACE_MAX, GRACE_QUIET, Schedule},
 };
@@ -36,16 +37,17 @@ pub(super) fn run(
     plan: Arc<ChurnPlan>,
     schedule: Arc<Schedule>,
     gauges: Arc<Gauges>,
+    portion_sender: PortionSender,
     number: usize,
-) -> io::Result<ThreadTally> {
+) -> io::Result<()> {
     build_runtime()?.block_on(async move {
-        let state = Rc::new(ThreadState::new(plan, schedule, gauges));
+        let state = Rc::new(ThreadState::new(plan, schedule, gauges, portion_sender));
         let is_open = state.plan.load.is_open();
         let pause = is_open.then(|| Pause::new(state.plan.wait)).transpose()?;
         state.count_ready();
         while state.schedule.origin().is_none() {
             if state.schedule.is_abandoned() {
-                return Ok(ThreadTally::default());
+                return Ok(());
             }
             sleep(TICK).await;
         }
@@ -67,7 +69,8 @@ pub(super) fn run(
             });
         }
         conduct(&turns, &state).await?;
-        Ok(state.tally.take())
+        state.hand_over_rest();
+        Ok(())
     })
 }
 
@@ -102,11 +105,12 @@ async fn conduct(turns: &Turns, state: &ThreadState) -> io::Result<()> {
             return Err(fault);
         }
         let now = state.schedule.now();
+        state.hand_over_if_due(now);
         if state.schedule.has_ended(now) {
             turns.wake_due(state);
         }
         if is_over(state, now) {
-            state.tally.borrow_mut().connections.count_missing(state.under_way.get());
+            state.tally.borrow_mut().count_missing(state.under_way.get());
             return Ok(());
         }
     }

@@ -13,7 +13,7 @@ use rand::{SeedableRng, rngs::SmallRng};
 
 use super::{cycle_error::CycleError, plan::ChurnPlan};
 use crate::{
-    count::{latency::Latencies, tally::Tally},
+    count::{tally::Tally, timeline::PortionSender},
     payload::Payloads,
     plan::schedule::Schedule,
 };
@@ -31,37 +31,6 @@ pub(super) struct Gauges {
     pub(super) polled_in_vain: AtomicU64,
 }
 
-/// What a thread has counted.
-#[derive(Debug, Default)]
-pub(super) struct ThreadTally {
-    /// Connections and errors.
-    pub(super) connections: Tally,
-    /// Correct cycles.
-    pub(super) cycles: u64,
-    /// Correct cycles that ended in the measured window.
-    pub(super) cycles_measured: u64,
-    /// Times from the plan, or the beginning, to the end of the opening handshake, of cycles that
-    /// were to begin in the measured window.
-    pub(super) handshake: Latencies,
-    /// Times from there to the end of the cycle, of those of them that were correct.
-    pub(super) cycle: Latencies,
-    /// Times from the plan to the beginning, of the same. Empty in a closed loop.
-    pub(super) begin_lag: Latencies,
-}
-
-impl ThreadTally {
-    /// Adds another thread's.
-    pub(super) fn merge(&mut self, other: &Self) {
-        let Self { connections, cycles, cycles_measured, handshake, cycle, begin_lag } = other;
-        self.connections.merge(connections);
-        self.cycles += cycles;
-        self.cycles_measured += cycles_measured;
-        self.handshake.merge(handshake);
-        self.cycle.merge(cycle);
-        self.begin_lag.merge(begin_lag);
-    }
-}
-
 /// What the cycles of one thread share.
 #[derive(Debug)]
 pub(super) struct ThreadState {
@@ -69,7 +38,8 @@ pub(super) struct ThreadState {
     pub(super) schedule: Arc<Schedule>,
     pub(super) payloads: Payloads,
     pub(super) rng: RefCell<SmallRng>,
-    pub(super) tally: RefCell<ThreadTally>,
+    pub(super) tally: RefCell<Tally>,
+    portion_sender: PortionSender,
     gauges: Arc<Gauges>,
     /// Cycles that have begun and not ended.
     pub(super) under_way: Cell<usize>,
@@ -84,13 +54,19 @@ pub(super) struct ThreadState {
 }
 
 impl ThreadState {
-    pub(super) fn new(plan: Arc<ChurnPlan>, schedule: Arc<Schedule>, gauges: Arc<Gauges>) -> Self {
+    pub(super) fn new(
+        plan: Arc<ChurnPlan>,
+        schedule: Arc<Schedule>,
+        gauges: Arc<Gauges>,
+        portion_sender: PortionSender,
+    ) -> Self {
         let mut rng = SmallRng::from_rng(&mut rand::rng());
         Self {
             payloads: Payloads::new(&plan.payload, &mut rng),
             plan,
             schedule,
             gauges,
+            portion_sender,
             rng: RefCell::new(rng),
             tally: RefCell::default(),
             under_way: Cell::new(0),
@@ -105,41 +81,57 @@ impl ThreadState {
         self.gauges.is_ready.store(true, Relaxed);
     }
 
+    /// Hands over what was counted in a second that is over at the instant `now`.
+    pub(super) fn hand_over_if_due(&self, now: u64) {
+        if self.portion_sender.is_due(now) {
+            self.portion_sender.hand_over(now, &self.schedule, &mut self.tally.borrow_mut());
+        }
+    }
+
+    /// Hands over the rest.
+    pub(super) fn hand_over_rest(&self) {
+        self.portion_sender.send(self.tally.take());
+    }
+
     /// Counts a cycle that begins at the instant `now`, as planned or later.
     pub(super) fn count_begin(&self, planned: u64, now: u64) {
+        self.hand_over_if_due(now);
         self.under_way.update(|cycles| cycles + 1);
         if self.plan.load.is_open() && self.schedule.measures(planned) {
-            self.tally.borrow_mut().begin_lag.record(now.saturating_sub(planned), 1);
+            self.tally.borrow_mut().histograms.send_lag.record(now.saturating_sub(planned), 1);
         }
     }
 
     /// Counts an opening handshake that is done.
     pub(super) fn count_handshake(&self, planned: u64) {
+        let now = self.schedule.now();
+        self.hand_over_if_due(now);
         let tally = &mut *self.tally.borrow_mut();
-        tally.connections.opened += 1;
+        tally.opened += 1;
         if self.schedule.measures(planned) {
-            tally.handshake.record(self.schedule.now().saturating_sub(planned), 1);
+            tally.histograms.handshake.record(now.saturating_sub(planned), 1);
         }
     }
 
     /// Counts a cycle that has ended.
     pub(super) fn count_end(&self, planned: u64, outcome: &Result<(), CycleError>) {
         let now = self.schedule.now();
+        self.hand_over_if_due(now);
         self.under_way.update(|cycles| cycles - 1);
         self.last_end.set(now);
         let tally = &mut *self.tally.borrow_mut();
         match outcome {
             Ok(()) => {
                 self.gauges.cycles.fetch_add(1, Relaxed);
-                tally.cycles += 1;
-                tally.cycles_measured += u64::from(self.schedule.measures(now));
+                tally.echoes += 1;
+                tally.echoes_measured += u64::from(self.schedule.measures(now));
                 if self.schedule.measures(planned) {
-                    tally.cycle.record(now.saturating_sub(planned), 1);
+                    tally.histograms.latency.record(now.saturating_sub(planned), 1);
                 }
                 return;
             }
-            Err(CycleError::Connection(error)) => tally.connections.count_error(error),
-            Err(CycleError::Wrong(wrong)) => tally.connections.count_wrong(*wrong),
+            Err(CycleError::Connection(error)) => tally.count_error(error),
+            Err(CycleError::Wrong(wrong)) => tally.count_wrong(*wrong),
         }
         self.gauges.errors.fetch_add(1, Relaxed);
     }

@@ -6,36 +6,57 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use crate::count::{
-    latency_report::LatencyReport,
-    timeline::{Recording, Second},
+use crate::{
+    count::{
+        latency_report::LatencyReport,
+        timeline::{Recording, Second},
+    },
+    plan::Exchange,
 };
 
-const HEADER: &str = "second,unix_time,length_seconds,messages,messages_per_second,errors,\
-                      latency_samples,p50_us,p90_us,p99_us,p99_9_us,p99_99_us,max_us,\
-                      uncorrected_p50_us,uncorrected_p99_us,uncorrected_max_us,\
-                      send_lag_p50_us,send_lag_p99_us,send_lag_max_us\n";
+/// The names of the columns.
+fn header(of: Exchange) -> String {
+    let (plural, samples, beside) = match of {
+        Exchange::Message => ("messages", "latency_samples", ["uncorrected", "send_lag"]),
+        Exchange::Cycle => ("cycles", "cycle_samples", ["handshake", "begin_lag"]),
+    };
+    let mut header = format!(
+        "second,unix_time,length_seconds,{plural},{plural}_per_second,errors,{samples},\
+         p50_us,p90_us,p99_us,p99_9_us,p99_99_us,max_us"
+    );
+    for name in beside {
+        write!(header, ",{name}_p50_us,{name}_p99_us,{name}_max_us")
+            .expect("a String takes everything");
+    }
+    header
+}
 
-pub(super) fn text(recording: &Recording) -> String {
-    let mut text = HEADER.to_owned();
+pub(super) fn text(recording: &Recording, of: Exchange) -> String {
+    let mut text = header(of) + "\n";
     let began = recording.began.duration_since(UNIX_EPOCH).unwrap_or_default();
     for (start, length, second) in recording.timed_seconds() {
         let number = start.as_secs();
         let unix_time = (began + start).as_secs_f64();
-        let row = row(number, unix_time, length, second);
+        let row = row(of, number, unix_time, length, second);
         writeln!(text, "{}", row.join(",")).expect("a String takes everything");
     }
     text
 }
 
-fn row(number: u64, unix_time: f64, length: Duration, second: &Second) -> Vec<String> {
+fn row(
+    of: Exchange,
+    number: u64,
+    unix_time: f64,
+    length: Duration,
+    second: &Second,
+) -> Vec<String> {
     let latency = second.latency_us.as_ref();
     let mut row = vec![
         number.to_string(),
         format!("{unix_time:.3}"),
         format!("{:.3}", length.as_secs_f64()),
         second.echoes.to_string(),
-        format!("{:.1}", second.messages_per_second(length)),
+        format!("{:.1}", second.echoes_per_second(length)),
         second.errors.total.to_string(),
         latency.map_or(0, |latency| latency.samples).to_string(),
     ];
@@ -46,7 +67,11 @@ fn row(number: u64, unix_time: f64, length: Duration, second: &Second) -> Vec<St
     for value in of_latency {
         push(latency.map(value));
     }
-    for times in [&second.uncorrected_latency_us, &second.send_lag_us] {
+    let beside = match of {
+        Exchange::Message => &second.uncorrected_latency_us,
+        Exchange::Cycle => &second.handshake_us,
+    };
+    for times in [beside, &second.send_lag_us] {
         let of_others: [fn(&LatencyReport) -> f64; 3] = [|it| it.p50, |it| it.p99, |it| it.max];
         for value in of_others {
             push(times.as_ref().map(value));
@@ -62,7 +87,7 @@ mod tests {
 
     #[test]
     fn each_second_is_a_row_with_as_many_fields_as_the_header() {
-        let text = text(&examples::recording());
+        let text = text(&examples::recording(), Exchange::Message);
         let rows: Vec<Vec<&str>> = text.lines().map(|row| row.split(',').collect()).collect();
         assert!(rows.iter().all(|row| row.len() == rows[0].len()), "{text}");
         assert_eq!(
@@ -73,6 +98,25 @@ mod tests {
                 "2,1767225602.250,0.500,1,2.0,0,1,40.03,40.03,40.03,40.03,40.03,40.03,,,,,,"
             ]
             .map(|row| row.split(',').collect::<Vec<&str>>())
+        );
+    }
+
+    #[test]
+    fn columns_are_named_for_what_the_load_was_of() {
+        let [messages, cycles] = [Exchange::Message, Exchange::Cycle].map(header);
+        assert_eq!(
+            messages,
+            "second,unix_time,length_seconds,messages,messages_per_second,errors,latency_samples,\
+             p50_us,p90_us,p99_us,p99_9_us,p99_99_us,max_us,\
+             uncorrected_p50_us,uncorrected_p99_us,uncorrected_max_us,\
+             send_lag_p50_us,send_lag_p99_us,send_lag_max_us"
+        );
+        assert_eq!(
+            cycles,
+            "second,unix_time,length_seconds,cycles,cycles_per_second,errors,cycle_samples,\
+             p50_us,p90_us,p99_us,p99_9_us,p99_99_us,max_us,\
+             handshake_p50_us,handshake_p99_us,handshake_max_us,\
+             begin_lag_p50_us,begin_lag_p99_us,begin_lag_max_us"
         );
     }
 }

@@ -2,7 +2,7 @@
 //! encoding. Values are nanoseconds; the maxima, which are for people, milliseconds.
 //!
 //! Latencies have no tag, because other readers skip tagged lines unless they are told not to; the
-//! further histograms of an open loop have one. A comment, which other readers skip as well, holds
+//! further histograms of an open loop, and of a churn, have one. A comment, which other readers skip as well, holds
 //! the run's report, so that logs of several machines can be merged with all that was counted.
 
 use std::time::{Duration, SystemTime};
@@ -85,7 +85,9 @@ pub(crate) enum LogError {
     BeginMissing,
     #[error("the histogram of second {second} cannot be decoded: {cause}")]
     Histogram { second: u64, cause: String },
-    #[error("a histogram is tagged {0:?}; expected no tag, \"uncorrected\" or \"send_lag\"")]
+    #[error(
+        "a histogram is tagged {0:?}; expected no tag, \"uncorrected\", \"handshake\" or \"send_lag\""
+    )]
     Tag(String),
 }
 

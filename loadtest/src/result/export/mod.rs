@@ -1,4 +1,4 @@
-//! A run's result in files for other tools: each format is a module, and knows nothing of files.
+//! A result in files for other tools: each format is a module, and knows nothing of files.
 
 mod csv;
 mod hgrm;
@@ -7,7 +7,17 @@ mod html;
 
 use std::{fs, path::PathBuf};
 
-use crate::{count::latency::Histograms, result::report::Report};
+use serde::Serialize;
+
+pub(crate) use self::html::Page;
+use crate::count::latency::Histograms;
+
+/// A result that can be written in each of the formats; as JSON, in the log of histograms.
+#[expect(private_interfaces, reason = "results are exported here and nowhere else")]
+pub trait Exported: Serialize {
+    /// What was measured, and what a page says of it.
+    fn page(&self) -> Page<'_>;
+}
 
 /// Histograms are of nanoseconds; tools show milliseconds.
 const NANOSECONDS_PER_MILLISECOND: f64 = 1e6;
@@ -34,10 +44,11 @@ pub struct HistogramFiles {
 
 /// Writes what is asked for of a run, each file whether the others can be written or not. The error
 /// names flag and file of the first that could not.
-pub fn write(report: &Report, to: &RecordingFiles) -> Result<(), String> {
-    let recording = &report.recording;
-    let csv = write_file("--csv", to.csv.as_ref(), || Ok(csv::text(recording)));
-    let html = write_file("--html", to.html.as_ref(), || html::text(report));
+pub fn write(report: &impl Exported, to: &RecordingFiles) -> Result<(), String> {
+    let page = report.page();
+    let recording = page.recording;
+    let csv = write_file("--csv", to.csv.as_ref(), || Ok(csv::text(recording, page.of)));
+    let html = write_file("--html", to.html.as_ref(), || html::text(&page));
     let seconds = recording
         .timed_seconds()
         .map(|(start, length, second)| (start, length, second.histograms.decode()));

@@ -7,6 +7,7 @@ mod connections;
 mod doubts;
 mod each_run;
 mod open_loop;
+mod page;
 mod provenance;
 mod text;
 

@@ -1,31 +1,61 @@
-//! A run's result as one HTML page, which needs nothing else: its plots are inline SVG, and it has no
+//! A result as one HTML page, which needs nothing else: its plots are inline SVG, and it has no
 //! scripts. It is readable on light and on dark backgrounds, as the reader's system prefers.
 
 mod plots;
-
-use std::fmt;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use self::plots::Plot;
 use crate::{
-    count::latency_report::LatencyReport,
-    plan::condition::metric::Metric,
-    result::{
-        baseline::BaselineReport,
-        measurement::Measurement,
-        report::{OpenLoopReport, Report, floor_in_words},
-        usage::UsageReport,
+    count::{
+        errors::{Cause, ErrorCounts},
+        latency::Latencies,
+        latency_report::LatencyReport,
+        timeline::Recording,
     },
-    text::numbers::{grouped, rate},
+    plan::{Exchange, condition::metric::Metric},
+    result::{baseline::BaselineReport, check::Check, measurement::Measurement},
+    text::{
+        numbers::{grouped, rate},
+        warning::Warning,
+    },
 };
+
+/// What a page shows of a result.
+#[derive(Debug)]
+pub(crate) struct Page<'r> {
+    /// What the load was of.
+    pub(crate) of: Exchange,
+    /// Where to.
+    pub(crate) url: &'r str,
+    /// What the load was, in words.
+    pub(crate) setting: String,
+    /// Correct exchanges a second.
+    pub(crate) per_second: f64,
+    /// From the plan to the end of each.
+    pub(crate) latency: Option<LatencyReport>,
+    /// What went wrong.
+    pub(crate) errors: &'r ErrorCounts,
+    /// Why.
+    pub(crate) causes: &'r [Cause],
+    /// What casts doubt on it.
+    pub(crate) warnings: &'r [Warning],
+    /// What must not be.
+    pub(crate) checks: &'r [Check],
+    /// An earlier result, and this one's side of the comparison.
+    pub(crate) baseline: Option<(&'r BaselineReport, Measurement)>,
+    /// What was measured, second by second.
+    pub(crate) recording: &'r Recording,
+    /// All that somebody needs to do it again: names and values.
+    pub(crate) facts: Vec<(&'static str, String)>,
+}
 
 const STYLE: &str = include_str!("style.css");
 
-pub(super) fn text(report: &Report) -> Result<String, String> {
-    let plots = plots::plots(&report.recording).map_err(|error| error.to_string())?;
-    let title = format!("Load on {}", report.provenance.url);
-    let page = html! {
+pub(super) fn text(page: &Page<'_>) -> Result<String, String> {
+    let plots = plots::plots(page.recording, page.of).map_err(|error| error.to_string())?;
+    let title = format!("Load on {}", page.url);
+    let text = html! {
         (DOCTYPE)
         html lang="en" {
             head {
@@ -40,59 +70,59 @@ pub(super) fn text(report: &Report) -> Result<String, String> {
             }
             body {
                 h1 { (title) }
-                p.faint { (fmt::from_fn(|f| report.write_setting(f))) }
-                (headline(report))
-                (warnings(report))
-                (checks(report))
-                (latencies(report))
-                (baseline(report))
+                p.faint { (page.setting) }
+                (headline(page))
+                (warnings(page))
+                (checks(page))
+                (latencies(page))
+                (baseline(page))
                 @for plot in &plots { (figure(plot)) }
-                (errors(report))
-                (facts(report))
+                (errors(page))
+                (facts(page))
             }
         }
     };
-    Ok(page.into_string())
+    Ok(text.into_string())
 }
 
 /// The numbers that are looked for first.
-fn headline(report: &Report) -> Markup {
-    let latency = report.latency_us.as_ref();
+fn headline(page: &Page<'_>) -> Markup {
+    let latency = page.latency.as_ref();
     let time = |value: fn(&LatencyReport) -> f64| {
         latency.map_or_else(|| "-".to_owned(), |latency| microseconds(value(latency)))
     };
     html! {
         dl.headline {
-            div { dt { "messages/s" } dd { (rate(report.messages_per_second)) } }
+            div { dt { (page.of.plural()) "/s" } dd { (rate(page.per_second)) } }
             div { dt { "p50" } dd { (time(|it| it.p50)) } }
             div { dt { "p99" } dd { (time(|it| it.p99)) } }
             div { dt { "p99.9" } dd { (time(|it| it.p99_9)) } }
-            div.bad[report.errors.total > 0] {
-                dt { "errors" } dd { (grouped(report.errors.total)) }
+            div.bad[page.errors.total > 0] {
+                dt { "errors" } dd { (grouped(page.errors.total)) }
             }
         }
     }
 }
 
-fn warnings(report: &Report) -> Markup {
+fn warnings(page: &Page<'_>) -> Markup {
     html! {
-        @if !report.warnings.is_empty() {
+        @if !page.warnings.is_empty() {
             section.warnings {
                 h2 { "Before you believe this" }
-                ul { @for warning in &report.warnings { li { (warning) } } }
+                ul { @for warning in page.warnings { li { (warning) } } }
             }
         }
     }
 }
 
 /// What must not be, and whether it is.
-fn checks(report: &Report) -> Markup {
+fn checks(page: &Page<'_>) -> Markup {
     html! {
-        @if !report.checks.is_empty() {
+        @if !page.checks.is_empty() {
             h2 { "Checks" }
             table {
                 tr { th { "fails if" } th { "measured" } th {} }
-                @for check in &report.checks {
+                @for check in page.checks {
                     tr.bad[check.has_failed()] {
                         td { code { (check.condition()) } }
                         td { (check.describe()) }
@@ -105,11 +135,10 @@ fn checks(report: &Report) -> Markup {
 }
 
 /// The result beside an earlier one.
-fn baseline(report: &Report) -> Markup {
-    let Some(BaselineReport { file, began, ratios, earlier, .. }) = &report.baseline else {
+fn baseline(page: &Page<'_>) -> Markup {
+    let Some((BaselineReport { file, began, ratios, earlier, .. }, now)) = &page.baseline else {
         return html! {};
     };
-    let now = Measurement::from(report);
     let show = |measurement: &Measurement, metric: Metric| {
         measurement.value(metric).map_or_else(String::new, |value| metric.show(value))
     };
@@ -122,7 +151,7 @@ fn baseline(report: &Report) -> Markup {
                 tr {
                     th { (metric.name()) }
                     td { (show(earlier, metric)) }
-                    td { (show(&now, metric)) }
+                    td { (show(now, metric)) }
                     td { (format!("{ratio:.3}")) }
                 }
             }
@@ -130,13 +159,25 @@ fn baseline(report: &Report) -> Markup {
     }
 }
 
-fn latencies(report: &Report) -> Markup {
-    let histograms = &report.recording.total.histograms;
-    let rows = [
-        ("latency", &histograms.latency),
-        ("from sending on", &histograms.uncorrected),
-        ("send lag", &histograms.send_lag),
-    ];
+/// The histograms of a load, with names for people. The first is the one that counts.
+fn named_histograms(recording: &Recording, of: Exchange) -> [(&'static str, &Latencies); 3] {
+    let histograms = &recording.total.histograms;
+    match of {
+        Exchange::Message => [
+            ("latency", &histograms.latency),
+            ("latency from sending on", &histograms.uncorrected),
+            ("send lag", &histograms.send_lag),
+        ],
+        Exchange::Cycle => [
+            ("cycle", &histograms.latency),
+            ("handshake", &histograms.handshake),
+            ("begin lag", &histograms.send_lag),
+        ],
+    }
+}
+
+fn latencies(page: &Page<'_>) -> Markup {
+    let rows = named_histograms(page.recording, page.of);
     let rows = rows
         .into_iter()
         .filter_map(|(name, latencies)| Some((name, LatencyReport::new(latencies)?)));
@@ -145,7 +186,7 @@ fn latencies(report: &Report) -> Markup {
         table.numbers {
             tr {
                 th {} th { "p50" } th { "p90" } th { "p99" } th { "p99.9" } th { "p99.99" }
-                th { "max" } th { "mean" } th { "messages" }
+                th { "max" } th { "mean" } th { (page.of.plural()) }
             }
             @for (name, it) in rows {
                 tr {
@@ -179,63 +220,20 @@ fn figure(plot: &Plot) -> Markup {
     }
 }
 
-fn errors(report: &Report) -> Markup {
+fn errors(page: &Page<'_>) -> Markup {
     html! {
-        @if report.errors.total > 0 {
+        @if page.errors.total > 0 {
             h2 { "Errors" }
-            p { (report.errors) }
-            ul { @for cause in &report.causes { li { (cause) } } }
+            p { (page.errors) }
+            ul { @for cause in page.causes { li { (cause) } } }
         }
     }
 }
 
-/// All that somebody needs to do it again.
-fn facts(report: &Report) -> Markup {
-    let usage = |usage: &Option<UsageReport>| {
-        usage.map_or_else(|| "not measured".to_owned(), |usage| usage.to_string())
-    };
-    let mut generator = usage(&report.generator);
-    if let Some(polling) = report.open_loop.as_ref().and_then(OpenLoopReport::polling) {
-        generator += "; ";
-        generator += &polling;
-    }
-    let connections = report.connections;
-    let facts = [
-        ("began", report.began.clone()),
-        (
-            "measured",
-            format!("{} s, after {} s of load", report.duration_seconds, report.warmup_seconds),
-        ),
-        (
-            "connections",
-            format!(
-                "{} of {} opened, {} lost",
-                grouped(connections.opened),
-                grouped(connections.requested as u64),
-                grouped(connections.lost)
-            ),
-        ),
-        (
-            "messages",
-            format!(
-                "{} in the measured window, {} in all",
-                grouped(report.messages),
-                grouped(report.messages_total)
-            ),
-        ),
-        ("payload", format!("{:.1} MB/s each way", report.payload_megabytes_per_second)),
-        (
-            "generator's floor",
-            report.floor_us.as_ref().map_or_else(|| "not measured".to_owned(), floor_in_words),
-        ),
-        ("server", usage(&report.server)),
-        ("generator", generator),
-        ("generator's machine", report.host.to_string()),
-        ("ringecho-loadtest", report.provenance.version.to_owned()),
-    ];
+fn facts(page: &Page<'_>) -> Markup {
     html! {
         h2 { "The run" }
-        table { @for (name, value) in facts { tr { th { (name) } td { (value) } } } }
+        table { @for (name, value) in &page.facts { tr { th { (name) } td { (value) } } } }
     }
 }
 

@@ -16,10 +16,14 @@ use plotters::{
     style::{Color, IntoFont, RGBColor},
 };
 
-use crate::count::{
-    latency::Latencies,
-    latency_report::LatencyReport,
-    timeline::{Recording, Second},
+use super::named_histograms;
+use crate::{
+    count::{
+        latency::Latencies,
+        latency_report::LatencyReport,
+        timeline::{Recording, Second},
+    },
+    plan::Exchange,
 };
 
 pub(super) type Error = DrawingAreaErrorKind<std::io::Error>;
@@ -94,21 +98,31 @@ pub(super) struct Plot {
 }
 
 /// All plots for which there is anything to show.
-pub(super) fn plots(recording: &Recording) -> Result<Vec<Plot>, Error> {
-    let plots =
-        [percentiles(recording)?, rate(recording)?, latency(recording)?, send_lag(recording)?];
+pub(super) fn plots(recording: &Recording, of: Exchange) -> Result<Vec<Plot>, Error> {
+    let [latency, handshake, lag] = match of {
+        Exchange::Message => ["Latency of each second", "", "Send lag of each second"],
+        Exchange::Cycle => [
+            "Cycle latency of each second",
+            "Handshake latency of each second",
+            "Begin lag of each second",
+        ],
+    };
+    let plots = [
+        percentiles(recording, of)?,
+        rate(recording, of)?,
+        times(recording, latency, |second| second.latency_us.as_ref())?,
+        times(recording, handshake, |second| second.handshake_us.as_ref())?,
+        times(recording, lag, |second| second.send_lag_us.as_ref())?,
+    ];
     Ok(plots.into_iter().flatten().collect())
 }
 
-fn percentiles(recording: &Recording) -> Result<Option<Plot>, Error> {
-    let histograms = &recording.total.histograms;
-    let lines = [
-        ("latency", &BLUE, &histograms.latency),
-        ("latency from sending on", &ORANGE, &histograms.uncorrected),
-        ("send lag", &GREEN, &histograms.send_lag),
-    ];
-    let lines: Vec<Line> = lines
+fn percentiles(recording: &Recording, of: Exchange) -> Result<Option<Plot>, Error> {
+    let lines = [&BLUE, &ORANGE, &GREEN]
         .into_iter()
+        .zip(named_histograms(recording, of))
+        .map(|(ink, (name, latencies))| (name, ink, latencies));
+    let lines: Vec<Line> = lines
         .filter(|(.., latencies)| latencies.samples() > 0)
         .map(|(name, ink, latencies)| Line {
             name,
@@ -142,10 +156,14 @@ fn distribution(latencies: &Latencies) -> Vec<(f64, f64)> {
         .collect()
 }
 
-fn rate(recording: &Recording) -> Result<Option<Plot>, Error> {
-    let rates = over_time(recording, |second, length| Some(second.messages_per_second(length)));
+fn rate(recording: &Recording, of: Exchange) -> Result<Option<Plot>, Error> {
+    let (title, name) = match of {
+        Exchange::Message => ("Messages per second", "messages/s"),
+        Exchange::Cycle => ("Cycles per second", "cycles/s"),
+    };
+    let rates = over_time(recording, |second, length| Some(second.echoes_per_second(length)));
     let errors = over_time(recording, |second, _| (second.errors.total > 0).then_some(0.0));
-    let mut lines = vec![Line { name: "messages/s", ink: &BLUE, points: rates, kind: Kind::Line }];
+    let mut lines = vec![Line { name, ink: &BLUE, points: rates, kind: Kind::Line }];
     if !errors.is_empty() {
         let name = "seconds with errors";
         lines.push(Line { name, ink: &RED, points: errors, kind: Kind::Circles });
@@ -155,15 +173,7 @@ fn rate(recording: &Recording) -> Result<Option<Plot>, Error> {
     }
     let most = extent(&lines, |(_, y)| y).end.max(1.0);
     let svg = chart(&lines, time(recording), 0.0..most * 1.05, seconds, short)?;
-    Ok(Some(Plot { title: "Messages per second", lines, svg }))
-}
-
-fn latency(recording: &Recording) -> Result<Option<Plot>, Error> {
-    times(recording, "Latency of each second", |second| second.latency_us.as_ref())
-}
-
-fn send_lag(recording: &Recording) -> Result<Option<Plot>, Error> {
-    times(recording, "Send lag of each second", |second| second.send_lag_us.as_ref())
+    Ok(Some(Plot { title, lines, svg }))
 }
 
 type Percentile = fn(&LatencyReport) -> f64;
@@ -307,7 +317,7 @@ mod tests {
 
     #[test]
     fn each_plot_shows_what_there_is() {
-        let plots = plots(&examples::recording()).unwrap();
+        let plots = plots(&examples::recording(), Exchange::Message).unwrap();
         let shown: Vec<(&str, Vec<&str>)> = plots
             .iter()
             .map(|plot| (plot.title, plot.lines.iter().map(|line| line.name).collect()))
