@@ -161,7 +161,7 @@ fn hold_idle(args: &IdleArgs) -> Result<Ending, Fault> {
 fn churn_connections(args: &ChurnArgs) -> Result<Ending, Fault> {
     let conditions = args.conditions()?;
     let plan = args.plan()?;
-    let (too_few, interrupted) = prepare(&args.connections, churn::DESCRIPTORS_EACH)?;
+    let (too_few, interrupted) = prepare(&args.cycles.connections, churn::DESCRIPTORS_EACH)?;
     let floor = floor::of_cycles(&plan, &interrupted);
     let mut report = churn::run(plan, &interrupted, &mut Progress::default())?;
     report.add_floor(floor);
@@ -176,16 +176,17 @@ fn churn_connections(args: &ChurnArgs) -> Result<Ending, Fault> {
     Ok(Ending::of(report.is_success(), &report.checks))
 }
 
-/// Compares two servers, and says whether every message was echoed correctly.
+/// Compares two servers, and says whether everything went as it should.
 fn compare_servers(args: &CompareArgs) -> Result<Ending, Fault> {
     let plan = args.plan()?;
-    let (too_few, interrupted) = prepare(&args.traffic.connections, 1)?;
-    let floor = floor::of_messages(&plan.runs[0], &interrupted);
+    let (connections, descriptors_each) = args.connections();
+    let (too_few, interrupted) = prepare(connections, descriptors_each)?;
+    let floor = plan.runs[0].floor(&interrupted);
     let mut report = compare::run(&plan, &interrupted, &mut Progress::default())?;
     report.add_floor(floor);
     let doubts = [&*report.each_run.warnings, &shortfall::noted()].concat();
     report.each_run.warnings = [&*doubts, &too_few].concat();
-    publish(&report, Some(report.to_string()), args.output.json.as_deref())?;
+    publish(&report, Some(report.to_string()), args.output().json.as_deref())?;
     warn(&doubts);
     warn(&report.warnings());
     Ok(Ending::of(report.is_success(), &report.checks))
@@ -194,13 +195,14 @@ fn compare_servers(args: &CompareArgs) -> Result<Ending, Fault> {
 /// Searches the highest rate under a target, and says whether it was found.
 fn search_rate(args: &SearchArgs) -> Result<Ending, Fault> {
     let plan = args.plan()?;
-    let (too_few, interrupted) = prepare(&args.connections, 1)?;
-    let floor = floor::of_messages(&plan.run, &interrupted);
+    let (connections, descriptors_each) = args.connections();
+    let (too_few, interrupted) = prepare(connections, descriptors_each)?;
+    let floor = plan.run.floor(&interrupted);
     let mut report = search::run(&plan, &interrupted, &mut Progress::default())?;
     report.add_floor(floor);
     let doubts = [&*report.each_run.warnings, &shortfall::noted()].concat();
     report.each_run.warnings = [&*doubts, &too_few].concat();
-    publish(&report, Some(report.to_string()), args.output.json.as_deref())?;
+    publish(&report, Some(report.to_string()), args.output().json.as_deref())?;
     warn(&doubts);
     warn(report.warnings());
     Ok(Ending::of(report.is_success(), &[]))

@@ -25,11 +25,20 @@ impl CheckArgs {
         &self,
         missing: impl Fn(Subject) -> Option<&'static str>,
     ) -> Result<Vec<Condition>, PlanError> {
-        for condition in &self.fail_if {
-            if let Some(flag) = missing(condition.subject()) {
-                return Err(PlanError::FailIf { condition: condition.to_string(), flag });
-            }
-        }
-        Ok(self.fail_if.clone())
+        measured(&self.fail_if, missing)
     }
+}
+
+/// The conditions, if everything that they are about is measured; `missing` names the flag without
+/// which it is not.
+pub(super) fn measured(
+    conditions: &[Condition],
+    missing: impl Fn(Subject) -> Option<&'static str>,
+) -> Result<Vec<Condition>, PlanError> {
+    for condition in conditions {
+        if let Some(flag) = missing(condition.subject()) {
+            return Err(PlanError::FailIf { condition: condition.to_string(), flag });
+        }
+    }
+    Ok(conditions.to_vec())
 }

@@ -8,3 +8,4 @@ pub mod idle;
 pub mod merge;
 pub mod run;
 pub mod search;
+pub mod trial;

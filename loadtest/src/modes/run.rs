@@ -80,22 +80,6 @@ fn run_on(
     Ok(Report::new(&run.plan, recording, &run.schedule, interrupted, &window))
 }
 
-/// Carries out a plan which is one of several that belong together: they make no sense if not one
-/// connection opens.
-pub(crate) fn run_opened(
-    plan: Plan,
-    interrupted: &AtomicBool,
-    progress: &mut Progress,
-) -> Result<Report, RunError> {
-    let report = run(plan, interrupted, progress)?;
-    match report.not_opened() {
-        Some(warning) if report.connections.opened == 0 && !report.interrupted => {
-            Err(RunError::NotOpened(warning))
-        }
-        _ => Ok(report),
-    }
-}
-
 struct Run<'r> {
     plan: Arc<Plan>,
     schedule: Arc<Schedule>,

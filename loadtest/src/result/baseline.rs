@@ -9,8 +9,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use super::measurement::{Measurement, Ratios};
-use crate::text::warning::{Warning, WarningCode};
+use super::measurement::{Measured, Measurement, Ratios};
+use crate::{
+    plan::condition::metric::Metric,
+    text::warning::{Warning, WarningCode},
+};
 
 /// What two runs have in common if they can be compared: names in the JSON of their results. How
 /// long they took is not among it, nor where the server was.
@@ -83,7 +86,9 @@ impl Baseline {
         BaselineReport {
             file,
             began: result.began,
-            ratios: Ratios::new(|metric| measurement.ratio(&result.measurement, metric)),
+            ratios: Ratios::new(&Metric::ALL, |metric| {
+                measurement.ratio(&result.measurement, metric)
+            }),
             earlier: result.measurement,
             differences: differences(&json, now),
         }

@@ -60,7 +60,7 @@ impl fmt::Display for Check {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::result::measurement::{Measurement, examples::measurement};
+    use crate::result::measurement::{Measured, Measurement, examples::measurement};
 
     #[test]
     fn failures_are_bounds_from_either_side() {

@@ -15,8 +15,9 @@ use crate::{
 pub struct Ratios<T>(Vec<(Metric, T)>);
 
 impl<T> Ratios<T> {
-    pub(crate) fn new(ratio: impl Fn(Metric) -> Option<T>) -> Self {
-        let metrics = Metric::ALL.into_iter().filter(|metric| metric.has_ratio());
+    /// Those of `metrics` that have one.
+    pub(crate) fn new(metrics: &[Metric], ratio: impl Fn(Metric) -> Option<T>) -> Self {
+        let metrics = metrics.iter().copied().filter(|metric| metric.has_ratio());
         Self(metrics.filter_map(|metric| Some((metric, ratio(metric)?))).collect())
     }
 
@@ -35,6 +36,29 @@ impl<T: Serialize> Serialize for Ratios<T> {
     }
 }
 
+/// What conditions are held against.
+pub(crate) trait Measured {
+    /// A metric's value, in microseconds if it is a time; `None` if it was not measured.
+    fn value(&self, metric: Metric) -> Option<f64>;
+
+    /// Whether a goal holds. It does not, if its metric was not measured.
+    fn meets(&self, goal: &Condition) -> bool {
+        self.value(goal.subject().metric).is_some_and(|value| goal.holds(value))
+    }
+
+    /// What the metric of a goal was, in words.
+    fn describe(&self, goal: &Condition) -> String {
+        goal.describe(self.value(goal.subject().metric))
+    }
+
+    /// A metric's value, divided by what it is in `other`; `None` if either is not measured, or
+    /// zero, which tells nothing of how much more the other is.
+    fn ratio(&self, other: &Self, metric: Metric) -> Option<f64> {
+        let ratio = self.value(metric)? / other.value(metric)?;
+        (ratio.is_finite() && ratio > 0.0).then_some(ratio)
+    }
+}
+
 /// Those figures of a run that conditions are about, with the names of its JSON.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Measurement {
@@ -49,9 +73,8 @@ pub struct Measurement {
     pub(crate) server: Option<UsageReport>,
 }
 
-impl Measurement {
-    /// A metric's value, in microseconds if it is a time; `None` if it was not measured.
-    pub(crate) fn value(&self, metric: Metric) -> Option<f64> {
+impl Measured for Measurement {
+    fn value(&self, metric: Metric) -> Option<f64> {
         let latency = |value: fn(&LatencyReport) -> f64| self.latency_us.as_ref().map(value);
         match metric {
             Metric::P50 => latency(|latency| latency.p50),
@@ -75,23 +98,6 @@ impl Measurement {
             | Metric::HandshakeP99_9
             | Metric::HandshakeMax => None,
         }
-    }
-
-    /// Whether a goal holds. It does not, if its metric was not measured.
-    pub(crate) fn meets(&self, goal: &Condition) -> bool {
-        self.value(goal.subject().metric).is_some_and(|value| goal.holds(value))
-    }
-
-    /// What the metric of a goal was, in words.
-    pub(crate) fn describe(&self, goal: &Condition) -> String {
-        goal.describe(self.value(goal.subject().metric))
-    }
-
-    /// A metric's value, divided by what it is in `other`; `None` if either is not measured, or
-    /// zero, which tells nothing of how much more the other is.
-    pub(crate) fn ratio(&self, other: &Self, metric: Metric) -> Option<f64> {
-        let ratio = self.value(metric)? / other.value(metric)?;
-        (ratio.is_finite() && ratio > 0.0).then_some(ratio)
     }
 }
 
@@ -124,7 +130,7 @@ mod tests {
     #[test]
     fn ratios_are_of_what_both_have() {
         let now = Measurement { messages_per_second: 6000.0, ..measurement() };
-        let ratios = Ratios::new(|metric| now.ratio(&measurement(), metric));
+        let ratios = Ratios::new(&Metric::ALL, |metric| now.ratio(&measurement(), metric));
         assert_eq!(ratios.get(Metric::MessagesPerSecond), Some(&1.2));
         assert_eq!(ratios.get(Metric::ServerCpuPerMessage), None);
         let names: Vec<&str> = ratios.iter().map(|(metric, _)| metric.name()).collect();

@@ -13,7 +13,10 @@ use std::{
 use socket2::SockRef;
 
 use crate::{
-    invocation::{Files, Outcome, assert_matches, assert_same_shapes, program, temporary},
+    invocation::{
+        Files, Outcome, assert_matches, assert_matches_definition_of, assert_same_shapes, program,
+        temporary,
+    },
     servers::{Server, accepting_response, corrupted, tls_server},
 };
 
@@ -83,8 +86,8 @@ fn what_a_run_reports_too_has_the_same_shape() {
     let parts = [
         ("/$defs/latency", "/$defs/latency"),
         ("/properties/wrong_echoes", "/$defs/wrong_echoes"),
-        ("/properties/errors/required", "/$defs/errors/required"),
-        ("/properties/checks", "/$defs/checks"),
+        ("/$defs/errors/required", "/$defs/errors/required"),
+        ("/$defs/checks", "/$defs/checks"),
         ("/properties/host", "/properties/host"),
     ];
     assert_same_shapes(SCHEMA, &parts);
@@ -395,4 +398,75 @@ fn a_file_that_turns_out_not_to_be_writable_costs_no_other_result() {
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("error: cannot write --csv /dev/full: No space left"), "{stderr}");
     assert!(files.read("html").ends_with("</html>"));
+}
+
+/// Runs `search churn` or `compare churn`, and checks its result against the schema.
+fn many(mode: &str, urls: &str, arguments: &str) -> Outcome {
+    let short = "-c 2 --warmup 0s --duration 300ms --json -";
+    let output = program(&format!("{mode} churn {urls} {short} {arguments}")).output().unwrap();
+    let outcome = Outcome::read_any(&output);
+    assert_matches_definition_of(&outcome.report, SCHEMA, mode);
+    outcome
+}
+
+#[test]
+fn the_highest_rate_of_cycles_is_searched_under_a_target() {
+    let server = Server::honest();
+    let flags = "--slo p99<9s --slo handshake.p99<9s --start-rate 20 --max-rate 30 --confirm 1";
+    let outcome = many("search", &server.url(), flags);
+    let probes = outcome.report["probes"].as_array().unwrap();
+    assert!(probes.iter().all(|probe| probe["rate"].as_f64() <= Some(30.0)), "{probes:#?}");
+    // On a busy machine a trial may miss.
+    if let Some(rate) = outcome.report["rate"].as_f64() {
+        let met = |probe: &serde_json::Value| {
+            probe["rate"].as_f64() == Some(rate) && probe["verdict"] == "met"
+        };
+        assert!(probes.iter().any(met), "{probes:#?}");
+    }
+    let is_confirmed = outcome.report["confirmed"] == true;
+    assert_eq!(outcome.code, Some(i32::from(!is_confirmed)));
+}
+
+#[test]
+fn cycles_that_go_wrong_meet_no_target() {
+    let server = Server::answering(|_, message| vec![corrupted(message, 20, 1)]);
+    let outcome = many("search", &server.url(), "--slo handshake.p99<9s --start-rate 10");
+    assert!(outcome.report["rate"].is_null());
+    let reasons = outcome.report["probes"][0]["reasons"].as_array().unwrap();
+    assert!(reasons[0].as_str().unwrap().ends_with(" errors"), "{reasons:?}");
+    assert_eq!(outcome.code, Some(1));
+}
+
+#[test]
+fn two_servers_are_compared_by_their_cycles() {
+    let (a, b) = (Server::honest(), Server::honest());
+    let urls = format!("{} {}", a.url(), b.url());
+    let flags = "--rounds 2 --messages 2 --fail-if errors>0 --fail-if ratio.handshake.p99>9999";
+    let outcome = many("compare", &urls, flags);
+    assert_eq!(outcome.report["messages_per_cycle"], 2);
+    for side in ["a", "b"] {
+        assert_eq!(outcome.report[side]["rounds"].as_array().unwrap().len(), 2);
+    }
+    let value = outcome.report["ratios"]["handshake.p99"]["estimate"].as_f64();
+    assert!(value > Some(0.0), "{:#}", outcome.report);
+    assert_eq!(outcome.report["checks"][1]["value"].as_f64(), value);
+    assert_eq!(outcome.code, Some(0), "{:#}\n{}", outcome.report, outcome.stderr);
+    assert!(a.received() > 0 && b.received() > 0);
+}
+
+#[test]
+fn where_nobody_listens_no_cycles_are_searched_or_compared() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("ws://{nobody}/");
+    let short = "-c 1 --warmup 0s --duration 100ms";
+    for arguments in [
+        format!("search churn {url} --slo p99<1s {short}"),
+        format!("compare churn {url} {url} {short}"),
+    ] {
+        let output = program(&arguments).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        let message = format!("error: no connection to {url} could be opened: connect: ");
+        assert!(stderr.contains(&message), "{stderr}");
+    }
 }

@@ -138,7 +138,13 @@ pub(crate) fn assert_matches_schema(report: &Value) {
 /// Asserts that the result of a subcommand is as the schema's definition `name` says.
 #[track_caller]
 pub(crate) fn assert_matches_definition(report: &Value, name: &str) {
-    let mut schema: Value = serde_json::from_str(include_str!("../../report.schema.json")).unwrap();
+    assert_matches_definition_of(report, include_str!("../../report.schema.json"), name);
+}
+
+/// The same of the definition `name` in `schema`.
+#[track_caller]
+pub(crate) fn assert_matches_definition_of(report: &Value, schema: &str, name: &str) {
+    let mut schema: Value = serde_json::from_str(schema).unwrap();
     let definitions = schema["$defs"].take();
     let schema = json!({ "$ref": format!("#/$defs/{name}"), "$defs": definitions });
     assert_matches(report, &schema.to_string());

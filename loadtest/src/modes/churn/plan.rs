@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::{
     payload::PayloadPlan,
     plan::{Load, Wait, threads::ThreadPlan},
+    result::report::EachRun,
     wire::connector::Connector,
 };
 
@@ -38,6 +39,19 @@ pub struct ChurnPlan {
     pub threads: ThreadPlan,
     /// The server's process, if its CPU time and memory are to be measured.
     pub server_pid: Option<u32>,
+}
+
+impl From<&ChurnPlan> for EachRun {
+    fn from(plan: &ChurnPlan) -> Self {
+        Self {
+            connections: plan.connections,
+            messages_per_cycle: Some(plan.messages),
+            payload: plan.payload.source.to_string(),
+            warmup_seconds: plan.warmup.as_secs_f64(),
+            duration_seconds: plan.duration.as_secs_f64(),
+            warnings: Vec::new(),
+        }
+    }
 }
 
 /// How a cycle ends.

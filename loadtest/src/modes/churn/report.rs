@@ -28,6 +28,7 @@ use crate::{
     result::{
         check::Check,
         host::Host,
+        measurement::Measured,
         report::{
             Provenance, SEND_LAG_MAX, generator_saturated, none_opened, shared_cpus, write_errors,
         },
@@ -201,37 +202,14 @@ impl ChurnReport {
 
     /// Adds whether the conditions hold.
     pub fn conclude(&mut self, conditions: &[Condition]) {
-        let check = |condition| Check::new(condition, |metric| self.value(metric), |_| None);
+        let measurement = CycleMeasurement::from(&*self);
+        let check = |condition| Check::new(condition, |metric| measurement.value(metric), |_| None);
         self.checks = conditions.iter().map(check).collect();
     }
 
     /// Whether there were cycles, and all went as they should.
     pub fn is_success(&self) -> bool {
         self.errors.total == 0 && self.cycles > 0
-    }
-
-    /// A metric's value, in microseconds if it is a time; `None` if it was not measured.
-    fn value(&self, metric: Metric) -> Option<f64> {
-        let (cycle, handshake) = (self.cycle_us, self.handshake_us);
-        match metric {
-            Metric::P50 => Some(cycle?.p50),
-            Metric::P90 => Some(cycle?.p90),
-            Metric::P99 => Some(cycle?.p99),
-            Metric::P99_9 => Some(cycle?.p99_9),
-            Metric::P99_99 => Some(cycle?.p99_99),
-            Metric::Max => Some(cycle?.max),
-            Metric::Mean => Some(cycle?.mean),
-            Metric::HandshakeP50 => Some(handshake?.p50),
-            Metric::HandshakeP90 => Some(handshake?.p90),
-            Metric::HandshakeP99 => Some(handshake?.p99),
-            Metric::HandshakeP99_9 => Some(handshake?.p99_9),
-            Metric::HandshakeMax => Some(handshake?.max),
-            Metric::CyclesPerSecond => Some(self.cycles_per_second),
-            Metric::ServerCpuPerCycle => Some(self.server?.cpu_us_per_cycle?.total),
-            Metric::Errors => Some(self.errors.total as f64),
-            // Messages are no measure of cycles.
-            Metric::MessagesPerSecond | Metric::ServerCpuPerMessage => None,
-        }
     }
 
     fn doubts(&self, plan: &ChurnPlan, window: &WindowUsage) -> Vec<Warning> {
@@ -325,6 +303,53 @@ impl ChurnReport {
             writeln!(f, "  interrupted: only what was measured until then")?;
         }
         Ok(())
+    }
+}
+
+/// Those figures of a churn that conditions are about, with the names of its JSON.
+#[derive(Clone, Debug, Serialize)]
+pub struct CycleMeasurement {
+    /// Correct cycles in a second.
+    pub(crate) cycles_per_second: f64,
+    /// Times to the end of the opening handshake.
+    pub(crate) handshake_us: Option<LatencyReport>,
+    /// Times to the end of the cycle.
+    pub(crate) cycle_us: Option<LatencyReport>,
+    /// Errors in all.
+    pub(crate) errors: ErrorCounts,
+    /// What the server used, if its process was named.
+    pub(crate) server: Option<CycleUsage>,
+}
+
+impl From<&ChurnReport> for CycleMeasurement {
+    fn from(report: &ChurnReport) -> Self {
+        let ChurnReport { cycles_per_second, handshake_us, cycle_us, errors, server, .. } = *report;
+        Self { cycles_per_second, handshake_us, cycle_us, errors, server }
+    }
+}
+
+impl Measured for CycleMeasurement {
+    fn value(&self, metric: Metric) -> Option<f64> {
+        let (cycle, handshake) = (self.cycle_us, self.handshake_us);
+        match metric {
+            Metric::P50 => Some(cycle?.p50),
+            Metric::P90 => Some(cycle?.p90),
+            Metric::P99 => Some(cycle?.p99),
+            Metric::P99_9 => Some(cycle?.p99_9),
+            Metric::P99_99 => Some(cycle?.p99_99),
+            Metric::Max => Some(cycle?.max),
+            Metric::Mean => Some(cycle?.mean),
+            Metric::HandshakeP50 => Some(handshake?.p50),
+            Metric::HandshakeP90 => Some(handshake?.p90),
+            Metric::HandshakeP99 => Some(handshake?.p99),
+            Metric::HandshakeP99_9 => Some(handshake?.p99_9),
+            Metric::HandshakeMax => Some(handshake?.max),
+            Metric::CyclesPerSecond => Some(self.cycles_per_second),
+            Metric::ServerCpuPerCycle => Some(self.server?.cpu_us_per_cycle?.total),
+            Metric::Errors => Some(self.errors.total as f64),
+            // Messages are no measure of cycles.
+            Metric::MessagesPerSecond | Metric::ServerCpuPerMessage => None,
+        }
     }
 }
 

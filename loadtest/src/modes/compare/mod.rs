@@ -14,10 +14,7 @@ use self::{
     plan::ComparePlan,
     report::{CompareReport, Round},
 };
-use crate::{
-    modes::run::{RunError, run_opened},
-    result::progress::Progress,
-};
+use crate::{modes::run::RunError, result::progress::Progress};
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +39,7 @@ pub fn run(
     for number in 0..plan.rounds {
         for side in order(number) {
             let run = plan.runs[side as usize].clone();
-            let round = Round::from(run_opened(run, interrupted, progress)?);
+            let round = Round::from(&run.carry_out(interrupted, progress)?);
             if interrupted.load(Relaxed) {
                 return Ok(CompareReport::new(plan, rounds, Some(round)));
             }

@@ -10,16 +10,15 @@ use super::{
     plan::ComparePlan,
 };
 use crate::{
-    count::latency_report::LatencyReport,
-    plan::{Plan, condition::metric::Metric},
+    modes::trial::{Figures, Floor, TrialPlan, TrialReport, Usage},
+    plan::{Exchange, condition::metric::Metric},
     result::{
         check::Check,
-        measurement::{Measurement, Ratios},
-        report::{EachRun, Report, VERSION, floor_in_words},
-        usage::UsageReport,
+        measurement::{Measured, Ratios},
+        report::{EachRun, VERSION},
     },
     text::{
-        numbers::{counted, grouped},
+        numbers::{counted, grouped, rate},
         warning::Warning,
     },
 };
@@ -38,7 +37,7 @@ pub struct CompareReport {
     pub each_run: EachRun,
     /// Latency of an echo that takes as little time as can be: the generator's own part, which is
     /// in the latencies of both; `None` if it was not measured.
-    pub floor_us: Option<LatencyReport>,
+    pub floor_us: Option<Floor>,
     /// Whether somebody ended it early; incomplete rounds are left out.
     pub interrupted: bool,
     /// Which part of the resamples lies within the intervals.
@@ -72,20 +71,20 @@ pub struct Round {
     pub began: String,
     /// What was measured.
     #[serde(flatten)]
-    pub measurement: Measurement,
+    pub figures: Figures,
     /// What the generator used.
-    pub generator: Option<UsageReport>,
+    pub generator: Option<Usage>,
     /// What somebody should know who is about to believe it.
     pub warnings: Vec<Warning>,
 }
 
-impl From<Report> for Round {
-    fn from(report: Report) -> Self {
+impl From<&TrialReport> for Round {
+    fn from(report: &TrialReport) -> Self {
         Self {
-            measurement: (&report).into(),
-            began: report.began,
-            generator: report.generator,
-            warnings: report.warnings,
+            figures: report.figures(),
+            began: report.began().to_owned(),
+            generator: report.generator(),
+            warnings: report.warnings().to_vec(),
         }
     }
 }
@@ -102,13 +101,13 @@ impl CompareReport {
         let complete = a.len().min(b.len());
         let left_out = a.split_off(complete).into_iter().chain(b.split_off(complete));
         let left_out = left_out.chain(interrupted);
-        let errors_left_out = left_out.map(|run| run.measurement.errors.total).sum();
-        let ratios = Ratios::new(|metric| {
-            let ratio = |(a, b): (&Round, &Round)| b.measurement.ratio(&a.measurement, metric);
+        let errors_left_out = left_out.map(|run| run.figures.errors().total).sum();
+        let ratios = Ratios::new(metrics_of(plan.runs[0].of()), |metric| {
+            let ratio = |(a, b): (&Round, &Round)| b.figures.ratio(&a.figures, metric);
             let ratios: Option<Vec<f64>> = a.iter().zip(&b).map(ratio).collect();
             Interval::new(&ratios?, plan.seed)
         });
-        let side = |run: &Plan, rounds| SideReport { url: run.connector.url().to_owned(), rounds };
+        let side = |run: &TrialPlan, rounds| SideReport { url: run.url().to_owned(), rounds };
         let [a, b] = [side(&plan.runs[0], a), side(&plan.runs[1], b)];
         let checks = plan.fail_if.iter().map(|condition| {
             let estimate = |metric| ratios.get(metric).map(|ratio: &Interval| ratio.estimate);
@@ -119,7 +118,7 @@ impl CompareReport {
             checks: checks.collect(),
             a,
             b,
-            each_run: (&plan.runs[0]).into(),
+            each_run: plan.runs[0].each_run(),
             floor_us: None,
             errors_left_out,
             interrupted: is_interrupted,
@@ -131,7 +130,7 @@ impl CompareReport {
     }
 
     /// Adds the generator's own part of latency, or why that is not known.
-    pub fn add_floor(&mut self, floor: Result<LatencyReport, Warning>) {
+    pub fn add_floor(&mut self, floor: Result<Floor, Warning>) {
         match floor {
             Ok(floor) => self.floor_us = Some(floor),
             Err(warning) => self.each_run.warnings.push(warning),
@@ -142,9 +141,8 @@ impl CompareReport {
     /// that are left out.
     pub fn is_success(&self) -> bool {
         let rounds = || self.a.rounds.iter().chain(&self.b.rounds);
-        let correct = |round: &Round| {
-            round.measurement.errors.total == 0 && round.measurement.messages_per_second > 0.0
-        };
+        let correct =
+            |round: &Round| round.figures.errors().total == 0 && round.figures.per_second() > 0.0;
         self.errors_left_out == 0 && rounds().next().is_some() && rounds().all(correct)
     }
 
@@ -167,13 +165,21 @@ impl CompareReport {
 impl SideReport {
     /// The sum of errors; of everything else the median over the rounds, if all measured it.
     fn value(&self, metric: Metric) -> Option<f64> {
-        let values = self.rounds.iter().map(|round| round.measurement.value(metric));
+        let values = self.rounds.iter().map(|round| round.figures.value(metric));
         let values: Vec<f64> = values.collect::<Option<_>>()?;
         if metric == Metric::Errors { Some(values.iter().sum()) } else { median(values) }
     }
 
     fn show(&self, metric: Metric) -> String {
         self.value(metric).map_or_else(String::new, |value| metric.show(value))
+    }
+}
+
+/// The metrics of what a load is of.
+fn metrics_of(of: Exchange) -> &'static [Metric] {
+    match of {
+        Exchange::Message => &Metric::ALL,
+        Exchange::Cycle => &Metric::OF_CYCLES,
     }
 }
 
@@ -222,7 +228,7 @@ impl fmt::Display for CompareReport {
             self.seed
         )?;
         if let Some(floor) = &self.floor_us {
-            writeln!(f, "  floor: {}", floor_in_words(floor))?;
+            writeln!(f, "  floor: {floor}")?;
         }
         self.checks.iter().try_for_each(|check| writeln!(f, "  {check}"))
     }
@@ -230,8 +236,8 @@ impl fmt::Display for CompareReport {
 
 impl fmt::Display for Round {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rate = Metric::MessagesPerSecond;
-        write!(f, "{} messages/s", rate.show(self.measurement.messages_per_second))
+        let (rate, of) = (rate(self.figures.per_second()), self.figures.of().plural());
+        write!(f, "{rate} {of}/s")
     }
 }
 

@@ -1,5 +1,5 @@
 //! The highest rate that a server sustains under goals such as `p99<2ms`: each trial of a rate is a
-//! run of its own, on new connections, in an open loop.
+//! run of its own, on new connections, in an open loop; of messages, or of cycles.
 //!
 //! [`bisection`] decides what is tried, [`verdict`] how it went, [`report`] says what came of it.
 //! Here these are put together, and nothing is decided but that a search makes no sense.
@@ -17,11 +17,7 @@ use self::{
     report::{Probe, SearchReport},
     verdict::{Observation, Verdict, judge},
 };
-use crate::{
-    modes::run::{RunError, run_opened},
-    plan::{Load, Plan, rate::Rate},
-    result::progress::Progress,
-};
+use crate::{modes::run::RunError, result::progress::Progress};
 
 /// Carries out a search. When `interrupted` becomes true, it ends with what is known then.
 pub fn run(
@@ -36,8 +32,7 @@ pub fn run(
             Ok(trial) => trial,
             Err(answer) => break answer,
         };
-        let load = Load::Open(Rate::constant(trial.rate));
-        let report = run_opened(Plan { load, ..plan.run.clone() }, interrupted, progress)?;
+        let report = plan.run.at_rate(trial.rate).carry_out(interrupted, progress)?;
         if interrupted.load(Relaxed) {
             break bisection.answer(Limit::Interrupted);
         }
@@ -49,7 +44,7 @@ pub fn run(
         {
             return Err(RunError::NotOpened(warning));
         }
-        let probe = Probe::new(trial.rate, trial.stage, verdict, reasons, report);
+        let probe = Probe::new(trial.rate, trial.stage, verdict, reasons, &report);
         progress.note(&probe.to_string());
         probes.push(probe);
         bisection.record(verdict);

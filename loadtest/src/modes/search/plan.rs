@@ -1,13 +1,13 @@
 //! What is searched, and how.
 
 use super::bisection::Settings;
-use crate::plan::{Plan, condition::Condition};
+use crate::{modes::trial::TrialPlan, plan::condition::Condition};
 
 /// A search that is to be made.
 #[derive(Debug)]
 pub struct SearchPlan {
     /// The run of each trial, but for its rate.
-    pub run: Plan,
+    pub run: TrialPlan,
     /// Conditions that a rate has to meet, at least one.
     pub goals: Vec<Condition>,
     /// How the search goes.

@@ -12,12 +12,9 @@ use super::{
 };
 use crate::{
     count::latency_report::LatencyReport,
-    plan::condition::Condition,
-    result::{
-        measurement::Measurement,
-        report::{EachRun, OpenLoopReport, Report, VERSION, floor_in_words},
-        usage::UsageReport,
-    },
+    modes::trial::{Figures, Floor, Planned, TrialReport, Usage},
+    plan::{Exchange, condition::Condition},
+    result::report::{EachRun, VERSION},
     text::{
         numbers::{counted, rate, rounded},
         warning::Warning,
@@ -37,7 +34,7 @@ pub struct SearchReport {
     pub precision: f64,
     /// How often the answer was to be confirmed.
     pub confirmations: usize,
-    /// The highest rate that met the goals, in messages a second; `None` if none did.
+    /// The highest rate that met the goals, in messages or cycles a second; `None` if none did.
     pub rate: Option<f64>,
     /// Whether all runs that had to confirm that have.
     pub confirmed: bool,
@@ -48,7 +45,10 @@ pub struct SearchReport {
     pub each_run: EachRun,
     /// Latency of an echo that takes as little time as can be: the generator's own part, at any
     /// rate; `None` if it was not measured.
-    pub floor_us: Option<LatencyReport>,
+    pub floor_us: Option<Floor>,
+    /// What the rates are of.
+    #[serde(skip)]
+    pub of: Exchange,
     /// In the order in which they were run.
     pub probes: Vec<Probe>,
 }
@@ -56,7 +56,7 @@ pub struct SearchReport {
 /// A run at one rate.
 #[derive(Debug, Serialize)]
 pub struct Probe {
-    /// Messages a second, as planned.
+    /// Messages or cycles a second, as planned.
     pub rate: f64,
     /// What it was for.
     pub stage: Stage,
@@ -66,11 +66,11 @@ pub struct Probe {
     pub reasons: Vec<String>,
     /// What was measured.
     #[serde(flatten)]
-    pub measurement: Measurement,
+    pub figures: Figures,
     /// How well the plan was kept.
-    pub open_loop: Option<OpenLoopReport>,
+    pub open_loop: Option<Planned>,
     /// What the generator used.
-    pub generator: Option<UsageReport>,
+    pub generator: Option<Usage>,
     /// What somebody should know who is about to believe it.
     pub warnings: Vec<Warning>,
 }
@@ -81,17 +81,17 @@ impl Probe {
         stage: Stage,
         verdict: Verdict,
         reasons: Vec<String>,
-        report: Report,
+        report: &TrialReport,
     ) -> Self {
         Self {
             rate,
             stage,
             verdict,
             reasons,
-            measurement: (&report).into(),
-            open_loop: report.open_loop,
-            generator: report.generator,
-            warnings: report.warnings,
+            figures: report.figures(),
+            open_loop: report.open_loop(),
+            generator: report.generator(),
+            warnings: report.warnings().to_vec(),
         }
     }
 }
@@ -101,21 +101,22 @@ impl SearchReport {
         let SearchPlan { run, goals, settings: Settings { precision, confirmations, .. } } = plan;
         Self {
             version: VERSION,
-            url: run.connector.url().to_owned(),
+            url: run.url().to_owned(),
             slo: goals.clone(),
             precision: *precision,
             confirmations: *confirmations,
             rate: answer.rate,
             confirmed: answer.confirmed,
             limited_by: answer.limit,
-            each_run: run.into(),
+            each_run: run.each_run(),
+            of: run.of(),
             floor_us: None,
             probes,
         }
     }
 
     /// Adds the generator's own part of latency, or why that is not known.
-    pub fn add_floor(&mut self, floor: Result<LatencyReport, Warning>) {
+    pub fn add_floor(&mut self, floor: Result<Floor, Warning>) {
         match floor {
             Ok(floor) => self.floor_us = Some(floor),
             Err(warning) => self.each_run.warnings.push(warning),
@@ -135,7 +136,9 @@ impl SearchReport {
     fn write_answer(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.rate {
             None => write!(f, "  no rate met the target")?,
-            Some(per_second) => write!(f, "  sustained   {} messages/s", rate(per_second))?,
+            Some(per_second) => {
+                write!(f, "  sustained   {} {}/s", rate(per_second), self.of.plural())?;
+            }
         }
         if self.confirmed {
             write!(f, ", confirmed by {}", counted(self.confirmations as u64, "run"))?;
@@ -174,7 +177,7 @@ impl fmt::Display for SearchReport {
             rounded(self.precision * 100.0)
         )?;
         if let Some(floor) = &self.floor_us {
-            writeln!(f, "  floor       {}", floor_in_words(floor))?;
+            writeln!(f, "  floor       {floor}")?;
         }
         writeln!(f)?;
         for probe in &self.probes {
@@ -192,8 +195,9 @@ impl fmt::Display for Probe {
             Stage::Bisect => "bisect",
             Stage::Confirm => "confirm",
         };
-        write!(f, "  {stage:<8} {:>11} messages/s", rate(self.rate))?;
-        if let Some(LatencyReport { p50, p99, max, .. }) = self.measurement.latency_us {
+        let of = self.figures.of().plural();
+        write!(f, "  {stage:<8} {:>11} {of}/s", rate(self.rate))?;
+        if let Some(LatencyReport { p50, p99, max, .. }) = self.figures.latency() {
             write!(f, "  p50 {p50:.1}  p99 {p99:.1}  max {max:.1} us")?;
         }
         match self.verdict {

@@ -5,17 +5,20 @@
 use serde::Serialize;
 
 use crate::{
-    count::latency_report::LatencyReport,
-    plan::condition::{Condition, metric::Metric},
-    result::{measurement::Measurement, report::Report},
+    modes::trial::{Figures, Planned, TrialReport},
+    plan::{
+        Exchange,
+        condition::{Condition, metric::Metric},
+    },
+    result::measurement::{Measured, Measurement},
     text::{
         numbers::{counted, grouped},
         warning::WarningCode,
     },
 };
 
-/// A server that echoes less than this part of what is planned does not keep up.
-const ECHOED_MIN: f64 = 0.99;
+/// A server that has less than this part of what is planned done in time does not keep up.
+const DONE_MIN: f64 = 0.99;
 
 /// How a trial of a rate went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -32,27 +35,37 @@ pub enum Verdict {
 /// Those figures of a run that decide about its rate.
 #[derive(Clone, Debug)]
 pub(crate) struct Observation {
-    measurement: Measurement,
-    /// Messages that were planned in the measured window.
+    figures: Figures,
+    /// What was planned in the measured window, and how much of it was done there.
     planned: u64,
-    echoed: u64,
+    done: u64,
     unsent: u64,
-    /// Latency from the instant of sending, which leaves out how late the generator was.
-    from_send: Option<LatencyReport>,
+    /// The figures with the latency from the instant of sending, which leaves out how late the
+    /// generator was; `None` of cycles, which are late because all connections are in use.
+    from_send: Option<Figures>,
     saturated: bool,
     late: bool,
 }
 
-impl From<&Report> for Observation {
-    fn from(report: &Report) -> Self {
-        let open_loop = report.open_loop.as_ref();
-        let warned = |code| report.warnings.iter().any(|warning| warning.code == code);
+impl From<&TrialReport> for Observation {
+    fn from(report: &TrialReport) -> Self {
+        let (done, from_send) = match report {
+            TrialReport::Messages(report) => {
+                let open_loop = report.open_loop.as_ref();
+                let latency_us = open_loop.and_then(|it| it.uncorrected_latency_us);
+                let measurement = Measurement { latency_us, ..(&**report).into() };
+                (report.messages, Some(Figures::Messages(measurement)))
+            }
+            TrialReport::Cycles(report) => (report.cycles, None),
+        };
+        let planned = report.open_loop();
+        let warned = |code| report.warnings().iter().any(|warning| warning.code == code);
         Self {
-            measurement: report.into(),
-            planned: open_loop.map_or(0, |open_loop| open_loop.planned),
-            echoed: report.messages,
-            unsent: open_loop.map_or(0, |open_loop| open_loop.unsent),
-            from_send: open_loop.and_then(|open_loop| open_loop.uncorrected_latency_us),
+            figures: report.figures(),
+            planned: planned.as_ref().map_or(0, Planned::planned),
+            done,
+            unsent: planned.as_ref().map_or(0, Planned::undone),
+            from_send,
             saturated: warned(WarningCode::GeneratorSaturated),
             late: warned(WarningCode::SendLag),
         }
@@ -64,21 +77,25 @@ impl From<&Report> for Observation {
 /// Without a goal on errors there may be none. Whatever the goals, a rate that is not kept up is
 /// missed.
 pub(crate) fn judge(observation: &Observation, goals: &[Condition]) -> (Verdict, Vec<String>) {
-    let Observation { measurement, planned, echoed, unsent, .. } = observation;
+    let Observation { figures, planned, done, unsent, .. } = observation;
+    let (sent, in_time) = match figures.of() {
+        Exchange::Message => ("sent", "echoed in time"),
+        Exchange::Cycle => ("begun", "ended in time"),
+    };
     let mut reasons: Vec<String> = goals
         .iter()
-        .filter(|goal| !measurement.meets(goal))
-        .map(|goal| measurement.describe(goal))
+        .filter(|goal| !figures.meets(goal))
+        .map(|goal| figures.describe(goal))
         .collect();
-    let errors = measurement.errors.total;
+    let errors = figures.errors().total;
     if errors > 0 && !goals.iter().any(|goal| goal.subject().metric == Metric::Errors) {
         reasons.push(counted(errors, "error"));
     }
     if *unsent > 0 {
-        reasons.push(format!("{} of {} not sent", grouped(*unsent), grouped(*planned)));
+        reasons.push(format!("{} of {} not {sent}", grouped(*unsent), grouped(*planned)));
     } else if !observation.is_kept_up() {
-        let (echoed, planned) = (grouped(*echoed), grouped(*planned));
-        reasons.push(format!("only {echoed} of {planned} echoed in time"));
+        let (done, planned) = (grouped(*done), grouped(*planned));
+        reasons.push(format!("only {done} of {planned} {in_time}"));
     }
     let verdict = match reasons.len() {
         0 => Verdict::Met,
@@ -91,23 +108,25 @@ pub(crate) fn judge(observation: &Observation, goals: &[Condition]) -> (Verdict,
 impl Observation {
     /// Whether what was planned was sent, and echoed in time.
     fn is_kept_up(&self) -> bool {
-        self.unsent == 0 && self.echoed as f64 >= self.planned as f64 * ECHOED_MIN
+        self.unsent == 0 && self.done as f64 >= self.planned as f64 * DONE_MIN
     }
 
     /// Whether a miss may be due to the generator: it had no time left, or the server kept up and
     /// the goals were missed only because messages were sent late.
     fn tells_of_the_generator(&self, goals: &[Condition]) -> bool {
-        let from_send = Measurement { latency_us: self.from_send, ..self.measurement.clone() };
-        let made_by_lag =
-            self.is_kept_up() && self.late && goals.iter().all(|goal| from_send.meets(goal));
-        self.measurement.errors.total == 0 && (self.saturated || made_by_lag)
+        let met_from_send = self
+            .from_send
+            .as_ref()
+            .is_some_and(|from_send| goals.iter().all(|goal| from_send.meets(goal)));
+        let made_by_lag = self.is_kept_up() && self.late && met_from_send;
+        self.figures.errors().total == 0 && (self.saturated || made_by_lag)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::count::errors::ErrorCounts;
+    use crate::count::{errors::ErrorCounts, latency_report::LatencyReport};
 
     fn latency(p99: f64) -> LatencyReport {
         LatencyReport {
@@ -123,19 +142,23 @@ mod tests {
         }
     }
 
+    fn figures(p99: f64, errors: ErrorCounts) -> Figures {
+        Figures::Messages(Measurement {
+            messages_per_second: 1000.0,
+            latency_us: Some(latency(p99)),
+            errors,
+            server: None,
+        })
+    }
+
     /// A run of 1000 planned messages in which nothing went wrong.
     fn observed(p99: f64) -> Observation {
         Observation {
-            measurement: Measurement {
-                messages_per_second: 1000.0,
-                latency_us: Some(latency(p99)),
-                errors: ErrorCounts::default(),
-                server: None,
-            },
+            figures: figures(p99, ErrorCounts::default()),
             planned: 1000,
-            echoed: 1000,
+            done: 1000,
             unsent: 0,
-            from_send: Some(latency(p99)),
+            from_send: Some(figures(p99, ErrorCounts::default())),
             saturated: false,
             late: false,
         }
@@ -158,20 +181,21 @@ mod tests {
 
     #[test]
     fn a_rate_that_is_not_kept_up_is_missed_whatever_the_goals() {
-        let behind = Observation { echoed: 989, ..observed(10.0) };
+        let behind = Observation { done: 989, ..observed(10.0) };
         let reason = "only 989 of 1,000 echoed in time".to_owned();
         assert_eq!(judged(&behind, &["p50<1s"]), (Verdict::Missed, reason));
         let unsent = Observation { unsent: 1, ..observed(10.0) };
         let reason = "1 of 1,000 not sent".to_owned();
         assert_eq!(judged(&unsent, &["p50<1s"]), (Verdict::Missed, reason));
-        let on_its_way = Observation { echoed: 990, ..observed(10.0) };
+        let on_its_way = Observation { done: 990, ..observed(10.0) };
         assert_eq!(judged(&on_its_way, &["p50<1s"]).0, Verdict::Met);
     }
 
     #[test]
     fn errors_miss_unless_a_goal_says_how_many_may_be() {
         let mut run = observed(10.0);
-        run.measurement.errors = ErrorCounts { wrong: 2, total: 2, ..ErrorCounts::default() };
+        let errors = ErrorCounts { wrong: 2, total: 2, ..ErrorCounts::default() };
+        run.figures = figures(10.0, errors);
         // Wrong echoes are the server's, however busy the generator is.
         run.saturated = true;
         assert_eq!(judged(&run, &["p99<1s"]), (Verdict::Missed, "2 errors".to_owned()));
@@ -189,12 +213,19 @@ mod tests {
 
     #[test]
     fn a_late_generator_is_named_only_if_the_lag_makes_the_difference() {
-        let late = Observation { late: true, from_send: Some(latency(1000.0)), ..observed(3000.0) };
+        let late = Observation {
+            late: true,
+            from_send: Some(figures(1000.0, ErrorCounts::default())),
+            ..observed(3000.0)
+        };
         assert_eq!(judged(&late, &["p99<2ms"]).0, Verdict::GeneratorLimited);
         // What a server that reads slowly holds back is sent late too, and slow from then on.
-        let slow = Observation { from_send: Some(latency(2500.0)), ..late.clone() };
+        let slow = Observation {
+            from_send: Some(figures(2500.0, ErrorCounts::default())),
+            ..late.clone()
+        };
         assert_eq!(judged(&slow, &["p99<2ms"]).0, Verdict::Missed);
-        let behind = Observation { echoed: 900, ..late.clone() };
+        let behind = Observation { done: 900, ..late.clone() };
         assert_eq!(judged(&behind, &["p99<1s"]).0, Verdict::Missed);
         let unsent = Observation { unsent: 1, ..late };
         assert_eq!(judged(&unsent, &["p99<1s"]).0, Verdict::Missed);

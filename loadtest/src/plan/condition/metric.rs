@@ -131,7 +131,13 @@ impl Metric {
     /// Whether a search can have it as its goal: it tells how well a load is served. The others
     /// tell how high the load was, and what it cost.
     pub(super) fn can_be_goal(self) -> bool {
-        !matches!(self, Self::MessagesPerSecond | Self::ServerCpuPerMessage)
+        !matches!(
+            self,
+            Self::MessagesPerSecond
+                | Self::ServerCpuPerMessage
+                | Self::CyclesPerSecond
+                | Self::ServerCpuPerCycle
+        )
     }
 
     /// Whether it makes sense to divide one by another: there should be no errors at all.

@@ -88,7 +88,16 @@ pub enum ConditionError {
 impl Condition {
     /// Parses a goal of a search: a bound from above on latency or errors.
     pub fn goal(text: &str) -> Result<Self, ConditionError> {
-        let goals = Metric::ALL.into_iter().filter(|metric| metric.can_be_goal());
+        Self::goal_among(text, &Metric::ALL)
+    }
+
+    /// Parses a goal of a search among cycles, in the same way.
+    pub fn goal_of_cycles(text: &str) -> Result<Self, ConditionError> {
+        Self::goal_among(text, &Metric::OF_CYCLES)
+    }
+
+    fn goal_among(text: &str, metrics: &[Metric]) -> Result<Self, ConditionError> {
+        let goals = metrics.iter().copied().filter(|metric| metric.can_be_goal());
         let allowed: Vec<Subject> = goals.map(Subject::value_of).collect();
         let goal = Self::parse(text, &allowed)?;
         if goal.relation == Relation::Above {
@@ -99,8 +108,17 @@ impl Condition {
 
     /// Parses a failure: a bound on a metric or on a ratio, from either side.
     pub fn failure(text: &str) -> Result<Self, ConditionError> {
-        let ratios = Metric::ALL.into_iter().filter(|metric| metric.has_ratio());
-        let values = Metric::ALL.into_iter().map(Subject::value_of);
+        Self::failure_among(text, &Metric::ALL)
+    }
+
+    /// Parses a failure of a comparison of cycles, in the same way.
+    pub fn failure_of_compared_cycles(text: &str) -> Result<Self, ConditionError> {
+        Self::failure_among(text, &Metric::OF_CYCLES)
+    }
+
+    fn failure_among(text: &str, metrics: &[Metric]) -> Result<Self, ConditionError> {
+        let ratios = metrics.iter().copied().filter(|metric| metric.has_ratio());
+        let values = metrics.iter().copied().map(Subject::value_of);
         let allowed: Vec<Subject> = values.chain(ratios.map(Subject::ratio_of)).collect();
         Self::parse(text, &allowed)
     }

@@ -14,6 +14,9 @@ use crate::{
 pub struct EachRun {
     /// How many.
     pub connections: usize,
+    /// Messages of each cycle; `None` if the runs are none of cycles.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messages_per_cycle: Option<usize>,
     /// What is in the messages, in words.
     pub payload: String,
     /// Load before the measured window.
@@ -28,6 +31,7 @@ impl From<&Plan> for EachRun {
     fn from(plan: &Plan) -> Self {
         Self {
             connections: plan.connections,
+            messages_per_cycle: None,
             payload: plan.payload.source.to_string(),
             warmup_seconds: plan.warmup.as_secs_f64(),
             duration_seconds: plan.duration.as_secs_f64(),
@@ -39,6 +43,16 @@ impl From<&Plan> for EachRun {
 /// Without times.
 impl fmt::Display for EachRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} x {}", counted(self.connections as u64, "connection"), self.payload)
+        let connections = self.connections as u64;
+        match self.messages_per_cycle {
+            None => write!(f, "{} x {}", counted(connections, "connection"), self.payload),
+            Some(messages) => write!(
+                f,
+                "{} at once x {} x {}",
+                counted(connections, "cycle"),
+                counted(messages as u64, "message"),
+                self.payload
+            ),
+        }
     }
 }

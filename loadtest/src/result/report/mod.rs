@@ -37,7 +37,7 @@ use crate::{
         baseline::{Baseline, BaselineReport},
         check::Check,
         host::Host,
-        measurement::Measurement,
+        measurement::{Measured, Measurement},
         usage::UsageReport,
     },
     text::{

@@ -14,7 +14,11 @@ use crate::{
         timeline::Recording,
     },
     plan::{Exchange, condition::metric::Metric},
-    result::{baseline::BaselineReport, check::Check, measurement::Measurement},
+    result::{
+        baseline::BaselineReport,
+        check::Check,
+        measurement::{Measured, Measurement},
+    },
     text::{
         numbers::{grouped, rate},
         warning::Warning,
