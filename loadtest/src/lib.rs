@@ -3,8 +3,9 @@
 //!
 //! The command line ([`cli`]) becomes a [`plan::Plan`]; [`modes::run::run`] carries it out, one
 //! thread per core, and returns a [`result::report::Report`], as text and as JSON. The other modes
-//! carry out many runs ([`modes::search`], [`modes::compare`]), hold connections without a load
-//! ([`modes::idle`]), open and close them over and over ([`modes::churn`]) or add up the results of several machines ([`modes::merge`]).
+//! open and close connections over and over ([`modes::churn`]), carry out many runs or churns
+//! ([`modes::search`], [`modes::compare`]), hold connections without a load ([`modes::idle`]) or add
+//! up the results of several machines ([`modes::merge`]).
 //!
 //! Each room knows the rooms below it and no others:
 //!

@@ -185,7 +185,7 @@ fn compare_servers(args: &CompareArgs) -> Result<Ending, Fault> {
     let mut report = compare::run(&plan, &interrupted, &mut Progress::default())?;
     report.add_floor(floor);
     let doubts = [&*report.each_run.warnings, &shortfall::noted()].concat();
-    report.each_run.warnings = [&*doubts, &too_few].concat();
+    report.each_run.warnings = [&*too_few, &doubts].concat();
     publish(&report, Some(report.to_string()), args.output().json.as_deref())?;
     warn(&doubts);
     warn(&report.warnings());
@@ -201,7 +201,7 @@ fn search_rate(args: &SearchArgs) -> Result<Ending, Fault> {
     let mut report = search::run(&plan, &interrupted, &mut Progress::default())?;
     report.add_floor(floor);
     let doubts = [&*report.each_run.warnings, &shortfall::noted()].concat();
-    report.each_run.warnings = [&*doubts, &too_few].concat();
+    report.each_run.warnings = [&*too_few, &doubts].concat();
     publish(&report, Some(report.to_string()), args.output().json.as_deref())?;
     warn(&doubts);
     warn(report.warnings());

@@ -229,6 +229,25 @@ fn a_churn_that_cannot_be_is_refused() {
     ] {
         assert_refused(&format!("churn {URL} {arguments}"), message);
     }
+    for (arguments, message) in [
+        (
+            format!("search churn {URL} --slo cycles_per_second<1"),
+            "invalid value 'cycles_per_second<1' for '--slo <CONDITION>': \"cycles_per_second\" is \
+             no metric that can be bounded here; expected p50, p90, p99, p99.9, p99.99, max, mean, \
+             handshake.p50, handshake.p90, handshake.p99, handshake.p99.9, handshake.max, errors",
+        ),
+        (
+            format!("compare churn {URL} {URL} --fail-if ratio.server_cpu_per_cycle>1"),
+            "invalid value 'ratio.server_cpu_per_cycle>1' for '--fail-if <CONDITION>': that needs \
+             --server-pid-a and -b",
+        ),
+        (
+            format!("search churn {URL} --slo p99<1s --depth 3"),
+            "unexpected argument '--depth' found",
+        ),
+    ] {
+        assert_refused(&arguments, message);
+    }
     let output = program(&format!("churn {URL} --wait sleep")).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2));
