@@ -14,7 +14,7 @@ use ringecho::{
     },
     log::{Log, write_line},
     metrics::Totals,
-    server::{RunError, Server, StartError, signals::stop_on_signals},
+    server::{RunError, Server, StartError, signals::Stopper},
 };
 use thiserror::Error;
 use tracing::{info, warn};
@@ -64,8 +64,9 @@ fn refuse(refusal: &Refusal) -> ExitCode {
 
 fn run(log: &mut Log, config: &Config) -> Result<(), Failure> {
     log.write_in_background().map_err(StartError::Thread)?;
+    let stopper = Stopper::listen()?;
     let server = Server::start(config)?;
-    stop_on_signals(server.stop_handle())?;
+    stopper.attach(server.stop_handle());
     print_ready_line(server.ready_line())?;
     let result = server.run();
     match &result {

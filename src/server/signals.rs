@@ -2,7 +2,9 @@
 //! orphans.
 
 use std::{
-    process, ptr, thread,
+    process, ptr,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -22,9 +24,48 @@ use crate::{
 /// all foreground processes, and a wrapper among them passes it on.
 const RELAYED_WITHIN: Duration = Duration::from_millis(100);
 
-/// Has SIGINT, SIGTERM and SIGHUP stop the server; a second signal ends the process at once. As PID
-/// 1 the process also collects orphans, whose entries would otherwise fill the process table.
-pub fn stop_on_signals(server: StopHandle) -> Result<(), StartError> {
+/// Stops a server on SIGINT, SIGTERM and SIGHUP; a second signal ends the process at once.
+pub struct Stopper(Arc<Mutex<Target>>);
+
+/// What the first signal stops.
+enum Target {
+    /// A server that is being started, and whether a signal has come.
+    Starting {
+        is_unwanted: bool,
+    },
+    Running(StopHandle),
+}
+
+impl Stopper {
+    /// Listens for signals from now on, so that a server has no moment in which it serves and a signal
+    /// would end the process. As PID 1 the process also collects orphans, whose entries would otherwise
+    /// fill the process table.
+    pub fn listen() -> Result<Self, StartError> {
+        let target = Arc::new(Mutex::new(Target::Starting { is_unwanted: false }));
+        listen_for_signals(target.clone())?;
+        Ok(Self(target))
+    }
+
+    /// Has the signals stop this server, also one that has come already.
+    pub fn attach(&self, server: StopHandle) {
+        let mut target = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Target::Starting { is_unwanted: true } = *target {
+            server.stop();
+        }
+        *target = Target::Running(server);
+    }
+}
+
+impl Target {
+    fn stop(&mut self) {
+        match self {
+            Self::Starting { is_unwanted } => *is_unwanted = true,
+            Self::Running(server) => server.stop(),
+        }
+    }
+}
+
+fn listen_for_signals(target: Arc<Mutex<Target>>) -> Result<(), StartError> {
     let mut signals =
         Signals::new([SIGINT, SIGTERM]).map_err(SystemCallError::naming("sigaction"))?;
     // nohup has a program ignore SIGHUP, so that it outlives its terminal.
@@ -43,7 +84,7 @@ pub fn stop_on_signals(server: StopHandle) -> Result<(), StartError> {
                 _ => match stop_signals.interpret(Instant::now()) {
                     Meaning::Stop => {
                         info!("stopping; a second signal ends the process at once");
-                        server.stop();
+                        target.lock().unwrap_or_else(PoisonError::into_inner).stop();
                     }
                     Meaning::Relayed => {}
                     // Shells report a process that a signal ended by this exit code.
@@ -107,6 +148,16 @@ fn collect_orphans() {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::{Server, tests::config};
+
+    #[test]
+    fn signal_that_comes_while_a_server_starts_stops_it() {
+        let stopper = Stopper(Arc::new(Mutex::new(Target::Starting { is_unwanted: false })));
+        stopper.0.lock().unwrap().stop();
+        let server = Server::start(&config()).unwrap();
+        stopper.attach(server.stop_handle());
+        assert_eq!(server.run().unwrap().accepted, 0);
+    }
 
     #[test]
     fn signals_that_come_together_are_one_and_a_later_one_ends_the_process() {

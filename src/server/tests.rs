@@ -15,7 +15,7 @@ use crate::{
     entry::listener::ListenError,
 };
 
-fn config() -> Config {
+pub(super) fn config() -> Config {
     listening_at(SocketAddr::from(([127, 0, 0, 1], 0)))
 }
 
