@@ -1,5 +1,5 @@
-//! What a process has used so far, as the kernel tells in `/proc/PID/stat` and `/proc/PID/status`
-//! (see proc(5)).
+//! What a process has used so far, as the kernel tells in `/proc/PID/stat` and `/proc/PID/status`,
+//! and what the kernel itself uses (see proc(5)).
 
 use std::{fs, io, time::Duration};
 
@@ -25,6 +25,12 @@ impl ProcessUsage {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         parse(&stat, &status, ticks_per_second()?).ok_or_else(unexpected_format)
     }
+}
+
+/// Bytes of the kernel's slabs, where it has sockets, files and their like, of all processes
+/// together. Bytes in sockets' queues are elsewhere.
+pub(crate) fn kernel_slabs() -> Option<u64> {
+    kibibytes(&fs::read_to_string("/proc/meminfo").ok()?, "Slab:").map(|kibibytes| kibibytes * 1024)
 }
 
 /// User and system time, as the `stat` of a process or a thread tells.
@@ -62,8 +68,8 @@ fn parse(stat: &str, status: &str, ticks_per_second: u64) -> Option<ProcessUsage
     })
 }
 
-fn kibibytes(status: &str, name: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+fn kibibytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
@@ -90,5 +96,10 @@ mod tests {
     fn this_process_has_memory() {
         let usage = ProcessUsage::read(std::process::id()).unwrap();
         assert!(usage.resident > 0 && usage.resident_peak >= usage.resident);
+    }
+
+    #[test]
+    fn kernel_has_memory() {
+        assert!(kernel_slabs() > Some(0));
     }
 }

@@ -58,6 +58,7 @@ fn all_that_were_opened_are_still_there() {
     assert_eq!(server.received(), 20);
     for stage in ["opened", "echoed", "held", "pinged"] {
         assert!(outcome.number(&format!("/server/{stage}/bytes")) > 0);
+        assert!(outcome.number(&format!("/kernel/{stage}/bytes")) > 0);
         assert!(outcome.report["generator"][stage]["bytes_per_connection"].is_number());
     }
 }

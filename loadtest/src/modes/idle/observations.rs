@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::plan::IdlePlan;
-use crate::count::process_usage::ProcessUsage;
+use crate::count::process_usage::{ProcessUsage, kernel_slabs};
 
 /// What the main thread has seen.
 #[derive(Debug)]
@@ -25,12 +25,13 @@ pub(super) struct Observations {
     pub(super) after_pings: Footprint,
 }
 
-/// How many connections are open, and how many bytes are resident for them.
+/// How many connections are open, and how many bytes of memory are in use with them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Footprint {
     pub(super) connections: u64,
     pub(super) generator: Option<u64>,
     pub(super) server: Option<u64>,
+    pub(super) kernel: Option<u64>,
 }
 
 impl Footprint {
@@ -40,6 +41,7 @@ impl Footprint {
             connections,
             generator: resident(std::process::id()),
             server: plan.server_pid.and_then(resident),
+            kernel: kernel_slabs(),
         }
     }
 }

@@ -56,15 +56,18 @@ pub struct IdleReport {
     pub server: Option<MemoryReport>,
     /// Memory of the generator.
     pub generator: Option<MemoryReport>,
+    /// Memory of the slabs of this machine's kernel, where it has sockets, files and their like: those
+    /// of both ends if the server is on this machine too.
+    pub kernel: Option<MemoryReport>,
     /// What somebody should know who is about to believe the numbers.
     pub warnings: Vec<Warning>,
 }
 
-/// Resident memory of a process.
+/// Resident memory of a process, or what the kernel itself uses.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct MemoryReport {
-    /// The process.
-    pub pid: u32,
+    /// The process; `None` for the kernel.
+    pub pid: Option<u32>,
     /// Bytes, before there was a connection.
     pub before_bytes: u64,
     /// Memory with all connections opened.
@@ -77,7 +80,7 @@ pub struct MemoryReport {
     pub pinged: Option<MemoryUse>,
 }
 
-/// Resident memory at one time.
+/// Memory at one time.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct MemoryUse {
     /// Bytes in all.
@@ -112,12 +115,13 @@ impl IdleReport {
             ping_us: LatencyReport::new(&tally.pings),
             errors: tally.connections.errors,
             causes,
-            server: plan
-                .server_pid
-                .and_then(|pid| MemoryReport::new(pid, observations, |footprint| footprint.server)),
-            generator: MemoryReport::new(std::process::id(), observations, |footprint| {
+            server: plan.server_pid.and_then(|pid| {
+                MemoryReport::new(Some(pid), observations, |footprint| footprint.server)
+            }),
+            generator: MemoryReport::new(Some(std::process::id()), observations, |footprint| {
                 footprint.generator
             }),
+            kernel: MemoryReport::new(None, observations, |footprint| footprint.kernel),
         }
     }
 
@@ -129,13 +133,13 @@ impl IdleReport {
 
 impl MemoryReport {
     fn new(
-        pid: u32,
+        pid: Option<u32>,
         observations: &Observations,
-        resident: impl Fn(&Footprint) -> Option<u64>,
+        bytes_in: impl Fn(&Footprint) -> Option<u64>,
     ) -> Option<Self> {
-        let before_bytes = resident(&observations.before)?;
+        let before_bytes = bytes_in(&observations.before)?;
         let in_use = |footprint: &Footprint| {
-            let bytes = resident(footprint).filter(|_| footprint.connections > 0)?;
+            let bytes = bytes_in(footprint).filter(|_| footprint.connections > 0)?;
             let grown = bytes as f64 - before_bytes as f64;
             let bytes_per_connection = rounded(grown / footprint.connections as f64);
             Some(MemoryUse { bytes, bytes_per_connection })
@@ -178,7 +182,9 @@ impl fmt::Display for IdleReport {
         writeln!(f, "  lost        {}", grouped(lost))?;
         write!(f, "  still there {} of {}", grouped(self.answered), grouped(self.pinged))?;
         write_latency(f, self.ping_us.as_ref())?;
-        for (name, memory) in [("server", &self.server), ("generator", &self.generator)] {
+        for (name, memory) in
+            [("server", &self.server), ("generator", &self.generator), ("kernel", &self.kernel)]
+        {
             if let Some(memory) = memory {
                 writeln!(f, "  {name:<12}{memory}")?;
             }
