@@ -177,6 +177,7 @@ impl<P: Plane> Worker<P> {
     /// Starts the task of an accepted connection.
     fn admit(self: &Rc<Self>, stream: StdTcpStream, peer: SocketAddr) {
         self.counters.accepted.add(1);
+        self.last_admission.set(Some(self.now.get()));
         let stream = match self.plane.stream(stream) {
             Ok(stream) => stream,
             Err(error) => return self.count_end(ConnectionEnd::Broken(error.kind())),

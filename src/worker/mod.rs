@@ -44,7 +44,7 @@ use crate::{
     },
     entry::balance::Member,
     handshake::Policy,
-    host::{descriptors::SystemCallError, runtime},
+    host::{descriptors::SystemCallError, memory, runtime},
     http::echo_paths::EchoPaths,
     metrics::Counters,
     plane::{
@@ -187,6 +187,8 @@ struct Worker<P> {
     deadlines: Deadlines,
     now: Rc<Cell<Tick>>,
     connections: RefCell<Slab<Rc<Control>>>,
+    /// When a connection was last admitted, unless memory has been given back since.
+    last_admission: Cell<Option<Tick>>,
     /// Waits for the last connection to end.
     drained: Cell<Option<Waker>>,
     /// Its work is done, and nothing is waited for any more.
@@ -226,6 +228,7 @@ impl<P: Plane> Worker<P> {
             service,
             now: Rc::default(),
             connections: RefCell::default(),
+            last_admission: Cell::default(),
             drained: Cell::default(),
             is_over: Cell::new(false),
         }
@@ -281,6 +284,17 @@ impl<P: Plane> Worker<P> {
                 control.sweep(&self.deadlines);
             }
             self.plane.sweep(self.now.get(), &self.deadlines);
+            self.give_memory_back();
+        }
+    }
+
+    /// Gives back what opening handshakes have taken, many times what a connection takes that the
+    /// engine has, once none is under way and a whole tick has passed without a new connection.
+    fn give_memory_back(&self) {
+        let is_calm = self.last_admission.get().is_some_and(|last| last.next() != self.now.get());
+        if is_calm && self.connections.borrow().is_empty() {
+            self.last_admission.set(None);
+            memory::give_back();
         }
     }
 
