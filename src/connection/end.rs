@@ -47,7 +47,7 @@ impl ConnectionEnd {
     pub const KINDS: [&'static str; EndKind::COUNT] = *EndKind::VARIANTS.first_chunk().unwrap();
 
     /// Whether the peer may still be reading, so that the connection lingers instead of closing at
-    /// once.
+    /// once: in the engine, or by [`linger`](super::linger()).
     pub fn is_orderly(self) -> bool {
         matches!(self, Self::ClosedByPeer | Self::ClosedByServer | Self::Failed(_))
     }

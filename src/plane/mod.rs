@@ -105,9 +105,9 @@ pub(crate) struct Upgraded<S> {
     pub(crate) compression: Compression,
 }
 
-/// A connection that has left its plane, for the worker to finish.
+/// A connection that has left its plane, for the worker to close and to count.
 pub struct Departure {
-    /// The connection. Nothing is under way on it.
+    /// The connection. Nothing is under way on it, and nothing more is sent or awaited.
     pub descriptor: OwnedFd,
     /// How it ended.
     pub end: ConnectionEnd,

@@ -1,12 +1,6 @@
 //! One connection's life: its request head, the answer, and what follows from it.
 
-use std::{
-    future::Future,
-    os::fd::{AsRawFd, OwnedFd},
-    panic::AssertUnwindSafe,
-    pin::pin,
-    rc::Rc,
-};
+use std::{future::Future, panic::AssertUnwindSafe, pin::pin, rc::Rc};
 
 use bytes::Bytes;
 use futures_util::{
@@ -82,23 +76,6 @@ impl<P: Plane> Worker<P> {
                 Some(end)
             }
         }
-    }
-
-    /// Ends a connection that the data plane had taken over.
-    pub(super) fn finish(self: &Rc<Self>, descriptor: OwnedFd, end: ConnectionEnd) {
-        if !end.is_orderly() {
-            drop(descriptor);
-            return self.count_end(end);
-        }
-        let control = Rc::new(Control::new(self.now.clone(), Some(descriptor.as_raw_fd())));
-        let worker = self.clone();
-        self.spawn_connection(control.clone(), async move {
-            if let Ok(stream) = worker.plane.stream(descriptor.into()) {
-                let (mut reader, mut writer) = P::split(stream);
-                linger(&mut reader, &mut writer, &control).await;
-            }
-            Some(end)
-        });
     }
 
     /// Starts a connection's task. Its end, even by a panic, takes the connection out of the table

@@ -164,7 +164,10 @@ impl<R: FnOnce(Ready) + 'static> Start<R> {
         // tasks.
         let driver = worker.clone();
         let drive = monoio::spawn(async move {
-            let finish = |Departure { descriptor, end }| driver.finish(descriptor, end);
+            let finish = |Departure { descriptor, end }| {
+                drop(descriptor);
+                driver.count_end(end);
+            };
             driver.plane.drive(|| driver.is_over.get(), finish).await
         });
         match select(work, drive).await {

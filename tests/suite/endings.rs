@@ -41,6 +41,19 @@ fn every_ending_is_accounted_for() {
     });
 }
 
+/// Closing a socket with unread bytes in it would reset the connection, and the Close frame with it.
+#[test]
+fn bytes_behind_a_close_frame_reset_nothing() {
+    with_server(&config_with_workers(1), |server| {
+        let mut peer = server.open();
+        let mut bytes = close(1000, "").encode();
+        bytes.resize(bytes.len() + (1 << 20), 0);
+        peer.send(bytes);
+        peer.expect(b"\x88\x02\x03\xe8");
+        peer.expect_end();
+    });
+}
+
 /// A connection that has said something, or part of it, and may not have listened.
 fn begin(server: &TestServer, rng: &mut TestRng) -> Peer {
     let mut peer = server.open();

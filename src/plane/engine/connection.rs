@@ -2,6 +2,11 @@
 //!
 //! Its invariant: something is going to happen to every connection. It receives, waits for a shared
 //! buffer, waits for its peer to take what it was sent, or leaves.
+//!
+//! A connection that ends in order lingers before it leaves. Closing a socket with unread bytes in it
+//! resets the connection, and a reset can destroy what the peer has not read yet. So when its last
+//! replies are out the server's side alone is ended, and what arrives is discarded until the peer has
+//! ended its side too.
 
 use std::{
     collections::HashMap,
@@ -45,11 +50,23 @@ pub(super) struct Connection {
     /// It has waited for a shared buffer, and not received since.
     is_hungry: bool,
     pub(super) sending: Sending,
-    /// It has ended, and leaves the engine once nothing is under way on it.
-    pub(super) is_leaving: bool,
+    pub(super) stage: Stage,
 }
 
 const _: () = assert!(size_of::<Connection>() <= 96, "an idle connection weighs no more");
+
+/// How far a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// What it receives is answered.
+    Open,
+    /// It has ended in order. Its last replies go out, and what arrives is discarded.
+    Closing,
+    /// The server has ended its side, and what arrives is discarded until the peer ends its own.
+    HalfClosed,
+    /// It leaves the engine once nothing is under way on it.
+    Leaving,
+}
 
 /// What the kernel is doing about received bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,9 +94,9 @@ pub(super) struct Work<K> {
     /// What goes out at the end of the turn.
     pub(super) replies: Replies,
     pub(super) buffer_queue: BufferQueue,
-    /// Connections that leave as soon as nothing is under way on them, and how they ended.
+    /// Connections that have ended, and how.
     pub(super) leaving: HashMap<Key, ConnectionEnd>,
-    /// Those of them to which something has happened since the last turn.
+    /// Those of them to which something has happened since the last turn, some more than once.
     pub(super) departures_due: Vec<Key>,
     /// The sweep's time.
     pub(super) now: Tick,
@@ -105,13 +122,13 @@ impl Connection {
             receiving: Receiving::Idle,
             is_hungry: false,
             sending: Sending::Ready(PartQueue::default()),
-            is_leaving: false,
+            stage: Stage::Open,
         }
     }
 
     #[inline]
     pub(super) fn handle<K: Kernel>(&mut self, key: Key, event: Event, work: &mut Work<K>) {
-        if self.is_leaving {
+        if matches!(self.stage, Stage::Closing | Stage::Leaving) {
             work.departures_due.push(key);
         }
         match event {
@@ -169,7 +186,7 @@ impl Connection {
         if !goes_on {
             self.receiving = Receiving::Idle;
         }
-        if !self.is_leaving {
+        if self.stage == Stage::Open {
             self.timing.traffic(work.now);
             let reply = self.session.receive(work.transfers.chunk_mut(&chunk), &work.rules);
             work.count(chunk.len(), &reply);
@@ -281,7 +298,7 @@ impl Connection {
     /// Has a connection that does not receive wait for a shared buffer.
     #[cold]
     fn starve<K: Kernel>(&mut self, key: Key, work: &mut Work<K>) {
-        if !self.is_leaving {
+        if self.stage != Stage::Leaving {
             self.receiving = Receiving::Starved;
             let was_passed_over = mem::replace(&mut self.is_hungry, true);
             work.buffer_queue.push(key, was_passed_over);
@@ -315,15 +332,15 @@ impl Connection {
     /// Whether there is room for what may be received next, and a use for it.
     #[inline]
     fn may_receive<K: Kernel>(&self, key: Key, work: &Work<K>) -> bool {
-        let has_room = match &self.sending {
-            Sending::Ready(_) => true,
-            Sending::Blocked(waiting) => {
+        match (self.stage, &self.sending) {
+            (Stage::Open, Sending::Ready(_)) | (Stage::Closing | Stage::HalfClosed, _) => true,
+            (Stage::Open, Sending::Blocked(waiting)) => {
                 let Dimensions { receive_quota, unsent_max, .. } = work.dimensions;
                 let unsent = work.transfers.unsent_len(key) + waiting.len();
                 unsent + receive_quota as usize <= unsent_max
             }
-        };
-        has_room && !self.is_leaving
+            (Stage::Leaving, _) => false,
+        }
     }
 
     /// The peer has been silent: it is sent a Ping, unless there are bytes that it has yet to take.
@@ -352,18 +369,41 @@ impl Connection {
         }
     }
 
-    /// Begins to leave. What is queued is still sent. The first reason to leave stands.
+    /// Begins to leave, by lingering if that is in order. What is queued is still sent. The first
+    /// reason to leave stands.
     #[cold]
     pub(super) fn leave<K: Kernel>(&mut self, key: Key, end: ConnectionEnd, work: &mut Work<K>) {
-        if !mem::replace(&mut self.is_leaving, true) {
+        if self.stage == Stage::Open {
+            self.stage = Stage::Closing;
             self.timing.closing(work.now);
             work.leaving.insert(key, end);
-            work.departures_due.push(key);
         }
+        if !end.is_orderly() {
+            self.stop_receiving(key, work);
+        }
+        work.departures_due.push(key);
+    }
+
+    /// Expects nothing more of the peer.
+    fn stop_receiving<K: Kernel>(&mut self, key: Key, work: &mut Work<K>) {
+        self.stage = Stage::Leaving;
         if self.receiving == Receiving::Starved {
             self.receiving = Receiving::Idle;
         }
         self.disarm(key, work);
+    }
+
+    /// Ends the server's side, since the last replies are out.
+    #[cold]
+    pub(super) fn end_sending<K: Kernel>(&mut self, key: Key, work: &mut Work<K>) {
+        //= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
+        //# After both sending and receiving a Close message, an endpoint considers the WebSocket
+        //# connection closed and MUST close the underlying TCP connection.
+        //= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
+        //# The server MUST close the underlying TCP connection immediately
+        self.stage = Stage::HalfClosed;
+        work.transfers.end_sending(self.descriptor.as_fd());
+        self.arm(key, work);
     }
 
     /// Leaves without waiting for the peer: whatever is under way fails.
@@ -373,28 +413,29 @@ impl Connection {
         work.transfers.shut_down(self.descriptor.as_fd());
     }
 
-    /// How far a connection is that leaves.
+    /// What a connection waits for that is to leave.
     pub(super) fn departure(&self) -> DepartureState {
-        match self.sending {
-            Sending::Ready(queue) if self.receiving == Receiving::Idle => {
-                if queue.is_empty() {
-                    DepartureState::Over
-                } else {
-                    DepartureState::LastReplies
-                }
+        match (self.stage, &self.sending) {
+            (Stage::Open | Stage::HalfClosed, _) | (_, Sending::Blocked(_)) => {
+                DepartureState::UnderWay
             }
-            Sending::Ready(_) | Sending::Blocked(_) => DepartureState::UnderWay,
+            (_, Sending::Ready(queue)) if !queue.is_empty() => DepartureState::LastReplies,
+            (Stage::Closing, _) => DepartureState::Sent,
+            (Stage::Leaving, _) if self.receiving == Receiving::Idle => DepartureState::Over,
+            (Stage::Leaving, _) => DepartureState::UnderWay,
         }
     }
 }
 
-/// What a connection that leaves waits for.
+/// What a connection waits for that is to leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DepartureState {
     /// The kernel has something under way on it.
     UnderWay,
     /// Its last replies have to go out, which the next turn does.
     LastReplies,
+    /// The server's side has to be ended.
+    Sent,
     /// It waits for nothing more.
     Over,
 }

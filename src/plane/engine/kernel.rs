@@ -110,6 +110,12 @@ pub trait Kernel: 'static {
         let _ = SockRef::from(&descriptor).shutdown(Shutdown::Both);
     }
 
+    /// Ends a connection's sending side behind what has been sent.
+    fn end_sending(&mut self, descriptor: BorrowedFd<'_>) {
+        // A connection that is broken already cannot be shut down; its receive says that it is.
+        let _ = SockRef::from(&descriptor).shutdown(Shutdown::Write);
+    }
+
     /// Asks for an operation.
     fn push(&mut self, operation: &Operation, user_data: u64);
 

@@ -6,8 +6,8 @@
 //! its entry in the table and nothing else. The worker's thread waits in this kernel only, so whatever
 //! its tasks wait for is an operation of this kernel too.
 //!
-//! Rare cases leave the engine. A connection that has ended is given back once nothing is under way
-//! on it, and an ordinary task finishes it. A peer that does not read holds no shared buffer: the
+//! A connection that has ended is given back once nothing is under way on it and, if it ended in
+//! order, its peer has ended its side too. A peer that does not read holds no shared buffer: the
 //! unsent rest of its reply is copied, later replies are put behind the copy, and when the copy
 //! reaches its bound, receiving from that peer stops until the socket has taken some.
 //!
@@ -52,7 +52,7 @@ use std::{
 
 use self::{
     buffer_queue::BufferQueue,
-    connection::{Connection, DepartureState, Receiving, Sending, Work},
+    connection::{Connection, DepartureState, Receiving, Sending, Stage, Work},
     replies::Replies,
     spin::Spin,
     table::Table,
@@ -79,6 +79,9 @@ pub use self::{
     uring::Uring,
     waits::Wait,
 };
+
+/// Places for connections that have ended, for which memory is kept in any case.
+const LEAVING_KEPT: usize = 1024;
 
 /// All connections of one worker, and the kernel that moves their bytes.
 pub struct Engine<K> {
@@ -340,6 +343,11 @@ impl<K: Kernel> Engine<K> {
                 Some(Due::HandshakeTimeout) => unreachable!("the opening handshake is over"),
             }
         }
+        if work.leaving.is_empty() {
+            // Many may have ended at once.
+            work.leaving.shrink_to(LEAVING_KEPT);
+            work.departures_due.shrink_to(LEAVING_KEPT);
+        }
     }
 
     /// Closes every connection as soon as no message is under way on it.
@@ -369,19 +377,28 @@ impl<K: Kernel> Engine<K> {
         }
     }
 
-    /// Gives back the connections that leave and have nothing under way.
+    /// Ends the server's side of connections whose last replies are out, and gives back those that
+    /// have nothing under way.
     fn depart(&mut self) {
         let Self { table, work, departures, .. } = self;
-        let Work { transfers, leaving, departures_due, .. } = work;
-        departures_due.retain(|key| {
-            match table.get_mut(*key).map(|connection| connection.departure()) {
+        if work.departures_due.is_empty() {
+            return;
+        }
+        let mut due = mem::take(&mut work.departures_due);
+        due.retain(|key| {
+            let Some(connection) = table.get_mut(*key) else { return false };
+            match connection.departure() {
                 // An event of what is under way makes the departure due again.
-                Some(DepartureState::UnderWay) | None => false,
-                Some(DepartureState::LastReplies) => true,
-                Some(DepartureState::Over) => {
+                DepartureState::UnderWay => false,
+                DepartureState::LastReplies => true,
+                DepartureState::Sent => {
+                    connection.end_sending(*key, work);
+                    false
+                }
+                DepartureState::Over => {
                     // A slot that stays registered is overwritten by its next connection.
-                    let _ = transfers.release(*key);
-                    let connection = table.remove(*key).zip(leaving.remove(key));
+                    let _ = work.transfers.release(*key);
+                    let connection = table.remove(*key).zip(work.leaving.remove(key));
                     departures.extend(
                         connection.map(|(Connection { descriptor, .. }, end)| Departure {
                             descriptor,
@@ -392,6 +409,8 @@ impl<K: Kernel> Engine<K> {
                 }
             }
         });
+        debug_assert!(work.departures_due.is_empty(), "nothing ends while others depart");
+        work.departures_due = due;
     }
 
     /// Gives the kernel the replies of this turn.
@@ -416,7 +435,7 @@ impl<K: Kernel> Engine<K> {
         let mut expected = UnderWay::default();
         let mut leaving_count = 0;
         for (key, connection) in self.table.iter() {
-            let Connection { receiving, sending, is_leaving, .. } = connection;
+            let Connection { receiving, sending, stage, .. } = connection;
             let is_receiving = matches!(receiving, Receiving::Armed | Receiving::Cancelling);
             let is_starved = *receiving == Receiving::Starved;
             let is_blocked = match sending {
@@ -427,23 +446,25 @@ impl<K: Kernel> Engine<K> {
                 Sending::Blocked(_) => true,
             };
             assert!(
-                is_receiving || is_starved || is_blocked || *is_leaving,
+                is_receiving || is_starved || is_blocked || *stage == Stage::Leaving,
                 "something is going to happen to every connection"
             );
             assert!(
-                *receiving != Receiving::Armed || !is_leaving,
-                "nothing is received that could not be answered"
+                *stage != Stage::HalfClosed || !is_blocked,
+                "nothing is sent behind the server's end"
+            );
+            assert!(
+                *receiving != Receiving::Armed || *stage != Stage::Leaving,
+                "a connection that leaves has no receive armed"
             );
             assert!(!is_starved || buffer_queue.contains(key), "who waits will have its turn");
             assert!(
-                !is_leaving
-                    || connection.departure() == DepartureState::UnderWay
-                    || departures_due.contains(&key),
+                connection.departure() == DepartureState::UnderWay || departures_due.contains(&key),
                 "who has nothing under way departs"
             );
             expected.receives += usize::from(is_receiving);
             expected.patient_sends += usize::from(is_blocked);
-            leaving_count += usize::from(*is_leaving);
+            leaving_count += usize::from(*stage != Stage::Open);
         }
         assert_eq!(transfers.under_way(), expected);
         assert_eq!(leaving.len(), leaving_count, "who leaves is in the table, and leaves once");

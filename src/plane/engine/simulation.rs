@@ -52,10 +52,14 @@ pub(super) struct Peer {
     pub(super) taken: usize,
     /// What it does behind its input.
     pub(super) ending: Ending,
+    /// What it does behind its Close frame or its violation.
+    pub(super) farewell: Farewell,
     pub(super) reads: Reads,
     /// What it has got, and how much more its socket takes for now.
     pub(super) output: Vec<u8>,
     pub(super) room: usize,
+    /// The server has ended its side.
+    pub(super) server_has_ended: bool,
     /// Nothing gets through any more.
     pub(super) broken: bool,
 }
@@ -72,6 +76,19 @@ pub(super) enum Ending {
     Reset,
     /// It falls silent.
     Silence,
+}
+
+/// What a peer does behind its Close frame or its violation, and what follows that.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Farewell {
+    /// It ends its side at once.
+    Ends,
+    /// It ends its side when the server has.
+    Follows,
+    /// Its connection breaks when the server has ended its side.
+    Breaks,
+    /// It never ends its side.
+    Stays,
 }
 
 /// How a peer makes room in its socket.
@@ -216,7 +233,9 @@ impl World {
                 }
                 Reads::Slowly | Reads::Never => {}
             }
-            peer.broken |= peer.ending == Ending::Reset && rng.random_ratio(1, 30);
+            let may_break = peer.ending == Ending::Reset
+                || peer.server_has_ended && peer.farewell == Farewell::Breaks;
+            peer.broken |= may_break && rng.random_ratio(1, 30);
         }
     }
 
@@ -272,8 +291,7 @@ impl World {
             return Some(Completion::last(receive.user_data, Err(Errno::ECONNRESET)));
         }
         if available == 0 {
-            return (peer.ending == Ending::Fin)
-                .then(|| Completion::last(receive.user_data, Ok(0)));
+            return peer.has_ended().then(|| Completion::last(receive.user_data, Ok(0)));
         }
         let (Some(buffer), false) = (free_buffers.front_mut(), rng.random_ratio(1, 30)) else {
             return Some(Completion::last(receive.user_data, Err(Errno::ENOBUFS)));
@@ -316,9 +334,19 @@ impl World {
 }
 
 impl Peer {
+    /// Whether it ends its side behind its input.
+    pub(super) fn has_ended(&self) -> bool {
+        match (self.ending, self.farewell) {
+            (Ending::Fin, _) | (Ending::Close | Ending::Violation, Farewell::Ends) => true,
+            (Ending::Close | Ending::Violation, Farewell::Follows) => self.server_has_ended,
+            _ => false,
+        }
+    }
+
     /// Takes what there is room for from a piece, and returns how much that is.
     #[expect(unsafe_code, reason = "the kernel is given addresses")]
     fn take(&mut self, piece: &libc::iovec) -> usize {
+        assert!(!self.server_has_ended, "nothing is sent behind the server's end");
         let len = self.room.min(piece.iov_len);
         // SAFETY: whoever pushed the send keeps the pieces until the kernel has been entered or, if
         // it is patient, until it has completed; this comes before both.
@@ -365,6 +393,13 @@ impl Kernel for Simulation {
         let mut world = self.0.borrow_mut();
         let peer = world.peers.get_mut(&descriptor.as_raw_fd()).expect("the descriptor's peer");
         peer.broken = true;
+    }
+
+    fn end_sending(&mut self, descriptor: BorrowedFd<'_>) {
+        let mut world = self.0.borrow_mut();
+        let peer = world.peers.get_mut(&descriptor.as_raw_fd()).expect("the descriptor's peer");
+        assert!(!peer.server_has_ended, "the server's side ends once");
+        peer.server_has_ended = true;
     }
 
     fn push(&mut self, operation: &Operation, user_data: u64) {

@@ -19,7 +19,7 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use super::{
     Departure, Dimensions, Engine, Interest, Wait,
-    simulation::{Ending, Peer, Reads, Simulation, World},
+    simulation::{Ending, Farewell, Peer, Reads, Simulation, World},
     transfers::UnderWay,
 };
 use crate::{
@@ -101,6 +101,50 @@ fn peer_that_reads_slowly_but_steadily_is_not_silent() {
     }
 }
 
+#[test]
+fn closed_connection_departs_by_its_peers_end_alone() {
+    for seed in 0..200 {
+        for farewell in [Farewell::Ends, Farewell::Follows, Farewell::Breaks] {
+            let mut run = Run::new(seed);
+            let input = close_and_more(&mut run.rng);
+            run.connect(Peer { farewell, reads: Reads::Slowly, ..peer(input, Ending::Close) });
+            for _ in 0..TURNS_MAX {
+                run.turn();
+                if !run.departed.is_empty() {
+                    break;
+                }
+            }
+            let [(peer, end)] = &run.departed[..] else {
+                panic!("seed {seed}: it has not departed")
+            };
+            assert_eq!(*end, ConnectionEnd::ClosedByPeer);
+            check(peer, *end);
+        }
+    }
+}
+
+#[test]
+fn closed_connection_whose_peer_stays_waits_until_the_close_timeout() {
+    for seed in 0..50 {
+        let mut run = Run::new(seed);
+        let input = close_and_more(&mut run.rng);
+        run.connect(Peer { farewell: Farewell::Stays, ..peer(input, Ending::Close) });
+        run.turns(500);
+        assert_eq!(run.engine.connection_count(), 1, "seed {seed}");
+        let is_at_rest = (0..TURNS_MAX).any(|_| {
+            run.turn();
+            !run.engine.is_in_haste()
+        });
+        assert!(is_at_rest, "seed {seed}: it turns for nothing");
+        for _ in 0..100 {
+            run.sweep();
+            run.turns(20);
+        }
+        let [(_, end)] = &run.departed[..] else { panic!("seed {seed}: it has not departed") };
+        assert_eq!(*end, ConnectionEnd::ClosedByPeer);
+    }
+}
+
 /// A run of one seed.
 struct Run {
     world: Rc<RefCell<World>>,
@@ -138,8 +182,8 @@ impl Run {
     fn connect_reader_of(&mut self, payload_len: usize, room: usize) -> (RawFd, Vec<u8>) {
         let input = frame(&mut self.rng, true, OpCode::Binary, vec![b'?'; payload_len]);
         let (replies, _) = reference(&input);
-        let (taken, ending, reads) = (input.len(), Ending::Silence, Reads::Never);
-        let peer = Peer { input, taken, ending, reads, output: Vec::new(), room, broken: false };
+        let peer =
+            Peer { taken: input.len(), reads: Reads::Never, room, ..peer(input, Ending::Silence) };
         (self.connect(peer), replies.concat())
     }
 
@@ -311,6 +355,10 @@ fn check(peer: &Peer, end: ConnectionEnd) {
     frames.retain(|frame| *frame != PING);
     assert!(!said_goodbye || expected.starts_with(&frames), "it stands behind whole replies");
 
+    if end.is_orderly() && !peer.broken {
+        assert!(peer.has_ended(), "it lingers until its peer's end");
+        assert_eq!(peer.taken, peer.input.len(), "unread bytes would reset the connection");
+    }
     let (got, wanted) = (frames.concat(), expected.concat());
     let is_whole = match end {
         ConnectionEnd::ClosedByPeer => {
@@ -336,7 +384,7 @@ fn check(peer: &Peer, end: ConnectionEnd) {
         other => panic!("{other:?} is not an end in the engine"),
     };
     // A peer that breaks, or that is given up, while its last replies are on their way lacks them.
-    if is_whole && !peer.broken {
+    if is_whole && (peer.server_has_ended || !peer.broken) {
         assert_eq!(got.len(), wanted.len());
     }
     assert!(wanted.starts_with(&got), "what arrives is what was sent");
@@ -354,7 +402,24 @@ fn random_peer(rng: &mut SmallRng) -> Peer {
     let input = conversation(rng, ending);
     let taken = if rng.random() { 0 } else { rng.random_range(0..=input.len()) };
     let room = rng.random_range(0..3000);
-    Peer { input, taken, ending, reads, output: Vec::new(), room, broken: false }
+    let farewell = [Farewell::Ends, Farewell::Follows, Farewell::Breaks, Farewell::Stays]
+        [rng.random_range(0..4)];
+    Peer { taken, farewell, reads, room, ..peer(input, ending) }
+}
+
+/// A peer that sends this, reads well, and ends its side when the server has.
+fn peer(input: Vec<u8>, ending: Ending) -> Peer {
+    Peer {
+        input,
+        taken: 0,
+        ending,
+        farewell: Farewell::Follows,
+        reads: Reads::Well,
+        output: Vec::new(),
+        room: 0,
+        server_has_ended: false,
+        broken: false,
+    }
 }
 
 /// Messages, some of them text or fragmented, with Pings in between, and the ending behind them.
@@ -378,6 +443,17 @@ fn conversation(rng: &mut SmallRng, ending: Ending) -> Vec<u8> {
         Ending::Violation => bytes.extend(frame(rng, false, OpCode::Ping, Vec::new())),
         Ending::Fin | Ending::Reset | Ending::Silence => {}
     }
+    if matches!(ending, Ending::Close | Ending::Violation) && rng.random_ratio(1, 4) {
+        // The server discards what comes behind.
+        bytes.resize(bytes.len() + rng.random_range(0..5000), 0);
+    }
+    bytes
+}
+
+/// A Close frame, and bytes behind it.
+fn close_and_more(rng: &mut SmallRng) -> Vec<u8> {
+    let mut bytes = frame(rng, true, OpCode::Close, vec![0x03, 0xe8]);
+    bytes.resize(bytes.len() + 200, 0);
     bytes
 }
 

@@ -186,6 +186,11 @@ impl<K: Kernel> Transfers<K> {
         self.kernel.push(&operation, Kind::Receive.user_data(key.to_bits()));
     }
 
+    /// Ends the server's side of a connection behind what has been sent.
+    pub(super) fn end_sending(&mut self, descriptor: BorrowedFd<'_>) {
+        self.kernel.end_sending(descriptor);
+    }
+
     /// How many shared buffers the kernel has to begin receiving into.
     pub(super) fn free_buffers(&self) -> usize {
         self.buffers.free()

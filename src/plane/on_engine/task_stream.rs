@@ -1,5 +1,5 @@
-//! Connections of a worker with an engine while the engine does not carry them: before the end of the
-//! handshake, and after their departure. Tasks read and write them, and wait in the engine's kernel.
+//! Connections of a worker with an engine that the engine does not carry: until the opening handshake
+//! is done, and those that are refused. Tasks read and write them, and wait in the engine's kernel.
 
 use std::{
     io, mem,
