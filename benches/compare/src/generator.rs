@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
+use ringecho_loadtest::text::warning::{Warning, WarningCode};
 use serde::Deserialize;
 
 use crate::{
@@ -29,6 +30,7 @@ struct Report {
     latency_us: Option<Latency>,
     errors: Errors,
     causes: Vec<Cause>,
+    warnings: Vec<Warning>,
     generator: Option<Usage>,
     server: Option<Usage>,
 }
@@ -117,7 +119,11 @@ fn arguments(plan: &Plan, case: &Case, server: &Server, port: u16, pid: u32) -> 
     arguments
 }
 
-fn measurement(unit: Unit, resident_at_start: u64, output: &Output) -> anyhow::Result<Measurement> {
+fn measurement(
+    unit: Unit,
+    resident_at_start: Option<u64>,
+    output: &Output,
+) -> anyhow::Result<Measurement> {
     let Ok(report) = serde_json::from_slice::<Report>(&output.stdout) else {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("the generator has no result: {}", said.trim());
@@ -141,8 +147,13 @@ fn measurement(unit: Unit, resident_at_start: u64, output: &Output) -> anyhow::R
         server_user_us: cpu.user,
         server_cpus_busy: server.cpus_busy,
         server_resident_bytes: server.resident_bytes,
-        server_added_bytes: server.resident_bytes.saturating_sub(resident_at_start),
+        server_added_bytes: resident_at_start
+            .map(|at_start| server.resident_bytes.saturating_sub(at_start)),
         generator_cpus_busy: generator.cpus_busy,
+        is_generator_saturated: report
+            .warnings
+            .iter()
+            .any(|warning| warning.code == WarningCode::GeneratorSaturated),
         rate: report.rate,
         p50_us: latency.p50,
         p99_us: latency.p99,
@@ -170,6 +181,7 @@ mod tests {
             "latency_us": { "p50": 10.0, "p99": 20.0, "p99_9": 30.0 },
             "errors": { "total": 0 },
             "causes": [],
+            "warnings": [{ "code": "debug_build", "text": "slow" }],
             "generator": usage,
             "server": usage,
         })
@@ -179,7 +191,7 @@ mod tests {
         let stdout = report.to_string().into_bytes();
         measurement(
             Unit::Message,
-            1024,
+            Some(1024),
             &Output { status: ExitStatus::from_raw(0), stdout, stderr: b"oh\n".into() },
         )
     }
@@ -208,14 +220,19 @@ mod tests {
             server_user_us: 0.1,
             server_cpus_busy: 0.9,
             server_resident_bytes: 4096,
-            server_added_bytes: 3072,
+            server_added_bytes: Some(3072),
             generator_cpus_busy: 0.9,
+            is_generator_saturated: false,
             rate: 2e6,
             p50_us: 10.0,
             p99_us: 20.0,
             p99_9_us: 30.0,
         };
         assert_eq!(outcome(&report()).unwrap(), expected);
+        let mut saturated = report();
+        saturated["warnings"][0]["code"] = "generator_saturated".into();
+        let expected = Measurement { is_generator_saturated: true, ..expected };
+        assert_eq!(outcome(&saturated).unwrap(), expected);
     }
 
     #[test]

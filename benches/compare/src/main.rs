@@ -51,7 +51,7 @@ fn compare(args: &Args) -> anyhow::Result<bool> {
         plan.leave_out_beyond(limit);
     }
     if let (true, Some(left_out)) = (plan.cases.is_empty(), &plan.left_out) {
-        bail!("--connections: {left_out}");
+        bail!("--connections: none is left to compare: {left_out}");
     }
     let host = Host::read();
     for warning in plan.warnings() {

@@ -138,15 +138,16 @@ pub(crate) fn cases(payloads: &[u64], connections: &[u32], depths: &[u32]) -> Ve
     cases
 }
 
-/// Texts as public boards send them: each payload with each number of connections and each depth.
+/// Texts as public boards send them: each number of connections with each payload and each depth.
 ///
-/// Connections ascend, each number once: memory that a server keeps when connections end then counts
+/// Connections ascend over all cases, each number once: memory that a server keeps when connections end then counts
 /// in no case with fewer of them.
 pub(crate) fn boards(payloads: &[u64], connections: &[u32], depths: &[u32]) -> Vec<Case> {
     let ascending: Vec<u32> =
         connections.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
-    let cases = cases(payloads, &ascending, depths);
-    cases.into_iter().map(|case| Case { is_text: true, ..case }).collect()
+    let texts = |connections| cases(payloads, &[connections], depths);
+    let cases = ascending.into_iter().flat_map(texts);
+    cases.map(|case| Case { is_text: true, ..case }).collect()
 }
 
 /// Connections that come and go: each payload with each number of them at a time.
@@ -319,6 +320,26 @@ mod tests {
     fn cycles_have_no_depth() {
         let cases = churn(&[64], &[64, 512]);
         assert_eq!(cases[1].to_string(), "64 B x 512 cycles at once");
+    }
+
+    #[test]
+    fn connections_of_boards_ascend_whatever_is_sent() {
+        let cases = boards(&[5, 1024], &[512, 8, 512], &[1, 16]);
+        let loads: Vec<(u32, u64, u32)> =
+            cases.iter().map(|case| (case.connections, case.payload_bytes, case.depth)).collect();
+        assert_eq!(
+            loads,
+            [
+                (8, 5, 1),
+                (8, 5, 16),
+                (8, 1024, 1),
+                (8, 1024, 16),
+                (512, 5, 1),
+                (512, 5, 16),
+                (512, 1024, 1),
+                (512, 1024, 16),
+            ]
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Servers as processes: started on their CPUs, ended by their pids whatever happens.
 
 use std::{
-    fs, io,
+    io,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::unix::process::CommandExt,
     process::{Child, Command, ExitStatus, Stdio},
@@ -16,6 +16,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use ringecho_loadtest::count::process_usage;
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
@@ -36,9 +37,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 pub(crate) struct RunningServer {
     child: Child,
     port: u16,
-    /// Bytes that were in memory when it accepted connections and had none yet; 0 if that could not
-    /// be read.
-    resident_at_start: u64,
+    /// Bytes that were in memory before its first connection; `None` until then, or if that could
+    /// not be read.
+    resident_at_start: Option<u64>,
 }
 
 impl RunningServer {
@@ -53,9 +54,8 @@ impl RunningServer {
         command.process_group(0);
         let child = on_cpus(&server.cpus, || command.spawn())?
             .with_context(|| format!("cannot run {program}"))?;
-        let mut running = Self { child, port, resident_at_start: 0 };
+        let mut running = Self { child, port, resident_at_start: None };
         running.wait_until_ready()?;
-        running.resident_at_start = resident(running.pid()).unwrap_or_default();
         Ok(running)
     }
 
@@ -82,8 +82,13 @@ impl RunningServer {
         self.port
     }
 
-    /// Bytes that were in memory before its first connection.
-    pub(crate) fn resident_at_start(&self) -> u64 {
+    /// Reads what is in memory now, where it has had no connections yet.
+    pub(crate) fn read_resident_at_start(&mut self) {
+        self.resident_at_start = process_usage::resident(self.pid()).ok();
+    }
+
+    /// Bytes that were in memory then; `None` if that could not be read.
+    pub(crate) fn resident_at_start(&self) -> Option<u64> {
         self.resident_at_start
     }
 
@@ -107,14 +112,6 @@ impl Drop for RunningServer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Bytes of the process `pid` that are in memory (`VmRSS` in proc(5)).
-fn resident(pid: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    Some(kibibytes << 10)
 }
 
 /// A port of 127.0.0.1 on which nobody listens.
@@ -204,11 +201,6 @@ mod tests {
     use std::os::unix::process::ExitStatusExt;
 
     use super::*;
-
-    #[test]
-    fn memory_of_a_process_is_known() {
-        assert!(resident(std::process::id()) > Some(0));
-    }
 
     #[test]
     fn generator_is_told_of_a_signal_that_came_before_it_was_known() {

@@ -48,11 +48,14 @@ pub(crate) struct Measurement {
     /// The part of it that is spent in the program, not in the kernel.
     pub(crate) server_user_us: f64,
     pub(crate) server_cpus_busy: f64,
-    /// What is in memory at the end, with all connections open.
+    /// What is in memory at the end of the window.
     pub(crate) server_resident_bytes: u64,
-    /// What is in memory beyond that of the server when it was up and had no connections yet.
-    pub(crate) server_added_bytes: u64,
+    /// What is in memory beyond that of the server when it was up and had no connections yet; `None`
+    /// if that could not be read.
+    pub(crate) server_added_bytes: Option<u64>,
     pub(crate) generator_cpus_busy: f64,
+    /// Whether a thread of the generator had no time left, so that rate and latency are its limit.
+    pub(crate) is_generator_saturated: bool,
     /// How many of them a second.
     pub(crate) rate: f64,
     /// Latency of an echo, or of a whole cycle.
@@ -80,6 +83,7 @@ impl Serialize for Measurement {
         fields.serialize_entry("server_resident_bytes", &self.server_resident_bytes)?;
         fields.serialize_entry("server_added_bytes", &self.server_added_bytes)?;
         fields.serialize_entry("generator_cpus_busy", &self.generator_cpus_busy)?;
+        fields.serialize_entry("generator_saturated", &self.is_generator_saturated)?;
         fields.serialize_entry(&rate_name(self.unit), &self.rate)?;
         fields.serialize_entry("p50_us", &self.p50_us)?;
         fields.serialize_entry("p99_us", &self.p99_us)?;
@@ -105,7 +109,17 @@ impl Runs {
     }
 
     pub(crate) fn added_bytes(&self) -> Option<Summary> {
-        self.summary(|run| run.server_added_bytes as f64)
+        if self.failure.is_some() {
+            return None;
+        }
+        let added = self.rounds.iter().flatten().filter_map(|run| run.server_added_bytes);
+        Summary::of(added.map(|bytes| bytes as f64))
+    }
+
+    /// Whether in more than half of the rounds the generator had no time left.
+    pub(crate) fn is_generator_limited(&self) -> bool {
+        let runs = || self.rounds.iter().flatten();
+        runs().filter(|run| run.is_generator_saturated).count() * 2 > runs().count()
     }
 }
 
@@ -249,8 +263,9 @@ pub(crate) mod examples {
             server_user_us: cpu / 10.0,
             server_cpus_busy: 0.9,
             server_resident_bytes: 4 << 20,
-            server_added_bytes: 1 << 20,
+            server_added_bytes: Some(1 << 20),
             generator_cpus_busy: 0.9,
+            is_generator_saturated: false,
             rate: 1e6 / cpu,
             p50_us: 64.0 * cpu,
             p99_us: 200.0 * cpu,

@@ -3,6 +3,7 @@
 
 use std::{
     process::ExitStatus,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -16,6 +17,10 @@ use crate::{
     table,
 };
 
+/// How long servers get for what they still do when they accept connections already, such as making
+/// their buffers, until their memory without connections is read.
+const SETTLING: Duration = Duration::from_millis(500);
+
 /// Carries a plan out, and prints the table of each case as soon as it is measured. A server that
 /// fails does not keep the others from being measured.
 pub(crate) fn run(plan: Plan, host: Host, programs: &Programs, interrupt: &Interrupt) -> Results {
@@ -26,6 +31,10 @@ pub(crate) fn run(plan: Plan, host: Host, programs: &Programs, interrupt: &Inter
             RunningServer::start(server)
                 .map_err(|error| format!("it cannot be started: {error:#}")),
         );
+    }
+    thread::sleep(SETTLING);
+    for running in servers.iter_mut().flatten() {
+        running.read_resident_at_start();
     }
     let mut results = Results { host, plan, cases: Vec::new(), is_interrupted: false };
     let started = Instant::now();

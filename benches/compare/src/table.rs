@@ -8,7 +8,7 @@ use ringecho_loadtest::text::numbers::grouped;
 
 use crate::{
     plan::{Case, Mode, Unit},
-    results::Results,
+    results::{Results, Runs},
     statistics::Summary,
     words::payload,
 };
@@ -68,7 +68,7 @@ impl Column {
     /// A server's figure in this column; `None` if it has not run.
     fn cell(self, results: &Results, case: usize, server: usize) -> Option<String> {
         let runs = &results.cases[case][server];
-        let median = |summary: Option<Summary>| Some(figures(summary?.median));
+        let median = |summary: Option<Summary>| Some(figures(summary?.median) + mark(runs));
         match self {
             Self::Cpu => Some(spread(runs.cpu()?, figures)),
             Self::Ratio => {
@@ -76,13 +76,34 @@ impl Column {
                 Some(ratio.map_or("-".into(), |ratio| spread(ratio, hundredths)))
             }
             Self::Resident => Some(mebibytes(runs.resident_bytes()?.median)),
-            Self::Added => Some(mebibytes(runs.added_bytes()?.median)),
-            Self::Rate => Some(grouped(runs.summary(|run| run.rate)?.median.round() as u64)),
+            Self::Added => {
+                // The figures of a run without are as good as others.
+                runs.cpu()?;
+                Some(runs.added_bytes().map_or("-".into(), |added| mebibytes(added.median)))
+            }
+            Self::Rate => {
+                let rate = runs.summary(|run| run.rate)?.median.round() as u64;
+                Some(grouped(rate) + mark(runs))
+            }
             Self::P50 => median(runs.summary(|run| run.p50_us)),
             Self::P99 => median(runs.summary(|run| run.p99_us)),
             Self::P99_9 => median(runs.summary(|run| run.p99_9_us)),
         }
     }
+}
+
+/// What rates and latencies bear that are the generator's limit, and what it says.
+const MARK: &str = "*";
+const MARK_MEANING: &str = "the generator had no time left: its limit, not the server's";
+
+fn mark(runs: &Runs) -> &'static str {
+    if runs.is_generator_limited() { MARK } else { "" }
+}
+
+/// What a mark in the table of a case means; `None` if there is none.
+fn footnote(results: &Results, case: usize) -> Option<String> {
+    let mut shown = results.cases[case].iter().filter(|runs| runs.failure.is_none());
+    shown.any(Runs::is_generator_limited).then(|| format!("{MARK} {MARK_MEANING}"))
 }
 
 /// The names of all columns.
@@ -125,6 +146,9 @@ pub(crate) fn text(results: &Results, case: usize) -> String {
             let _ = write!(text, "  {cell:>width$}");
         }
         text.push('\n');
+    }
+    if let Some(footnote) = footnote(results, case) {
+        let _ = writeln!(text, "  {footnote}");
     }
     text + &failures
 }
@@ -173,6 +197,9 @@ pub(crate) fn markdown(results: &Results) -> String {
             if let Some(row) = row(results, case, server) {
                 let _ = writeln!(text, "| {} |", row.join(" | "));
             }
+        }
+        if let Some(footnote) = footnote(results, case) {
+            let _ = write!(text, "\n\\{footnote}.\n");
         }
         text.push_str("\n</details>\n");
     }
@@ -307,6 +334,35 @@ mod tests {
         }
         let widths: Vec<usize> = lines[1..].iter().map(|line| line.len()).collect();
         assert!(widths.iter().all(|width| *width == widths[0]), "{text}");
+    }
+
+    #[test]
+    fn what_is_the_generators_limit_is_marked_where_most_rounds_had_it() {
+        let mut results = examples::boards();
+        let saturate = |results: &mut Results, server: usize, round: usize| {
+            let run = results.cases[0][server].rounds[round].as_mut().unwrap();
+            run.is_generator_saturated = true;
+        };
+        saturate(&mut results, 1, 0);
+        saturate(&mut results, 2, 0);
+        assert!(!text(&results, 0).contains('*'));
+        saturate(&mut results, 2, 2);
+        for run in results.cases[0][2].rounds.iter_mut().flatten() {
+            run.server_added_bytes = None;
+        }
+        let text = text(&results, 0);
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let row = "twice 1.00 (0.900-1.50) 2.00 (2.00-2.00) 4.00 - 1,000,000* 64.0* 200* 300*";
+        assert!(text.lines().any(|other| words(other) == words(row)), "{row}\n{text}");
+        assert_eq!(text.matches('*').count(), 5, "{text}");
+        let note = "* the generator had no time left: its limit, not the server's";
+        assert!(text.ends_with(&format!("\n  {note}\n")), "{text}");
+        assert!(markdown(&results).contains(&format!("\n\n\\{note}.\n")));
+        let json = serde_json::to_value(&results).unwrap();
+        let rounds = &json["cases"][0]["servers"][2]["rounds"];
+        assert_eq!(rounds[0]["generator_saturated"], true);
+        assert_eq!(rounds[1]["generator_saturated"], false);
+        assert!(rounds[0]["server_added_bytes"].is_null());
     }
 
     #[test]

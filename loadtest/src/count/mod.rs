@@ -6,7 +6,7 @@ pub(crate) mod encoding;
 pub mod errors;
 pub mod latency;
 pub mod latency_report;
-pub(crate) mod process_usage;
+pub mod process_usage;
 pub mod tally;
 pub(crate) mod thread_usage;
 pub mod timeline;

@@ -68,6 +68,12 @@ fn parse(stat: &str, status: &str, ticks_per_second: u64) -> Option<ProcessUsage
     })
 }
 
+/// Bytes of the process `pid` that are in memory now, as [`ProcessUsage`] has them.
+pub fn resident(pid: u32) -> io::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    kibibytes(&status, "VmRSS:").map(|kibibytes| kibibytes * 1024).ok_or_else(unexpected_format)
+}
+
 fn kibibytes(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix(" kB")?.parse().ok()
@@ -96,6 +102,7 @@ mod tests {
     fn this_process_has_memory() {
         let usage = ProcessUsage::read(std::process::id()).unwrap();
         assert!(usage.resident > 0 && usage.resident_peak >= usage.resident);
+        assert!(resident(std::process::id()).unwrap() > 0);
     }
 
     #[test]
