@@ -10,8 +10,8 @@ use std::{
 
 use ringecho_loadtest::{
     cli::{
-        ChurnArgs, Cli, Command, CompareArgs, ConnectionArgs, IdleArgs, MergeArgs, PlanError,
-        RunArgs, STDOUT, SearchArgs,
+        ChurnArgs, Cli, Command, CompareArgs, ConnectionArgs, IdleArgs, MergeArgs, OutputArgs,
+        PlanError, RecordingArgs, RunArgs, STDOUT, SearchArgs,
     },
     drive::threads::ThreadError,
     modes::{
@@ -20,7 +20,11 @@ use ringecho_loadtest::{
         run::{RunError, run},
         search,
     },
-    result::{check::Check, export, progress::Progress},
+    result::{
+        check::Check,
+        export::{self, Exported},
+        progress::Progress,
+    },
     text::{
         shortfall,
         stderr::{say, warn},
@@ -129,19 +133,14 @@ fn run_load(args: &RunArgs) -> Result<Ending, Fault> {
     let (baseline, conditions) = (args.baseline()?, args.conditions()?);
     let plan = args.plan()?;
     let (too_few, interrupted) = prepare(&args.traffic.connections, 1)?;
+    let floor = floor::measure_messages(&plan, &interrupted);
     let mut progress = if args.full_screen { Progress::full_screen() } else { Progress::default() };
-    let floor = floor::of_messages(&plan, &interrupted);
     let mut report = run(plan, &interrupted, &mut progress)?;
     report.add_floor(floor);
     report.conclude(baseline, &conditions);
-    let doubts = [&*report.warnings, &shortfall::noted()].concat();
-    report.warnings = [&*doubts, &too_few].concat();
-    // Who cannot have one of them at least has the others.
-    let exported = export::write(&report, &args.recording.files()).map_err(Fault::Failed);
+    let unsaid = add_shortfall(&mut report.warnings, &too_few);
     let text = (report.connections.opened > 0).then(|| report.to_string());
-    let published = publish(&report, text, args.output.json.as_deref());
-    warn(&doubts);
-    exported.and(published)?;
+    deliver(&report, text, &args.recording, &args.output, &unsaid)?;
     Ok(Ending::of(report.is_success(), &report.checks))
 }
 
@@ -150,10 +149,9 @@ fn hold_idle(args: &IdleArgs) -> Result<Ending, Fault> {
     let plan = args.plan()?;
     let (too_few, interrupted) = prepare(&args.connections, 1)?;
     let mut report = idle::run(plan, &interrupted, &mut Progress::default())?;
-    let doubts = [&*report.warnings, &shortfall::noted()].concat();
-    report.warnings = [&*doubts, &too_few].concat();
+    let unsaid = add_shortfall(&mut report.warnings, &too_few);
     publish(&report, Some(report.to_string()), args.output.json.as_deref())?;
-    warn(&doubts);
+    warn(&unsaid);
     Ok(Ending::of(report.is_success(), &[]))
 }
 
@@ -162,17 +160,12 @@ fn churn_connections(args: &ChurnArgs) -> Result<Ending, Fault> {
     let conditions = args.conditions()?;
     let plan = args.plan()?;
     let (too_few, interrupted) = prepare(&args.cycles.connections, churn::DESCRIPTORS_EACH)?;
-    let floor = floor::of_cycles(&plan, &interrupted);
+    let floor = floor::measure_cycles(&plan, &interrupted);
     let mut report = churn::run(plan, &interrupted, &mut Progress::default())?;
     report.add_floor(floor);
     report.conclude(&conditions);
-    let doubts = [&*report.warnings, &shortfall::noted()].concat();
-    report.warnings = [&*doubts, &too_few].concat();
-    // Who cannot have one of them at least has the others.
-    let exported = export::write(&report, &args.recording.files()).map_err(Fault::Failed);
-    let published = publish(&report, Some(report.to_string()), args.output.json.as_deref());
-    warn(&doubts);
-    exported.and(published)?;
+    let unsaid = add_shortfall(&mut report.warnings, &too_few);
+    deliver(&report, Some(report.to_string()), &args.recording, &args.output, &unsaid)?;
     Ok(Ending::of(report.is_success(), &report.checks))
 }
 
@@ -218,8 +211,8 @@ fn merge(args: &MergeArgs) -> Result<Ending, Fault> {
     Ok(Ending::of(report.is_success(), &[]))
 }
 
-/// Prepares the process for connections with up to so many descriptors each: says what it has too little of, and returns that with the
-/// flag that says that somebody wants it to end.
+/// Prepares the process for connections with up to so many descriptors each: says what it has too
+/// little of, and returns that with the flag that says that somebody wants it to end.
 fn prepare(
     connections: &ConnectionArgs,
     descriptors_each: usize,
@@ -252,6 +245,29 @@ fn is_ignored(signal: i32) -> bool {
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
     mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
+/// Adds to a result's warnings what the system has refused, and `too_few`, which has been said;
+/// returns the warnings that have not been said yet.
+fn add_shortfall(warnings: &mut Vec<Warning>, too_few: &[Warning]) -> Vec<Warning> {
+    let unsaid = [&**warnings, &shortfall::noted()].concat();
+    *warnings = [&*unsaid, too_few].concat();
+    unsaid
+}
+
+/// Puts a result, and what was measured, where they belong, and says what casts doubt on them. A file
+/// that cannot be written keeps no other result away.
+fn deliver(
+    report: &impl Exported,
+    text: Option<String>,
+    recording: &RecordingArgs,
+    output: &OutputArgs,
+    doubts: &[Warning],
+) -> Result<(), Fault> {
+    let exported = export::write(report, &recording.files()).map_err(Fault::Failed);
+    let published = publish(report, text, output.json.as_deref());
+    warn(doubts);
+    exported.and(published)
 }
 
 /// Puts a result where it belongs: as JSON, or as `text`, if there is anything to say.

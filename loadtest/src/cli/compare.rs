@@ -26,7 +26,7 @@ const ROUNDS: RangeInclusive<usize> = 2..=1000;
 #[command(args_conflicts_with_subcommands = true)]
 pub struct CompareArgs {
     #[command(subcommand)]
-    of: Option<CompareOf>,
+    exchange: Option<ComparedExchange>,
 
     #[command(flatten)]
     messages: Option<CompareMessagesArgs>,
@@ -34,7 +34,7 @@ pub struct CompareArgs {
 
 /// What the load is of, if not of messages.
 #[derive(Clone, Debug, Subcommand)]
-enum CompareOf {
+enum ComparedExchange {
     /// Compares two servers by cycles: connections that are opened, used and closed, as by churn
     ///
     /// The exit code is 0 if every cycle went as it should, 1 if not, or if no round was complete,
@@ -133,15 +133,15 @@ impl CompareArgs {
         let missing = |subject: Subject| {
             let of_server = [Metric::ServerCpuPerMessage, Metric::ServerCpuPerCycle];
             (of_server.contains(&subject.metric) && server_pid_b.is_none())
-                .then_some("--server-pid-a and -b")
+                .then_some("--server-pid-a and --server-pid-b")
         };
-        let (runs, fail_if) = match self.of() {
-            Of::Messages(args) => {
+        let (runs, fail_if) = match self.exchange() {
+            ExchangeArgs::Messages(args) => {
                 let fail_if = args.checks.conditions(missing)?;
                 let [a, b] = sides.map(|(url, pid)| args.traffic.plan(url, pid));
                 ([TrialPlan::Messages(a?), TrialPlan::Messages(b?)], fail_if)
             }
-            Of::Cycles(args) => {
+            ExchangeArgs::Cycles(args) => {
                 let fail_if = measured(&args.fail_if, missing)?;
                 let load = || args.rate.clone().map_or(Load::Closed, Load::Open);
                 let [a, b] = sides.map(|(url, pid)| args.cycles.plan(url, load(), pid));
@@ -153,9 +153,9 @@ impl CompareArgs {
 
     /// How the connections are, and how many descriptors each takes.
     pub fn connections(&self) -> (&ConnectionArgs, usize) {
-        match self.of() {
-            Of::Messages(args) => (&args.traffic.connections, 1),
-            Of::Cycles(args) => (&args.cycles.connections, churn::DESCRIPTORS_EACH),
+        match self.exchange() {
+            ExchangeArgs::Messages(args) => (&args.traffic.connections, 1),
+            ExchangeArgs::Cycles(args) => (&args.cycles.connections, churn::DESCRIPTORS_EACH),
         }
     }
 
@@ -165,23 +165,25 @@ impl CompareArgs {
     }
 
     fn sides(&self) -> &SideArgs {
-        match self.of() {
-            Of::Messages(args) => &args.sides,
-            Of::Cycles(args) => &args.sides,
+        match self.exchange() {
+            ExchangeArgs::Messages(args) => &args.sides,
+            ExchangeArgs::Cycles(args) => &args.sides,
         }
     }
 
-    fn of(&self) -> Of<'_> {
+    fn exchange(&self) -> ExchangeArgs<'_> {
         match self {
-            Self { of: Some(CompareOf::Churn(args)), .. } => Of::Cycles(args),
-            Self { messages: Some(args), .. } => Of::Messages(args),
-            Self { of: None, messages: None } => unreachable!("clap demands one of them"),
+            Self { exchange: Some(ComparedExchange::Churn(args)), .. } => {
+                ExchangeArgs::Cycles(args)
+            }
+            Self { messages: Some(args), .. } => ExchangeArgs::Messages(args),
+            Self { exchange: None, messages: None } => unreachable!("clap demands one of them"),
         }
     }
 }
 
-/// What is compared.
-enum Of<'a> {
+/// What a comparison is asked for, of its exchange.
+enum ExchangeArgs<'a> {
     Messages(&'a CompareMessagesArgs),
     Cycles(&'a CompareChurnArgs),
 }

@@ -7,9 +7,9 @@ use super::{
     values::{number, time},
 };
 use crate::{
-    modes::churn::plan::{ChurnPlan, Closing},
+    modes::churn::plan::ChurnPlan,
     payload::Verify,
-    plan::Load,
+    plan::{Closing, Load, schedule::BACKLOG_GRACE},
     wire::target::Target,
 };
 
@@ -81,6 +81,7 @@ impl CycleArgs {
             answer_timeout: self.answer_timeout,
             warmup: self.window.warmup,
             duration: self.window.duration,
+            backlog_grace: BACKLOG_GRACE,
             threads,
             server_pid,
         })

@@ -5,7 +5,7 @@ use std::{ops::RangeInclusive, sync::Arc};
 use super::{ConnectionArgs, PayloadArgs, PlanError, WindowArgs, values::number};
 use crate::{
     payload::{EchoKind, Verify},
-    plan::{Load, Plan},
+    plan::{Load, Plan, schedule::BACKLOG_GRACE},
     wire::target::Target,
 };
 
@@ -82,6 +82,7 @@ impl LoadArgs {
             start_at: None,
             warmup: self.window.warmup,
             duration: self.window.duration,
+            backlog_grace: BACKLOG_GRACE,
             threads: connections.threads(polls),
             server_pid,
         })

@@ -105,17 +105,18 @@ pub enum Command {
     /// Finds the highest rate that a server sustains under a target such as --slo 'p99<2ms'
     ///
     /// Each rate is tried in a run of its own: doubled until one is too high, then halving the gap,
-    /// then the rate that was found again. `search churn` has cycles instead of messages. The exit code is 0 if one was found and confirmed, and 1
-    /// if not.
+    /// then the rate that was found again. `search churn` has cycles instead of messages. The exit
+    /// code is 0 if one was found and confirmed, 1 if not, and 2 if a flag is wrong; 130 after a
+    /// second Ctrl-C.
     Search(Box<SearchArgs>),
 
     /// Compares two servers under the same load, in turn: ratios with confidence intervals
     ///
     /// The ratios are those of B to A; a condition of --fail-if is about them or about B. `compare
-    /// churn` has cycles instead of messages. Ctrl-C ends
-    /// the comparison with the rounds that are complete. The exit code is 0 if every message was echoed
-    /// correctly, 1 if not, or if no round was complete, 2 if a flag is wrong, and 3, whatever else,
-    /// if a condition of --fail-if holds; 130 after a second Ctrl-C.
+    /// churn` has cycles instead of messages. Ctrl-C ends the comparison with the rounds that are
+    /// complete. The exit code is 0 if every message was echoed correctly, 1 if not, or if no round
+    /// was complete, 2 if a flag is wrong, and 3, whatever else, if a condition of --fail-if holds;
+    /// 130 after a second Ctrl-C.
     Compare(Box<CompareArgs>),
 
     /// Merges the results of runs on several machines, exactly: percentiles are those of all

@@ -30,7 +30,7 @@ const CONFIRM: RangeInclusive<usize> = 1..=20;
 #[command(args_conflicts_with_subcommands = true)]
 pub struct SearchArgs {
     #[command(subcommand)]
-    of: Option<SearchOf>,
+    exchange: Option<SearchedExchange>,
 
     #[command(flatten)]
     messages: Option<SearchMessagesArgs>,
@@ -38,10 +38,11 @@ pub struct SearchArgs {
 
 /// What the rate is of, if not of messages.
 #[derive(Clone, Debug, Subcommand)]
-enum SearchOf {
+enum SearchedExchange {
     /// Finds the highest rate of cycles: connections that are opened, used and closed, as by churn
     ///
-    /// The exit code is 0 if a rate was found and confirmed, and 1 if not.
+    /// The exit code is 0 if a rate was found and confirmed, 1 if not, and 2 if a flag is wrong; 130
+    /// after a second Ctrl-C.
     Churn(Box<SearchChurnArgs>),
 }
 
@@ -136,12 +137,12 @@ impl SearchArgs {
             return Err(PlanError::MaxRate { max_rate, start_rate });
         }
         let load = Load::Open(Rate::constant(start_rate));
-        let (run, goals) = match self.of() {
-            Of::Messages(args) => {
+        let (run, goals) = match self.exchange() {
+            ExchangeArgs::Messages(args) => {
                 let plan = args.load.plan(&args.url, load, &args.connections, server_pid)?;
                 (TrialPlan::Messages(plan), &args.slo)
             }
-            Of::Cycles(args) => {
+            ExchangeArgs::Cycles(args) => {
                 (TrialPlan::Cycles(args.cycles.plan(&args.url, load, server_pid)?), &args.slo)
             }
         };
@@ -159,9 +160,9 @@ impl SearchArgs {
 
     /// How the connections are, and how many descriptors each takes.
     pub fn connections(&self) -> (&ConnectionArgs, usize) {
-        match self.of() {
-            Of::Messages(args) => (&args.connections, 1),
-            Of::Cycles(args) => (&args.cycles.connections, churn::DESCRIPTORS_EACH),
+        match self.exchange() {
+            ExchangeArgs::Messages(args) => (&args.connections, 1),
+            ExchangeArgs::Cycles(args) => (&args.cycles.connections, churn::DESCRIPTORS_EACH),
         }
     }
 
@@ -171,23 +172,25 @@ impl SearchArgs {
     }
 
     fn settings(&self) -> &SettingsArgs {
-        match self.of() {
-            Of::Messages(args) => &args.settings,
-            Of::Cycles(args) => &args.settings,
+        match self.exchange() {
+            ExchangeArgs::Messages(args) => &args.settings,
+            ExchangeArgs::Cycles(args) => &args.settings,
         }
     }
 
-    fn of(&self) -> Of<'_> {
+    fn exchange(&self) -> ExchangeArgs<'_> {
         match self {
-            Self { of: Some(SearchOf::Churn(args)), .. } => Of::Cycles(args),
-            Self { messages: Some(args), .. } => Of::Messages(args),
-            Self { of: None, messages: None } => unreachable!("clap demands one of them"),
+            Self { exchange: Some(SearchedExchange::Churn(args)), .. } => {
+                ExchangeArgs::Cycles(args)
+            }
+            Self { messages: Some(args), .. } => ExchangeArgs::Messages(args),
+            Self { exchange: None, messages: None } => unreachable!("clap demands one of them"),
         }
     }
 }
 
-/// What is searched.
-enum Of<'a> {
+/// What a search is asked for, of its exchange.
+enum ExchangeArgs<'a> {
     Messages(&'a SearchMessagesArgs),
     Cycles(&'a SearchChurnArgs),
 }

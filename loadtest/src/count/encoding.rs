@@ -7,26 +7,28 @@ use hdrhistogram::{
 };
 
 use super::latency::{Histograms, Latencies};
+use crate::plan::Exchange;
 
 impl Histograms {
-    /// Each histogram, with its tag in an interval log.
-    pub(crate) fn tagged(&self) -> [(Option<&'static str>, &Latencies); 4] {
-        let Self { latency, uncorrected, handshake, send_lag } = self;
-        [
-            (None, latency),
-            (Some("uncorrected"), uncorrected),
-            (Some("handshake"), handshake),
-            (Some("send_lag"), send_lag),
-        ]
+    /// Each histogram that such a load fills, with its tag in an interval log.
+    pub(crate) fn tagged(&self, exchange: Exchange) -> [(Option<&'static str>, &Latencies); 3] {
+        let Self { latency, uncorrected, handshake, lag } = self;
+        match exchange {
+            Exchange::Message => {
+                [(None, latency), (Some("uncorrected"), uncorrected), (Some("send_lag"), lag)]
+            }
+            Exchange::Cycle => {
+                [(None, latency), (Some("handshake"), handshake), (Some("begin_lag"), lag)]
+            }
+        }
     }
 
-    /// The histogram with a tag; `None` if no histogram has it.
+    /// The histogram of messages with a tag; `None` if no histogram has it.
     pub(crate) fn tagged_mut(&mut self, tag: Option<&str>) -> Option<&mut Latencies> {
         match tag {
             None => Some(&mut self.latency),
             Some("uncorrected") => Some(&mut self.uncorrected),
-            Some("handshake") => Some(&mut self.handshake),
-            Some("send_lag") => Some(&mut self.send_lag),
+            Some("send_lag") => Some(&mut self.lag),
             Some(_) => None,
         }
     }
@@ -38,15 +40,16 @@ pub(crate) struct EncodedHistograms([Vec<u8>; 4]);
 
 impl EncodedHistograms {
     pub(crate) fn new(histograms: &Histograms) -> Self {
-        Self(histograms.tagged().map(|(_, latencies)| encode(latencies)))
+        let Histograms { latency, uncorrected, handshake, lag } = histograms;
+        Self([latency, uncorrected, handshake, lag].map(encode))
     }
 
     pub(crate) fn decode(&self) -> Histograms {
-        let [latency, uncorrected, handshake, send_lag] = self.0.each_ref().map(|bytes| {
+        let [latency, uncorrected, handshake, lag] = self.0.each_ref().map(|bytes| {
             let decoded = (!bytes.is_empty()).then(|| decode(bytes));
             decoded.transpose().expect("it was encoded by `new`").unwrap_or_default()
         });
-        Histograms { latency, uncorrected, handshake, send_lag }
+        Histograms { latency, uncorrected, handshake, lag }
     }
 }
 
@@ -80,11 +83,16 @@ mod tests {
         let mut histograms = Histograms::default();
         for at in 0..5000_u64 {
             histograms.latency.record(at * at * 37, at as usize % 5);
-            histograms.send_lag.record(at, 1);
+            histograms.uncorrected.record(at * 3, 2);
+            histograms.handshake.record(at * 1000, at as usize % 3);
+            histograms.lag.record(at, 1);
         }
         histograms.latency.record(u64::MAX, 1);
         let decoded = EncodedHistograms::new(&histograms).decode();
-        for ((_, decoded), (_, latencies)) in decoded.tagged().iter().zip(histograms.tagged()) {
+        let all = |it: &Histograms| {
+            [&it.latency, &it.uncorrected, &it.handshake, &it.lag].map(Clone::clone)
+        };
+        for (decoded, latencies) in all(&decoded).iter().zip(&all(&histograms)) {
             assert_eq!(decoded.nanoseconds(), latencies.nanoseconds());
             for quantile in [0.0, 0.5, 0.999, 1.0] {
                 let pair = [decoded, latencies].map(|it| it.quantile_us(quantile).to_bits());

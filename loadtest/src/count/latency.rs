@@ -95,26 +95,62 @@ pub struct Histograms {
     pub handshake: Latencies,
     /// From the planned instant to that of sending, of all messages that were planned in the
     /// measured window and sent at all; of cycles, to that of beginning. Empty in a closed loop.
-    pub send_lag: Latencies,
+    pub lag: Latencies,
 }
 
 impl Histograms {
     /// Adds another thread's.
     pub(crate) fn merge(&mut self, other: &Self) {
-        let Self { latency, uncorrected, handshake, send_lag } = self;
+        let Self { latency, uncorrected, handshake, lag } = self;
         latency.merge(&other.latency);
         uncorrected.merge(&other.uncorrected);
         handshake.merge(&other.handshake);
-        send_lag.merge(&other.send_lag);
+        lag.merge(&other.lag);
     }
 
     /// Forgets everything, but keeps the memory.
     pub(crate) fn clear(&mut self) {
-        let Self { latency, uncorrected, handshake, send_lag } = self;
+        let Self { latency, uncorrected, handshake, lag } = self;
         latency.clear();
         uncorrected.clear();
         handshake.clear();
-        send_lag.clear();
+        lag.clear();
+    }
+}
+
+/// What of the times of cycles is the generator's own lateness. Empty but in an open loop of a churn.
+///
+/// A cycle whose instant comes while every connection is in use is *held back*: that is the server's
+/// time. Any other one begins late only if the generator does.
+#[derive(Clone, Debug, Default)]
+pub struct GeneratorLag {
+    /// Cycles that were held back.
+    pub held_back: u64,
+    /// From the planned instants to the beginnings of the others.
+    pub lag: Latencies,
+    /// As [`Histograms::handshake`], less this lag.
+    pub handshake_without: Latencies,
+    /// As [`Histograms::latency`], less this lag.
+    pub latency_without: Latencies,
+}
+
+impl GeneratorLag {
+    /// Adds another thread's.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        let Self { held_back, lag, handshake_without, latency_without } = self;
+        *held_back += other.held_back;
+        lag.merge(&other.lag);
+        handshake_without.merge(&other.handshake_without);
+        latency_without.merge(&other.latency_without);
+    }
+
+    /// Forgets everything, but keeps the memory.
+    pub(crate) fn clear(&mut self) {
+        let Self { held_back, lag, handshake_without, latency_without } = self;
+        *held_back = 0;
+        lag.clear();
+        handshake_without.clear();
+        latency_without.clear();
     }
 }
 

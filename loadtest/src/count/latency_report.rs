@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::latency::Latencies;
+use crate::plan::condition::metric::Metric;
 
 /// Samples beyond a percentile without which it is little else than the longest.
 const SAMPLES_BEYOND_MIN: u64 = 10;
@@ -47,14 +48,34 @@ impl LatencyReport {
         })
     }
 
-    /// p50, and those of p90 and p99 that so many samples can tell: `p50 9.1  p90 12.0`.
-    pub(crate) fn told(&self) -> String {
+    /// A metric of latencies; `None` of any other.
+    pub(crate) fn value(&self, metric: Metric) -> Option<f64> {
+        match metric {
+            Metric::P50 => Some(self.p50),
+            Metric::P90 => Some(self.p90),
+            Metric::P99 => Some(self.p99),
+            Metric::P99_9 => Some(self.p99_9),
+            Metric::P99_99 => Some(self.p99_99),
+            Metric::Max => Some(self.max),
+            Metric::Mean => Some(self.mean),
+            _ => None,
+        }
+    }
+
+    /// p50, and those of p90 and p99 that so many samples can tell, with their values.
+    pub(crate) fn certain(&self) -> impl Iterator<Item = (Metric, f64)> + use<> {
         let Self { p50, p90, p99, samples, .. } = *self;
-        let told = [("p50", p50, 2), ("p90", p90, 10), ("p99", p99, 100)]
+        [(Metric::P50, p50, 0), (Metric::P90, p90, 10), (Metric::P99, p99, 100)]
             .into_iter()
-            .filter(|(name, _, one_in)| *name == "p50" || samples / one_in >= SAMPLES_BEYOND_MIN)
-            .map(|(name, value, _)| format!("{name} {value:.1}"));
-        told.collect::<Vec<String>>().join("  ")
+            .filter(move |(.., one_in)| samples >= one_in * SAMPLES_BEYOND_MIN)
+            .map(|(metric, value, _)| (metric, value))
+    }
+
+    /// The same as a text: `p50 9.1  p90 12.0`.
+    pub(crate) fn in_words(&self) -> String {
+        let percentiles =
+            self.certain().map(|(metric, value)| format!("{} {value:.1}", metric.name()));
+        percentiles.collect::<Vec<String>>().join("  ")
     }
 }
 
@@ -84,7 +105,7 @@ mod tests {
         ] {
             let mut latencies = Latencies::default();
             latencies.record(5000, samples);
-            assert_eq!(LatencyReport::new(&latencies).unwrap().told(), told, "{samples}");
+            assert_eq!(LatencyReport::new(&latencies).unwrap().in_words(), told, "{samples}");
         }
     }
 }

@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use super::{
     connection_error::ConnectionError,
     errors::{Cause, ErrorCounts, ErrorKind, WrongEchoCounts},
-    latency::Histograms,
+    latency::{GeneratorLag, Histograms},
 };
 use crate::verify::received::WrongEcho;
 
 /// The most different causes of errors that are kept apart; further ones are only counted.
 const CAUSES_MAX: usize = 16;
 
-/// What a thread has counted since it last handed that over. In a churn, a correct cycle is counted
-/// where otherwise a correct echo is.
+/// What a thread has counted since it last handed that over. Exchanges are messages with their
+/// echoes, or in a churn cycles.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
     /// Connections whose opening handshake succeeded.
@@ -24,13 +24,14 @@ pub(crate) struct Tally {
     pub(crate) lost: u64,
     /// Lost connections that were opened again.
     pub(crate) reopened: u64,
-    /// Correct echoes that arrived, in all.
-    pub(crate) echoes: u64,
-    /// Correct echoes that arrived in the measured window.
-    pub(crate) echoes_measured: u64,
+    /// Correct exchanges, in all.
+    pub(crate) exchanges: u64,
+    /// Correct exchanges that ended in the measured window.
+    pub(crate) exchanges_measured: u64,
     /// Bytes of payload of these.
     pub(crate) payload_measured: u64,
     pub(crate) histograms: Histograms,
+    pub(crate) generator_lag: GeneratorLag,
     pub(crate) errors: ErrorCounts,
     pub(crate) wrong_echoes: WrongEchoCounts,
     causes: BTreeMap<(ErrorKind, String), u64>,
@@ -75,19 +76,22 @@ impl Tally {
             compressed,
             lost,
             reopened,
-            echoes,
-            echoes_measured,
+            exchanges,
+            exchanges_measured,
             payload_measured,
             histograms,
+            generator_lag,
             errors,
             wrong_echoes,
             causes,
         } = self;
-        for count in [opened, compressed, lost, reopened, echoes, echoes_measured, payload_measured]
+        for count in
+            [opened, compressed, lost, reopened, exchanges, exchanges_measured, payload_measured]
         {
             *count = 0;
         }
         histograms.clear();
+        generator_lag.clear();
         *errors = ErrorCounts::default();
         *wrong_echoes = WrongEchoCounts::default();
         causes.clear();
@@ -100,10 +104,11 @@ impl Tally {
             compressed,
             lost,
             reopened,
-            echoes,
-            echoes_measured,
+            exchanges,
+            exchanges_measured,
             payload_measured,
             histograms,
+            generator_lag,
             errors,
             wrong_echoes,
             causes,
@@ -112,10 +117,11 @@ impl Tally {
         self.compressed += compressed;
         self.lost += lost;
         self.reopened += reopened;
-        self.echoes += echoes;
-        self.echoes_measured += echoes_measured;
+        self.exchanges += exchanges;
+        self.exchanges_measured += exchanges_measured;
         self.payload_measured += payload_measured;
         self.histograms.merge(histograms);
+        self.generator_lag.merge(generator_lag);
         self.errors.merge(*errors);
         self.wrong_echoes.merge(*wrong_echoes);
         for (cause, count) in causes {

@@ -47,7 +47,7 @@ pub(crate) struct PortionSender {
 /// How much has been handed over.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counts {
-    pub(crate) echoes: u64,
+    pub(crate) exchanges: u64,
     pub(crate) errors: u64,
 }
 
@@ -78,9 +78,11 @@ impl PortionSender {
 
     /// Hands over what was counted last.
     pub(crate) fn send(&self, tally: Tally) {
-        let Counts { echoes, errors } = self.sent.get();
-        self.sent
-            .set(Counts { echoes: echoes + tally.echoes, errors: errors + tally.errors.total });
+        let Counts { exchanges, errors } = self.sent.get();
+        self.sent.set(Counts {
+            exchanges: exchanges + tally.exchanges,
+            errors: errors + tally.errors.total,
+        });
         let portion = Portion { thread: self.thread, second: self.second.get(), tally };
         // The main thread is gone only when the program ends.
         let _ = self.portions.send(portion);
@@ -96,7 +98,7 @@ impl PortionSender {
 #[derive(Clone, Debug)]
 pub struct Second {
     /// Correct echoes that arrived in it; in a churn, correct cycles that ended in it.
-    pub echoes: u64,
+    pub exchanges: u64,
     /// Errors that happened in it, to about 5 ms.
     pub errors: ErrorCounts,
     /// Latency of the echoes that arrived in it, if their messages were planned in the measured
@@ -106,29 +108,29 @@ pub struct Second {
     pub uncorrected_latency_us: Option<LatencyReport>,
     /// Times to the ends of opening handshakes that were done in it; `None` but in a churn.
     pub handshake_us: Option<LatencyReport>,
-    /// Times from the planned instant to that of sending, of the messages that were sent in it;
-    /// `None` in a closed loop.
-    pub send_lag_us: Option<LatencyReport>,
+    /// Times from the planned instant to that of sending, of the messages that were sent in it; of
+    /// cycles, to that of beginning. `None` in a closed loop.
+    pub lag_us: Option<LatencyReport>,
     pub(crate) histograms: EncodedHistograms,
 }
 
 impl Second {
     fn new(tally: &Tally) -> Self {
         Self {
-            echoes: tally.echoes_measured,
+            exchanges: tally.exchanges_measured,
             errors: tally.errors,
             latency_us: LatencyReport::new(&tally.histograms.latency),
             uncorrected_latency_us: LatencyReport::new(&tally.histograms.uncorrected),
             handshake_us: LatencyReport::new(&tally.histograms.handshake),
-            send_lag_us: LatencyReport::new(&tally.histograms.send_lag),
+            lag_us: LatencyReport::new(&tally.histograms.lag),
             histograms: EncodedHistograms::new(&tally.histograms),
         }
     }
 
-    /// Echoes for each second of the second's `length`, which may be a part of one.
+    /// Exchanges for each second of the second's `length`, which may be a part of one.
     #[expect(clippy::cast_precision_loss, reason = "counts stay below 2^52")]
-    pub(crate) fn echoes_per_second(&self, length: Duration) -> f64 {
-        per_second(self.echoes as f64, length)
+    pub(crate) fn exchanges_per_second(&self, length: Duration) -> f64 {
+        per_second(self.exchanges as f64, length)
     }
 }
 
@@ -264,7 +266,7 @@ pub(crate) mod examples {
         let seconds = [&[20, 30, 30][..], &[], &[40]].map(|latencies_us: &[u64]| {
             let mut tally = Tally::default();
             for latency_us in latencies_us {
-                tally.echoes_measured += 1;
+                tally.exchanges_measured += 1;
                 tally.histograms.latency.record(latency_us * 1000, 1);
             }
             if latencies_us.is_empty() {
@@ -292,7 +294,7 @@ mod tests {
 
     /// A schedule whose measured window lasts for `seconds` and begins an hour after now.
     fn schedule(seconds: u64) -> Schedule {
-        let schedule = Schedule::default();
+        let schedule = Schedule::new(Duration::ZERO);
         schedule.set_window(Duration::ZERO, Duration::from_hours(1), Duration::from_secs(seconds));
         schedule
     }
@@ -308,8 +310,8 @@ mod tests {
         if sender.is_due(now) {
             sender.hand_over(now, schedule, tally);
         }
-        tally.echoes += 1;
-        tally.echoes_measured += u64::from(schedule.measures(now));
+        tally.exchanges += 1;
+        tally.exchanges_measured += u64::from(schedule.measures(now));
         tally.histograms.latency.record(latency, 1);
     }
 
@@ -329,11 +331,13 @@ mod tests {
             sender.send(tally);
         }
         let (total, seconds) = timeline.finish();
-        assert_eq!((total.echoes, total.echoes_measured), (11, 7));
+        assert_eq!((total.exchanges, total.exchanges_measured), (11, 7));
         assert_eq!(total.histograms.latency.samples(), 11);
         let counts: Vec<(u64, u64)> = seconds
             .iter()
-            .map(|second| (second.echoes, second.latency_us.map_or(0, |latency| latency.samples)))
+            .map(|second| {
+                (second.exchanges, second.latency_us.map_or(0, |latency| latency.samples))
+            })
             .collect();
         assert_eq!(counts, [(3, 3), (1, 1), (3, 5)]);
     }
@@ -358,7 +362,7 @@ mod tests {
         // The first thread has counted nothing in the three seconds before this one.
         assert_eq!(at(0, 6001), 2);
         assert_eq!(at(1, 6002), 6);
-        assert_eq!(timeline.seconds[5].echoes, 2);
+        assert_eq!(timeline.seconds[5].exchanges, 2);
         assert!(timeline.open.is_empty());
     }
 
@@ -372,7 +376,7 @@ mod tests {
         count(&senders[0], &schedule, &mut tally, now, 1);
         senders[0].send(tally);
         let (total, seconds) = timeline.finish();
-        assert_eq!((total.echoes, total.echoes_measured, seconds.len()), (1, 0, 0));
+        assert_eq!((total.exchanges, total.exchanges_measured, seconds.len()), (1, 0, 0));
     }
 
     #[test]

@@ -177,7 +177,7 @@ impl Worker {
         self.gauges.sends.store(self.stage() != Stage::Opening, Relaxed);
         let tally = self.tally.borrow();
         let handed_over = self.portion_sender.handed_over();
-        self.gauges.echoes.store(handed_over.echoes + tally.echoes, Relaxed);
+        self.gauges.echoes.store(handed_over.exchanges + tally.exchanges, Relaxed);
         self.gauges.errors.store(handed_over.errors + tally.errors.total, Relaxed);
     }
 }

@@ -205,9 +205,9 @@ impl Worker {
         let mut tally = self.tally.borrow_mut();
         self.hand_over_if_due(now, &mut tally);
         self.last_received.set(now);
-        tally.echoes += echoes as u64;
+        tally.exchanges += echoes as u64;
         if self.schedule.measures(now) {
-            tally.echoes_measured += echoes as u64;
+            tally.exchanges_measured += echoes as u64;
             tally.payload_measured += payload_len;
         }
         let histograms = &mut tally.histograms;
@@ -243,7 +243,7 @@ impl Worker {
         let mut tally = self.tally.borrow_mut();
         self.hand_over_if_due(sent, &mut tally);
         if self.schedule.measures(planned) {
-            tally.histograms.send_lag.record(sent - planned, 1);
+            tally.histograms.lag.record(sent - planned, 1);
         }
     }
 

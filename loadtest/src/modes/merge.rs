@@ -19,6 +19,7 @@ use crate::{
         latency::Histograms,
         latency_report::LatencyReport,
     },
+    plan::Exchange,
     result::{
         export,
         export::{
@@ -164,7 +165,7 @@ impl MergedReport {
             counts,
             latency_us: LatencyReport::new(&total.latency),
             uncorrected_latency_us: LatencyReport::new(&total.uncorrected),
-            send_lag_us: LatencyReport::new(&total.send_lag),
+            send_lag_us: LatencyReport::new(&total.lag),
             warnings: doubts(logs, last_began.saturating_sub(began)),
             total,
             seconds,
@@ -183,7 +184,7 @@ impl MergedReport {
             .seconds
             .iter()
             .map(|second| (second.start, second.length, second.histograms.decode()));
-        let hlog = || hlog::text(self, UNIX_EPOCH + self.began, seconds);
+        let hlog = || hlog::text(Exchange::Message, self, UNIX_EPOCH + self.began, seconds);
         export::write_histograms(to, &self.total, hlog)
     }
 }

@@ -56,8 +56,8 @@ fn run_on(
     interrupted: &AtomicBool,
     progress: &mut Progress,
 ) -> Result<Report, RunError> {
+    let schedule = Arc::new(Schedule::new(plan.backlog_grace));
     let plan = Arc::new(plan);
-    let schedule = Arc::new(Schedule::default());
     let (timeline, portion_senders) = Timeline::new(plan.threads.count);
     let mut run = Run { threads, plan, schedule, timeline, interrupted, progress, echoes_shown: 0 };
     let reserve = DescriptorReserve::take();
@@ -239,6 +239,7 @@ mod tests {
             compression: false,
             warmup: Duration::ZERO,
             duration: hour,
+            backlog_grace: Duration::ZERO,
             threads: ThreadPlan { count: 3, cpus: Vec::new() },
             server_pid: None,
         }

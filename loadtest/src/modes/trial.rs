@@ -37,7 +37,7 @@ pub enum TrialPlan {
 
 impl TrialPlan {
     /// What its rate is of.
-    pub(crate) fn of(&self) -> Exchange {
+    pub(crate) fn exchange(&self) -> Exchange {
         match self {
             Self::Messages(_) => Exchange::Message,
             Self::Cycles(_) => Exchange::Cycle,
@@ -53,7 +53,7 @@ impl TrialPlan {
         }
     }
 
-    /// Where to.
+    /// The URL that connections are opened to.
     pub(crate) fn url(&self) -> &str {
         match self {
             Self::Messages(plan) => plan.connector.url(),
@@ -72,12 +72,12 @@ impl TrialPlan {
     /// Measures the generator's own part of latency; a warning says why it is not known.
     pub fn floor(&self, interrupted: &AtomicBool) -> Result<Floor, Warning> {
         match self {
-            Self::Messages(plan) => floor::of_messages(plan, interrupted).map(Floor::Messages),
-            Self::Cycles(plan) => floor::of_cycles(plan, interrupted).map(Floor::Cycles),
+            Self::Messages(plan) => floor::measure_messages(plan, interrupted).map(Floor::Messages),
+            Self::Cycles(plan) => floor::measure_cycles(plan, interrupted).map(Floor::Cycles),
         }
     }
 
-    /// Carries it out. It makes no sense if not one connection opens.
+    /// Carries the plan out; an error if not one connection opened, for no other trial would open one.
     pub(crate) fn carry_out(
         self,
         interrupted: &AtomicBool,
@@ -98,7 +98,7 @@ impl TrialPlan {
     }
 }
 
-/// What came of one.
+/// The report of a run or of a churn.
 #[derive(Debug)]
 pub(crate) enum TrialReport {
     Messages(Box<Report>),
@@ -196,7 +196,7 @@ impl Figures {
     }
 
     /// What they are of.
-    pub(crate) fn of(&self) -> Exchange {
+    pub(crate) fn exchange(&self) -> Exchange {
         match self {
             Self::Messages(_) => Exchange::Message,
             Self::Cycles(_) => Exchange::Cycle,
@@ -221,6 +221,24 @@ pub enum Floor {
     Messages(LatencyReport),
     /// Of a handshake and of a cycle.
     Cycles(CycleFloor),
+}
+
+impl Floor {
+    /// A percentile of the floor that its samples can tell and that is no longer than its `metric`:
+    /// that one, or else the next lower one, with its name. `None` of what is no percentile.
+    pub(crate) fn at_most(&self, metric: Metric) -> Option<(String, f64)> {
+        let (latency, prefix, metric) = match (self, metric.within_handshake()) {
+            (Self::Messages(latency), None) => (latency, "", metric),
+            (Self::Messages(_), Some(_)) => return None,
+            (Self::Cycles(floor), None) => (&floor.cycle, "", metric),
+            (Self::Cycles(floor), Some(metric)) => (&floor.handshake, "handshake.", metric),
+        };
+        let rank = |metric| Metric::PERCENTILES.iter().position(|it| *it == metric);
+        let asked = rank(metric)?;
+        let (percentile, value) =
+            latency.certain().take_while(|(metric, _)| rank(*metric) <= Some(asked)).last()?;
+        Some((format!("{prefix}{}", percentile.name()), value))
+    }
 }
 
 impl std::fmt::Display for Floor {

@@ -7,6 +7,7 @@ pub mod schedule;
 pub mod threads;
 
 use std::{
+    fmt,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -54,6 +55,8 @@ pub struct Plan {
     pub warmup: Duration,
     /// The measured window.
     pub duration: Duration,
+    /// How long after it what could not be sent in its time is still sent.
+    pub backlog_grace: Duration,
     /// The threads that the connections are spread over.
     pub threads: ThreadPlan,
     /// The server's process, if its CPU time and memory are to be measured.
@@ -79,6 +82,26 @@ impl Exchange {
     }
 }
 
+/// How a cycle ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Closing {
+    /// A Close frame with 1000, the server's Close frame, and the server's end of TCP: whoever
+    /// ends TCP first keeps the port, so it is the server.
+    Handshake,
+    /// A reset of TCP after the last echo.
+    Abort,
+}
+
+impl fmt::Display for Closing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Handshake => "closing handshake",
+            Self::Abort => "reset",
+        })
+    }
+}
+
 /// When messages are sent.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Load {
@@ -97,6 +120,14 @@ impl Load {
     /// Whether threads that wait so look for what has happened all the time.
     pub(crate) fn polls(&self, wait: Wait) -> bool {
         wait == Wait::Poll && self.is_open()
+    }
+
+    /// Exchanges a second, as they were asked for; `None` if there are no planned instants.
+    pub(crate) fn rate(&self) -> Option<String> {
+        match self {
+            Self::Closed => None,
+            Self::Open(rate) => Some(rate.to_string()),
+        }
     }
 
     /// How long after its window is known it begins.

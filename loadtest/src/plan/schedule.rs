@@ -13,11 +13,10 @@ pub const GRACE_QUIET: Duration = Duration::from_secs(2);
 /// The longest that a thread waits after the end of the measured window.
 pub const GRACE_MAX: Duration = Duration::from_secs(30);
 
-/// After the end of the measured window, planned messages that could not be sent in their time are
-/// still sent for this long. What is left then stays unsent.
+/// The backlog grace of a plan from the command line: after the end of the measured window, planned
+/// messages that could not be sent in their time are still sent for this long. What is left then
+/// stays unsent.
 pub const BACKLOG_GRACE: Duration = Duration::from_secs(2);
-
-const BACKLOG_GRACE_NS: u64 = BACKLOG_GRACE.as_nanos() as u64;
 
 /// The instants that all threads share, in nanoseconds since the run began.
 ///
@@ -26,6 +25,7 @@ const BACKLOG_GRACE_NS: u64 = BACKLOG_GRACE.as_nanos() as u64;
 #[derive(Debug)]
 pub struct Schedule {
     epoch: Instant,
+    backlog_grace: u64,
     load_started: AtomicBool,
     abandoned: AtomicBool,
     origin: AtomicU64,
@@ -35,10 +35,12 @@ pub struct Schedule {
 
 const NOT_YET: u64 = u64::MAX;
 
-impl Default for Schedule {
-    fn default() -> Self {
+impl Schedule {
+    /// A run that begins now, and sends what is late for `backlog_grace` after its measured window.
+    pub fn new(backlog_grace: Duration) -> Self {
         Self {
             epoch: Instant::now(),
+            backlog_grace: backlog_grace.as_nanos() as u64,
             load_started: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             origin: AtomicU64::new(NOT_YET),
@@ -46,9 +48,7 @@ impl Default for Schedule {
             end: AtomicU64::new(NOT_YET),
         }
     }
-}
 
-impl Schedule {
     /// Nanoseconds since the run began.
     #[inline]
     pub fn now(&self) -> u64 {
@@ -102,7 +102,7 @@ impl Schedule {
     #[inline]
     pub fn admits(&self, planned: u64, now: u64) -> bool {
         let end = self.end.load(Relaxed);
-        planned <= now && planned < end && now < end.saturating_add(BACKLOG_GRACE_NS)
+        planned <= now && planned < end && now < end.saturating_add(self.backlog_grace)
     }
 
     /// Whether the instant `now` belongs to the measured window.
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn window_is_what_was_planned() {
-        let schedule = Schedule::default();
+        let schedule = Schedule::new(Duration::from_secs(2));
         assert!(!schedule.has_started());
         assert!(!schedule.measures(schedule.now()));
         schedule.start_load();
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_run_stopped_during_warmup_has_measured_nothing() {
-        let schedule = Schedule::default();
+        let schedule = Schedule::new(Duration::ZERO);
         schedule.start_load();
         schedule.set_window(Duration::ZERO, Duration::from_hours(1), Duration::from_hours(2));
         schedule.stop();

@@ -86,7 +86,7 @@ impl Baseline {
         BaselineReport {
             file,
             began: result.began,
-            ratios: Ratios::new(&Metric::ALL, |metric| {
+            ratios: Ratios::new(&Metric::OF_MESSAGES, |metric| {
                 measurement.ratio(&result.measurement, metric)
             }),
             earlier: result.measurement,

@@ -52,6 +52,11 @@ impl Progress {
         }
     }
 
+    /// No progress, wherever standard error goes.
+    pub(crate) fn nothing() -> Self {
+        Self { view: View::Nothing, last_shown: None }
+    }
+
     /// Shows what `line` says, if it is time to.
     pub(crate) fn show(&mut self, line: impl FnOnce(Duration) -> String) {
         self.show_with(&[], line);

@@ -123,7 +123,7 @@ fn plots(seconds: &[Second]) -> [Plot; 3] {
     [
         Plot {
             title: "messages/s",
-            lines: vec![line("", Color::Blue, &|it| Some(it.echoes as f64))],
+            lines: vec![line("", Color::Blue, &|it| Some(it.exchanges as f64))],
         },
         Plot {
             title: "latency in ms",

@@ -20,10 +20,14 @@ pub struct Warning {
 pub enum WarningCode {
     /// The earlier run of `--baseline` had another load, or another machine.
     BaselineDiffers,
+    /// Cycles began late, compared with how long they took.
+    BeginLag,
     /// The measured windows of merged runs did not begin together.
     BeginsApart,
     /// Connections that were asked for never opened.
     ConnectionsNotOpened,
+    /// In an open loop, planned cycles were not begun at all.
+    CyclesUnbegun,
     /// The generator was built without optimization.
     DebugBuild,
     /// The generator's own part of latency is not known.
@@ -40,6 +44,8 @@ pub enum WarningCode {
     NothingMeasured,
     /// Messages were sent late, compared with how long their echoes took.
     SendLag,
+    /// A target is one that no server can meet from here.
+    SloBelowFloor,
     /// A thread's ring is smaller than it should be.
     SmallRings,
     /// A socket option could not be set.

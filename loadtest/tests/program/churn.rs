@@ -84,7 +84,8 @@ impl Drop for Ringecho {
 #[test]
 fn what_a_run_reports_too_has_the_same_shape() {
     let parts = [
-        ("/$defs/latency", "/$defs/latency"),
+        ("/$defs/times/properties", "/$defs/latency/properties"),
+        ("/$defs/times/required", "/$defs/latency/required"),
         ("/properties/wrong_echoes", "/$defs/wrong_echoes"),
         ("/$defs/errors/required", "/$defs/errors/required"),
         ("/$defs/checks", "/$defs/checks"),
@@ -162,6 +163,10 @@ fn cycles_begin_at_planned_instants_whatever_threads_wait_with() {
         let begun = outcome.number("/open_loop/begin_lag_us/samples");
         assert_eq!(begun + outcome.number("/open_loop/unbegun"), 10);
         assert_eq!(outcome.number("/cycle_us/samples"), begun);
+        // A cycle is either held back, or as late as the generator.
+        let own = outcome.report["open_loop"]["generator_lag_us"]["samples"].as_u64();
+        let held_back = outcome.number("/open_loop/held_back");
+        assert_eq!(own.unwrap_or(0) + held_back, begun, "{:#}", outcome.report);
     }
 }
 
@@ -366,7 +371,7 @@ fn the_seconds_of_every_file_add_up_to_the_result() {
     let count = outcome.number("/cycle_us/samples").to_string();
     assert!(last.ends_with(&format!(" {count}")), "{last} does not end with {count}");
     let log = files.read("hlog");
-    for tag in ["Tag=handshake,", "Tag=send_lag,"] {
+    for tag in ["Tag=handshake,", "Tag=begin_lag,"] {
         assert!(log.lines().any(|line| line.starts_with(tag)), "{tag} is not in {log}");
     }
     let page = files.read("html");
@@ -382,9 +387,13 @@ fn the_seconds_of_every_file_add_up_to_the_result() {
     for part in ["<dt>cycles/s</dt>", "closing handshake", "generator's floor"] {
         assert!(page.contains(part), "{part} is not in {page}");
     }
-    let merged = program(&format!("merge {}", files.path("hlog"))).output().unwrap();
-    let stderr = String::from_utf8(merged.stderr).unwrap();
-    assert!(stderr.contains(": its report cannot be understood: "), "{stderr}");
+    let path = files.path("hlog");
+    let merged = program(&format!("merge {path}")).output().unwrap();
+    let error = format!(
+        "error: cannot merge {path}: it is of cycles (`churn`), and only messages are merged: \
+         expected the log of a run, or of merged runs\n"
+    );
+    assert_eq!(String::from_utf8(merged.stderr).unwrap(), error);
 }
 
 #[test]
@@ -412,7 +421,8 @@ fn many(mode: &str, urls: &str, arguments: &str) -> Outcome {
 #[test]
 fn the_highest_rate_of_cycles_is_searched_under_a_target() {
     let server = Server::honest();
-    let flags = "--slo p99<9s --slo handshake.p99<9s --start-rate 20 --max-rate 30 --confirm 1";
+    let flags = "--slo p99<9s --slo handshake.p99<9s --start-rate 20 --max-rate 30 --confirm 1 \
+                 --close abort";
     let outcome = many("search", &server.url(), flags);
     let probes = outcome.report["probes"].as_array().unwrap();
     assert!(probes.iter().all(|probe| probe["rate"].as_f64() <= Some(30.0)), "{probes:#?}");
@@ -423,6 +433,7 @@ fn the_highest_rate_of_cycles_is_searched_under_a_target() {
         };
         assert!(probes.iter().any(met), "{probes:#?}");
     }
+    assert_eq!(outcome.report["close"], "abort");
     let is_confirmed = outcome.report["confirmed"] == true;
     assert_eq!(outcome.code, Some(i32::from(!is_confirmed)));
 }
@@ -433,7 +444,9 @@ fn cycles_that_go_wrong_meet_no_target() {
     let outcome = many("search", &server.url(), "--slo handshake.p99<9s --start-rate 10");
     assert!(outcome.report["rate"].is_null());
     let reasons = outcome.report["probes"][0]["reasons"].as_array().unwrap();
-    assert!(reasons[0].as_str().unwrap().ends_with(" errors"), "{reasons:?}");
+    let errors = outcome.report["probes"][0]["errors"]["total"].as_u64().unwrap();
+    let reason = if errors == 1 { "1 error".to_owned() } else { format!("{errors} errors") };
+    assert!(reasons.iter().any(|it| *it == reason), "{reasons:?}");
     assert_eq!(outcome.code, Some(1));
 }
 
@@ -444,6 +457,8 @@ fn two_servers_are_compared_by_their_cycles() {
     let flags = "--rounds 2 --messages 2 --fail-if errors>0 --fail-if ratio.handshake.p99>9999";
     let outcome = many("compare", &urls, flags);
     assert_eq!(outcome.report["messages_per_cycle"], 2);
+    assert_eq!(outcome.report["close"], "handshake");
+    assert!(outcome.report.get("rate").is_none());
     for side in ["a", "b"] {
         assert_eq!(outcome.report[side]["rounds"].as_array().unwrap().len(), 2);
     }
@@ -452,6 +467,44 @@ fn two_servers_are_compared_by_their_cycles() {
     assert_eq!(outcome.report["checks"][1]["value"].as_f64(), value);
     assert_eq!(outcome.code, Some(0), "{:#}\n{}", outcome.report, outcome.stderr);
     assert!(a.received() > 0 && b.received() > 0);
+}
+
+#[test]
+fn the_texts_of_many_churns_say_what_a_cycle_was() {
+    let server = Server::honest();
+    let url = server.url();
+    let short = "-c 2 --warmup 0s --duration 100ms";
+    for (arguments, cycle) in [
+        (
+            format!(
+                "search churn {url} {short} --slo p99<9s --start-rate 20 --max-rate 20 --confirm 1"
+            ),
+            "\n  at most 2 cycles at once x 1 message x 64 B, closing handshake, runs of 0.1 s\n",
+        ),
+        (
+            format!("compare churn {url} {url} {short} --rounds 2 --rate 50 --close abort"),
+            "\n  at most 2 cycles at once x 1 message x 64 B, reset, 50 cycles/s, 2 rounds of 0.1 s \
+             each\n",
+        ),
+    ] {
+        let output = program(&arguments).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains(cycle), "{cycle} is not in\n{text}");
+    }
+}
+
+#[test]
+fn cycles_that_wait_for_a_connection_are_told_from_a_late_generator() {
+    // Each cycle takes longer than the time to the next, and there is one connection.
+    let server = Server::answering(|_, message| {
+        std::thread::sleep(Duration::from_millis(50));
+        vec![message]
+    });
+    let outcome = churn(&server.url(), "-c 1 -t 1 --rate 100");
+    assert!(outcome.number("/open_loop/held_back") > 0, "{:#}", outcome.report);
+    // The first cycle found a connection that was free.
+    let own = outcome.number("/open_loop/generator_lag_us/samples");
+    assert!(own < outcome.number("/open_loop/begin_lag_us/samples"), "{:#}", outcome.report);
 }
 
 #[test]

@@ -17,11 +17,15 @@ use monoio::time::timeout;
 use rand::{Rng, RngExt};
 use ringecho::protocol::{OpCode, close_code::CloseCode};
 
-use super::{cycle_error::CycleError, plan::Closing, thread_state::ThreadState};
+use super::{
+    cycle_error::CycleError,
+    thread_state::{Begin, ThreadState},
+};
 use crate::{
     count::connection_error::ConnectionError,
     drive::sender::{FrameSender, append_control_frame, frame_len},
     payload::EchoKind,
+    plan::Closing,
     verify::{
         received::{Received, StreamEnd, Violation},
         verifier::Verifier,
@@ -37,12 +41,12 @@ use crate::{
 const READ_LEN_MIN: usize = 512;
 const READ_LEN_MAX: usize = 64 * 1024;
 
-/// Carries out a cycle that was planned for the instant `planned`.
-pub(super) async fn carry_out(planned: u64, state: &ThreadState) -> Result<(), CycleError> {
+/// Carries out a cycle that begins so.
+pub(super) async fn carry_out(begin: Begin, state: &ThreadState) -> Result<(), CycleError> {
     let nonce = state.rng.borrow_mut().random();
     let opened = state.plan.connector.open(nonce).await;
     let OpenConnection { stream, early, .. } = opened.map_err(ConnectionError::from)?;
-    state.count_handshake(planned);
+    state.count_handshake(begin);
     match stream {
         Stream::Plain(read_half, write_half) => exchange(read_half, write_half, early, state).await,
         Stream::Tls(halves) => {

@@ -48,9 +48,9 @@ pub fn run(
 ) -> Result<ChurnReport, ThreadError> {
     let (timeline, portion_senders) = Timeline::new(plan.threads.count);
     let mut churn = Churn {
+        schedule: Arc::new(Schedule::new(plan.backlog_grace)),
         plan: Arc::new(plan),
         timeline,
-        schedule: Arc::default(),
         threads: Threads::default(),
         interrupted,
         progress,

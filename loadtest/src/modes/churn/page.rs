@@ -2,18 +2,20 @@
 
 use std::fmt;
 
-use super::report::{ChurnReport, CycleUsage, PlannedCycles};
+use super::report::ChurnReport;
 use crate::{
     plan::Exchange,
-    result::export::{Exported, Page},
+    result::{
+        export::{Exported, Page},
+        report::SharedFacts,
+    },
     text::numbers::grouped,
 };
 
-#[expect(private_interfaces, reason = "results are exported by the library and nobody else")]
 impl Exported for ChurnReport {
     fn page(&self) -> Page<'_> {
         Page {
-            of: Exchange::Cycle,
+            exchange: Exchange::Cycle,
             url: &self.provenance.url,
             setting: fmt::from_fn(|f| self.write_setting(f)).to_string(),
             per_second: self.cycles_per_second,
@@ -30,32 +32,21 @@ impl Exported for ChurnReport {
 }
 
 fn facts(report: &ChurnReport) -> Vec<(&'static str, String)> {
-    let not_measured = || "not measured".to_owned();
-    let usage =
-        |usage: &Option<CycleUsage>| usage.map_or_else(not_measured, |usage| usage.to_string());
-    let mut generator = usage(&report.generator);
-    if let Some(polling) = report.open_loop.as_ref().and_then(PlannedCycles::polling) {
-        generator += "; ";
-        generator += &polling;
-    }
-    vec![
-        ("began", report.began.clone()),
-        (
-            "measured",
-            format!("{} s, after {} s of load", report.duration_seconds, report.warmup_seconds),
-        ),
-        (
-            "cycles",
-            format!(
-                "{} in the measured window, {} in all",
-                grouped(report.cycles),
-                grouped(report.cycles_total)
-            ),
-        ),
-        ("generator's floor", report.floor_us.map_or_else(not_measured, |floor| floor.to_string())),
-        ("server", usage(&report.server)),
-        ("generator", generator),
-        ("generator's machine", report.host.to_string()),
-        ("ringecho-loadtest", report.provenance.version.to_owned()),
-    ]
+    let cycles = format!(
+        "{} in the measured window, {} in all",
+        grouped(report.cycles),
+        grouped(report.cycles_total)
+    );
+    let shared = SharedFacts {
+        provenance: &report.provenance,
+        host: &report.host,
+        began: &report.began,
+        duration_seconds: report.duration_seconds,
+        warmup_seconds: report.warmup_seconds,
+        floor: report.floor_us.as_ref().map(ToString::to_string),
+        server: report.server.as_ref().map(ToString::to_string),
+        generator: report.generator.as_ref().map(ToString::to_string),
+        polled_in_vain: report.open_loop.as_ref().and_then(|it| it.polled_in_vain),
+    };
+    shared.around(vec![("cycles", cycles)])
 }

@@ -2,13 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use clap::ValueEnum;
-use serde::Serialize;
-
 use crate::{
     payload::PayloadPlan,
-    plan::{Load, Wait, threads::ThreadPlan},
-    result::report::EachRun,
+    plan::{Closing, Load, Wait, threads::ThreadPlan},
+    result::report::{EachCycle, EachRun},
     wire::connector::Connector,
 };
 
@@ -35,6 +32,8 @@ pub struct ChurnPlan {
     pub warmup: Duration,
     /// The measured window.
     pub duration: Duration,
+    /// How long after it what could not begin in its time still begins.
+    pub backlog_grace: Duration,
     /// The threads that the cycles are spread over.
     pub threads: ThreadPlan,
     /// The server's process, if its CPU time and memory are to be measured.
@@ -45,22 +44,16 @@ impl From<&ChurnPlan> for EachRun {
     fn from(plan: &ChurnPlan) -> Self {
         Self {
             connections: plan.connections,
-            messages_per_cycle: Some(plan.messages),
+            rate: plan.load.rate(),
+            cycle: Some(EachCycle {
+                messages_per_cycle: plan.messages,
+                close: plan.closing,
+                is_open_loop: plan.load.is_open(),
+            }),
             payload: plan.payload.source.to_string(),
             warmup_seconds: plan.warmup.as_secs_f64(),
             duration_seconds: plan.duration.as_secs_f64(),
             warnings: Vec::new(),
         }
     }
-}
-
-/// How a cycle ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub enum Closing {
-    /// A Close frame with 1000, the server's Close frame, and the server's end of TCP: whoever
-    /// ends TCP first keeps the port, so it is the server.
-    Handshake,
-    /// A reset of TCP after the last echo.
-    Abort,
 }

@@ -9,18 +9,18 @@ use humantime::format_rfc3339_millis;
 use ringecho::host::cpu_list;
 use serde::Serialize;
 
-use super::plan::{ChurnPlan, Closing};
+use super::plan::ChurnPlan;
 use crate::{
     count::{
         errors::{Cause, ErrorCounts, WrongEchoCounts},
-        latency::Histograms,
         latency_report::LatencyReport,
+        tally::Tally,
         timeline::Recording,
         window_usage::{UsedInWindow, WindowUsage},
     },
     payload::PayloadKind,
     plan::{
-        Load, Wait,
+        Closing, Load, Wait,
         condition::{Condition, metric::Metric},
         rate::Arrivals,
         schedule::Schedule,
@@ -30,7 +30,8 @@ use crate::{
         host::Host,
         measurement::Measured,
         report::{
-            Provenance, SEND_LAG_MAX, generator_saturated, none_opened, shared_cpus, write_errors,
+            Provenance, SEND_LAG_MAX, generator_saturated, none_opened, polling_in_words,
+            shared_cpus, write_errors,
         },
         usage::{CpuReport, UsageReport},
     },
@@ -120,6 +121,20 @@ pub struct PlannedCycles {
     pub unbegun: u64,
     /// From the planned instant to the beginning; `None` if none was begun.
     pub begin_lag_us: Option<LatencyReport>,
+    /// Cycles that began late because as many as allowed were under way.
+    pub held_back: u64,
+    /// The begin lag of the others, which is the generator's own; `None` if there were none.
+    pub generator_lag_us: Option<LatencyReport>,
+    /// The figures that conditions are about, less the generator's own lag.
+    #[serde(skip)]
+    pub(crate) without_lag: TimesOfCycles,
+}
+
+/// How long cycles took.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TimesOfCycles {
+    pub(crate) handshake_us: Option<LatencyReport>,
+    pub(crate) cycle_us: Option<LatencyReport>,
 }
 
 /// Times of a server that takes as little as can be, in microseconds.
@@ -129,6 +144,8 @@ pub struct CycleFloor {
     pub handshake: LatencyReport,
     /// To the end of the cycle.
     pub cycle: LatencyReport,
+    /// Messages of each cycle, fewer than in the load if that has many.
+    pub messages_per_cycle: usize,
 }
 
 /// What a process used in the measured window.
@@ -155,7 +172,7 @@ impl ChurnReport {
         window: &WindowUsage,
     ) -> Self {
         let (tally, measured) = (&recording.total, recording.measured);
-        let cycles = tally.echoes_measured;
+        let cycles = tally.exchanges_measured;
         let usage = |used: &Option<UsedInWindow>| {
             used.as_ref().map(|used| UsageReport::new(used, measured, cycles).into())
         };
@@ -164,7 +181,7 @@ impl ChurnReport {
             connections: plan.connections,
             messages_per_cycle: plan.messages,
             close: plan.closing,
-            open_loop: PlannedCycles::new(plan, &tally.histograms, schedule, window),
+            open_loop: PlannedCycles::new(plan, tally, schedule, window),
             payload: plan.payload.source.to_string(),
             payload_bytes: plan.payload.source.len_mean(),
             text: plan.payload.kind == PayloadKind::Text,
@@ -172,7 +189,7 @@ impl ChurnReport {
             duration_seconds: measured.as_secs_f64(),
             interrupted,
             cycles,
-            cycles_total: tally.echoes,
+            cycles_total: tally.exchanges,
             cycles_per_second: rounded(per_second(cycles as f64, measured)),
             handshake_us: LatencyReport::new(&tally.histograms.handshake),
             cycle_us: LatencyReport::new(&tally.histograms.latency),
@@ -246,17 +263,17 @@ impl ChurnReport {
         (self.server.is_none() && self.cycles > 0).then(|| Warning::of_server_that_ended(pid))
     }
 
-    /// Cycles have begun late, and that is a good part of what they took.
+    /// The generator has begun cycles late, and that is a good part of what they took.
     fn begin_lag(&self) -> Option<Warning> {
-        let lag = self.open_loop.as_ref()?.begin_lag_us?.p99;
+        let lag = self.open_loop.as_ref()?.generator_lag_us?.p99;
         let latency = self.cycle_us?.p99;
         (lag > latency * SEND_LAG_MAX).then(|| {
             let text = format!(
-                "cycles began late: p99 of the lag is {lag:.1} us, and that of cycle latency, which \
-                 contains it, {latency:.1} us; unless --connections or the server held them back, \
-                 give the generator more with --threads or --cpus"
+                "cycles began late though a connection was free: p99 of that lag is {lag:.1} us, and \
+                 that of cycle latency, which contains it, {latency:.1} us; give the generator more \
+                 with --threads or --cpus"
             );
-            Warning::new(WarningCode::SendLag, text)
+            Warning::new(WarningCode::BeginLag, text)
         })
     }
 
@@ -269,7 +286,7 @@ impl ChurnReport {
                 grouped(unbegun),
                 grouped(planned),
             );
-            Warning::new(WarningCode::MessagesUnsent, text)
+            Warning::new(WarningCode::CyclesUnbegun, text)
         })
     }
 
@@ -289,10 +306,7 @@ impl ChurnReport {
             counted(self.messages_per_cycle as u64, "message"),
             self.payload,
             if self.text { "text" } else { "binary" },
-            match self.close {
-                Closing::Handshake => "closing handshake",
-                Closing::Abort => "reset",
-            },
+            self.close,
             self.provenance.generator(),
         )?;
         if let Some(cpus) = &self.provenance.cpus {
@@ -328,27 +342,26 @@ impl From<&ChurnReport> for CycleMeasurement {
     }
 }
 
+impl CycleMeasurement {
+    /// The same with other times.
+    pub(crate) fn with_times(
+        self,
+        TimesOfCycles { handshake_us, cycle_us }: TimesOfCycles,
+    ) -> Self {
+        Self { handshake_us, cycle_us, ..self }
+    }
+}
+
 impl Measured for CycleMeasurement {
     fn value(&self, metric: Metric) -> Option<f64> {
-        let (cycle, handshake) = (self.cycle_us, self.handshake_us);
         match metric {
-            Metric::P50 => Some(cycle?.p50),
-            Metric::P90 => Some(cycle?.p90),
-            Metric::P99 => Some(cycle?.p99),
-            Metric::P99_9 => Some(cycle?.p99_9),
-            Metric::P99_99 => Some(cycle?.p99_99),
-            Metric::Max => Some(cycle?.max),
-            Metric::Mean => Some(cycle?.mean),
-            Metric::HandshakeP50 => Some(handshake?.p50),
-            Metric::HandshakeP90 => Some(handshake?.p90),
-            Metric::HandshakeP99 => Some(handshake?.p99),
-            Metric::HandshakeP99_9 => Some(handshake?.p99_9),
-            Metric::HandshakeMax => Some(handshake?.max),
             Metric::CyclesPerSecond => Some(self.cycles_per_second),
             Metric::ServerCpuPerCycle => Some(self.server?.cpu_us_per_cycle?.total),
             Metric::Errors => Some(self.errors.total as f64),
-            // Messages are no measure of cycles.
-            Metric::MessagesPerSecond | Metric::ServerCpuPerMessage => None,
+            _ => match metric.within_handshake() {
+                Some(metric) => self.handshake_us?.value(metric),
+                None => self.cycle_us?.value(metric),
+            },
         }
     }
 }
@@ -356,7 +369,7 @@ impl Measured for CycleMeasurement {
 impl PlannedCycles {
     fn new(
         plan: &ChurnPlan,
-        histograms: &Histograms,
+        Tally { histograms, generator_lag, .. }: &Tally,
         schedule: &Schedule,
         used: &WindowUsage,
     ) -> Option<Self> {
@@ -369,17 +382,15 @@ impl PlannedCycles {
             wait: plan.wait,
             polled_in_vain: used.polled_in_vain.as_ref().map(|parts| rounded(parts.iter().sum())),
             planned,
-            unbegun: planned.saturating_sub(histograms.send_lag.samples()),
-            begin_lag_us: LatencyReport::new(&histograms.send_lag),
+            unbegun: planned.saturating_sub(histograms.lag.samples()),
+            begin_lag_us: LatencyReport::new(&histograms.lag),
+            held_back: generator_lag.held_back,
+            generator_lag_us: LatencyReport::new(&generator_lag.lag),
+            without_lag: TimesOfCycles {
+                handshake_us: LatencyReport::new(&generator_lag.handshake_without),
+                cycle_us: LatencyReport::new(&generator_lag.latency_without),
+            },
         })
-    }
-}
-
-impl PlannedCycles {
-    /// What looking for something to do has taken, in words; `None` if threads slept.
-    pub(super) fn polling(&self) -> Option<String> {
-        let in_vain = self.polled_in_vain?;
-        Some(format!("with nothing to do, polling took {in_vain:.2} CPUs"))
     }
 }
 
@@ -427,12 +438,13 @@ impl fmt::Display for ChurnReport {
 
 impl fmt::Display for CycleFloor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { handshake, cycle } = self;
+        let Self { handshake, cycle, messages_per_cycle } = self;
         write!(
             f,
-            "handshake {}, cycle {} us with a server that always polls",
-            handshake.told(),
-            cycle.told()
+            "handshake {}, cycle of {} {} us with a server that always polls",
+            handshake.in_words(),
+            counted(*messages_per_cycle as u64, "message"),
+            cycle.in_words()
         )
     }
 }
@@ -445,7 +457,10 @@ impl fmt::Display for PlannedCycles {
         let unbegun =
             if self.unbegun == 0 { "all".to_owned() } else { grouped(self.unbegun) + " not" };
         write!(f, "  planned     {} cycles, {unbegun} begun", grouped(self.planned))?;
-        if let Some(polling) = self.polling() {
+        if self.held_back > 0 {
+            write!(f, ", {} of them late for want of a connection", grouped(self.held_back))?;
+        }
+        if let Some(polling) = polling_in_words(self.polled_in_vain) {
             write!(f, "; {polling}")?;
         }
         writeln!(f)

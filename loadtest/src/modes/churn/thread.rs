@@ -76,10 +76,10 @@ pub(super) fn run(
 
 /// Begins cycles until the load ends.
 async fn one_after_another(turns: &Turns, state: &ThreadState) {
-    while let Some(planned) = turns.next(state).await {
-        state.count_begin(planned, state.schedule.now());
-        let outcome = cycle::carry_out(planned, state).await;
-        state.count_end(planned, &outcome);
+    while let Some(turn) = turns.next(state).await {
+        let begin = state.count_begin(turn);
+        let outcome = cycle::carry_out(begin, state).await;
+        state.count_end(begin, &outcome);
         if outcome.is_err() && !state.plan.load.is_open() {
             sleep(FAILURE_PAUSE).await;
         }

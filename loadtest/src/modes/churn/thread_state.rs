@@ -11,7 +11,7 @@ use std::{
 
 use rand::{SeedableRng, rngs::SmallRng};
 
-use super::{cycle_error::CycleError, plan::ChurnPlan};
+use super::{cycle_error::CycleError, plan::ChurnPlan, turns::Turn};
 use crate::{
     count::{tally::Tally, timeline::PortionSender},
     payload::Payloads,
@@ -29,6 +29,15 @@ pub(super) struct Gauges {
     pub(super) errors: AtomicU64,
     /// Nanoseconds in which the thread polled, and there was nothing to do.
     pub(super) polled_in_vain: AtomicU64,
+}
+
+/// When a cycle began.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begin {
+    /// The instant from which it counts: that for which it was planned.
+    planned: u64,
+    /// The same without what the generator was late by.
+    without_lag: u64,
 }
 
 /// What the cycles of one thread share.
@@ -93,17 +102,26 @@ impl ThreadState {
         self.portion_sender.send(self.tally.take());
     }
 
-    /// Counts a cycle that begins at the instant `now`, as planned or later.
-    pub(super) fn count_begin(&self, planned: u64, now: u64) {
+    /// Counts a cycle that begins now, as planned or later.
+    pub(super) fn count_begin(&self, Turn { planned, is_held_back }: Turn) -> Begin {
+        let now = self.schedule.now();
         self.hand_over_if_due(now);
         self.under_way.update(|cycles| cycles + 1);
-        if self.plan.load.is_open() && self.schedule.measures(planned) {
-            self.tally.borrow_mut().histograms.send_lag.record(now.saturating_sub(planned), 1);
+        if self.is_planned(planned) {
+            let tally = &mut *self.tally.borrow_mut();
+            let lag = now.saturating_sub(planned);
+            tally.histograms.lag.record(lag, 1);
+            if is_held_back {
+                tally.generator_lag.held_back += 1;
+            } else {
+                tally.generator_lag.lag.record(lag, 1);
+            }
         }
+        Begin { planned, without_lag: if is_held_back { planned } else { now } }
     }
 
     /// Counts an opening handshake that is done.
-    pub(super) fn count_handshake(&self, planned: u64) {
+    pub(super) fn count_handshake(&self, Begin { planned, without_lag }: Begin) {
         let now = self.schedule.now();
         self.hand_over_if_due(now);
         let tally = &mut *self.tally.borrow_mut();
@@ -111,10 +129,23 @@ impl ThreadState {
         if self.schedule.measures(planned) {
             tally.histograms.handshake.record(now.saturating_sub(planned), 1);
         }
+        if self.is_planned(planned) {
+            let handshake = now.saturating_sub(without_lag);
+            tally.generator_lag.handshake_without.record(handshake, 1);
+        }
+    }
+
+    /// Whether an open loop planned something for this instant, which is in the measured window.
+    fn is_planned(&self, instant: u64) -> bool {
+        self.plan.load.is_open() && self.schedule.measures(instant)
     }
 
     /// Counts a cycle that has ended.
-    pub(super) fn count_end(&self, planned: u64, outcome: &Result<(), CycleError>) {
+    pub(super) fn count_end(
+        &self,
+        Begin { planned, without_lag }: Begin,
+        outcome: &Result<(), CycleError>,
+    ) {
         let now = self.schedule.now();
         self.hand_over_if_due(now);
         self.under_way.update(|cycles| cycles - 1);
@@ -123,10 +154,14 @@ impl ThreadState {
         match outcome {
             Ok(()) => {
                 self.gauges.cycles.fetch_add(1, Relaxed);
-                tally.echoes += 1;
-                tally.echoes_measured += u64::from(self.schedule.measures(now));
+                tally.exchanges += 1;
+                tally.exchanges_measured += u64::from(self.schedule.measures(now));
                 if self.schedule.measures(planned) {
                     tally.histograms.latency.record(now.saturating_sub(planned), 1);
+                }
+                if self.is_planned(planned) {
+                    let latency = now.saturating_sub(without_lag);
+                    tally.generator_lag.latency_without.record(latency, 1);
                 }
                 return;
             }

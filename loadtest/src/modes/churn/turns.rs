@@ -20,6 +20,15 @@ use crate::{
     plan::{Load, rate::Arrivals},
 };
 
+/// A cycle that may begin.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Turn {
+    /// The instant for which it was planned, which in a closed loop is that of its beginning.
+    pub(super) planned: u64,
+    /// Whether every task of the thread had a cycle when this instant came.
+    pub(super) is_held_back: bool,
+}
+
 /// The turns of one thread.
 #[derive(Debug)]
 pub(super) struct Turns {
@@ -51,18 +60,19 @@ impl Turns {
         }
     }
 
-    /// Takes the next cycle and waits until it may begin: the instant for which it was planned,
-    /// which in a closed loop is now. `None` when the load has ended.
-    pub(super) async fn next(&self, state: &ThreadState) -> Option<u64> {
+    /// Takes the next cycle and waits until it may begin. `None` when the load has ended.
+    pub(super) async fn next(&self, state: &ThreadState) -> Option<Turn> {
         let schedule = &state.schedule;
         let Some(arrivals) = &self.arrivals else {
             let now = schedule.now();
-            return (!schedule.has_ended(now)).then_some(now);
+            let turn = Turn { planned: now, is_held_back: false };
+            return (!schedule.has_ended(now)).then_some(turn);
         };
         let threads = state.plan.threads.count as u64;
-        let number = self.taken.get() * threads + self.thread as u64;
-        self.taken.update(|taken| taken + 1);
-        let planned = schedule.origin()? + arrivals.planned(number);
+        let taken = self.taken.replace(self.taken.get() + 1);
+        let planned = schedule.origin()? + arrivals.planned(taken * threads + self.thread as u64);
+        // The first cycle of each task waits for none before it.
+        let is_held_back = schedule.now() > planned && taken >= state.tasks.get() as u64;
         let mut is_waiting = false;
         poll_fn(|cx| {
             if schedule.now() >= planned.min(schedule.end()) {
@@ -78,7 +88,7 @@ impl Turns {
             Poll::Pending
         })
         .await;
-        schedule.admits(planned, schedule.now()).then_some(planned)
+        schedule.admits(planned, schedule.now()).then_some(Turn { planned, is_held_back })
     }
 
     /// Wakes everybody whose instant has come, or all when the load has ended. Says when the next

@@ -102,7 +102,7 @@ impl CompareReport {
         let left_out = a.split_off(complete).into_iter().chain(b.split_off(complete));
         let left_out = left_out.chain(interrupted);
         let errors_left_out = left_out.map(|run| run.figures.errors().total).sum();
-        let ratios = Ratios::new(metrics_of(plan.runs[0].of()), |metric| {
+        let ratios = Ratios::new(metrics_of(plan.runs[0].exchange()), |metric| {
             let ratio = |(a, b): (&Round, &Round)| b.figures.ratio(&a.figures, metric);
             let ratios: Option<Vec<f64>> = a.iter().zip(&b).map(ratio).collect();
             Interval::new(&ratios?, plan.seed)
@@ -175,10 +175,10 @@ impl SideReport {
     }
 }
 
-/// The metrics of what a load is of.
-fn metrics_of(of: Exchange) -> &'static [Metric] {
-    match of {
-        Exchange::Message => &Metric::ALL,
+/// What is measured of such a load.
+fn metrics_of(exchange: Exchange) -> &'static [Metric] {
+    match exchange {
+        Exchange::Message => &Metric::OF_MESSAGES,
         Exchange::Cycle => &Metric::OF_CYCLES,
     }
 }
@@ -236,8 +236,8 @@ impl fmt::Display for CompareReport {
 
 impl fmt::Display for Round {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (rate, of) = (rate(self.figures.per_second()), self.figures.of().plural());
-        write!(f, "{rate} {of}/s")
+        let exchanges = self.figures.exchange().plural();
+        write!(f, "{} {exchanges}/s", rate(self.figures.per_second()))
     }
 }
 

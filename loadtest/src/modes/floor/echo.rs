@@ -19,7 +19,7 @@ use std::{
 use crate::wire::handshake::accept_of;
 
 /// How long the echo lives at most.
-const ECHO_MAX: Duration = Duration::from_secs(2);
+const ECHO_MAX: Duration = Duration::from_secs(1);
 
 /// The longest request head that the echo answers.
 const REQUEST_HEAD_LEN_MAX: usize = 4 << 10;
@@ -32,11 +32,12 @@ const LEN_7_BIT_MAX: u8 = 125;
 const OPCODE: u8 = 0x0f;
 const CLOSE: u8 = 0x8;
 
-/// The thread, for as long as it is needed.
+/// The thread, which ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Echo {
     is_over: Arc<AtomicBool>,
-    thread: JoinHandle<io::Result<()>>,
+    /// `None` once it has been waited for.
+    thread: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl Echo {
@@ -50,13 +51,20 @@ impl Echo {
         let thread = thread::Builder::new()
             .name("loadtest-floor".into())
             .spawn(move || serve(&listener, &deadline))?;
-        Ok((Self { is_over, thread }, address))
+        Ok((Self { is_over, thread: Some(thread) }, address))
     }
 
     /// Ends it, and returns what went wrong.
-    pub(super) fn end(self) -> io::Result<()> {
+    pub(super) fn end(mut self) -> io::Result<()> {
         self.is_over.store(true, Relaxed);
-        self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the echo panicked")))
+        let Some(thread) = self.thread.take() else { return Ok(()) };
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("the echo panicked")))
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.is_over.store(true, Relaxed);
     }
 }
 
@@ -86,7 +94,7 @@ fn serve(listener: &TcpListener, deadline: &Deadline) -> io::Result<()> {
     while let Some(accepted) = deadline.until(|| listener.accept()) {
         let (stream, _) = accepted?;
         match echo(stream, deadline) {
-            // A cycle may end so.
+            // A cycle with --close abort ends with a reset.
             Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
             served => served?,
         }
@@ -107,7 +115,7 @@ fn echo(mut stream: TcpStream, deadline: &Deadline) -> io::Result<()> {
             return Err(ErrorKind::InvalidData.into());
         }
     }
-    // What is in flight always fits into the socket.
+    // A client has one small frame under way, so no write blocks.
     stream.write_all(&response(&received)?)?;
     received.clear();
     loop {

@@ -17,7 +17,7 @@ use crate::{
     result::report::{EachRun, VERSION},
     text::{
         numbers::{counted, rate, rounded},
-        warning::Warning,
+        warning::{Warning, WarningCode},
     },
 };
 
@@ -48,7 +48,7 @@ pub struct SearchReport {
     pub floor_us: Option<Floor>,
     /// What the rates are of.
     #[serde(skip)]
-    pub of: Exchange,
+    pub exchange: Exchange,
     /// In the order in which they were run.
     pub probes: Vec<Probe>,
 }
@@ -108,8 +108,8 @@ impl SearchReport {
             rate: answer.rate,
             confirmed: answer.confirmed,
             limited_by: answer.limit,
-            each_run: run.each_run(),
-            of: run.of(),
+            each_run: EachRun { rate: None, ..run.each_run() },
+            exchange: run.exchange(),
             floor_us: None,
             probes,
         }
@@ -118,7 +118,11 @@ impl SearchReport {
     /// Adds the generator's own part of latency, or why that is not known.
     pub fn add_floor(&mut self, floor: Result<Floor, Warning>) {
         match floor {
-            Ok(floor) => self.floor_us = Some(floor),
+            Ok(floor) => {
+                let below = self.slo.iter().filter_map(|goal| slo_below_floor(goal, &floor));
+                self.each_run.warnings.extend(below);
+                self.floor_us = Some(floor);
+            }
             Err(warning) => self.each_run.warnings.push(warning),
         }
     }
@@ -137,7 +141,7 @@ impl SearchReport {
         match self.rate {
             None => write!(f, "  no rate met the target")?,
             Some(per_second) => {
-                write!(f, "  sustained   {} {}/s", rate(per_second), self.of.plural())?;
+                write!(f, "  sustained   {} {}/s", rate(per_second), self.exchange.plural())?;
             }
         }
         if self.confirmed {
@@ -163,6 +167,18 @@ impl SearchReport {
             Limit::Interrupted => writeln!(f, "; interrupted"),
         }
     }
+}
+
+/// The doubt about a goal that a server without any time of its own would miss.
+fn slo_below_floor(goal: &Condition, floor: &Floor) -> Option<Warning> {
+    let (name, value) = floor.at_most(goal.subject().metric)?;
+    (!goal.holds(value)).then(|| {
+        let text = format!(
+            "--slo {goal} is below the generator's own floor ({name} {value:.1} us): no server can \
+             meet it from here"
+        );
+        Warning::new(WarningCode::SloBelowFloor, text)
+    })
 }
 
 impl fmt::Display for SearchReport {
@@ -195,8 +211,8 @@ impl fmt::Display for Probe {
             Stage::Bisect => "bisect",
             Stage::Confirm => "confirm",
         };
-        let of = self.figures.of().plural();
-        write!(f, "  {stage:<8} {:>11} {of}/s", rate(self.rate))?;
+        let exchanges = self.figures.exchange().plural();
+        write!(f, "  {stage:<8} {:>11} {exchanges}/s", rate(self.rate))?;
         if let Some(LatencyReport { p50, p99, max, .. }) = self.figures.latency() {
             write!(f, "  p50 {p50:.1}  p99 {p99:.1}  max {max:.1} us")?;
         }
@@ -206,6 +222,63 @@ impl fmt::Display for Probe {
             Verdict::GeneratorLimited => {
                 write!(f, "  generator limited: {}", self.reasons.join(", "))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::modes::churn::report::CycleFloor;
+
+    #[test]
+    fn a_target_that_no_server_can_meet_is_warned_about() {
+        let latency = |p50: f64, samples| LatencyReport {
+            min: p50 / 2.0,
+            p50,
+            p90: p50 * 1.5,
+            p99: p50 * 2.0,
+            p99_9: p50 * 100.0,
+            p99_99: p50 * 100.0,
+            max: p50 * 100.0,
+            mean: p50 * 2.0,
+            samples,
+        };
+        let messages = Floor::Messages(latency(10.0, 1120));
+        let few = Floor::Messages(latency(10.0, 140));
+        let cycles = Floor::Cycles(CycleFloor {
+            handshake: latency(100.0, 140),
+            cycle: latency(200.0, 140),
+            messages_per_cycle: 1,
+        });
+        for (floor, goal, below) in [
+            (messages, "p50<11us", None),
+            (messages, "p50<10us", Some("p50 10.0 us")),
+            (messages, "p99<20.1us", None),
+            (messages, "p99<19us", Some("p99 20.0 us")),
+            // Of the longest, the floor tells that they are not shorter than p99.
+            (messages, "p99.9<19us", Some("p99 20.0 us")),
+            (messages, "max<100us", None),
+            (few, "p99<16us", None),
+            (few, "p99<14us", Some("p90 15.0 us")),
+            // One hiccup may have made it.
+            (messages, "mean<1us", None),
+            (messages, "errors<1", None),
+            (cycles, "p90<300us", Some("p90 300.0 us")),
+            (cycles, "p90<301us", None),
+            (cycles, "handshake.p50<90us", Some("handshake.p50 100.0 us")),
+            (cycles, "handshake.max<140us", Some("handshake.p90 150.0 us")),
+            (cycles, "handshake.p99<160us", None),
+        ] {
+            let condition = Condition::goal_of_cycles(goal).unwrap();
+            let warning = slo_below_floor(&condition, &floor).map(|warning| warning.text);
+            let expected = below.map(|below| {
+                format!(
+                    "--slo {goal} is below the generator's own floor ({below}): no server can meet \
+                     it from here"
+                )
+            });
+            assert_eq!(warning, expected, "{goal}");
         }
     }
 }

@@ -5,7 +5,10 @@
 use serde::Serialize;
 
 use crate::{
-    modes::trial::{Figures, Planned, TrialReport},
+    modes::{
+        churn::report::CycleMeasurement,
+        trial::{Figures, Planned, TrialReport},
+    },
     plan::{
         Exchange,
         condition::{Condition, metric::Metric},
@@ -40,23 +43,30 @@ pub(crate) struct Observation {
     planned: u64,
     done: u64,
     unsent: u64,
-    /// The figures with the latency from the instant of sending, which leaves out how late the
-    /// generator was; `None` of cycles, which are late because all connections are in use.
-    from_send: Option<Figures>,
+    /// The figures without what the generator was late by: of messages from the instants of sending,
+    /// of cycles from those of beginning, but for cycles that were held back.
+    without_lag: Figures,
     saturated: bool,
     late: bool,
 }
 
 impl From<&TrialReport> for Observation {
     fn from(report: &TrialReport) -> Self {
-        let (done, from_send) = match report {
+        let (done, without_lag) = match report {
             TrialReport::Messages(report) => {
                 let open_loop = report.open_loop.as_ref();
                 let latency_us = open_loop.and_then(|it| it.uncorrected_latency_us);
                 let measurement = Measurement { latency_us, ..(&**report).into() };
-                (report.messages, Some(Figures::Messages(measurement)))
+                (report.messages, Figures::Messages(measurement))
             }
-            TrialReport::Cycles(report) => (report.cycles, None),
+            TrialReport::Cycles(report) => {
+                let measurement = CycleMeasurement::from(&**report);
+                let measurement = match &report.open_loop {
+                    Some(planned) => measurement.with_times(planned.without_lag),
+                    None => measurement,
+                };
+                (report.cycles, Figures::Cycles(measurement))
+            }
         };
         let planned = report.open_loop();
         let warned = |code| report.warnings().iter().any(|warning| warning.code == code);
@@ -65,9 +75,9 @@ impl From<&TrialReport> for Observation {
             planned: planned.as_ref().map_or(0, Planned::planned),
             done,
             unsent: planned.as_ref().map_or(0, Planned::undone),
-            from_send,
+            without_lag,
             saturated: warned(WarningCode::GeneratorSaturated),
-            late: warned(WarningCode::SendLag),
+            late: warned(WarningCode::SendLag) || warned(WarningCode::BeginLag),
         }
     }
 }
@@ -78,7 +88,7 @@ impl From<&TrialReport> for Observation {
 /// missed.
 pub(crate) fn judge(observation: &Observation, goals: &[Condition]) -> (Verdict, Vec<String>) {
     let Observation { figures, planned, done, unsent, .. } = observation;
-    let (sent, in_time) = match figures.of() {
+    let (sent, in_time) = match figures.exchange() {
         Exchange::Message => ("sent", "echoed in time"),
         Exchange::Cycle => ("begun", "ended in time"),
     };
@@ -112,13 +122,10 @@ impl Observation {
     }
 
     /// Whether a miss may be due to the generator: it had no time left, or the server kept up and
-    /// the goals were missed only because messages were sent late.
+    /// the goals were missed only because the generator was late.
     fn tells_of_the_generator(&self, goals: &[Condition]) -> bool {
-        let met_from_send = self
-            .from_send
-            .as_ref()
-            .is_some_and(|from_send| goals.iter().all(|goal| from_send.meets(goal)));
-        let made_by_lag = self.is_kept_up() && self.late && met_from_send;
+        let met_without_lag = goals.iter().all(|goal| self.without_lag.meets(goal));
+        let made_by_lag = self.is_kept_up() && self.late && met_without_lag;
         self.figures.errors().total == 0 && (self.saturated || made_by_lag)
     }
 }
@@ -158,7 +165,7 @@ mod tests {
             planned: 1000,
             done: 1000,
             unsent: 0,
-            from_send: Some(figures(p99, ErrorCounts::default())),
+            without_lag: figures(p99, ErrorCounts::default()),
             saturated: false,
             late: false,
         }
@@ -215,19 +222,56 @@ mod tests {
     fn a_late_generator_is_named_only_if_the_lag_makes_the_difference() {
         let late = Observation {
             late: true,
-            from_send: Some(figures(1000.0, ErrorCounts::default())),
+            without_lag: figures(1000.0, ErrorCounts::default()),
             ..observed(3000.0)
         };
         assert_eq!(judged(&late, &["p99<2ms"]).0, Verdict::GeneratorLimited);
         // What a server that reads slowly holds back is sent late too, and slow from then on.
-        let slow = Observation {
-            from_send: Some(figures(2500.0, ErrorCounts::default())),
-            ..late.clone()
-        };
+        let slow =
+            Observation { without_lag: figures(2500.0, ErrorCounts::default()), ..late.clone() };
         assert_eq!(judged(&slow, &["p99<2ms"]).0, Verdict::Missed);
         let behind = Observation { done: 900, ..late.clone() };
         assert_eq!(judged(&behind, &["p99<1s"]).0, Verdict::Missed);
         let unsent = Observation { unsent: 1, ..late };
         assert_eq!(judged(&unsent, &["p99<1s"]).0, Verdict::Missed);
+    }
+
+    #[test]
+    fn cycles_are_judged_by_handshakes_too_and_are_late_by_whom_they_are() {
+        let figures = |handshake, cycle| {
+            Figures::Cycles(CycleMeasurement {
+                cycles_per_second: 1000.0,
+                handshake_us: Some(latency(handshake)),
+                cycle_us: Some(latency(cycle)),
+                errors: ErrorCounts::default(),
+                server: None,
+            })
+        };
+        let run = Observation {
+            figures: figures(1500.0, 3000.0),
+            without_lag: figures(1500.0, 3000.0),
+            ..observed(0.0)
+        };
+        let judged = |observation: &Observation, goals: &[&str]| {
+            let goals: Vec<Condition> =
+                goals.iter().map(|goal| Condition::goal_of_cycles(goal).unwrap()).collect();
+            let (verdict, reasons) = judge(observation, &goals);
+            (verdict, reasons.join(", "))
+        };
+        let goals = ["p99<4ms", "handshake.p99<1ms"];
+        assert_eq!(judged(&run, &["p99<4ms"]), (Verdict::Met, String::new()));
+        let reason = "handshake.p99 1500.0 us".to_owned();
+        assert_eq!(judged(&run, &goals), (Verdict::Missed, reason.clone()));
+        // Held back by others, cycles are late without the generator being so.
+        let held_back = Observation { late: true, ..run.clone() };
+        assert_eq!(judged(&held_back, &goals), (Verdict::Missed, reason.clone()));
+        let late = Observation { without_lag: figures(900.0, 2400.0), ..held_back };
+        assert_eq!(judged(&late, &goals), (Verdict::GeneratorLimited, reason));
+        let behind = Observation { done: 900, ..run.clone() };
+        let reason = "only 900 of 1,000 ended in time".to_owned();
+        assert_eq!(judged(&behind, &["p99<4ms"]), (Verdict::Missed, reason));
+        let unbegun = Observation { unsent: 1, ..run };
+        let reason = "1 of 1,000 not begun".to_owned();
+        assert_eq!(judged(&unbegun, &["p99<4ms"]), (Verdict::Missed, reason));
     }
 }

@@ -65,7 +65,7 @@ pub(super) enum Unit {
 
 impl Metric {
     /// Everything that is measured of messages.
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const OF_MESSAGES: [Self; 10] = [
         Self::MessagesPerSecond,
         Self::P50,
         Self::P90,
@@ -77,6 +77,10 @@ impl Metric {
         Self::ServerCpuPerMessage,
         Self::Errors,
     ];
+
+    /// Percentiles of latencies, none longer than the next.
+    pub(crate) const PERCENTILES: [Self; 6] =
+        [Self::P50, Self::P90, Self::P99, Self::P99_9, Self::P99_99, Self::Max];
 
     /// Everything that is measured of cycles.
     pub(crate) const OF_CYCLES: [Self; 15] = [
@@ -117,6 +121,18 @@ impl Metric {
             Self::HandshakeP99 => "handshake.p99",
             Self::HandshakeP99_9 => "handshake.p99.9",
             Self::HandshakeMax => "handshake.max",
+        }
+    }
+
+    /// Of a metric of opening handshakes, the metric of latencies that it is.
+    pub(crate) fn within_handshake(self) -> Option<Self> {
+        match self {
+            Self::HandshakeP50 => Some(Self::P50),
+            Self::HandshakeP90 => Some(Self::P90),
+            Self::HandshakeP99 => Some(Self::P99),
+            Self::HandshakeP99_9 => Some(Self::P99_9),
+            Self::HandshakeMax => Some(Self::Max),
+            _ => None,
         }
     }
 

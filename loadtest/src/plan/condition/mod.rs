@@ -88,7 +88,7 @@ pub enum ConditionError {
 impl Condition {
     /// Parses a goal of a search: a bound from above on latency or errors.
     pub fn goal(text: &str) -> Result<Self, ConditionError> {
-        Self::goal_among(text, &Metric::ALL)
+        Self::goal_among(text, &Metric::OF_MESSAGES)
     }
 
     /// Parses a goal of a search among cycles, in the same way.
@@ -108,7 +108,7 @@ impl Condition {
 
     /// Parses a failure: a bound on a metric or on a ratio, from either side.
     pub fn failure(text: &str) -> Result<Self, ConditionError> {
-        Self::failure_among(text, &Metric::ALL)
+        Self::failure_among(text, &Metric::OF_MESSAGES)
     }
 
     /// Parses a failure of a comparison of cycles, in the same way.

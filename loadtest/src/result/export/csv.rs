@@ -15,8 +15,8 @@ use crate::{
 };
 
 /// The names of the columns.
-fn header(of: Exchange) -> String {
-    let (plural, samples, beside) = match of {
+fn header(exchange: Exchange) -> String {
+    let (plural, samples, beside) = match exchange {
         Exchange::Message => ("messages", "latency_samples", ["uncorrected", "send_lag"]),
         Exchange::Cycle => ("cycles", "cycle_samples", ["handshake", "begin_lag"]),
     };
@@ -31,20 +31,20 @@ fn header(of: Exchange) -> String {
     header
 }
 
-pub(super) fn text(recording: &Recording, of: Exchange) -> String {
-    let mut text = header(of) + "\n";
+pub(super) fn text(recording: &Recording, exchange: Exchange) -> String {
+    let mut text = header(exchange) + "\n";
     let began = recording.began.duration_since(UNIX_EPOCH).unwrap_or_default();
     for (start, length, second) in recording.timed_seconds() {
         let number = start.as_secs();
         let unix_time = (began + start).as_secs_f64();
-        let row = row(of, number, unix_time, length, second);
+        let row = row(exchange, number, unix_time, length, second);
         writeln!(text, "{}", row.join(",")).expect("a String takes everything");
     }
     text
 }
 
 fn row(
-    of: Exchange,
+    exchange: Exchange,
     number: u64,
     unix_time: f64,
     length: Duration,
@@ -55,8 +55,8 @@ fn row(
         number.to_string(),
         format!("{unix_time:.3}"),
         format!("{:.3}", length.as_secs_f64()),
-        second.echoes.to_string(),
-        format!("{:.1}", second.echoes_per_second(length)),
+        second.exchanges.to_string(),
+        format!("{:.1}", second.exchanges_per_second(length)),
         second.errors.total.to_string(),
         latency.map_or(0, |latency| latency.samples).to_string(),
     ];
@@ -67,11 +67,11 @@ fn row(
     for value in of_latency {
         push(latency.map(value));
     }
-    let beside = match of {
+    let beside = match exchange {
         Exchange::Message => &second.uncorrected_latency_us,
         Exchange::Cycle => &second.handshake_us,
     };
-    for times in [beside, &second.send_lag_us] {
+    for times in [beside, &second.lag_us] {
         let of_others: [fn(&LatencyReport) -> f64; 3] = [|it| it.p50, |it| it.p99, |it| it.max];
         for value in of_others {
             push(times.as_ref().map(value));

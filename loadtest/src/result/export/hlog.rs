@@ -2,8 +2,9 @@
 //! encoding. Values are nanoseconds; the maxima, which are for people, milliseconds.
 //!
 //! Latencies have no tag, because other readers skip tagged lines unless they are told not to; the
-//! further histograms of an open loop, and of a churn, have one. A comment, which other readers skip as well, holds
-//! the run's report, so that logs of several machines can be merged with all that was counted.
+//! further histograms of an open loop, and of a churn, have one. A comment, which other readers skip as
+//! well, holds the run's report, so that logs of several machines can be merged with all that was
+//! counted.
 
 use std::time::{Duration, SystemTime};
 
@@ -19,17 +20,21 @@ use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
 use super::NANOSECONDS_PER_MILLISECOND;
-use crate::count::{
-    encoding,
-    latency::{Histograms, Latencies},
+use crate::{
+    count::{
+        encoding,
+        latency::{Histograms, Latencies},
+    },
+    plan::Exchange,
 };
 
 /// Before and behind the report as JSON.
 const REPORT: [&str; 2] = ["[Report: ", "]"];
 
-/// The log of a run that began at `began` and consists of `seconds`: when each began, how long it
-/// was, and its histograms.
+/// The log of a run or a churn that began at `began` and consists of `seconds`: when each began, how
+/// long it was, and its histograms.
 pub(crate) fn text(
+    exchange: Exchange,
     report: &impl Serialize,
     began: SystemTime,
     seconds: impl Iterator<Item = (Duration, Duration, Histograms)>,
@@ -48,7 +53,7 @@ pub(crate) fn text(
         .begin_log_with(&mut bytes, &mut serializer)
         .map_err(|error| error.to_string())?;
     for (start, length, histograms) in seconds {
-        for (tag, latencies) in histograms.tagged() {
+        for (tag, latencies) in histograms.tagged(exchange) {
             // A second without latencies is there all the same.
             if tag.is_none() || latencies.samples() > 0 {
                 log.write_histogram(latencies.nanoseconds(), start, length, tag.and_then(Tag::new))
@@ -81,13 +86,16 @@ pub(crate) enum LogError {
     ReportMissing,
     #[error("its report cannot be understood: {0}")]
     Report(serde_json::Error),
+    #[error(
+        "it is of cycles (`churn`), and only messages are merged: expected the log of a run, or of \
+         merged runs"
+    )]
+    Cycles,
     #[error("it does not say when it began: the line with \"#[BaseTime: \" is missing")]
     BeginMissing,
     #[error("the histogram of second {second} cannot be decoded: {cause}")]
     Histogram { second: u64, cause: String },
-    #[error(
-        "a histogram is tagged {0:?}; expected no tag, \"uncorrected\", \"handshake\" or \"send_lag\""
-    )]
+    #[error("a histogram is tagged {0:?}; expected no tag, \"uncorrected\" or \"send_lag\"")]
     Tag(String),
 }
 
@@ -109,7 +117,8 @@ impl<'a, R: DeserializeOwned> Log<'a, R> {
             .find_map(|comment| comment.strip_prefix(before)?.strip_suffix(behind))
             .ok_or(LogError::ReportMissing)?;
         Ok(Self {
-            report: serde_json::from_str(report).map_err(LogError::Report)?,
+            report: serde_json::from_str(report)
+                .map_err(|error| LogError::of_report(report, error))?,
             began: began.ok_or(LogError::BeginMissing)?,
             intervals,
         })
@@ -120,6 +129,13 @@ impl LogError {
     fn at(text: &str, error: &LogIteratorError) -> Self {
         let LogIteratorError::ParseError { offset } = error;
         Self::Line(text[..*offset].matches('\n').count() + 1)
+    }
+
+    /// Why a report as JSON is none of messages.
+    fn of_report(report: &str, error: serde_json::Error) -> Self {
+        let json: Option<serde_json::Value> = serde_json::from_str(report).ok();
+        let is_of_cycles = json.is_some_and(|json| json.get("cycles").is_some());
+        if is_of_cycles { Self::Cycles } else { Self::Report(error) }
     }
 }
 

@@ -9,11 +9,10 @@ use std::{fs, path::PathBuf};
 
 use serde::Serialize;
 
-pub(crate) use self::html::Page;
+pub use self::html::Page;
 use crate::count::latency::Histograms;
 
 /// A result that can be written in each of the formats; as JSON, in the log of histograms.
-#[expect(private_interfaces, reason = "results are exported here and nowhere else")]
 pub trait Exported: Serialize {
     /// What was measured, and what a page says of it.
     fn page(&self) -> Page<'_>;
@@ -47,12 +46,12 @@ pub struct HistogramFiles {
 pub fn write(report: &impl Exported, to: &RecordingFiles) -> Result<(), String> {
     let page = report.page();
     let recording = page.recording;
-    let csv = write_file("--csv", to.csv.as_ref(), || Ok(csv::text(recording, page.of)));
+    let csv = write_file("--csv", to.csv.as_ref(), || Ok(csv::text(recording, page.exchange)));
     let html = write_file("--html", to.html.as_ref(), || html::text(&page));
     let seconds = recording
         .timed_seconds()
         .map(|(start, length, second)| (start, length, second.histograms.decode()));
-    let hlog = || hlog::text(report, recording.began, seconds);
+    let hlog = || hlog::text(page.exchange, report, recording.began, seconds);
     csv.and(html).and(write_histograms(&to.histograms, &recording.total.histograms, hlog))
 }
 

@@ -16,11 +16,16 @@ use serde::Serialize;
 use serde_json::json;
 
 pub use self::{
-    connections::Connections, each_run::EachRun, open_loop::OpenLoopReport, provenance::Provenance,
+    connections::Connections,
+    each_run::{EachCycle, EachRun},
+    open_loop::OpenLoopReport,
+    provenance::Provenance,
 };
 pub(crate) use self::{
     connections::none_opened,
     doubts::{SEND_LAG_MAX, generator_saturated, shared_cpus},
+    open_loop::polling_in_words,
+    page::SharedFacts,
     provenance::VERSION,
     text::{floor_in_words, write_errors},
 };
@@ -135,7 +140,7 @@ impl Report {
         window: &WindowUsage,
     ) -> Self {
         let (tally, measured) = (&recording.total, recording.measured);
-        let messages = tally.echoes_measured;
+        let messages = tally.exchanges_measured;
         let messages_per_second = per_second(messages as f64, measured);
         let usage = |used: &Option<UsedInWindow>| {
             used.as_ref().map(|used| UsageReport::new(used, measured, messages))
@@ -163,7 +168,7 @@ impl Report {
             duration_seconds: measured.as_secs_f64(),
             interrupted,
             messages,
-            messages_total: tally.echoes,
+            messages_total: tally.exchanges,
             messages_per_second: rounded(messages_per_second),
             payload_megabytes_per_second: rounded(
                 per_second(tally.payload_measured as f64, measured) / 1e6,

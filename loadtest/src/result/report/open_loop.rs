@@ -47,17 +47,17 @@ impl OpenLoopReport {
             wait: plan.wait,
             polled_in_vain: used.polled_in_vain.as_ref().map(|parts| rounded(parts.iter().sum())),
             planned,
-            unsent: planned.saturating_sub(histograms.send_lag.samples()),
-            send_lag_us: LatencyReport::new(&histograms.send_lag),
+            unsent: planned.saturating_sub(histograms.lag.samples()),
+            send_lag_us: LatencyReport::new(&histograms.lag),
             uncorrected_latency_us: LatencyReport::new(&histograms.uncorrected),
         })
     }
+}
 
-    /// What looking for something to do has taken, in words; `None` if threads slept.
-    pub(crate) fn polling(&self) -> Option<String> {
-        let in_vain = self.polled_in_vain?;
-        Some(format!("with nothing to do, polling took {in_vain:.2} CPUs"))
-    }
+/// What looking for something to do has taken, in words; `None` if threads slept.
+pub(crate) fn polling_in_words(polled_in_vain: Option<f64>) -> Option<String> {
+    let in_vain = polled_in_vain?;
+    Some(format!("with nothing to do, polling took {in_vain:.2} CPUs"))
 }
 
 impl fmt::Display for OpenLoopReport {
@@ -71,7 +71,7 @@ impl fmt::Display for OpenLoopReport {
         let unsent =
             if self.unsent == 0 { "all".to_owned() } else { grouped(self.unsent) + " not" };
         write!(f, "  planned     {} messages, {unsent} sent", grouped(self.planned))?;
-        if let Some(polling) = self.polling() {
+        if let Some(polling) = polling_in_words(self.polled_in_vain) {
             write!(f, "; {polling}")?;
         }
         writeln!(f)

@@ -2,22 +2,21 @@
 
 use std::fmt;
 
-use super::{OpenLoopReport, Report, floor_in_words};
+use super::{Provenance, Report, floor_in_words, polling_in_words};
 use crate::{
     plan::Exchange,
     result::{
         export::{Exported, Page},
+        host::Host,
         measurement::Measurement,
-        usage::UsageReport,
     },
     text::numbers::grouped,
 };
 
-#[expect(private_interfaces, reason = "results are exported by the library and nobody else")]
 impl Exported for Report {
     fn page(&self) -> Page<'_> {
         Page {
-            of: Exchange::Message,
+            exchange: Exchange::Message,
             url: &self.provenance.url,
             setting: fmt::from_fn(|f| self.write_setting(f)).to_string(),
             per_second: self.messages_per_second,
@@ -34,21 +33,8 @@ impl Exported for Report {
 }
 
 fn facts(report: &Report) -> Vec<(&'static str, String)> {
-    let usage = |usage: &Option<UsageReport>| {
-        usage.map_or_else(|| "not measured".to_owned(), |usage| usage.to_string())
-    };
-    let mut generator = usage(&report.generator);
-    if let Some(polling) = report.open_loop.as_ref().and_then(OpenLoopReport::polling) {
-        generator += "; ";
-        generator += &polling;
-    }
     let connections = report.connections;
-    vec![
-        ("began", report.began.clone()),
-        (
-            "measured",
-            format!("{} s, after {} s of load", report.duration_seconds, report.warmup_seconds),
-        ),
+    let own = vec![
         (
             "connections",
             format!(
@@ -67,13 +53,55 @@ fn facts(report: &Report) -> Vec<(&'static str, String)> {
             ),
         ),
         ("payload", format!("{:.1} MB/s each way", report.payload_megabytes_per_second)),
-        (
-            "generator's floor",
-            report.floor_us.as_ref().map_or_else(|| "not measured".to_owned(), floor_in_words),
-        ),
-        ("server", usage(&report.server)),
-        ("generator", generator),
-        ("generator's machine", report.host.to_string()),
-        ("ringecho-loadtest", report.provenance.version.to_owned()),
-    ]
+    ];
+    let shared = SharedFacts {
+        provenance: &report.provenance,
+        host: &report.host,
+        began: &report.began,
+        duration_seconds: report.duration_seconds,
+        warmup_seconds: report.warmup_seconds,
+        floor: report.floor_us.as_ref().map(floor_in_words),
+        server: report.server.as_ref().map(ToString::to_string),
+        generator: report.generator.as_ref().map(ToString::to_string),
+        polled_in_vain: report.open_loop.as_ref().and_then(|it| it.polled_in_vain),
+    };
+    shared.around(own)
+}
+
+/// What the pages of runs and of churns say alike. Figures are in words; `None` if they were not
+/// measured.
+pub(crate) struct SharedFacts<'r> {
+    pub(crate) provenance: &'r Provenance,
+    pub(crate) host: &'r Host,
+    pub(crate) began: &'r str,
+    pub(crate) duration_seconds: f64,
+    pub(crate) warmup_seconds: f64,
+    pub(crate) floor: Option<String>,
+    pub(crate) server: Option<String>,
+    pub(crate) generator: Option<String>,
+    /// As in the result.
+    pub(crate) polled_in_vain: Option<f64>,
+}
+
+impl SharedFacts<'_> {
+    /// All facts: of these those about time, then `own`, then the rest.
+    pub(crate) fn around(self, own: Vec<(&'static str, String)>) -> Vec<(&'static str, String)> {
+        let or_not = |words: Option<String>| words.unwrap_or_else(|| "not measured".to_owned());
+        let mut generator = or_not(self.generator);
+        if let Some(polling) = polling_in_words(self.polled_in_vain) {
+            generator += "; ";
+            generator += &polling;
+        }
+        let measured =
+            format!("{} s, after {} s of load", self.duration_seconds, self.warmup_seconds);
+        let before = [("began", self.began.to_owned()), ("measured", measured)];
+        let behind = [
+            ("generator's floor", or_not(self.floor)),
+            ("server", or_not(self.server)),
+            ("generator", generator),
+            ("generator's machine", self.host.to_string()),
+            ("ringecho-loadtest", self.provenance.version.to_owned()),
+        ];
+        before.into_iter().chain(own).chain(behind).collect()
+    }
 }

@@ -52,7 +52,7 @@ impl fmt::Display for Report {
 
 /// A floor of messages: `p50 8.1  p90 9.0 us of an echo that always polls`.
 pub(crate) fn floor_in_words(floor: &LatencyReport) -> String {
-    format!("{} us of an echo that always polls", floor.told())
+    format!("{} us of an echo that always polls", floor.in_words())
 }
 
 /// Writes the number of errors by kind, and below it what caused them.

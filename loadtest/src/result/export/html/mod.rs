@@ -27,24 +27,24 @@ use crate::{
 
 /// What a page shows of a result.
 #[derive(Debug)]
-pub(crate) struct Page<'r> {
+pub struct Page<'r> {
     /// What the load was of.
-    pub(crate) of: Exchange,
-    /// Where to.
+    pub(crate) exchange: Exchange,
+    /// The URL that connections were opened to.
     pub(crate) url: &'r str,
     /// What the load was, in words.
     pub(crate) setting: String,
     /// Correct exchanges a second.
     pub(crate) per_second: f64,
-    /// From the plan to the end of each.
+    /// Times from the planned instants of exchanges to their ends.
     pub(crate) latency: Option<LatencyReport>,
-    /// What went wrong.
+    /// Errors by kind.
     pub(crate) errors: &'r ErrorCounts,
-    /// Why.
+    /// The most frequent causes of errors.
     pub(crate) causes: &'r [Cause],
-    /// What casts doubt on it.
+    /// Doubts about the measurement.
     pub(crate) warnings: &'r [Warning],
-    /// What must not be.
+    /// Conditions that must not hold, and whether they do.
     pub(crate) checks: &'r [Check],
     /// An earlier result, and this one's side of the comparison.
     pub(crate) baseline: Option<(&'r BaselineReport, Measurement)>,
@@ -57,7 +57,7 @@ pub(crate) struct Page<'r> {
 const STYLE: &str = include_str!("style.css");
 
 pub(super) fn text(page: &Page<'_>) -> Result<String, String> {
-    let plots = plots::plots(page.recording, page.of).map_err(|error| error.to_string())?;
+    let plots = plots::plots(page.recording, page.exchange).map_err(|error| error.to_string())?;
     let title = format!("Load on {}", page.url);
     let text = html! {
         (DOCTYPE)
@@ -97,7 +97,7 @@ fn headline(page: &Page<'_>) -> Markup {
     };
     html! {
         dl.headline {
-            div { dt { (page.of.plural()) "/s" } dd { (rate(page.per_second)) } }
+            div { dt { (page.exchange.plural()) "/s" } dd { (rate(page.per_second)) } }
             div { dt { "p50" } dd { (time(|it| it.p50)) } }
             div { dt { "p99" } dd { (time(|it| it.p99)) } }
             div { dt { "p99.9" } dd { (time(|it| it.p99_9)) } }
@@ -164,24 +164,24 @@ fn baseline(page: &Page<'_>) -> Markup {
 }
 
 /// The histograms of a load, with names for people. The first is the one that counts.
-fn named_histograms(recording: &Recording, of: Exchange) -> [(&'static str, &Latencies); 3] {
+fn named_histograms(recording: &Recording, exchange: Exchange) -> [(&'static str, &Latencies); 3] {
     let histograms = &recording.total.histograms;
-    match of {
+    match exchange {
         Exchange::Message => [
             ("latency", &histograms.latency),
             ("latency from sending on", &histograms.uncorrected),
-            ("send lag", &histograms.send_lag),
+            ("send lag", &histograms.lag),
         ],
         Exchange::Cycle => [
             ("cycle", &histograms.latency),
             ("handshake", &histograms.handshake),
-            ("begin lag", &histograms.send_lag),
+            ("begin lag", &histograms.lag),
         ],
     }
 }
 
 fn latencies(page: &Page<'_>) -> Markup {
-    let rows = named_histograms(page.recording, page.of);
+    let rows = named_histograms(page.recording, page.exchange);
     let rows = rows
         .into_iter()
         .filter_map(|(name, latencies)| Some((name, LatencyReport::new(latencies)?)));
@@ -190,7 +190,7 @@ fn latencies(page: &Page<'_>) -> Markup {
         table.numbers {
             tr {
                 th {} th { "p50" } th { "p90" } th { "p99" } th { "p99.9" } th { "p99.99" }
-                th { "max" } th { "mean" } th { (page.of.plural()) }
+                th { "max" } th { "mean" } th { (page.exchange.plural()) }
             }
             @for (name, it) in rows {
                 tr {

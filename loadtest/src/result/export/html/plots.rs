@@ -98,8 +98,8 @@ pub(super) struct Plot {
 }
 
 /// All plots for which there is anything to show.
-pub(super) fn plots(recording: &Recording, of: Exchange) -> Result<Vec<Plot>, Error> {
-    let [latency, handshake, lag] = match of {
+pub(super) fn plots(recording: &Recording, exchange: Exchange) -> Result<Vec<Plot>, Error> {
+    let [latency, handshake, lag] = match exchange {
         Exchange::Message => ["Latency of each second", "", "Send lag of each second"],
         Exchange::Cycle => [
             "Cycle latency of each second",
@@ -108,19 +108,19 @@ pub(super) fn plots(recording: &Recording, of: Exchange) -> Result<Vec<Plot>, Er
         ],
     };
     let plots = [
-        percentiles(recording, of)?,
-        rate(recording, of)?,
+        percentiles(recording, exchange)?,
+        rate(recording, exchange)?,
         times(recording, latency, |second| second.latency_us.as_ref())?,
         times(recording, handshake, |second| second.handshake_us.as_ref())?,
-        times(recording, lag, |second| second.send_lag_us.as_ref())?,
+        times(recording, lag, |second| second.lag_us.as_ref())?,
     ];
     Ok(plots.into_iter().flatten().collect())
 }
 
-fn percentiles(recording: &Recording, of: Exchange) -> Result<Option<Plot>, Error> {
+fn percentiles(recording: &Recording, exchange: Exchange) -> Result<Option<Plot>, Error> {
     let lines = [&BLUE, &ORANGE, &GREEN]
         .into_iter()
-        .zip(named_histograms(recording, of))
+        .zip(named_histograms(recording, exchange))
         .map(|(ink, (name, latencies))| (name, ink, latencies));
     let lines: Vec<Line> = lines
         .filter(|(.., latencies)| latencies.samples() > 0)
@@ -156,12 +156,12 @@ fn distribution(latencies: &Latencies) -> Vec<(f64, f64)> {
         .collect()
 }
 
-fn rate(recording: &Recording, of: Exchange) -> Result<Option<Plot>, Error> {
-    let (title, name) = match of {
+fn rate(recording: &Recording, exchange: Exchange) -> Result<Option<Plot>, Error> {
+    let (title, name) = match exchange {
         Exchange::Message => ("Messages per second", "messages/s"),
         Exchange::Cycle => ("Cycles per second", "cycles/s"),
     };
-    let rates = over_time(recording, |second, length| Some(second.echoes_per_second(length)));
+    let rates = over_time(recording, |second, length| Some(second.exchanges_per_second(length)));
     let errors = over_time(recording, |second, _| (second.errors.total > 0).then_some(0.0));
     let mut lines = vec![Line { name, ink: &BLUE, points: rates, kind: Kind::Line }];
     if !errors.is_empty() {
