@@ -101,11 +101,22 @@ impl Churn<'_> {
         self.interrupted.load(Relaxed) || self.threads.any_has_ended()
     }
 
+    /// Whether each thread has begun a cycle.
+    fn has_begun(&self) -> bool {
+        self.threads.all(|gauges| gauges.has_begun.load(Relaxed))
+    }
+
     /// Lets cycles begin, and measures the processes at both ends of the measured window.
     fn wait_for_window(&mut self) -> WindowUsage {
         let ChurnPlan { warmup, duration, ref load, .. } = *self.plan;
+        let is_open = load.is_open();
+        let lead = load.lead();
         self.schedule.start_load();
-        self.schedule.set_window(load.lead(), warmup, duration);
+        // However late threads get to run, a closed loop has cycles; an open one plans them.
+        while !is_open && !self.has_begun() && !self.ends_early() {
+            pause(Duration::from_millis(1));
+        }
+        self.schedule.set_window(lead, warmup, duration);
         self.wait_until(self.schedule.begin(), "warm-up");
         let before = self.window_end();
         self.wait_until(self.schedule.end(), "measuring");

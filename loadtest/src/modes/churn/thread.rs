@@ -45,7 +45,10 @@ pub(super) fn run(
         let is_open = state.plan.load.is_open();
         let pause = is_open.then(|| Pause::new(state.plan.wait)).transpose()?;
         state.count_ready();
-        while state.schedule.origin().is_none() {
+        let may_begin = |schedule: &Schedule| {
+            if is_open { schedule.origin().is_some() } else { schedule.has_started() }
+        };
+        while !may_begin(&state.schedule) {
             if state.schedule.is_abandoned() {
                 return Ok(());
             }

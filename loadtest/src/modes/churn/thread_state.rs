@@ -23,6 +23,8 @@ use crate::{
 pub(super) struct Gauges {
     /// Whether the thread waits for the load to start.
     pub(super) is_ready: AtomicBool,
+    /// Whether a cycle has begun.
+    pub(super) has_begun: AtomicBool,
     /// Correct cycles so far.
     pub(super) cycles: AtomicU64,
     /// Errors so far.
@@ -107,6 +109,7 @@ impl ThreadState {
         let now = self.schedule.now();
         self.hand_over_if_due(now);
         self.under_way.update(|cycles| cycles + 1);
+        self.gauges.has_begun.store(true, Relaxed);
         if self.is_planned(planned) {
             let tally = &mut *self.tally.borrow_mut();
             let lag = now.saturating_sub(planned);
