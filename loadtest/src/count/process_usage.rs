@@ -68,7 +68,7 @@ fn parse(stat: &str, status: &str, ticks_per_second: u64) -> Option<ProcessUsage
     })
 }
 
-/// Bytes of the process `pid` that are in memory now, as [`ProcessUsage`] has them.
+/// Bytes of the process `pid` that are in memory now (`VmRSS` in proc(5)).
 pub fn resident(pid: u32) -> io::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     kibibytes(&status, "VmRSS:").map(|kibibytes| kibibytes * 1024).ok_or_else(unexpected_format)

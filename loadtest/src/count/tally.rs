@@ -31,7 +31,8 @@ pub(crate) struct Tally {
     /// Bytes of payload of these.
     pub(crate) payload_measured: u64,
     pub(crate) histograms: Histograms,
-    pub(crate) generator_lag: GeneratorLag,
+    /// `None` until something is recorded in it, which only an open loop of a churn does.
+    pub(crate) generator_lag: Option<Box<GeneratorLag>>,
     pub(crate) errors: ErrorCounts,
     pub(crate) wrong_echoes: WrongEchoCounts,
     causes: BTreeMap<(ErrorKind, String), u64>,
@@ -91,7 +92,9 @@ impl Tally {
             *count = 0;
         }
         histograms.clear();
-        generator_lag.clear();
+        if let Some(generator_lag) = generator_lag {
+            generator_lag.clear();
+        }
         *errors = ErrorCounts::default();
         *wrong_echoes = WrongEchoCounts::default();
         causes.clear();
@@ -121,7 +124,9 @@ impl Tally {
         self.exchanges_measured += exchanges_measured;
         self.payload_measured += payload_measured;
         self.histograms.merge(histograms);
-        self.generator_lag.merge(generator_lag);
+        if let Some(generator_lag) = generator_lag {
+            self.generator_lag.get_or_insert_default().merge(generator_lag);
+        }
         self.errors.merge(*errors);
         self.wrong_echoes.merge(*wrong_echoes);
         for (cause, count) in causes {

@@ -13,6 +13,7 @@ use super::plan::ChurnPlan;
 use crate::{
     count::{
         errors::{Cause, ErrorCounts, WrongEchoCounts},
+        latency::{GeneratorLag, Latencies},
         latency_report::LatencyReport,
         tally::Tally,
         timeline::Recording,
@@ -377,6 +378,9 @@ impl PlannedCycles {
             return None;
         };
         let planned = Arrivals::new(rate, plan.warmup, plan.duration).planned_within(schedule);
+        let of_generator = |times: fn(&GeneratorLag) -> &Latencies| {
+            LatencyReport::new(times(generator_lag.as_ref()?))
+        };
         Some(Self {
             rate: rate.to_string(),
             wait: plan.wait,
@@ -384,11 +388,11 @@ impl PlannedCycles {
             planned,
             unbegun: planned.saturating_sub(histograms.lag.samples()),
             begin_lag_us: LatencyReport::new(&histograms.lag),
-            held_back: generator_lag.held_back,
-            generator_lag_us: LatencyReport::new(&generator_lag.lag),
+            held_back: generator_lag.as_ref().map_or(0, |it| it.held_back),
+            generator_lag_us: of_generator(|it| &it.lag),
             without_lag: TimesOfCycles {
-                handshake_us: LatencyReport::new(&generator_lag.handshake_without),
-                cycle_us: LatencyReport::new(&generator_lag.latency_without),
+                handshake_us: of_generator(|it| &it.handshake_without),
+                cycle_us: of_generator(|it| &it.latency_without),
             },
         })
     }

@@ -114,10 +114,11 @@ impl ThreadState {
             let tally = &mut *self.tally.borrow_mut();
             let lag = now.saturating_sub(planned);
             tally.histograms.lag.record(lag, 1);
+            let generator_lag = tally.generator_lag.get_or_insert_default();
             if is_held_back {
-                tally.generator_lag.held_back += 1;
+                generator_lag.held_back += 1;
             } else {
-                tally.generator_lag.lag.record(lag, 1);
+                generator_lag.lag.record(lag, 1);
             }
         }
         Begin { planned, without_lag: if is_held_back { planned } else { now } }
@@ -134,7 +135,7 @@ impl ThreadState {
         }
         if self.is_planned(planned) {
             let handshake = now.saturating_sub(without_lag);
-            tally.generator_lag.handshake_without.record(handshake, 1);
+            tally.generator_lag.get_or_insert_default().handshake_without.record(handshake, 1);
         }
     }
 
@@ -164,7 +165,7 @@ impl ThreadState {
                 }
                 if self.is_planned(planned) {
                     let latency = now.saturating_sub(without_lag);
-                    tally.generator_lag.latency_without.record(latency, 1);
+                    tally.generator_lag.get_or_insert_default().latency_without.record(latency, 1);
                 }
                 return;
             }

@@ -1,12 +1,12 @@
 //! The generator's own floor: what it measures of a server that takes as little time as can be.
 //!
-//! Before a load, one thread of the generator drives an [`echo`] of this process over loopback TCP,
+//! Before a load, one thread of the generator drives an `echo` of this process over loopback TCP,
 //! one message or one cycle at a time, and waiting as in the load. The echo is a thread that always
 //! polls, so none of the floor is the echo's wake-up, and the two need a CPU each. Whatever a load
 //! measures below its floor or close to it says more of the generator than of the server.
 //!
-//! A floor takes some 0.1 s: 20 ms until the first planned instant, then [`WARMUP`], [`DURATION`] and,
-//! if something is late, [`BACKLOG_GRACE`]. Where the two threads fall behind that plan it is no floor
+//! A floor takes some 0.1 s: 20 ms until the first planned instant, then `WARMUP`, `DURATION` and,
+//! if something is late, `BACKLOG_GRACE`. Where the two threads fall behind that plan it is no floor
 //! but a queue, and a warning says so.
 
 mod echo;
