@@ -27,6 +27,8 @@ use super::kernel::{Completion, Interest, Kernel, Operation, SendFrom, SendMode}
 pub struct Epoll {
     instance: epoll::Epoll,
     slots: Vec<Slot>,
+    /// Bytes that a receive may receive before its connection is emptied; the same for all.
+    receive_quota: u32,
     /// Slots with a receive under way and something to receive, in the order in which they get it.
     ready: VecDeque<u32>,
     /// How many of them were ready when epoll was last asked, and have not had their turn since.
@@ -160,6 +162,7 @@ impl Epoll {
         Ok(Self {
             instance: epoll::Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             slots: Vec::new(),
+            receive_quota: UNLIMITED,
             ready: VecDeque::new(),
             round: 0,
             patient: HashMap::new(),
@@ -212,8 +215,9 @@ impl Kernel for Epoll {
     fn push(&mut self, operation: &Operation, user_data: u64) {
         match *operation {
             Operation::Receive { slot, len_max } => {
+                self.receive_quota = if len_max == 0 { UNLIMITED } else { len_max };
                 let receiving = &mut self.slots[slot as usize];
-                receiving.left = if len_max == 0 { UNLIMITED } else { len_max };
+                receiving.left = self.receive_quota;
                 receiving.user_data = user_data;
                 self.enqueue(slot);
             }
@@ -386,6 +390,9 @@ impl Epoll {
                 // A receive that does not fill its memory has taken all that there was.
                 let is_emptied = len < len_max && !connection.flags.has(Flags::ENDING);
                 connection.flags.set(Flags::READABLE, !is_emptied);
+                if is_emptied {
+                    connection.left = self.receive_quota;
+                }
                 let received = Completion {
                     buffer: Some(buffer),
                     goes_on,
@@ -533,5 +540,37 @@ fn retry(mut call: impl FnMut() -> isize) -> Result<usize, Errno> {
             Err(Errno::EINTR) => {}
             result => return result.map(isize::cast_unsigned),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Write,
+        os::{fd::AsFd, unix::net::UnixStream},
+    };
+
+    use super::*;
+
+    /// Bursts that a limit cuts are answered in pieces, and a client that answers the pieces keeps
+    /// sending them.
+    #[test]
+    #[expect(unsafe_code, reason = "the kernel is given memory")]
+    fn limit_of_a_receive_is_for_what_comes_at_once() {
+        let (mut peer, connection) = UnixStream::pair().unwrap();
+        let mut memory = vec![0; 4096];
+        let mut kernel = Epoll::new().unwrap();
+        kernel.register(0, Some(connection.as_fd())).unwrap();
+        kernel.push(&Operation::Receive { slot: 0, len_max: 100 }, 7);
+        let mut received = Vec::new();
+        for burst in [60, 60, 60, 160] {
+            peer.write_all(&vec![0; burst]).unwrap();
+            // SAFETY: the memory outlives the kernel, and nobody else touches it.
+            unsafe { kernel.provide([(0, memory.as_mut_ptr())].into_iter(), 4096) };
+            let mut completions = Vec::new();
+            kernel.enter(&mut completions, true).unwrap();
+            received.extend(completions.iter().map(|one| (one.result, one.goes_on)));
+        }
+        assert_eq!(received, [(60, true), (60, true), (60, true), (100, false)]);
     }
 }

@@ -17,7 +17,8 @@ use socket2::SockRef;
 pub enum Operation {
     /// Receive on the connection in a slot into provided buffers, again and again, completing each
     /// time, until `len_max` bytes are received (0: without end), the peer ends its side, or no
-    /// buffer is left.
+    /// buffer is left. A kernel may count the bytes anew each time that it finds nothing more; all
+    /// receives have the same `len_max`.
     Receive { slot: u32, len_max: u32 },
     /// Complete as soon as a descriptor, which is in no slot, is ready for this. If the descriptor is
     /// closed before the next enter, the watch is to be cancelled before it too. No other watch that
