@@ -326,9 +326,9 @@ fn slow_reader_gets_everything_and_the_pong_behind_it() {
 
 #[test]
 fn peers_that_do_not_read_hold_up_nobody_and_lose_nothing() {
+    // One endless frame each, as much of it as the server takes while nobody reads.
+    let (request, reply) = (endless_frame(true), endless_frame(false));
     with_server(&config(), |server| {
-        // One endless frame each, as much of it as the server takes while nobody reads.
-        let (request, reply) = (endless_frame(true), endless_frame(false));
         let stalled: Vec<(Peer, usize)> = (0..5)
             .map(|_| {
                 let mut peer = server.open();
@@ -352,13 +352,15 @@ fn peers_that_do_not_read_hold_up_nobody_and_lose_nothing() {
     });
 }
 
-/// The begin of a frame that is longer than any socket buffers: what a client sends of it, with a
+/// The begin of a frame, 64 MiB, which is more than sockets hold: what a client sends of it, with a
 /// masking key of zero, or what comes back.
 fn endless_frame(masked: bool) -> Vec<u8> {
     let mut frame = vec![0x82, if masked { 0xff } else { 0x7f }];
     frame.extend_from_slice(&(1_u64 << 40).to_be_bytes());
     frame.extend_from_slice(if masked { &[0; 4] } else { &[] });
-    frame.extend((0..1_u32 << 22).flat_map(u32::to_ne_bytes));
+    for number in 0..1_u32 << 24 {
+        frame.extend_from_slice(&number.to_ne_bytes());
+    }
     frame
 }
 
