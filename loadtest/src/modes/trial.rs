@@ -106,7 +106,7 @@ pub(crate) enum TrialReport {
 }
 
 impl TrialReport {
-    /// There are fewer connections than there should have been; of cycles, there was none.
+    /// Warns of connections that never opened; of a churn, only if not one did.
     pub(crate) fn not_opened(&self) -> Option<Warning> {
         match self {
             Self::Messages(report) => report.not_opened(),
@@ -114,7 +114,7 @@ impl TrialReport {
         }
     }
 
-    /// Whether a connection was opened, or nobody waited for one.
+    /// Whether a connection was opened; true also of a trial that was interrupted.
     fn has_opened(&self) -> bool {
         match self {
             Self::Messages(report) => report.connections.opened > 0 || report.interrupted,
@@ -161,7 +161,7 @@ impl TrialReport {
     }
 }
 
-/// What conditions are about.
+/// The figures that conditions bound.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 pub enum Figures {
@@ -180,7 +180,7 @@ impl Figures {
         }
     }
 
-    /// From the plan to the end.
+    /// Latency of echoes or of whole cycles, from their planned instants.
     pub(crate) fn latency(&self) -> Option<LatencyReport> {
         match self {
             Self::Messages(figures) => figures.latency_us,
@@ -195,7 +195,7 @@ impl Figures {
         }
     }
 
-    /// What they are of.
+    /// Whether these are of messages or of cycles.
     pub(crate) fn exchange(&self) -> Exchange {
         match self {
             Self::Messages(_) => Exchange::Message,

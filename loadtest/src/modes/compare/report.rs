@@ -35,8 +35,8 @@ pub struct CompareReport {
     /// What each run was.
     #[serde(flatten)]
     pub each_run: EachRun,
-    /// Latency of an echo that takes as little time as can be: the generator's own part, which is
-    /// in the latencies of both; `None` if it was not measured.
+    /// The generator's own part of a latency, of either server's, measured once before the first run;
+    /// `None` if it was not measured.
     pub floor_us: Option<Floor>,
     /// Whether somebody ended it early; incomplete rounds are left out.
     pub interrupted: bool,

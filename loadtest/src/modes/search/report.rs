@@ -43,8 +43,8 @@ pub struct SearchReport {
     /// What each run was.
     #[serde(flatten)]
     pub each_run: EachRun,
-    /// Latency of an echo that takes as little time as can be: the generator's own part, at any
-    /// rate; `None` if it was not measured.
+    /// The generator's own part of a latency, measured once before the first run; `None` if it was
+    /// not measured.
     pub floor_us: Option<Floor>,
     /// What the rates are of.
     #[serde(skip)]
