@@ -44,9 +44,9 @@ pub fn route(request: &Request<()>, echo_paths: &EchoPaths) -> Result<Route, Req
 }
 
 /// Whether a request asks for the echo. A key is enough, since proxies that were not told to pass
-/// `Upgrade` on drop it.
+/// `Upgrade` on drop it. The key is looked for first, since that is the cheaper question.
 fn asks_for_echo(request: &Request<()>) -> bool {
-    is_upgrade_request(request) || request.headers().contains_key(SEC_WEBSOCKET_KEY)
+    request.headers().contains_key(SEC_WEBSOCKET_KEY) || is_upgrade_request(request)
 }
 
 //= https://www.rfc-editor.org/rfc/rfc9112#section-3.2

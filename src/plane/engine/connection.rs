@@ -9,11 +9,12 @@
 //! ended its side too.
 
 use std::{
-    collections::HashMap,
     mem,
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
 };
+
+use fnv::FnvHashMap;
 
 use super::{
     buffer_queue::BufferQueue,
@@ -95,7 +96,7 @@ pub(super) struct Work<K> {
     pub(super) replies: Replies,
     pub(super) buffer_queue: BufferQueue,
     /// Connections that have ended, and how.
-    pub(super) leaving: HashMap<Key, ConnectionEnd>,
+    pub(super) leaving: FnvHashMap<Key, ConnectionEnd>,
     /// Those of them to which something has happened since the last turn, some more than once.
     pub(super) departures_due: Vec<Key>,
     /// The sweep's time.

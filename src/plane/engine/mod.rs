@@ -42,13 +42,14 @@ mod uring;
 mod waits;
 
 use std::{
-    collections::HashMap,
     io, mem,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
+
+use fnv::FnvHashMap;
 
 use self::{
     buffer_queue::BufferQueue,
@@ -145,7 +146,7 @@ impl<K: Kernel> Engine<K> {
             transfers: Transfers::new(kernel, dimensions)?,
             replies: Replies::default(),
             buffer_queue: BufferQueue::default(),
-            leaving: HashMap::new(),
+            leaving: FnvHashMap::default(),
             departures_due: Vec::new(),
             now: Tick::default(),
             rules,
