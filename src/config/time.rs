@@ -33,7 +33,19 @@ pub struct Time {
     #[arg(long, value_name = "TIME", default_value = "5s")]
     pub close_timeout: Within<Duration, 1, HOUR>,
 
-    /// How long a stopping server waits for its clients to close
+    /// How long a stopping server still accepts, while /healthz says already that it is not ready
+    ///
+    /// A load balancer asks every few seconds, and sends clients here until it has learned of it.
+    #[arg(long, value_name = "TIME", default_value = "0s")]
+    pub drain_delay: Within<Duration, 0, HOUR>,
+
+    /// Time over which a stopping server spreads its Close frames
+    ///
+    /// Clients that are closed at once come back at once, to a server that may still be starting.
+    #[arg(long, value_name = "TIME", default_value = "0s")]
+    pub drain_spread: Within<Duration, 0, HOUR>,
+
+    /// How long a stopping server waits for its clients to close, after the last Close frame
     #[arg(long, value_name = "TIME", default_value = "10s")]
     pub drain_timeout: Within<Duration, 0, HOUR>,
 }

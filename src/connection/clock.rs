@@ -95,6 +95,11 @@ impl Timing {
         *self = Self { stage: Stage::Open { is_pinged: false }, since: now, acknowledged: None };
     }
 
+    /// Whether the opening handshake is over, and the connection is not closed.
+    pub fn is_open(&self) -> bool {
+        matches!(self.stage, Stage::Open { .. })
+    }
+
     /// The peer sent or took something.
     #[inline]
     pub fn traffic(&mut self, now: Tick) {

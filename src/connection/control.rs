@@ -22,6 +22,8 @@ pub struct Control {
     descriptor: Option<RawFd>,
     timing: Cell<Timing>,
     demand: Cell<Option<Demand>>,
+    /// Whether the demand to drain has been made.
+    is_drained: Cell<bool>,
     /// When the send that is under way began.
     sending: Cell<Option<Tick>>,
     waker: RefCell<Option<Waker>>,
@@ -50,6 +52,7 @@ impl Control {
             descriptor,
             timing,
             demand: Cell::new(None),
+            is_drained: Cell::new(false),
             sending: Cell::new(None),
             waker: RefCell::new(None),
         }
@@ -66,12 +69,25 @@ impl Control {
         if !stands {
             self.demand.set(Some(demand));
         }
-        if demand == Demand::Drain && self.sending.get().is_some() {
-            // The task hears the demand only when the peer has taken what is being sent. The peer has
-            // the close timeout for that.
-            self.closing();
+        if demand == Demand::Drain {
+            self.is_drained.set(true);
+            if self.sending.get().is_some() {
+                // The task hears the demand only when the peer has taken what is being sent. The peer
+                // has the close timeout for that.
+                self.closing();
+            }
         }
         self.wake();
+    }
+
+    /// Whether the connection has a session that is not closed.
+    pub fn is_open(&self) -> bool {
+        self.timing.get().is_open()
+    }
+
+    /// Whether the connection has such a session, and no demand to drain has been made.
+    pub fn is_undrained(&self) -> bool {
+        self.is_open() && !self.is_drained.get()
     }
 
     fn wake(&self) {

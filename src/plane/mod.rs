@@ -77,8 +77,15 @@ pub(crate) trait Plane: Sized + 'static {
     /// Looks at the deadlines of the connections that it has taken over, as another tick has passed.
     fn sweep(&self, now: Tick, deadlines: &Deadlines);
 
-    /// Closes connections that it has taken over as soon as no message is under way on them.
+    /// Closes connections that it has taken over, and will take over, as soon as no message is under
+    /// way on them.
     fn drain(&self);
+
+    /// The number of connections that it has taken over and not begun to close.
+    fn undrained_count(&self) -> usize;
+
+    /// Closes the first `count` of these as soon as no message is under way on them.
+    fn drain_some(&self, count: usize);
 
     /// Ends connections that it has taken over.
     fn abandon(&self);

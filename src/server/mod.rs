@@ -15,7 +15,6 @@ mod tests;
 use std::{
     io,
     net::{SocketAddr, TcpListener},
-    os::unix::net::UnixStream,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -40,7 +39,9 @@ use crate::{
     host::descriptors::{SystemCallError, raise_limit},
     http::{encode_page, page},
     metrics::{Counters, Totals},
-    worker::{self, Driver, Plan, Platform, Ready, Service, WorkerError},
+    worker::{
+        self, Drain, Driver, OrderSender, Plan, Platform, Readiness, Ready, Service, WorkerError,
+    },
 };
 
 /// A running server.
@@ -78,7 +79,7 @@ struct WorkerThread {
     platforms: Vec<Platform>,
     counters: Arc<Counters>,
     /// Dropped to stop the worker.
-    stop: UnixStream,
+    orders: OrderSender,
     thread: JoinHandle<()>,
     place: Place,
 }
@@ -87,7 +88,16 @@ enum Event {
     Ready { worker: usize, ready: Ready },
     Ended { worker: usize, end: WorkerEnd },
     ReplacementDue { worker: usize },
-    Stop,
+    Stop(Stop),
+}
+
+/// Why a server is to stop.
+#[derive(Clone, Copy, Debug)]
+enum Stop {
+    /// Somebody asked for it: the server drains as its configuration says.
+    Asked,
+    /// The server drains in this way.
+    Ordered(Drain),
 }
 
 /// How a worker ended.
@@ -104,7 +114,12 @@ impl StopHandle {
     /// Stops the server: no new connections, and a Close frame for every open one.
     pub fn stop(&self) {
         // Sending fails once the server has ended, and then there is nothing to stop.
-        let _ = self.0.send(Event::Stop);
+        let _ = self.0.send(Event::Stop(Stop::Asked));
+    }
+
+    /// Stops the server, and has its workers drain in this way instead of the configured one.
+    pub fn drain(&self, drain: Drain) {
+        let _ = self.0.send(Event::Stop(Stop::Ordered(drain)));
     }
 }
 
@@ -133,7 +148,7 @@ impl Server {
         let mut server = Self {
             listening,
             backlog: config.network.backlog.get(),
-            service: Arc::new(build_service(config)),
+            service: Arc::new(build_service(config, Arc::default())),
             balance: (config.cores.balance && cpus.len() > 1)
                 .then(|| Arc::new(Balance::new(cpus.len()))),
             workers: Vec::new(),
@@ -146,10 +161,10 @@ impl Server {
         for (cpu, listener) in cpus.into_iter().zip(listeners) {
             let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
             let worker = server.workers.len();
-            let (stop, thread) =
+            let (orders, thread) =
                 server.spawn_worker(worker, cpu, &platforms, listener, counters.clone())?;
             let (platforms, place) = (platforms.clone(), Place::new(Instant::now()));
-            server.workers.push(WorkerThread { cpu, platforms, counters, stop, thread, place });
+            server.workers.push(WorkerThread { cpu, platforms, counters, orders, thread, place });
         }
         server.wait_until_ready()?;
         warn_of_few_descriptors();
@@ -181,17 +196,21 @@ impl Server {
     /// Returns the totals of all workers' counters, also in the error.
     pub fn run(mut self) -> Result<Totals, RunError> {
         let result = self.run_until_stopped();
-        let totals = self.stop_workers();
+        self.service.readiness.end();
+        let totals = self.stop_workers(match &result {
+            Ok(Stop::Ordered(drain)) => *drain,
+            Ok(Stop::Asked) | Err(_) => Drain::configured(&self.service.time),
+        });
         match result {
-            Ok(()) => Ok(totals),
+            Ok(_) => Ok(totals),
             Err(loss) => Err(RunError::WorkerLost { loss, totals: Box::new(totals) }),
         }
     }
 
-    fn run_until_stopped(&mut self) -> Result<(), WorkerLoss> {
+    fn run_until_stopped(&mut self) -> Result<Stop, WorkerLoss> {
         loop {
             match self.next_event() {
-                Event::Stop => return Ok(()),
+                Event::Stop(stop) => return Ok(stop),
                 Event::Ready { worker, ready } => {
                     self.workers[worker].place.mark_ready();
                     log_shortage_of_replacement(worker, &ready);
@@ -203,11 +222,11 @@ impl Server {
     }
 
     /// Stops all workers, waits for their ends, and returns the totals of their counters.
-    fn stop_workers(&mut self) -> Totals {
+    fn stop_workers(&mut self, drain: Drain) -> Totals {
         let mut totals = Totals::default();
         let workers = std::mem::take(&mut self.workers);
         let counters: Vec<_> = workers.iter().map(|worker| worker.counters.clone()).collect();
-        let threads: Vec<_> = workers.into_iter().map(WorkerThread::stop).collect();
+        let threads: Vec<_> = workers.into_iter().map(|worker| worker.stop(drain)).collect();
         for thread in threads {
             thread.join().unwrap_or_else(|_| unreachable!("a worker's thread catches its panics"));
         }
@@ -260,7 +279,7 @@ impl Server {
         }
     }
 
-    /// Starts the thread of a worker. The worker stops when the returned stream is dropped.
+    /// Starts the thread of a worker. The worker stops when the returned sender is dropped.
     fn spawn_worker(
         &self,
         worker: usize,
@@ -268,9 +287,9 @@ impl Server {
         platforms: &[Platform],
         listener: TcpListener,
         counters: Arc<Counters>,
-    ) -> Result<(UnixStream, JoinHandle<()>), StartError> {
-        let (stop, worker_stop) =
-            UnixStream::pair().map_err(SystemCallError::naming("socketpair"))?;
+    ) -> Result<(OrderSender, JoinHandle<()>), StartError> {
+        let (orders, worker_orders) =
+            worker::orders().map_err(SystemCallError::naming("socketpair"))?;
         let balance = self.balance.clone();
         let plan = Plan {
             cpu,
@@ -281,7 +300,7 @@ impl Server {
                 .as_ref()
                 .map(|balance| balance.join(worker).map_err(SystemCallError::naming("socketpair")))
                 .transpose()?,
-            stop: worker_stop,
+            orders: worker_orders,
             counters,
             service: self.service.clone(),
         };
@@ -305,7 +324,7 @@ impl Server {
             let _ = events.send(Event::Ended { worker, end });
         };
         match (self.spawn_thread)(format!("worker-{worker}"), Box::new(run)) {
-            Ok(thread) => Ok((stop, thread)),
+            Ok(thread) => Ok((orders, thread)),
             Err(error) => {
                 // The seat has been open since the plan was made, and nobody will read its inbox.
                 if let Some(balance) = balance {
@@ -325,7 +344,7 @@ impl Server {
                     let cause = end.cause_of_death().unwrap_or_else(|| "it ended".to_owned());
                     return Err(StartError::Worker { worker, cause });
                 }
-                Event::Stop | Event::ReplacementDue { .. } => {
+                Event::Stop(_) | Event::ReplacementDue { .. } => {
                     unreachable!("nobody has a stop handle yet, and nothing is replaced")
                 }
             }
@@ -378,18 +397,18 @@ impl Server {
     fn start_replacement(&mut self, worker: usize) -> Result<(), StartError> {
         let WorkerThread { cpu, platforms, counters, .. } = &self.workers[worker];
         let listener = self.listening.open(*cpu)?;
-        let (stop, thread) =
+        let (orders, thread) =
             self.spawn_worker(worker, *cpu, platforms, listener, counters.clone())?;
         let replaced = &mut self.workers[worker];
-        (replaced.stop, replaced.thread) = (stop, thread);
+        (replaced.orders, replaced.thread) = (orders, thread);
         Ok(())
     }
 }
 
 impl WorkerThread {
     /// Tells the worker to stop, and returns its thread.
-    fn stop(self) -> JoinHandle<()> {
-        drop(self.stop);
+    fn stop(self, drain: Drain) -> JoinHandle<()> {
+        self.orders.drain(drain);
         self.thread
     }
 }
@@ -424,7 +443,7 @@ fn count_lost_connections(counters: &Counters) -> u64 {
     lost
 }
 
-fn build_service(config: &Config) -> Service {
+fn build_service(config: &Config, readiness: Arc<Readiness>) -> Service {
     let echo_paths = config.handshake.echo_paths();
     Service {
         policy: config.handshake.policy(),
@@ -432,5 +451,6 @@ fn build_service(config: &Config) -> Service {
         echo_paths,
         echo: config.echo.clone(),
         time: config.time.clone(),
+        readiness,
     }
 }

@@ -147,7 +147,7 @@ fn replacement_that_cannot_start_is_tried_again_until_the_server_gives_up() {
     let error = server.replace_worker(0).unwrap_err();
     assert!(matches!(error, WorkerLoss { worker: 0, tries: TRIES_MAX, .. }));
     assert!(error.to_string().contains("192.0.2.1:9001"), "{error}");
-    server.stop_workers();
+    server.stop_workers(Drain::configured(&server.service.time));
 }
 
 #[test]
@@ -166,7 +166,10 @@ fn replacement_whose_thread_cannot_be_started_is_assigned_no_connections() {
         thread::yield_now();
     }
     drop(clients);
-    assert_eq!(server.stop_workers().accepted_by_worker, [CLIENTS, 0]);
+    assert_eq!(
+        server.stop_workers(Drain::configured(&server.service.time)).accepted_by_worker,
+        [CLIENTS, 0]
+    );
 }
 
 #[test]
@@ -186,7 +189,7 @@ fn worker_whose_ring_fails_is_replaced_by_one_on_epoll() {
     let mut server = Server::start_with(&with_workers(1), run_worker).unwrap();
     let platforms = started.recv().unwrap();
     if platforms[0].driver == Driver::Epoll {
-        server.stop_workers();
+        server.stop_workers(Drain::configured(&server.service.time));
         return eprintln!("skipped, this kernel carries no engine on a ring");
     }
     let (stop, running) = (server.stop_handle(), thread::spawn(move || server.run()));

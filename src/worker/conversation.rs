@@ -123,11 +123,10 @@ impl<P: Plane> Worker<P> {
     }
 
     fn answer(&self, mut request: Request<()>) -> Answer {
-        match route(&request, &self.service.echo_paths) {
-            Ok(Route::Page) => {
-                Answer::Respond(self.service.page.clone(), ConnectionEnd::PageServed)
-            }
-            Ok(Route::Echo) => match http1::answer(&mut request, &self.service.policy) {
+        let service = self.service();
+        match route(&request, &service.echo_paths) {
+            Ok(Route::Page) => Answer::Respond(service.page.clone(), ConnectionEnd::PageServed),
+            Ok(Route::Echo) => match http1::answer(&mut request, &service.policy) {
                 Ok(acceptance) => Answer::Upgrade(acceptance),
                 Err(refusal) => refuse(refusal),
             },

@@ -5,22 +5,25 @@
 //! engine, which carries connections without tasks, ends the worker.
 //!
 //! Workers share the port, at which each has a listener of its own; what they answer with
-//! ([`Service`]), which never changes; and the balance, through which a worker gives away a
+//! ([`Service`]), which never changes, but may be replaced by another; and the balance, through which a worker gives away a
 //! connection that another is to admit. Counters are a worker's own, and other threads read them.
 //!
-//! Here are a worker's start, sweep and drain; `accept` makes connections of what comes in,
-//! `conversation` is one connection's life, `platform` what a worker runs on, and `signal` how
-//! other threads reach it.
+//! Here are a worker's start and sweep; `accept` makes connections of what comes in, `conversation`
+//! is one connection's life, `drain` the end of all of them, `platform` what a worker runs on,
+//! `orders` what the server has it do, and `signal` how other threads reach it.
 
 mod accept;
 mod conversation;
+mod drain;
+mod orders;
 mod platform;
+mod readiness;
 mod signal;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, Ref, RefCell},
     future::poll_fn,
     io, mem,
     net::TcpListener as StdTcpListener,
@@ -35,7 +38,7 @@ use futures_util::future::{Either, select};
 use slab::Slab;
 use thiserror::Error;
 
-use self::{platform::Ground, signal::Signal};
+use self::{orders::Inbox, platform::Ground, signal::Signal};
 use crate::{
     config::{Echo, Time},
     connection::{
@@ -53,7 +56,11 @@ use crate::{
     },
 };
 
-pub use self::platform::{Driver, Platform, Ready, Shortage, ShortageKind};
+pub use self::{
+    orders::{Drain, OrderReceiver, OrderSender, orders},
+    platform::{Driver, Platform, Ready, Shortage, ShortageKind},
+    readiness::Readiness,
+};
 
 /// What a worker is to do.
 pub struct Plan {
@@ -68,11 +75,11 @@ pub struct Plan {
     /// Its place in the balance, with the stream that wakes it; `None` leaves connections where
     /// the kernel puts them.
     pub member: Option<(Member, StdUnixStream)>,
-    /// Tells the worker to stop: by a byte, or by the end of the stream.
-    pub stop: StdUnixStream,
+    /// Tells the worker to stop, or what to answer from now on.
+    pub orders: OrderReceiver,
     /// What it counts.
     pub counters: Arc<Counters>,
-    /// What all workers answer with.
+    /// What all workers answer with, until they are ordered to answer with another.
     pub service: Arc<Service>,
 }
 
@@ -102,6 +109,8 @@ pub struct Service {
     pub echo: Echo,
     /// How long clients may take and be silent.
     pub time: Time,
+    /// Whether new connections are wanted. Services that replace each other share it.
+    pub readiness: Arc<Readiness>,
 }
 
 /// Runs a worker on this thread until it is told to stop and its connections have ended.
@@ -144,7 +153,8 @@ impl<R: FnOnce(Ready) + 'static> Start<R> {
         let (member, woken) = plan.member.unzip();
         let worker = Rc::new(Worker::new(plane, plan.service, bounds, plan.counters, member));
         let _teardown = Teardown(worker.clone());
-        let stop = Signal::new(plan.stop, &worker.plane)?;
+        let (ordered, orders) = plan.orders.split();
+        let ordered = Signal::new(ordered, &worker.plane)?;
         let woken = woken.map(|woken| Signal::new(woken, &worker.plane)).transpose()?;
         plan.listener.set_nonblocking(true).map_err(SystemCallError::naming("ioctl(FIONBIO)"))?;
         let source = signal::source(&plan.listener, &worker.plane)?;
@@ -155,7 +165,7 @@ impl<R: FnOnce(Ready) + 'static> Start<R> {
         }
         let working = worker.clone();
         let work = worker.plane.spawn(async move {
-            let result = working.work(plan.listener, plan.backlog, source, stop).await;
+            let result = working.work(plan.listener, plan.backlog, source, ordered, orders).await;
             working.is_over.set(true);
             result
         });
@@ -184,10 +194,10 @@ impl<R: FnOnce(Ready) + 'static> Start<R> {
 struct Worker<P> {
     plane: P,
     member: Option<Member>,
-    service: Arc<Service>,
+    service: RefCell<Arc<Service>>,
     bounds: Bounds,
     counters: Arc<Counters>,
-    deadlines: Deadlines,
+    deadlines: Cell<Deadlines>,
     now: Rc<Cell<Tick>>,
     connections: RefCell<Slab<Rc<Control>>>,
     /// When a connection was last admitted, unless memory has been given back since.
@@ -227,8 +237,8 @@ impl<P: Plane> Worker<P> {
             member,
             bounds,
             counters,
-            deadlines: Deadlines::new(&service.time),
-            service,
+            deadlines: Cell::new(Deadlines::new(&service.time)),
+            service: RefCell::new(service),
             now: Rc::default(),
             connections: RefCell::default(),
             last_admission: Cell::default(),
@@ -243,22 +253,45 @@ impl<P: Plane> Worker<P> {
         listener: StdTcpListener,
         backlog: u32,
         source: P::Source,
-        mut stop: Signal<P>,
+        mut ordered: Signal<P>,
+        orders: Inbox,
     ) -> Result<(), WorkerError> {
         let accepting = self.accept(&listener, &source);
-        let stopped = match select(pin!(stop.heard(&self.plane)), pin!(accepting)).await {
-            Either::Left((stopped, _)) => stopped,
+        let drain = match select(pin!(self.obey(&mut ordered, &orders)), pin!(accepting)).await {
+            Either::Left((drain, _)) => drain.map_err(WorkerError::Signal)?,
             Either::Right((never, _)) => match never {},
         };
-        stopped.map_err(WorkerError::Signal)?;
         self.accept_the_last(&listener, backlog as usize + 1);
         drop((source, listener));
         if let Some(member) = &self.member {
             member.leave();
             self.empty_inbox(member);
         }
-        self.drain().await;
+        self.drain(drain).await;
         Ok(())
+    }
+
+    /// Does what it is ordered to, until it is ordered to drain.
+    async fn obey(&self, ordered: &mut Signal<P>, orders: &Inbox) -> io::Result<Drain> {
+        loop {
+            let goes_on = ordered.heard(&self.plane).await?;
+            let pending = orders.take();
+            if let Some(service) = pending.service {
+                self.deadlines.set(Deadlines::new(&service.time));
+                self.service.replace(service);
+            }
+            if let Some(drain) = pending.drain {
+                return Ok(drain);
+            }
+            if !goes_on {
+                return Ok(Drain::configured(&self.service().time));
+            }
+        }
+    }
+
+    /// What it answers with now.
+    fn service(&self) -> Ref<'_, Service> {
+        Ref::map(self.service.borrow(), |service| &**service)
     }
 
     /// Counts the end of a connection that has been removed from its table.
@@ -283,10 +316,11 @@ impl<P: Plane> Worker<P> {
         loop {
             self.plane.sleep(TICK).await;
             self.now.set(self.now.get().next());
+            let deadlines = self.deadlines.get();
             for (_, control) in self.connections.borrow().iter() {
-                control.sweep(&self.deadlines);
+                control.sweep(&deadlines);
             }
-            self.plane.sweep(self.now.get(), &self.deadlines);
+            self.plane.sweep(self.now.get(), &deadlines);
             self.give_memory_back();
         }
     }
@@ -301,22 +335,17 @@ impl<P: Plane> Worker<P> {
         }
     }
 
-    /// Has every connection closed, and waits for their ends, for as long as the configuration says.
-    async fn drain(&self) {
-        self.demand_of_all(Demand::Drain);
-        self.plane.drain();
-        let timeout = self.plane.sleep(self.service.time.drain_timeout.get());
-        if let Either::Right(_) = select(pin!(self.drained()), pin!(timeout)).await {
-            self.demand_of_all(Demand::End(ConnectionEnd::Abandoned));
-            self.plane.abandon();
-            self.drained().await;
-        }
-    }
-
-    fn demand_of_all(&self, demand: Demand) {
-        for (_, control) in self.connections.borrow().iter() {
-            control.demand(demand);
-        }
+    /// Demands something of the first tasks to which this applies, at most `count_max`, and returns
+    /// their number.
+    fn demand_of(
+        &self,
+        applies: impl Fn(&Control) -> bool,
+        count_max: usize,
+        demand: Demand,
+    ) -> usize {
+        let connections = self.connections.borrow();
+        let chosen = connections.iter().filter(|(_, control)| applies(control)).take(count_max);
+        chosen.map(|(_, control)| control.demand(demand)).count()
     }
 
     /// Waits until no connection is left.

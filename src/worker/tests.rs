@@ -31,7 +31,8 @@ fn service() -> Service {
         Policy { allowed_origins: Vec::new(), subprotocols: Vec::new(), passes_compression: false };
     let (echo, time) = (Echo::default(), Time::default());
     let echo_paths = EchoPaths::new(&["/ws"]);
-    Service { echo_paths, policy, page: bytes::Bytes::new(), echo, time }
+    let (page, readiness) = (bytes::Bytes::new(), Arc::default());
+    Service { echo_paths, policy, page, echo, time, readiness }
 }
 
 const DIMENSIONS: engine::Dimensions = engine::Dimensions {
@@ -69,14 +70,14 @@ fn platforms() -> Vec<Platform> {
 fn plan(
     platform: Platform,
     listener: StdTcpListener,
-    stop: StdUnixStream,
+    orders: OrderReceiver,
     counters: Arc<Counters>,
     service: Service,
 ) -> Plan {
     let cpu = CpuList::usable().unwrap().as_slice()[0];
     let (platforms, service) = (vec![platform], Arc::new(service));
     let (backlog, member) = (128, None);
-    Plan { cpu, platforms, listener, backlog, member, stop, counters, service }
+    Plan { cpu, platforms, listener, backlog, member, orders, counters, service }
 }
 
 /// An acceptor assigns connections to a worker that is told to stop in the middle of it. Each
@@ -93,12 +94,12 @@ fn stopping_worker_answers_everything_that_was_assigned_to_it() {
         for _ in 0..=CONNECTIONS {
             assert!(acceptor.assign((), |()| unreachable!("it is alone")).is_some());
         }
-        let (stop, worker_stop) = StdUnixStream::pair().unwrap();
+        let (stop, worker_orders) = orders().unwrap();
         let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
         let own_listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
         let plan = Plan {
             member: Some(balance.join(1).unwrap()),
-            ..plan(platform, own_listener, worker_stop, counters.clone(), service())
+            ..plan(platform, own_listener, worker_orders, counters.clone(), service())
         };
         let worker = thread::spawn(move || run(plan, |_| ()));
         let mut stop = Some(stop);
@@ -142,9 +143,9 @@ fn response_that_is_not_taken_is_given_up_after_the_close_timeout() {
         let service = Service { page: vec![b' '; 64 << 20].into(), time, ..service() };
         let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let (stop, worker_stop) = StdUnixStream::pair().unwrap();
+        let (stop, worker_orders) = orders().unwrap();
         let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
-        let plan = plan(platform, listener, worker_stop, counters.clone(), service);
+        let plan = plan(platform, listener, worker_orders, counters.clone(), service);
         let worker = thread::spawn(move || run(plan, |_| ()));
         let mut client = TcpStream::connect(address).unwrap();
         client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
@@ -165,12 +166,12 @@ fn response_that_is_not_taken_is_given_up_after_the_close_timeout() {
 fn start(
     platform: Platform,
     service: Service,
-) -> (SocketAddr, JoinHandle<Result<(), WorkerError>>, Arc<Counters>, StdUnixStream) {
+) -> (SocketAddr, JoinHandle<Result<(), WorkerError>>, Arc<Counters>, OrderSender) {
     let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let (stop, worker_stop) = StdUnixStream::pair().unwrap();
+    let (stop, worker_orders) = orders().unwrap();
     let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
-    let plan = plan(platform, listener, worker_stop, counters.clone(), service);
+    let plan = plan(platform, listener, worker_orders, counters.clone(), service);
     let (say, ready) = channel();
     let worker = thread::spawn(move || run(plan, move |_| say.send(()).unwrap()));
     ready.recv().unwrap();

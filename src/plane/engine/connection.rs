@@ -354,6 +354,11 @@ impl Connection {
         }
     }
 
+    /// Whether it is open, and [`drain`](Self::drain) has not been called.
+    pub(super) fn is_undrained(&self) -> bool {
+        self.stage == Stage::Open && !self.session.is_stopping()
+    }
+
     /// Begins the closing handshake of a stopping server, when no message is under way.
     pub(super) fn drain<K: Kernel>(&mut self, key: Key, work: &mut Work<K>) {
         if let Some(frame) = self.session.drain() {

@@ -351,7 +351,21 @@ impl<K: Kernel> Engine<K> {
         }
     }
 
-    /// Closes every connection as soon as no message is under way on it.
+    /// Connections that are open and have not been drained.
+    pub fn undrained_count(&self) -> usize {
+        self.table.iter().filter(|(_, connection)| connection.is_undrained()).count()
+    }
+
+    /// Closes the first `count` of these, in the order of the table, as soon as no message is under
+    /// way on them.
+    pub fn drain_some(&mut self, count: usize) {
+        let undrained = self.table.iter_mut().filter(|(_, connection)| connection.is_undrained());
+        for (key, connection) in undrained.take(count) {
+            connection.drain(key, &mut self.work);
+        }
+    }
+
+    /// Closes every connection, also those that come, as soon as no message is under way on it.
     pub fn drain(&mut self) {
         self.is_draining = true;
         for (key, connection) in self.table.iter_mut() {

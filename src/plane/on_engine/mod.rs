@@ -213,6 +213,14 @@ impl<K: Kernel> Plane for OnEngine<K> {
         self.0.engine.borrow_mut().drain();
     }
 
+    fn undrained_count(&self) -> usize {
+        self.0.engine.borrow().undrained_count()
+    }
+
+    fn drain_some(&self, count: usize) {
+        self.0.engine.borrow_mut().drain_some(count);
+    }
+
     fn abandon(&self) {
         self.0.engine.borrow_mut().abandon();
     }

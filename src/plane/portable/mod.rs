@@ -101,6 +101,12 @@ impl Plane for Portable {
 
     fn drain(&self) {}
 
+    fn undrained_count(&self) -> usize {
+        0
+    }
+
+    fn drain_some(&self, _: usize) {}
+
     fn abandon(&self) {}
 
     async fn settle(&self, _: JoinHandle<io::Result<()>>) {}
