@@ -26,6 +26,7 @@ use nix::{
 };
 use signal_hook::consts::SIGXFSZ;
 use tracing::{Dispatch, dispatcher, error, field, level_filters::LevelFilter};
+use tracing_subscriber::{Layer, Registry, layer::SubscriberExt, registry, reload};
 
 use crate::config::{LogFormat, LogLevel};
 
@@ -41,7 +42,12 @@ pub struct Log {
     color: bool,
     queue: Arc<Queue>,
     has_writer: bool,
+    level: LevelHandle,
 }
+
+/// Sets the least severe level that is logged, from any thread.
+#[derive(Clone)]
+pub struct LevelHandle(reload::Handle<LevelFilter, Registry>);
 
 /// Lines that wait to be written.
 #[derive(Default)]
@@ -69,9 +75,11 @@ impl Log {
         let color =
             io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|it| it.is_empty());
         let queue = Arc::new(Queue::default());
-        let log = Self { format, color, queue, has_writer: false };
+        let (filter, handle) = reload::Layer::new(level_filter(level));
+        let level = LevelHandle(handle);
+        let log = Self { format, color, queue, has_writer: false, level };
         // This fails only if the process has a log already, and `ringecho` has none.
-        let _ = dispatcher::set_global_default(log.dispatch(level_filter(level)));
+        let _ = dispatcher::set_global_default(log.dispatch(filter));
         panic::set_hook(Box::new(log_panic));
         log
     }
@@ -97,6 +105,11 @@ impl Log {
         self.color
     }
 
+    /// Sets the level of the log, also once the log has been given away.
+    pub fn level_handle(&self) -> LevelHandle {
+        self.level.clone()
+    }
+
     /// Logs why the program fails, whatever the level of the log: `text` in a log for people,
     /// `reason` in a log in JSON.
     pub fn fail(&self, text: &str, reason: &impl Display) {
@@ -119,17 +132,26 @@ impl Log {
         }
     }
 
-    fn dispatch(&self, level: LevelFilter) -> Dispatch {
-        let lines = tracing_subscriber::fmt()
+    /// Writes to the queue what the filter lets through.
+    fn dispatch(&self, filter: impl Layer<Registry> + Send + Sync) -> Dispatch {
+        let lines = tracing_subscriber::fmt::layer()
             .with_writer(self.queue.clone())
-            .with_max_level(level)
             .with_ansi(self.color)
             // Errors of the formatter would be printed on stderr, which may block or panic.
             .log_internal_errors(false);
+        let filtered = registry().with(filter);
         match self.format {
-            LogFormat::Text => lines.into(),
-            LogFormat::Json => lines.json().into(),
+            LogFormat::Text => filtered.with(lines).into(),
+            LogFormat::Json => filtered.with(lines.json()).into(),
         }
+    }
+}
+
+impl LevelHandle {
+    /// Logs what is at least as severe as this from now on.
+    pub fn set(&self, level: LogLevel) {
+        // This fails only if the log is gone, and it lives as long as the process.
+        let _ = self.0.reload(level_filter(level));
     }
 }
 
@@ -265,7 +287,8 @@ mod tests {
 
     fn log() -> Log {
         let queue = Arc::new(Queue::default());
-        Log { format: LogFormat::Text, color: false, queue, has_writer: false }
+        let level = LevelHandle(reload::Layer::new(LevelFilter::ERROR).1);
+        Log { format: LogFormat::Text, color: false, queue, has_writer: false, level }
     }
 
     /// The lines that are written from the log's queue; every write fails unless `can_write`.

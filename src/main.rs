@@ -9,15 +9,18 @@ use std::{io, process::ExitCode, thread};
 use clap::{CommandFactory, error::ErrorKind};
 use ringecho::{
     config::{
-        Config, LogFormat, LogLevel,
-        command_line::{Arguments, Refusal},
+        Change, LogFormat, LogLevel,
+        command_line::{Arguments, Invocation, Refusal},
     },
-    log::{Log, write_line},
+    log::{LevelHandle, Log, write_line},
     metrics::Totals,
-    server::{RunError, Server, StartError, signals::Stopper},
+    server::{
+        RunError, Server, StartError, StopHandle,
+        signals::{OnHangup, Stopper},
+    },
 };
 use thiserror::Error;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
@@ -35,12 +38,13 @@ enum Failure {
 }
 
 fn main() -> ExitCode {
-    let Arguments { config, logging } = match Arguments::from_process() {
-        Ok(arguments) => arguments,
+    let arguments = match Invocation::from_process() {
+        Ok(Invocation::Serve(arguments)) => *arguments,
+        Ok(Invocation::Say(text)) => return say(&text),
         Err(refusal) => return refuse(&refusal),
     };
-    let mut log = Log::start(logging.log_level, logging.log_format);
-    let code = match run(&mut log, &config) {
+    let mut log = Log::start(arguments.logging.log_level, arguments.logging.log_format);
+    let code = match run(&mut log, arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             log.fail(&failure.text(log.has_color()), &failure);
@@ -62,10 +66,20 @@ fn refuse(refusal: &Refusal) -> ExitCode {
     refusal.error.exit()
 }
 
-fn run(log: &mut Log, config: &Config) -> Result<(), Failure> {
+/// Prints what the program was called to say.
+fn say(text: &str) -> ExitCode {
+    match write_line(io::stdout(), text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn run(log: &mut Log, arguments: Arguments) -> Result<(), Failure> {
     log.write_in_background().map_err(StartError::Thread)?;
-    let stopper = Stopper::listen()?;
-    let server = Server::start(config)?;
+    let config = arguments.config.clone();
+    let on_hangup = arguments.file.path.is_some().then(|| reread(arguments, log.level_handle()));
+    let stopper = Stopper::listen(on_hangup)?;
+    let server = Server::start(&config)?;
     stopper.attach(server.stop_handle());
     print_ready_line(server.ready_line())?;
     let result = server.run();
@@ -75,6 +89,37 @@ fn run(log: &mut Log, config: &Config) -> Result<(), Failure> {
     }
     result?;
     Ok(())
+}
+
+/// What SIGHUP does if there is a configuration file: reads it again, and has the log and the
+/// server take over what may change. A file that is wrong changes nothing.
+fn reread(mut arguments: Arguments, level: LevelHandle) -> OnHangup {
+    Box::new(move |server: &StopHandle| {
+        let read = Arguments::from_process();
+        let read = read.and_then(|read| read.check(Arguments::command()).map(|()| read));
+        let new = match read {
+            Ok(new) => new,
+            Err(refusal) => return error!("the configuration stays as it is: {refusal}"),
+        };
+        let changes = arguments.settings.changes(&new.settings);
+        let (taken_over, left): (Vec<_>, Vec<_>) =
+            changes.into_iter().partition(|change| change.is_taken_over);
+        let text = |changes: Vec<Change>| {
+            let texts: Vec<_> = changes.into_iter().map(|change| change.text).collect();
+            texts.join("; ")
+        };
+        level.set(new.logging.log_level);
+        if taken_over.is_empty() {
+            info!("configuration read again: nothing changed");
+        } else {
+            info!("configuration read again: {}", text(taken_over));
+        }
+        if !left.is_empty() {
+            warn!("only a restart changes these, which stay as they are: {}", text(left));
+        }
+        arguments.settings.take_over(&new.settings);
+        server.configure(new.config);
+    })
 }
 
 /// Logs what all workers have counted, whether the server was stopped or gave up.

@@ -9,9 +9,11 @@
 pub mod command_line;
 mod cores;
 mod echo;
+mod file;
 mod handshake;
 mod log;
 mod network;
+mod settings;
 mod time;
 mod values;
 
@@ -21,9 +23,11 @@ use thiserror::Error;
 pub use self::{
     cores::{Cores, DataPlane, Driver, HugePages},
     echo::{Echo, RECEIVE_BUFFER_START, RECEIVE_BUFFERS_TOTAL_MAX},
+    file::{FILE_LEN_MAX, FileError, FileFlag},
     handshake::{Compression, EchoPath, EchoPathError, Handshake, Subprotocol, SubprotocolError},
     log::{LogFormat, LogLevel, Logging},
     network::Network,
+    settings::{Change, Settings},
     time::Time,
     values::{PowerOfTwo, Quantity, ShortTime, Size, ValueError, Within, format_duration},
 };
@@ -93,6 +97,13 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// Takes over from `new` what may change while a server runs: what connections are answered
+    /// with from now on, and the times, which no connection holds a copy of.
+    pub fn take_over(&mut self, new: &Self) {
+        self.handshake.clone_from(&new.handshake);
+        self.time.clone_from(&new.time);
+    }
+
     /// Refuses values that a server cannot have together.
     pub fn check(&self) -> Result<(), ConfigError> {
         let (number, size) =

@@ -48,7 +48,13 @@ use crate::{
 pub struct Server {
     listening: Listening,
     backlog: u32,
+    /// The configuration, with what has been taken over since the start.
+    config: Config,
     service: Arc<Service>,
+    /// What opens again whatever it holds open by its name, when the configuration is read again.
+    reopen: Vec<Box<dyn FnMut() + Send>>,
+    /// When the server, which is to stop, stops accepting.
+    accepts_until: Option<Instant>,
     balance: Option<Arc<Balance>>,
     workers: Vec<WorkerThread>,
     /// Workers to replace, each with the time when that is due.
@@ -88,6 +94,7 @@ enum Event {
     Ready { worker: usize, ready: Ready },
     Ended { worker: usize, end: WorkerEnd },
     ReplacementDue { worker: usize },
+    Configure(Box<Config>),
     Stop(Stop),
 }
 
@@ -96,6 +103,8 @@ enum Event {
 enum Stop {
     /// Somebody asked for it: the server drains as its configuration says.
     Asked,
+    /// The time is over for which a server accepted that had been asked.
+    DelayOver,
     /// The server drains in this way.
     Ordered(Drain),
 }
@@ -115,6 +124,12 @@ impl StopHandle {
     pub fn stop(&self) {
         // Sending fails once the server has ended, and then there is nothing to stop.
         let _ = self.0.send(Event::Stop(Stop::Asked));
+    }
+
+    /// Has the server take over what may change while it runs, as [`Config::take_over`] says, and
+    /// open again what it holds open by its name. New connections see the new values.
+    pub fn configure(&self, config: Config) {
+        let _ = self.0.send(Event::Configure(Box::new(config)));
     }
 
     /// Stops the server, and has its workers drain in this way instead of the configured one.
@@ -148,7 +163,10 @@ impl Server {
         let mut server = Self {
             listening,
             backlog: config.network.backlog.get(),
+            config: config.clone(),
             service: Arc::new(build_service(config, Arc::default())),
+            reopen: Vec::new(),
+            accepts_until: None,
             balance: (config.cores.balance && cpus.len() > 1)
                 .then(|| Arc::new(Balance::new(cpus.len()))),
             workers: Vec::new(),
@@ -192,25 +210,33 @@ impl Server {
         StopHandle(self.events_sender.clone())
     }
 
+    /// Calls this whenever the configuration is read again, for what holds a file open by its name.
+    pub fn on_reread(&mut self, reopen: impl FnMut() + Send + 'static) {
+        self.reopen.push(Box::new(reopen));
+    }
+
     /// Runs until the server is stopped or cannot go on, and until its connections have ended.
     /// Returns the totals of all workers' counters, also in the error.
     pub fn run(mut self) -> Result<Totals, RunError> {
         let result = self.run_until_stopped();
         self.service.readiness.end();
-        let totals = self.stop_workers(match &result {
-            Ok(Stop::Ordered(drain)) => *drain,
-            Ok(Stop::Asked) | Err(_) => Drain::configured(&self.service.time),
-        });
+        let configured = Drain::configured(&self.config.time);
+        let totals = self.stop_workers(*result.as_ref().unwrap_or(&configured));
         match result {
             Ok(_) => Ok(totals),
             Err(loss) => Err(RunError::WorkerLost { loss, totals: Box::new(totals) }),
         }
     }
 
-    fn run_until_stopped(&mut self) -> Result<Stop, WorkerLoss> {
+    fn run_until_stopped(&mut self) -> Result<Drain, WorkerLoss> {
         loop {
             match self.next_event() {
-                Event::Stop(stop) => return Ok(stop),
+                Event::Stop(stop) => {
+                    if let Some(drain) = self.stop(stop) {
+                        return Ok(drain);
+                    }
+                }
+                Event::Configure(config) => self.configure(&config),
                 Event::Ready { worker, ready } => {
                     self.workers[worker].place.mark_ready();
                     log_shortage_of_replacement(worker, &ready);
@@ -218,6 +244,36 @@ impl Server {
                 Event::Ended { worker, end } => self.plan_replacement(worker, end)?,
                 Event::ReplacementDue { worker } => self.replace_worker(worker)?,
             }
+        }
+    }
+
+    /// Begins to stop. Returns how to drain, unless connections are still accepted for a while.
+    fn stop(&mut self, stop: Stop) -> Option<Drain> {
+        self.service.readiness.end();
+        let delay = self.config.time.drain_delay.get();
+        match stop {
+            Stop::Ordered(drain) => Some(drain),
+            Stop::Asked if delay > Duration::ZERO => {
+                let until = Instant::now() + delay;
+                if self.accepts_until.is_none() {
+                    info!(?delay, "not ready any more; still accepting");
+                }
+                self.accepts_until.get_or_insert(until);
+                None
+            }
+            Stop::Asked | Stop::DelayOver => Some(Drain::configured(&self.config.time)),
+        }
+    }
+
+    /// Takes over what may change, and gives it to the workers.
+    fn configure(&mut self, config: &Config) {
+        self.config.take_over(config);
+        self.service = Arc::new(build_service(&self.config, self.service.readiness.clone()));
+        for worker in &self.workers {
+            worker.orders.serve(self.service.clone());
+        }
+        for reopen in &mut self.reopen {
+            reopen();
         }
     }
 
@@ -267,11 +323,14 @@ impl Server {
     }
 
     fn next_event(&self) -> Event {
-        let next = self.replacements.iter().min();
-        let wait =
-            next.map_or(Duration::MAX, |(due, _)| due.saturating_duration_since(Instant::now()));
-        match (self.events.recv_timeout(wait), next) {
+        let replacement = self.replacements.iter().min();
+        let due = replacement.map(|(due, _)| *due).into_iter().chain(self.accepts_until).min();
+        let wait = due.map_or(Duration::MAX, |due| due.saturating_duration_since(Instant::now()));
+        match (self.events.recv_timeout(wait), replacement) {
             (Ok(event), _) => event,
+            (Err(RecvTimeoutError::Timeout), _) if due == self.accepts_until => {
+                Event::Stop(Stop::DelayOver)
+            }
             (Err(RecvTimeoutError::Timeout), Some(&(_, worker))) => {
                 Event::ReplacementDue { worker }
             }
@@ -344,7 +403,7 @@ impl Server {
                     let cause = end.cause_of_death().unwrap_or_else(|| "it ended".to_owned());
                     return Err(StartError::Worker { worker, cause });
                 }
-                Event::Stop(_) | Event::ReplacementDue { .. } => {
+                Event::Stop(_) | Event::Configure(_) | Event::ReplacementDue { .. } => {
                     unreachable!("nobody has a stop handle yet, and nothing is replaced")
                 }
             }

@@ -1,5 +1,5 @@
-//! Signals: those that stop a server, and SIGCHLD, by which PID 1 of a container learns of ended
-//! orphans.
+//! Signals: those that stop a server; SIGHUP, which may have the configuration read again instead;
+//! and SIGCHLD, by which PID 1 of a container learns of ended orphans.
 
 use std::{
     process, ptr,
@@ -24,12 +24,17 @@ use crate::{
 /// all foreground processes, and a wrapper among them passes it on.
 const RELAYED_WITHIN: Duration = Duration::from_millis(100);
 
-/// Stops a server on SIGINT, SIGTERM and SIGHUP; a second signal ends the process at once.
+/// Stops a server on SIGINT and SIGTERM, and on SIGHUP if that has no other meaning; a second
+/// signal ends the process at once.
 pub struct Stopper(Arc<Mutex<Target>>);
+
+/// What SIGHUP does instead of stopping the server. It is called on the thread that hears signals.
+pub type OnHangup = Box<dyn FnMut(&StopHandle) + Send>;
 
 /// What the first signal stops.
 enum Target {
-    /// A server that is being started, and whether a signal has come.
+    /// A server that is being started, and whether a signal to stop has come. Its configuration has
+    /// just been read, so that it is not read again.
     Starting {
         is_unwanted: bool,
     },
@@ -39,10 +44,10 @@ enum Target {
 impl Stopper {
     /// Listens for signals from now on, so that a server has no moment in which it serves and a signal
     /// would end the process. As PID 1 the process also collects orphans, whose entries would otherwise
-    /// fill the process table.
-    pub fn listen() -> Result<Self, StartError> {
+    /// fill the process table. Without `on_hangup`, SIGHUP stops the server too.
+    pub fn listen(on_hangup: Option<OnHangup>) -> Result<Self, StartError> {
         let target = Arc::new(Mutex::new(Target::Starting { is_unwanted: false }));
-        listen_for_signals(target.clone())?;
+        listen_for_signals(target.clone(), on_hangup)?;
         Ok(Self(target))
     }
 
@@ -65,11 +70,14 @@ impl Target {
     }
 }
 
-fn listen_for_signals(target: Arc<Mutex<Target>>) -> Result<(), StartError> {
+fn listen_for_signals(
+    target: Arc<Mutex<Target>>,
+    mut on_hangup: Option<OnHangup>,
+) -> Result<(), StartError> {
     let mut signals =
         Signals::new([SIGINT, SIGTERM]).map_err(SystemCallError::naming("sigaction"))?;
     // nohup has a program ignore SIGHUP, so that it outlives its terminal.
-    if !is_ignored(SIGHUP) {
+    if on_hangup.is_some() || !is_ignored(SIGHUP) {
         signals.add_signal(SIGHUP).map_err(SystemCallError::naming("sigaction"))?;
     }
     if process::id() == 1 {
@@ -79,8 +87,14 @@ fn listen_for_signals(target: Arc<Mutex<Target>>) -> Result<(), StartError> {
     let mut stop_signals = StopSignals::default();
     let listen = move || {
         for signal in signals.forever() {
-            match signal {
-                SIGCHLD => collect_orphans(),
+            match (signal, &mut on_hangup) {
+                (SIGCHLD, _) => collect_orphans(),
+                (SIGHUP, Some(on_hangup)) => {
+                    let target = target.lock().unwrap_or_else(PoisonError::into_inner);
+                    if let Target::Running(server) = &*target {
+                        on_hangup(server);
+                    }
+                }
                 _ => match stop_signals.interpret(Instant::now()) {
                     Meaning::Stop => {
                         info!("stopping; a second signal ends the process at once");
