@@ -1,12 +1,17 @@
 //! A kernel that is as awkward as a real one may be: it receives in pieces, sends short or not at
 //! all, completes late, ends receives for no reason, runs out of buffers; and its peers stall, end
-//! and reset at any time. All of it comes from a seed.
+//! and reset at any time. If it is told to, it also fails: it refuses registrations, has no memory
+//! for an operation, or takes the engine down. All of it comes from a seed.
 
 use std::{
     cell::RefCell,
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     io,
-    os::fd::{AsRawFd, BorrowedFd, RawFd},
+    os::{
+        fd::{AsRawFd, BorrowedFd, RawFd},
+        unix::net::UnixStream,
+    },
+    panic::resume_unwind,
     rc::Rc,
 };
 
@@ -22,9 +27,14 @@ pub(super) struct Simulation(pub(super) Rc<RefCell<World>>);
 /// Everything behind the kernel's interface.
 pub(super) struct World {
     rng: SmallRng,
+    pub(super) faults: Faults,
+    /// Registrations that were refused.
+    pub(super) refused: u64,
     pub(super) peers: HashMap<RawFd, Peer>,
     /// The descriptor in each slot that is in use.
     pub(super) slots: HashMap<u32, RawFd>,
+    /// Slots that could not be emptied, and that the next registration overwrites.
+    stale: HashSet<u32>,
     free_buffers: VecDeque<FreeBuffer>,
     pushed: Vec<(Pushed, u64)>,
     /// Completions of sends at once that were performed before the kernel was entered.
@@ -37,6 +47,37 @@ pub(super) struct World {
     waits: Vec<u64>,
     /// Completions that have not been collected, in order.
     completed: VecDeque<Completion>,
+}
+
+/// How often the kernel fails, each in thousandths of the calls; 0 for never.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Faults {
+    /// A descriptor is not registered.
+    register: u32,
+    /// A slot is not emptied.
+    release: u32,
+    /// There is no memory to receive with: the receive ends before it has begun.
+    receive: u32,
+    /// There is no memory to send with, at once or patiently.
+    send: u32,
+    /// There is no memory to watch a descriptor with.
+    watch: u32,
+    /// The kernel fails as a whole, or the engine panics, so that the worker dies.
+    death: u32,
+}
+
+/// What unwinds out of the engine when its worker is to die.
+pub(super) struct Death;
+
+impl Faults {
+    /// Half of the kinds, each up to 5 % of the calls. A quarter of the seeds has a death in it.
+    pub(super) fn random(rng: &mut SmallRng) -> Self {
+        let mut odds = || if rng.random() { rng.random_range(1..=50) } else { 0 };
+        let (register, release, receive) = (odds(), odds(), odds());
+        let (send, watch) = (odds(), odds());
+        let death = if rng.random_ratio(1, 4) { rng.random_range(1..=5) } else { 0 };
+        Self { register, release, receive, send, watch, death }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -62,6 +103,10 @@ pub(super) struct Peer {
     pub(super) server_has_ended: bool,
     /// Nothing gets through any more.
     pub(super) broken: bool,
+    /// The kernel has failed an operation of its connection, and what was to be sent may be lost.
+    pub(super) is_struck: bool,
+    /// The other end of the connection's descriptor, which shows whether that is closed.
+    pub(super) witness: Option<UnixStream>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -125,8 +170,11 @@ impl Simulation {
     pub(super) fn new(seed: u64) -> Self {
         Self(Rc::new(RefCell::new(World {
             rng: SmallRng::seed_from_u64(seed),
+            faults: Faults::default(),
+            refused: 0,
             peers: HashMap::new(),
             slots: HashMap::new(),
+            stale: HashSet::new(),
             free_buffers: VecDeque::new(),
             pushed: Vec::new(),
             early: Vec::new(),
@@ -157,7 +205,21 @@ impl World {
         self.peers.get_mut(&self.slots[&slot]).expect("the slot's peer")
     }
 
+    /// Whether a fault strikes that has these odds, in thousandths.
+    fn strikes(&mut self, odds: u32) -> bool {
+        odds > 0 && self.rng.random_ratio(odds, 1000)
+    }
+
+    /// Takes the engine down in the middle of what it does, now and then.
+    fn may_die(&mut self) {
+        if self.strikes(self.faults.death) {
+            // As a panic, but without its message.
+            resume_unwind(Box::new(Death));
+        }
+    }
+
     fn push(&mut self, pushed: Pushed, user_data: u64) {
+        self.may_die();
         self.pushed.push((pushed, user_data));
         // As when a submission queue is full.
         if self.rng.random_ratio(1, 20) {
@@ -177,7 +239,12 @@ impl World {
         match pushed {
             Pushed::Operation(operation) => self.begin(operation, user_data),
             Pushed::Send { slot, from: SendFrom::Piece(piece), mode: SendMode::Patient } => {
-                self.patient_sends.push(PatientSend { slot, user_data, piece });
+                if self.strikes(self.faults.send) {
+                    self.peer(slot).is_struck = true;
+                    self.completed.push_back(Completion::last(user_data, Err(Errno::ENOMEM)));
+                } else {
+                    self.patient_sends.push(PatientSend { slot, user_data, piece });
+                }
             }
             Pushed::Send { slot, from: SendFrom::Piece(piece), .. } => {
                 failed.extend(self.send_at_once(slot, &[piece], user_data));
@@ -193,11 +260,23 @@ impl World {
         match operation {
             Operation::Receive { slot, len_max } => {
                 assert!(self.receives.iter().all(|receive| receive.slot != slot), "receives twice");
+                if self.strikes(self.faults.receive) {
+                    self.peer(slot).is_struck = true;
+                    self.completed.push_back(Completion::last(user_data, Err(Errno::ENOMEM)));
+                    return;
+                }
                 let left = if len_max == 0 { usize::MAX } else { len_max as usize };
                 self.receives.push(ArmedReceive { slot, user_data, left });
             }
             Operation::CancelReceive { target, .. } | Operation::CancelWait { target, .. } => {
                 self.cancels.push((target, user_data));
+            }
+            Operation::Watch { .. } if self.strikes(self.faults.watch) => {
+                self.completed.push_back(Completion::last(user_data, Err(Errno::ENOMEM)));
+            }
+            // Without a clock no worker goes on.
+            Operation::Sleep { .. } if self.strikes(self.faults.death) => {
+                self.completed.push_back(Completion::last(user_data, Err(Errno::ENOMEM)));
             }
             Operation::Watch { .. } | Operation::Sleep { .. } => self.waits.push(user_data),
         }
@@ -210,10 +289,15 @@ impl World {
         pieces: &[libc::iovec],
         user_data: u64,
     ) -> Option<Completion> {
+        let is_out_of_memory = self.strikes(self.faults.send);
         let peer = self.peer(slot);
+        peer.is_struck |= is_out_of_memory;
         let len: usize = pieces.iter().map(|piece| piece.iov_len).sum();
         if peer.broken {
             return Some(Completion::last(user_data, Err(Errno::EPIPE)));
+        }
+        if is_out_of_memory {
+            return Some(Completion::last(user_data, Err(Errno::ENOMEM)));
         }
         let sent = pieces.iter().map(|piece| peer.take(piece)).sum::<usize>();
         let is_short = sent < len;
@@ -377,14 +461,23 @@ fn copy_pieces(header: *const libc::msghdr) -> Vec<libc::iovec> {
 
 impl Kernel for Simulation {
     fn register(&mut self, slot: u32, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        let mut world = self.0.borrow_mut();
+        let world = &mut *self.0.borrow_mut();
         if let Some(descriptor) = descriptor {
+            if world.strikes(world.faults.register) {
+                world.refused += 1;
+                return Err(Errno::ENOMEM.into());
+            }
+            world.stale.remove(&slot);
             let replaced = world.slots.insert(slot, descriptor.as_raw_fd());
             assert_eq!(replaced, None, "slot {slot} was in use");
         } else {
             world.slots.remove(&slot).expect("the slot was in use");
             assert!(world.receives.iter().all(|receive| receive.slot != slot));
             assert!(world.patient_sends.iter().all(|send| send.slot != slot));
+            if world.strikes(world.faults.release) {
+                world.stale.insert(slot);
+                return Err(Errno::ENOMEM.into());
+            }
         }
         Ok(())
     }
@@ -425,6 +518,10 @@ impl Kernel for Simulation {
     fn enter(&mut self, completions: &mut Vec<Completion>, _: bool) -> io::Result<()> {
         let mut world = self.0.borrow_mut();
         let world = &mut *world;
+        world.may_die();
+        if world.strikes(world.faults.death) {
+            return Err(Errno::EBADF.into());
+        }
         // What is received does not wait for what is sent.
         if world.rng.random() {
             world.progress_receives(completions);

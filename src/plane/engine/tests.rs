@@ -3,12 +3,19 @@
 //! What a peer must get is what [`Echo`] makes of everything that was received from it, in one
 //! piece: the transformer is held against an oracle of its own elsewhere. After every turn the
 //! engine checks its invariants, and in the end nothing may be left of any connection.
+//!
+//! Another 10,000 seeds run on a kernel that fails. There a connection may also break, and the whole
+//! engine may die at any point; then every descriptor that it had is closed.
 
 use std::{
     cell::RefCell,
     fs::File,
-    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
-    panic::{AssertUnwindSafe, catch_unwind},
+    io::{self, Read},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+        unix::net::UnixStream,
+    },
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     rc::Rc,
     sync::Arc,
     task::{Context, Waker},
@@ -19,7 +26,7 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use super::{
     Departure, Dimensions, Engine, Interest, Wait,
-    simulation::{Ending, Farewell, Peer, Reads, Simulation, World},
+    simulation::{Death, Ending, Farewell, Faults, Peer, Reads, Simulation, World},
     transfers::UnderWay,
 };
 use crate::{
@@ -64,6 +71,19 @@ fn every_seed_is_echoed_and_leaves_nothing_behind() {
         }));
         assert!(outcome.is_ok(), "seed {seed}");
     }
+}
+
+#[test]
+fn every_seed_on_a_failing_kernel_is_echoed_or_ended_by_name() {
+    let mut deaths = 0;
+    for seed in 0..SEEDS {
+        let mut run = Run::new(seed);
+        let faults = Faults::random(&mut run.rng);
+        run.world.borrow_mut().faults = faults;
+        let outcome = catch_unwind(AssertUnwindSafe(|| run.converse_or_die()));
+        deaths += outcome.unwrap_or_else(|_| panic!("seed {seed}: {faults:?}"));
+    }
+    assert!(deaths > SEEDS / 20 && deaths < SEEDS / 4, "{deaths} deaths");
 }
 
 #[test]
@@ -155,6 +175,9 @@ struct Run {
     now: Tick,
     /// Peers that have departed, with how.
     departed: Vec<(Peer, ConnectionEnd)>,
+    /// Connections that the engine was to adopt, and those that it has given back.
+    accepted: usize,
+    given_back: usize,
 }
 
 impl Run {
@@ -174,7 +197,8 @@ impl Run {
         let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
         let engine = Engine::with_kernel(kernel, dimensions, RULES, counters).expect("memory");
         let (waits, departed) = (Vec::new(), Vec::new());
-        Self { world, engine, waits, rng, now: Tick::default(), departed }
+        let (now, accepted, given_back) = (Tick::default(), 0, 0);
+        Self { world, engine, waits, rng, now, departed, accepted, given_back }
     }
 
     /// A new connection, whose peer has sent one message with the request head, and has room for
@@ -189,8 +213,13 @@ impl Run {
 
     /// A new connection, some of whose bytes may have come with the request head.
     fn connect(&mut self, peer: Peer) -> RawFd {
-        let descriptor = OwnedFd::from(File::open("/dev/null").expect("a descriptor"));
+        let (descriptor, witness) = UnixStream::pair().expect("descriptors");
+        witness.set_nonblocking(true).expect("a socket");
+        let descriptor = OwnedFd::from(descriptor);
         let raw = descriptor.as_raw_fd();
+        let peer = Peer { witness: Some(witness), ..peer };
+        let refused_before = self.world.borrow().refused;
+        self.accepted += 1;
         let early = peer.input[..peer.taken].to_vec();
         self.world.borrow_mut().peers.insert(raw, peer);
         if let Err((descriptor, given_back)) =
@@ -199,7 +228,9 @@ impl Run {
             assert_eq!(descriptor.as_raw_fd(), raw);
             let peer = self.world.borrow_mut().peers.remove(&raw).expect("it was just inserted");
             assert_eq!(given_back, peer.input[..peer.taken], "early bytes are given back");
-            assert_eq!(self.engine.connection_count(), CONNECTIONS_MAX as usize);
+            let is_full = self.engine.connection_count() == CONNECTIONS_MAX as usize;
+            assert!(is_full || self.world.borrow().refused > refused_before);
+            self.given_back += 1;
         }
         raw
     }
@@ -214,7 +245,7 @@ impl Run {
         if self.rng.random_ratio(1, 10) {
             self.run_until_something_is_over();
         } else {
-            self.engine.turn(false).expect("the simulation has no errors");
+            or_die(self.engine.turn(false));
         }
         for Departure { descriptor, end } in self.engine.departures() {
             let mut world = self.world.borrow_mut();
@@ -234,7 +265,7 @@ impl Run {
             self.engine.wait_for(descriptor.as_fd(), Interest::Readable)
         };
         self.waits.push(wait);
-        self.engine.run().expect("the simulation has no errors");
+        or_die(self.engine.run());
         let mut context = Context::from_waker(Waker::noop());
         let Self { engine, waits, rng, .. } = self;
         // A task may lose its interest before its wait is over.
@@ -248,8 +279,26 @@ impl Run {
         });
     }
 
+    /// A sweep whose clock has jumped now and then: it stands still, or is many ticks ahead.
+    fn sweep_after_a_jump(&mut self) {
+        let jump = match self.rng.random_range(0..40) {
+            0 => return self.sweep_again(),
+            1 => self.rng.random_range(1..100),
+            _ => 0,
+        };
+        for _ in 0..jump {
+            self.now = self.now.next();
+        }
+        self.sweep();
+    }
+
     fn sweep(&mut self) {
         self.now = self.now.next();
+        self.sweep_again();
+    }
+
+    /// Another sweep in the same tick.
+    fn sweep_again(&mut self) {
         self.engine.sweep(
             self.now,
             &Deadlines::new(&Time {
@@ -274,7 +323,10 @@ impl Run {
             for _ in 0..self.rng.random_range(0..busy_turns) {
                 self.turn();
                 if self.rng.random_ratio(1, 20) {
-                    self.sweep();
+                    self.sweep_after_a_jump();
+                }
+                if self.rng.random_ratio(1, 1000) {
+                    self.engine.drain();
                 }
             }
         }
@@ -288,11 +340,43 @@ impl Run {
                 break;
             }
             if self.rng.random_ratio(1, 50) {
-                self.sweep();
+                self.sweep_after_a_jump();
             }
             if self.rng.random_ratio(1, 2000) {
                 self.engine.abandon();
             }
+        }
+    }
+
+    /// The same on a kernel that may fail as a whole, as [`Run::bury`] has it. Checks what every
+    /// peer has got, and returns how often the engine has died.
+    fn converse_or_die(mut self) -> u64 {
+        let deaths = match catch_unwind(AssertUnwindSafe(|| self.converse())) {
+            Ok(()) => {
+                self.world.borrow_mut().faults = Faults::default();
+                self.check_leftovers();
+                0
+            }
+            Err(cause) if cause.is::<Death>() => 1,
+            Err(defect) => resume_unwind(defect),
+        };
+        for (peer, end) in &self.departed {
+            check(peer, *end);
+        }
+        self.bury();
+        deaths
+    }
+
+    /// Drops the engine, whatever it was doing, and checks that every connection has ended with it.
+    fn bury(self) {
+        let Self { world, engine, departed, accepted, given_back, .. } = self;
+        drop(engine);
+        let world = world.borrow();
+        assert_eq!(accepted, given_back + departed.len() + world.peers.len(), "each ends once");
+        for peer in world.peers.values().chain(departed.iter().map(|(peer, _)| peer)) {
+            let end = peer.witness.as_ref().expect("it is connected").read(&mut [0]);
+            assert!(matches!(end, Ok(0)), "its descriptor is closed: {end:?}");
+            check_prefix(peer);
         }
     }
 
@@ -310,6 +394,11 @@ impl Run {
         assert_eq!(self.engine.work.transfers.under_way(), UnderWay::default());
         self.world.borrow().check_leftovers(self.engine.work.transfers.buffer_count());
     }
+}
+
+/// What a kernel that fails as a whole does to the engine's worker.
+fn or_die<T>(outcome: io::Result<T>) -> T {
+    outcome.unwrap_or_else(|_| resume_unwind(Box::new(Death)))
 }
 
 /// What everything that a peer has sent is answered with, frame by frame, and how it ends.
@@ -346,16 +435,11 @@ fn split(mut bytes: &[u8]) -> Vec<Vec<u8>> {
 /// Holds what a peer has got against what it has sent, and how it ended.
 fn check(peer: &Peer, end: ConnectionEnd) {
     let (expected, next) = reference(&peer.input[..peer.taken]);
-    let goodbye = goodbye();
-    let mut frames = split(&peer.output);
-    let said_goodbye = frames.last() == Some(&goodbye);
-    // What the server says of its own accord is no reply; the end may have cut it.
-    let is_cut = |frame: &Vec<u8>| goodbye.starts_with(frame) || PING.starts_with(frame);
-    frames.pop_if(|frame| *frame == goodbye || peer.broken && is_cut(frame));
-    frames.retain(|frame| *frame != PING);
+    let is_broken = peer.broken || peer.is_struck;
+    let (frames, said_goodbye) = replies(peer, is_broken);
     assert!(!said_goodbye || expected.starts_with(&frames), "it stands behind whole replies");
 
-    if end.is_orderly() && !peer.broken {
+    if end.is_orderly() && !is_broken {
         assert!(peer.has_ended(), "it lingers until its peer's end");
         assert_eq!(peer.taken, peer.input.len(), "unread bytes would reset the connection");
     }
@@ -374,7 +458,7 @@ fn check(peer: &Peer, end: ConnectionEnd) {
             !said_goodbye
         }
         ConnectionEnd::ClosedByServer => {
-            assert!(said_goodbye || peer.broken);
+            assert!(said_goodbye || is_broken);
             false
         }
         ConnectionEnd::Broken(_)
@@ -384,10 +468,29 @@ fn check(peer: &Peer, end: ConnectionEnd) {
         other => panic!("{other:?} is not an end in the engine"),
     };
     // A peer that breaks, or that is given up, while its last replies are on their way lacks them.
-    if is_whole && (peer.server_has_ended || !peer.broken) {
+    if is_whole && (peer.server_has_ended || !is_broken) {
         assert_eq!(got.len(), wanted.len());
     }
     assert!(wanted.starts_with(&got), "what arrives is what was sent");
+}
+
+/// The replies among what a peer has got, and whether the server's goodbye stands behind them. What
+/// the server says of its own accord is no reply; the end may have cut it.
+fn replies(peer: &Peer, may_be_cut: bool) -> (Vec<Vec<u8>>, bool) {
+    let goodbye = goodbye();
+    let mut frames = split(&peer.output);
+    let said_goodbye = frames.last() == Some(&goodbye);
+    let is_cut = |frame: &Vec<u8>| goodbye.starts_with(frame) || PING.starts_with(frame);
+    frames.pop_if(|frame| *frame == goodbye || may_be_cut && is_cut(frame));
+    frames.retain(|frame| *frame != PING);
+    (frames, said_goodbye)
+}
+
+/// Holds what a peer has got, whose connection may have ended at any point, against what it has sent.
+fn check_prefix(peer: &Peer) {
+    let (expected, _) = reference(&peer.input[..peer.taken]);
+    let (frames, _) = replies(peer, true);
+    assert!(expected.concat().starts_with(&frames.concat()), "what arrives is what was sent");
 }
 
 fn random_peer(rng: &mut SmallRng) -> Peer {
@@ -419,6 +522,8 @@ fn peer(input: Vec<u8>, ending: Ending) -> Peer {
         room: 0,
         server_has_ended: false,
         broken: false,
+        is_struck: false,
+        witness: None,
     }
 }
 
