@@ -162,7 +162,14 @@ impl Connection {
     ) {
         match unsent {
             Unsent::Rest(rest) => self.block(key, rest, work),
-            Unsent::Broken(kind) => self.leave(key, ConnectionEnd::Broken(kind), work),
+            Unsent::Broken(kind) => {
+                // A reply may be lost although the connection stands, as when the kernel had no memory
+                // for it. Nothing may be sent behind the gap.
+                if let Sending::Ready(queue) = &mut self.sending {
+                    work.replies.take(queue).for_each(drop);
+                }
+                self.leave(key, ConnectionEnd::Broken(kind), work);
+            }
         }
     }
 
@@ -361,7 +368,10 @@ impl Connection {
 
     /// Begins the closing handshake of a stopping server, when no message is under way.
     pub(super) fn drain<K: Kernel>(&mut self, key: Key, work: &mut Work<K>) {
-        if let Some(frame) = self.session.drain() {
+        // Whoever leaves has lost something of what it was sent, or its peer.
+        if self.stage != Stage::Leaving
+            && let Some(frame) = self.session.drain()
+        {
             self.queue_close(key, frame, work);
         }
         self.limit_draining(work);

@@ -78,6 +78,11 @@ impl Faults {
         let death = if rng.random_ratio(1, 4) { rng.random_range(1..=5) } else { 0 };
         Self { register, release, receive, send, watch, death }
     }
+
+    /// No send finds memory, and nothing else fails.
+    pub(super) fn of_every_send() -> Self {
+        Self { send: 1000, ..Self::default() }
+    }
 }
 
 #[derive(Clone, Copy)]

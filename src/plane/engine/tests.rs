@@ -86,6 +86,29 @@ fn every_seed_on_a_failing_kernel_is_echoed_or_ended_by_name() {
     assert!(deaths > SEEDS / 20 && deaths < SEEDS / 4, "{deaths} deaths");
 }
 
+/// The kernel has no memory for a reply, when a goodbye waits behind it already or comes later.
+#[test]
+fn nothing_is_sent_behind_a_reply_that_is_lost() {
+    for seed in 0..100 {
+        for is_late in [false, true] {
+            let mut run = Run::new(seed);
+            run.connect_reader_of(100, 1000);
+            run.world.borrow_mut().faults = Faults::of_every_send();
+            run.engine.turn(false).expect("it goes on");
+            if !is_late {
+                run.engine.drain();
+            }
+            run.engine.turn(false).expect("it goes on");
+            run.world.borrow_mut().faults = Faults::default();
+            run.engine.drain();
+            run.turns(50);
+            let [(peer, end)] = &run.departed[..] else { panic!("seed {seed}: it is still there") };
+            assert_eq!(*end, ConnectionEnd::Broken(io::ErrorKind::OutOfMemory), "seed {seed}");
+            assert!(peer.output.is_empty(), "seed {seed}: {:?} behind nothing", peer.output);
+        }
+    }
+}
+
 #[test]
 fn goodbye_follows_a_reply_that_is_on_its_way_and_goes_out_short() {
     for seed in 0..100 {
