@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Tries ringecho on other kernels: boots Debian's in an emulator and runs there the tests that are
-# bounded in work, and on each data plane and driver a load test and a wake-up test. This machine's
-# own kernel runs the same list. What is tried is in tests/kernels/trial.sh.
+# bounded in work, and on each data plane and driver a load test and a wake-up test, and a load test over
+# a network that delays, loses and duplicates (netem). This machine's own kernel runs the same list but
+# for the network, which is others' too. What is tried is in tests/kernels/trial.sh.
 #
 #   scripts/kernels.sh               the newest 6.1, the newest 6.12, 6.12.113, and this machine's
 #   scripts/kernels.sh PACKAGE...    these packages of Debian's alone
@@ -41,7 +42,7 @@ clean_up() {
 
 # Installs the emulator and what makes an initramfs, if it is not there and may be installed.
 have_emulator() {
-    local packages=(qemu-system-x86 busybox-static cpio)
+    local packages=(qemu-system-x86 busybox-static cpio iproute2 xz-utils)
     if ! are_tools_there && ((EUID == 0)) && command -v apt-get >/dev/null; then
         {
             apt-get update --quiet=2 || true
@@ -56,7 +57,7 @@ have_emulator() {
 
 are_tools_there() {
     command -v qemu-system-x86_64 >/dev/null && command -v cpio >/dev/null &&
-        command -v apt-get >/dev/null && [[ -x /bin/busybox ]] && ! ldd /bin/busybox >/dev/null 2>&1
+        command -v tc >/dev/null && command -v xz >/dev/null && command -v apt-get >/dev/null && [[ -x /bin/busybox ]] && ! ldd /bin/busybox >/dev/null 2>&1
 }
 
 # The newest package of a series such as 6.12.
@@ -77,15 +78,21 @@ default_packages() {
     echo "$SIGNALS_EVENTFDS"
 }
 
-# Unpacks the kernel of a package below the cache; fails where it is not to be had.
+# Unpacks the kernel of a package, and its module for bad networks, below the cache; fails where they are
+# not to be had.
 fetch_kernel() {
-    local unpacked=$CACHE/$1
-    compgen -G "$unpacked/boot/vmlinuz-*" >/dev/null && return
+    local unpacked=$CACHE/$1 module
+    compgen -G "$unpacked/boot/vmlinuz-*" >/dev/null && [[ -e $unpacked/sch_netem.ko ]] && return
     rm -rf "$work_dir/package" && mkdir "$work_dir/package"
     (cd "$work_dir/package" && apt-get download --quiet=2 "$1" && dpkg --extract ./*.deb .) \
         >"$work_dir/apt" 2>&1 || return
-    mkdir -p "$unpacked"
+    module=$(find "$work_dir/package" -name 'sch_netem.ko*' -print -quit)
+    rm -rf "$unpacked" && mkdir -p "$unpacked"
     mv "$work_dir/package/boot" "$unpacked/"
+    case $module in
+    *.xz) xz --decompress --stdout "$module" >"$unpacked/sch_netem.ko" ;;
+    *) cp "$module" "$unpacked/sch_netem.ko" ;;
+    esac
 }
 
 # Makes $work_dir/root/trial of both programs and the tests' binaries, and puts the programs where
@@ -128,11 +135,16 @@ for line in open(sys.argv[1]):
 EOF
 }
 
-# Makes the initramfs of what was built.
+# Makes the initramfs of what was built, for all kernels that are to be booted.
 pack() {
-    local root=$work_dir/root library
-    mkdir -p "$root"/{bin,dev,etc,lib64,proc,sys,tmp}
+    local root=$work_dir/root library kernel image
+    mkdir -p "$root"/{bin,dev,etc,lib64,modules,proc,sys,tmp}
     cp /bin/busybox "$root/bin/"
+    cp "$(command -v tc)" "$root/trial/bin/"
+    for kernel in "${kernels[@]}"; do
+        image=$(compgen -G "$CACHE/$kernel/boot/vmlinuz-*")
+        cp "$CACHE/$kernel/sch_netem.ko" "$root/modules/${image#*/vmlinuz-}.ko"
+    done
     cp tests/kernels/init.sh "$root/init"
     echo '127.0.0.1 localhost' >"$root/etc/hosts"
     while read -r library; do

@@ -1,6 +1,6 @@
 #!/bin/sh
 # What a kernel must do for ringecho: the tests, a load test and a wake-up test on each data plane
-# and driver. Runs on this machine and in the emulator, where busybox is all there is; see
+# and driver, and a load test over a bad network if NETEM is set. Runs on this machine and in the emulator, where busybox is all there is; see
 # scripts/kernels.sh, which makes DIRECTORY.
 #
 #   trial.sh DIRECTORY
@@ -152,6 +152,27 @@ are_wake_ups_in_time() {
     drive 4 --connections 1 --rate 50 --wait sleep --warmup 0s && is_below_late "$max_us"
 }
 
+# A load over a network that delays, reorders, loses and duplicates packets in both directions. TCP makes
+# up for all of it: every echo is right, though late.
+try_bad_network() {
+    bad='delay 3ms 2ms loss 2% duplicate 2%'
+    # The options are words on purpose.
+    # shellcheck disable=SC2086
+    "$directory/bin/tc" qdisc add dev lo root netem $bad 2>"$work/driven"
+    if ! drive 5 --connections 8 --payload 16..64KiB --warmup 0s; then
+        failed_with "$work/driven" "bad network, $1"
+    else
+        "$directory/bin/tc" -s qdisc show dev lo >"$work/network"
+        dropped=$(sed -n 's/.*(dropped \([0-9]*\),.*/\1/p' "$work/network")
+        if [ "${dropped:-0}" -gt 0 ]; then
+            ok "bad network, $1: $bad, $dropped packets dropped, p50 $p50_us us, at most $max_us us"
+        else
+            failed_with "$work/network" "bad network, $1: no packet was dropped"
+        fi
+    fi
+    "$directory/bin/tc" qdisc del dev lo root
+}
+
 # A server stops in order, and says of no wake-up that it came late.
 try_stop() {
     kill "$server_pid"
@@ -188,6 +209,7 @@ try_plane() {
     fi
     try_load "$shown"
     try_wake_ups "$shown"
+    [ -z "${NETEM:-}" ] || try_bad_network "$shown"
     try_stop "$shown"
 }
 
