@@ -21,6 +21,7 @@ mod log;
 mod oracle;
 mod peer;
 mod program;
+mod proxy;
 #[path = "../seccomp/mod.rs"]
 mod seccomp;
 mod session;

@@ -15,7 +15,7 @@ use ringecho::{
 
 /// How long a peer waits for what must come. Not a bound on the server, only an end for a test
 /// that would wait forever.
-const PATIENCE: Duration = Duration::from_mins(1);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running server.
 pub struct TestServer {
