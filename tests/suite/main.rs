@@ -20,6 +20,7 @@ mod http;
 mod log;
 mod oracle;
 mod peer;
+mod process;
 mod program;
 mod proxy;
 #[path = "../seccomp/mod.rs"]
