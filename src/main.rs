@@ -132,6 +132,7 @@ fn log_totals(totals: &Totals) {
         received_bytes = totals.received_bytes,
         late_wake_ups = totals.late_wake_ups,
         ended = ?totals.ended,
+        refused = ?totals.refused,
         "stopped"
     );
 }

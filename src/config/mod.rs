@@ -5,6 +5,7 @@
 //! value cannot be out of range ([`Within`]); [`Config::check`] refuses values that contradict each
 //! other. The use of the values is left to the other modules.
 
+mod bounds;
 #[doc(hidden)]
 pub mod command_line;
 mod cores;
@@ -21,6 +22,7 @@ use clap::Args;
 use thiserror::Error;
 
 pub use self::{
+    bounds::Bounds,
     cores::{Cores, DataPlane, Driver, HugePages},
     echo::{Echo, RECEIVE_BUFFER_START, RECEIVE_BUFFERS_TOTAL_MAX},
     file::{FILE_LEN_MAX, FileError, FileFlag},
@@ -53,6 +55,9 @@ pub struct Config {
     /// How long clients may take, and how long they may be silent.
     #[command(flatten)]
     pub time: Time,
+    /// How many connections there may be, and how fast they may come.
+    #[command(flatten)]
+    pub bounds: Bounds,
     /// How many workers run and where, and what carries their connections.
     #[command(flatten)]
     pub cores: Cores,
@@ -98,10 +103,12 @@ pub enum ConfigError {
 
 impl Config {
     /// Takes over from `new` what may change while a server runs: what connections are answered
-    /// with from now on, and the times, which no connection holds a copy of.
+    /// with from now on, the times, which no connection holds a copy of, and the bounds, which only
+    /// new connections meet.
     pub fn take_over(&mut self, new: &Self) {
         self.handshake.clone_from(&new.handshake);
         self.time.clone_from(&new.time);
+        self.bounds.clone_from(&new.bounds);
     }
 
     /// Refuses values that a server cannot have together.

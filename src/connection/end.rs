@@ -2,10 +2,12 @@
 
 use std::io;
 
-use http::StatusCode;
 use strum::{EnumCount, EnumDiscriminants, VariantNames};
 
-use crate::protocol::{ProtocolError, reply};
+use crate::{
+    metrics::RefusalReason,
+    protocol::{ProtocolError, reply},
+};
 
 /// How a connection ended. Every accepted connection ends in one of these ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, EnumDiscriminants)]
@@ -14,8 +16,8 @@ use crate::protocol::{ProtocolError, reply};
 pub enum ConnectionEnd {
     /// The page was delivered.
     PageServed,
-    /// The request was refused with this status.
-    Refused(StatusCode),
+    /// The connection or its request was refused for this reason, and told so.
+    Refused(RefusalReason),
     /// The peer left, or its connection broke, before a request head was whole.
     PeerLeft,
     /// The peer closed, and got the echo of its Close frame.
@@ -76,7 +78,7 @@ mod tests {
     fn ends_are_counted_under_the_names_of_their_variants() {
         for (end, name) in [
             (ConnectionEnd::PageServed, "page_served"),
-            (ConnectionEnd::Refused(StatusCode::NOT_FOUND), "refused"),
+            (ConnectionEnd::Refused(RefusalReason::PathUnknown), "refused"),
             (ConnectionEnd::Failed(ProtocolError::MaskMissing), "failed"),
             (ConnectionEnd::KeepAliveTimeout, "keep_alive_timeout"),
             (ConnectionEnd::Panicked, "panicked"),

@@ -1,4 +1,6 @@
-//! How connections come in: the listening sockets, and which worker gets a connection.
+//! How connections come in: the listening sockets, who may stay, and which worker gets a connection.
 
+pub mod admission;
 pub mod balance;
+pub mod complaints;
 pub mod listener;

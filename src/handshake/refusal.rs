@@ -3,7 +3,7 @@
 use http::StatusCode;
 use thiserror::Error;
 
-use crate::http::Refusal;
+use crate::{http::Refusal, metrics::RefusalReason};
 
 /// Why a request to the echo path is not upgraded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -66,5 +66,20 @@ impl From<HandshakeRefusal> for Refusal {
             OriginForbidden => (StatusCode::FORBIDDEN, &[]),
         };
         Self { status, headers, text: reason.to_string() }
+    }
+}
+
+impl From<&HandshakeRefusal> for RefusalReason {
+    fn from(reason: &HandshakeRefusal) -> Self {
+        match reason {
+            HandshakeRefusal::NotAnUpgrade => Self::NotAnUpgrade,
+            HandshakeRefusal::HttpVersionTooLow => Self::HttpVersionTooLow,
+            HandshakeRefusal::BodyAnnounced => Self::BodyAnnounced,
+            HandshakeRefusal::VersionUnsupported => Self::WebsocketVersionUnsupported,
+            HandshakeRefusal::KeyInvalid => Self::KeyInvalid,
+            HandshakeRefusal::SubprotocolsMalformed => Self::SubprotocolsMalformed,
+            HandshakeRefusal::ExtensionsMalformed => Self::ExtensionsMalformed,
+            HandshakeRefusal::OriginForbidden => Self::OriginForbidden,
+        }
     }
 }

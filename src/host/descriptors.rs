@@ -2,6 +2,7 @@
 //! system call. The load generator uses this too.
 
 use std::{
+    error::Error,
     io,
     os::fd::{AsFd, AsRawFd},
 };
@@ -40,6 +41,21 @@ pub fn remedy(errno: Errno) -> Option<&'static str> {
     }
 }
 
+/// The error of a call that got no descriptor, if that is why something failed.
+pub fn find_want<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a io::Error> {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if let Some(refused) = cause.downcast_ref::<io::Error>()
+            && let Some(errno) = refused.raw_os_error()
+            && remedy(Errno::from_raw(errno)).is_some()
+        {
+            return Some(refused);
+        }
+        next = cause.source();
+    }
+    None
+}
+
 /// The remedy for an error, to be appended to its text; empty if none is known.
 pub fn advice(error: &io::Error) -> String {
     let remedy = error.raw_os_error().map(Errno::from_raw).and_then(remedy);
@@ -66,6 +82,15 @@ impl SystemCallError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn want_of_a_descriptor_is_found_below_other_errors() {
+        let call = |errno: Errno| SystemCallError { call: "socket", source: errno.into() };
+        assert!(find_want(&call(Errno::EMFILE)).is_some());
+        assert!(find_want(&call(Errno::EACCES)).is_none());
+        assert!(find_want(&io::Error::from(Errno::ENFILE)).is_some());
+        assert!(find_want(&io::Error::other("nothing of the kernel's")).is_none());
+    }
 
     #[test]
     fn remedy_is_that_of_what_is_wanting() {

@@ -18,6 +18,10 @@ use crate::protocol::token::is_token_byte;
 /// The longest request head, in bytes, from the first of its request line to its empty line.
 pub const REQUEST_HEAD_LEN_MAX: usize = 8 << 10;
 
+/// The most header fields of a request head, which is the bound of monoio-http's decoder. A lower one
+/// is left to whoever asks for the head.
+pub const HEADER_FIELDS_MAX: usize = 96;
+
 /// The longest method, in bytes: longer than any that is registered.
 const METHOD_LEN_MAX: usize = 32;
 
@@ -170,7 +174,7 @@ fn decode_request_head(received: &mut BytesMut) -> Result<http::request::Parts, 
     match RequestHeadDecoder.decode(received) {
         Ok(Decoded::Some(head)) => Ok(head),
         Err(DecodeError::Parse(httparse::Error::TooManyHeaders)) => {
-            Err(RequestRefusal::HeadTooLong)
+            Err(RequestRefusal::HeaderFieldsTooMany(HEADER_FIELDS_MAX))
         }
         Ok(_) | Err(_) => Err(RequestRefusal::Malformed),
     }
@@ -199,7 +203,8 @@ mod tests {
         use RequestRefusal::{LineEndBare, LinesEmpty, Malformed, VersionUnsupported};
         let foreign = RequestRefusal::Foreign;
         let too_long = [&b"GET / HTTP/1.1\r\nX: "[..], &[b'x'; 8 << 10]].concat();
-        let too_many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(97));
+        let too_many =
+            format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(HEADER_FIELDS_MAX + 1));
         // Each head is refused at its last byte, and not before.
         for (head, expected) in [
             (&b"\x16"[..], foreign(ForeignProtocol::Tls)),
@@ -243,7 +248,7 @@ mod tests {
             (b"GET / HTTP/1.1\r\nHo st: a\r\n\r\n", Malformed),
             (b"GET /\x7f HTTP/1.1\r\n\r\n", Malformed),
             (&too_long[..REQUEST_HEAD_LEN_MAX], RequestRefusal::HeadTooLong),
-            (too_many.as_bytes(), RequestRefusal::HeadTooLong),
+            (too_many.as_bytes(), RequestRefusal::HeaderFieldsTooMany(HEADER_FIELDS_MAX)),
         ] {
             let shown = head.escape_ascii();
             assert_eq!(read(head).unwrap_err(), expected, "{shown}");

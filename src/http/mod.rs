@@ -14,7 +14,7 @@ mod route;
 
 pub use self::{
     foreign::ForeignProtocol,
-    head::{HeadError, REQUEST_HEAD_LEN_MAX, read_request_head},
+    head::{HEADER_FIELDS_MAX, HeadError, REQUEST_HEAD_LEN_MAX, read_request_head},
     refusal::{Refusal, RequestRefusal},
     response::{encode_page, encode_refusal, without_body},
     route::{Route, route},

@@ -8,6 +8,7 @@ use http::StatusCode;
 use thiserror::Error;
 
 use super::{echo_paths::EchoPaths, foreign::ForeignProtocol};
+use crate::metrics::RefusalReason;
 
 /// The response to a refused request, before an HTTP writes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,9 +24,12 @@ pub struct Refusal {
 /// Why a request is refused, whatever path it asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RequestRefusal {
-    /// The head is longer than [`REQUEST_HEAD_LEN_MAX`](super::head::REQUEST_HEAD_LEN_MAX), or has too many headers.
-    #[error("the request head is longer than 8 KiB, or has more than 96 headers")]
+    /// The head is longer than [`REQUEST_HEAD_LEN_MAX`](super::head::REQUEST_HEAD_LEN_MAX).
+    #[error("the request head is longer than 8 KiB")]
     HeadTooLong,
+    /// The head has more header fields than this.
+    #[error("the request has more than {0} header fields")]
+    HeaderFieldsTooMany(usize),
     /// The head is not HTTP/1.
     #[error("this is not an HTTP/1.1 request")]
     Malformed,
@@ -68,11 +72,14 @@ pub enum RequestRefusal {
 impl From<RequestRefusal> for Refusal {
     fn from(reason: RequestRefusal) -> Self {
         use RequestRefusal::{
-            Foreign, HeadTooLong, HostInvalid, LineEndBare, LinesEmpty, Malformed,
-            MethodNotAllowed, NoEcho, PathUnknown, Stopping, TimedOut, VersionUnsupported,
+            Foreign, HeadTooLong, HeaderFieldsTooMany, HostInvalid, LineEndBare, LinesEmpty,
+            Malformed, MethodNotAllowed, NoEcho, PathUnknown, Stopping, TimedOut,
+            VersionUnsupported,
         };
         let (status, headers): (_, &[_]) = match reason {
-            HeadTooLong => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &[]),
+            HeadTooLong | HeaderFieldsTooMany(_) => {
+                (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &[])
+            }
             Malformed | Foreign(_) | LinesEmpty | LineEndBare | HostInvalid => {
                 (StatusCode::BAD_REQUEST, &[])
             }
@@ -83,6 +90,26 @@ impl From<RequestRefusal> for Refusal {
             Stopping => (StatusCode::SERVICE_UNAVAILABLE, &[]),
         };
         Self { status, headers, text: reason.to_string() }
+    }
+}
+
+impl From<&RequestRefusal> for RefusalReason {
+    fn from(reason: &RequestRefusal) -> Self {
+        match reason {
+            RequestRefusal::HeadTooLong => Self::HeadTooLong,
+            RequestRefusal::HeaderFieldsTooMany(_) => Self::HeaderFieldsTooMany,
+            RequestRefusal::Malformed => Self::RequestMalformed,
+            RequestRefusal::Foreign(_) => Self::ForeignProtocol,
+            RequestRefusal::LinesEmpty => Self::LinesEmpty,
+            RequestRefusal::LineEndBare => Self::LineEndBare,
+            RequestRefusal::TimedOut => Self::HeadTimedOut,
+            RequestRefusal::VersionUnsupported => Self::HttpVersionUnsupported,
+            RequestRefusal::HostInvalid => Self::HostInvalid,
+            RequestRefusal::PathUnknown(_) => Self::PathUnknown,
+            RequestRefusal::NoEcho(_) => Self::NoEcho,
+            RequestRefusal::MethodNotAllowed => Self::MethodNotAllowed,
+            RequestRefusal::Stopping => Self::Stopping,
+        }
     }
 }
 

@@ -2,7 +2,13 @@
 //!
 //! A counter has one writer, so counting is a load and a store without a lock prefix.
 
+mod refusal_reason;
+
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use strum::EnumCount;
+
+pub use self::refusal_reason::RefusalReason;
 
 /// What one worker counts. The numbers only grow.
 #[doc(hidden)]
@@ -20,6 +26,8 @@ pub struct Counters {
     pub late_wake_ups: Counter,
     /// Connections that ended, by kind of end.
     ended: Vec<(&'static str, Counter)>,
+    /// Refused connections by reason; together they are those that ended as refused.
+    refused: [Counter; RefusalReason::COUNT],
 }
 
 /// A number that one thread counts up and any thread reads.
@@ -44,6 +52,8 @@ pub struct Totals {
     pub late_wake_ups: u64,
     /// Connections that ended, by kind of end; kinds that did not occur are left out.
     pub ended: Vec<(&'static str, u64)>,
+    /// Refused connections, by reason; reasons that did not occur are left out.
+    pub refused: Vec<(&'static str, u64)>,
 }
 
 impl Counters {
@@ -56,12 +66,18 @@ impl Counters {
             received_bytes: Counter::default(),
             late_wake_ups: Counter::default(),
             ended: end_kinds.iter().map(|kind| (*kind, Counter::default())).collect(),
+            refused: Default::default(),
         }
     }
 
     /// The counter for connections that ended in the way with this index among the kinds.
     pub fn ended(&self, kind: usize) -> &Counter {
         &self.ended[kind].1
+    }
+
+    /// The counter for connections that were refused for this reason.
+    pub fn refused(&self, reason: RefusalReason) -> &Counter {
+        &self.refused[reason.index()]
     }
 }
 
@@ -93,17 +109,28 @@ impl Totals {
         self.messages += counters.messages.get();
         self.received_bytes += counters.received_bytes.get();
         self.late_wake_ups += counters.late_wake_ups.get();
-        for (kind, counter) in counters.ended.iter().filter(|(_, counter)| counter.get() > 0) {
-            match self.ended.iter_mut().find(|(known, _)| known == kind) {
-                Some((_, sum)) => *sum += counter.get(),
-                None => self.ended.push((kind, counter.get())),
-            }
-        }
+        let ended = counters.ended.iter().map(|(kind, counter)| (*kind, counter.get()));
+        add_by_name(&mut self.ended, ended);
+        let refused = counters.refused.iter().map(Counter::get);
+        add_by_name(&mut self.refused, RefusalReason::NAMES.into_iter().zip(refused));
     }
 
     /// Connections that have ended, in any way.
     pub fn ended_count(&self) -> u64 {
         self.ended.iter().map(|(_, count)| count).sum()
+    }
+}
+
+/// Adds numbers to the sums of the same names; those of zero are left out.
+fn add_by_name(
+    sums: &mut Vec<(&'static str, u64)>,
+    numbers: impl Iterator<Item = (&'static str, u64)>,
+) {
+    for (name, number) in numbers.filter(|(_, number)| *number > 0) {
+        match sums.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, sum)) => *sum += number,
+            None => sums.push((name, number)),
+        }
     }
 }
 
@@ -118,6 +145,9 @@ mod tests {
         workers[1].accepted.add(3);
         workers[0].ended(0).add(1);
         workers[1].ended(0).add(1);
+        workers[0].refused(RefusalReason::NoEcho).add(1);
+        workers[1].refused(RefusalReason::NoEcho).add(2);
+        workers[1].refused(RefusalReason::Stopping).add(1);
         let mut totals = Totals::default();
         for counters in &workers {
             totals.add(counters);
@@ -126,5 +156,6 @@ mod tests {
         assert_eq!(totals.accepted_by_worker, [2, 3]);
         assert_eq!(totals.ended, [("closed", 2)]);
         assert_eq!(totals.ended_count(), 2);
+        assert_eq!(totals.refused, [("no_echo", 3), ("stopping", 1)]);
     }
 }

@@ -7,12 +7,14 @@
 mod capabilities;
 mod errors;
 mod replacement;
+mod room;
 mod shortages;
 pub mod signals;
 #[cfg(test)]
 mod tests;
 
 use std::{
+    error::Error,
     io,
     net::{SocketAddr, TcpListener},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -30,17 +32,18 @@ pub use self::errors::{RunError, StartError, WorkerLoss};
 use self::{
     capabilities::{resolve_cpus, resolve_platforms, try_socket_pair},
     replacement::{Place, Verdict},
-    shortages::{log_shortage_of_replacement, log_shortages, warn_of_few_descriptors},
+    room::find_room,
+    shortages::{log_shortage_of_replacement, log_shortages},
 };
 use crate::{
     config::Config,
     connection::ConnectionEnd,
     entry::{balance::Balance, listener::Listening},
-    host::descriptors::{SystemCallError, raise_limit},
+    host::descriptors::{SystemCallError, find_want, raise_limit},
     http::{encode_page, page},
     metrics::{Counters, Totals},
     worker::{
-        self, Drain, Driver, OrderSender, Plan, Platform, Readiness, Ready, Service, WorkerError,
+        self, Drain, Driver, OrderSender, Plan, Platform, Ready, ServerState, Service, WorkerError,
     },
 };
 
@@ -164,7 +167,7 @@ impl Server {
             listening,
             backlog: config.network.backlog.get(),
             config: config.clone(),
-            service: Arc::new(build_service(config, Arc::default())),
+            service: Arc::new(build_service(config, Arc::new(ServerState::new(config)))),
             reopen: Vec::new(),
             accepts_until: None,
             balance: (config.cores.balance && cpus.len() > 1)
@@ -185,7 +188,8 @@ impl Server {
             server.workers.push(WorkerThread { cpu, platforms, counters, orders, thread, place });
         }
         server.wait_until_ready()?;
-        warn_of_few_descriptors();
+        let room = find_room(&config.bounds, server.workers.len());
+        server.service.server.admission.set_room(room, &config.bounds);
         Ok(server)
     }
 
@@ -219,7 +223,7 @@ impl Server {
     /// Returns the totals of all workers' counters, also in the error.
     pub fn run(mut self) -> Result<Totals, RunError> {
         let result = self.run_until_stopped();
-        self.service.readiness.end();
+        self.service.server.readiness.end();
         let configured = Drain::configured(&self.config.time);
         let totals = self.stop_workers(*result.as_ref().unwrap_or(&configured));
         match result {
@@ -249,7 +253,7 @@ impl Server {
 
     /// Begins to stop. Returns how to drain, unless connections are still accepted for a while.
     fn stop(&mut self, stop: Stop) -> Option<Drain> {
-        self.service.readiness.end();
+        self.service.server.readiness.end();
         let delay = self.config.time.drain_delay.get();
         match stop {
             Stop::Ordered(drain) => Some(drain),
@@ -268,7 +272,9 @@ impl Server {
     /// Takes over what may change, and gives it to the workers.
     fn configure(&mut self, config: &Config) {
         self.config.take_over(config);
-        self.service = Arc::new(build_service(&self.config, self.service.readiness.clone()));
+        let state = self.service.server.clone();
+        state.admission.set_bounds(&self.config.bounds);
+        self.service = Arc::new(build_service(&self.config, state));
         for worker in &self.workers {
             worker.orders.serve(self.service.clone());
         }
@@ -290,6 +296,12 @@ impl Server {
         debug_assert!(
             self.is_balance_settled(&dead),
             "a worker that stopped has no connections left"
+        );
+        debug_assert!(
+            !dead.is_empty()
+                || !self.replacements.is_empty()
+                || self.service.server.admission.counts() == (0, 0),
+            "what connections were counted for has been given back"
         );
         for counters in &counters {
             totals.add(counters);
@@ -419,9 +431,26 @@ impl Server {
             keep_without_rings(platforms);
         }
         let lost = count_lost_connections(counters);
+        if let WorkerEnd::Failed(error) = &end
+            && let Some(want) = find_want(error)
+        {
+            self.postpone(worker, error, want);
+            return Ok(());
+        }
         let cause = end.cause_of_death().unwrap_or_else(|| "it ended".to_owned());
         error!(worker, lost, "a worker died, and its connections with it: {cause}");
         self.schedule_retry(worker, cause)
+    }
+
+    /// Tries again soon to put a worker in this place, for which there were no descriptors. That is
+    /// no defect of the worker's, and the others need the descriptors that they have.
+    fn postpone(&mut self, worker: usize, error: &dyn Error, want: &io::Error) {
+        let now = Instant::now();
+        if let Some(unsaid) = self.service.server.complaints.note("replace", want, now) {
+            warn!(worker, "a worker cannot be replaced yet: {error}{unsaid}");
+        }
+        self.workers[worker].place.excuse();
+        self.replacements.push((now + WANT_PAUSE, worker));
     }
 
     /// Schedules the next try to fill a worker's place, unless its [`Place`] gives up.
@@ -446,11 +475,13 @@ impl Server {
         self.replacements.retain(|(_, replaced)| *replaced != worker);
         let result = self.start_replacement(worker);
         self.workers[worker].place.refill(Instant::now());
-        if let Err(error) = result {
-            error!(worker, "a worker cannot be replaced: {error}");
-            self.schedule_retry(worker, error.to_string())?;
+        let Err(error) = result else { return Ok(()) };
+        if let Some(want) = find_want(&error) {
+            self.postpone(worker, &error, want);
+            return Ok(());
         }
-        Ok(())
+        error!(worker, "a worker cannot be replaced: {error}");
+        self.schedule_retry(worker, error.to_string())
     }
 
     fn start_replacement(&mut self, worker: usize) -> Result<(), StartError> {
@@ -483,6 +514,9 @@ impl WorkerEnd {
     }
 }
 
+/// The pause before a worker is put in a place for which there were no descriptors.
+const WANT_PAUSE: Duration = Duration::from_millis(100);
+
 /// Leaves out the platforms on `io_uring`, which has failed, if there are others.
 fn keep_without_rings(platforms: &mut Vec<Platform>) {
     if platforms.iter().any(|platform| platform.driver == Driver::Epoll) {
@@ -502,7 +536,7 @@ fn count_lost_connections(counters: &Counters) -> u64 {
     lost
 }
 
-fn build_service(config: &Config, readiness: Arc<Readiness>) -> Service {
+fn build_service(config: &Config, server: Arc<ServerState>) -> Service {
     let echo_paths = config.handshake.echo_paths();
     Service {
         policy: config.handshake.policy(),
@@ -510,6 +544,7 @@ fn build_service(config: &Config, readiness: Arc<Readiness>) -> Service {
         echo_paths,
         echo: config.echo.clone(),
         time: config.time.clone(),
-        readiness,
+        header_fields_max: config.bounds.header_fields_max.get() as usize,
+        server,
     }
 }

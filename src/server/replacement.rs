@@ -51,6 +51,11 @@ impl Place {
         self.tries += 1;
     }
 
+    /// Notes that the last try failed for want of descriptors, which says nothing of the worker.
+    pub(super) fn excuse(&mut self) {
+        self.tries = self.tries.saturating_sub(1);
+    }
+
     /// Notes that the worker is dead `now`, and decides what happens to the place.
     pub(super) fn vacate(&mut self, now: Instant) -> Verdict {
         if self.tries == TRIES_MAX {
@@ -97,5 +102,16 @@ mod tests {
             place.mark_ready();
         }
         assert_eq!(place.vacate(now + SHORT_LIFE), Verdict::Replace(Duration::ZERO));
+    }
+
+    #[test]
+    fn want_of_descriptors_counts_as_no_try() {
+        let now = Instant::now();
+        let mut place = Place::new(now);
+        for _ in 0..2 * TRIES_MAX {
+            place.refill(now);
+            place.excuse();
+        }
+        assert!(matches!(place.vacate(now), Verdict::Replace(_)));
     }
 }

@@ -1,14 +1,11 @@
 //! Log lines about what workers lack, and about what would help: larger rings, an engine, a CPU of
-//! their own, descriptors.
+//! their own.
 
 use std::io;
 
 use tracing::warn;
 
-use crate::{
-    host::descriptors,
-    worker::{Ready, Shortage, ShortageKind},
-};
+use crate::worker::{Ready, Shortage, ShortageKind};
 
 /// Logs, once for a server that starts, how many of its workers lack what, and why.
 pub(super) fn log_shortages(all_ready: &[Ready]) {
@@ -73,19 +70,6 @@ fn remedy(error: &io::Error) -> &'static str {
 /// The advice for a ring that needs more memory than the user may lock.
 pub(super) const MORE_MEMORY: &str = "; let this user lock more memory (ulimit -l, LimitMEMLOCK= or \
                            --ulimit memlock), or have fewer --workers";
-
-/// The server warns if fewer descriptors than this are free.
-const DESCRIPTORS_FEW: u64 = 1024;
-
-pub(super) fn warn_of_few_descriptors() {
-    let free = descriptors::count_free();
-    if free < DESCRIPTORS_FEW {
-        warn!(
-            "the limit of open files leaves room for {free} connections; raise it with ulimit -n, \
-             or LimitNOFILE= of the service"
-        );
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -5,11 +5,13 @@ use std::{
     convert::Infallible,
     io, mem,
     net::{Shutdown, SocketAddr, TcpListener as StdTcpListener, TcpStream as StdTcpStream},
-    os::fd::AsRawFd,
+    os::{fd::AsRawFd, unix::net::UnixStream as StdUnixStream},
+    pin::pin,
     rc::Rc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use futures_util::future::{Either, select};
 use nix::errno::Errno;
 use socket2::SockRef;
 use tracing::{debug, warn};
@@ -17,16 +19,36 @@ use tracing::{debug, warn};
 use super::{Worker, signal::Signal};
 use crate::{
     connection::{ConnectionEnd, Control},
-    entry::balance::{Accepted, Member},
+    entry::{
+        admission::{AdmissionRefusal, PauseEnd, Ticket},
+        balance::{Accepted, Member},
+    },
     host::descriptors::{self, SystemCallError},
+    metrics::RefusalReason,
     plane::Plane,
 };
 
 /// How many connections are accepted before others have their turn.
 const ACCEPTED_MAX: usize = 32;
 
-/// How long accepting rests after the process ran out of descriptors or memory.
+/// How long accepting pauses at most when descriptors or memory are used up. The end of a connection of
+/// this process ends the pause at once; what another process gives back is found only by trying again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How a worker's pause is ended by the end of a connection, on whatever worker. The stream is made at
+/// the start, since there is no descriptor for it when it is needed.
+pub(super) struct PauseSignal<P: Plane> {
+    end: PauseEnd,
+    ended: Signal<P>,
+}
+
+impl<P: Plane> PauseSignal<P> {
+    pub(super) fn new(plane: &P) -> Result<Self, SystemCallError> {
+        let (end, ended) = StdUnixStream::pair().map_err(SystemCallError::naming("socketpair"))?;
+        end.set_nonblocking(true).map_err(SystemCallError::naming("ioctl(FIONBIO)"))?;
+        Ok(Self { end: PauseEnd::new(end), ended: Signal::new(ended, plane)? })
+    }
+}
 
 /// Accepting failed since something is used up, as descriptors or memory.
 struct Exhausted {
@@ -57,7 +79,7 @@ impl<P: Plane> Worker<P> {
         listener: &StdTcpListener,
     ) -> Result<(), SystemCallError> {
         match listener.accept() {
-            Ok((stream, peer)) => self.assign(stream, peer),
+            Ok((stream, peer)) => self.receive(stream, peer),
             Err(error) if is_refusal(&error) => {
                 return Err(SystemCallError { call: "accept4", source: error });
             }
@@ -71,29 +93,44 @@ impl<P: Plane> Worker<P> {
         self: &Rc<Self>,
         listener: &StdTcpListener,
         source: &P::Source,
+        mut pause: PauseSignal<P>,
     ) -> Infallible {
-        let (mut accepting, mut waiting) = (Failing::default(), Failing::default());
+        let mut waiting = Failing::default();
         loop {
             match self.accept_waiting(listener, ACCEPTED_MAX) {
-                Ok(()) => {
-                    accepting.ends();
-                    match self.plane.readable(source).await {
-                        Ok(()) => waiting.ends(),
-                        Err(error) => {
-                            if waiting.begins() {
-                                warn!(%error, "cannot wait for connections; trying again");
-                            }
-                            self.plane.sleep(ACCEPT_PAUSE).await;
+                Ok(()) => match self.plane.readable(source).await {
+                    Ok(()) => waiting.ends(),
+                    Err(error) => {
+                        if waiting.begins() {
+                            warn!(%error, "cannot wait for connections; trying again");
                         }
+                        self.plane.sleep(ACCEPT_PAUSE).await;
                     }
-                }
-                Err(Exhausted { error, remedy }) => {
-                    if accepting.begins() {
-                        warn!(%error, "cannot accept; {remedy}");
-                    }
-                    self.plane.sleep(ACCEPT_PAUSE).await;
-                }
+                },
+                Err(exhausted) => self.pause(&exhausted, &mut pause).await,
             }
+        }
+    }
+
+    /// Pauses until something may have become free that is used up.
+    #[cold]
+    async fn pause(&self, exhausted: &Exhausted, pause: &mut PauseSignal<P>) {
+        // Those that were refused hold what the next connection needs.
+        if self.turned_away.close_all()
+            || self.service().server.admission.pauses().begin(pause.end.clone())
+        {
+            return;
+        }
+        let Exhausted { error, remedy } = exhausted;
+        if let Some(unsaid) = self.service().server.complaints.note("accept", error, Instant::now())
+        {
+            warn!(%error, "cannot accept; {remedy}{unsaid}");
+        }
+        let timeout = pin!(self.plane.sleep(ACCEPT_PAUSE));
+        if let Either::Left((Err(_), timeout)) =
+            select(pin!(pause.ended.heard(&self.plane)), timeout).await
+        {
+            timeout.await;
         }
     }
 
@@ -117,7 +154,7 @@ impl<P: Plane> Worker<P> {
         let mut failures = 0;
         for _ in 0..count_max {
             match listener.accept() {
-                Ok((stream, peer)) => self.assign(stream, peer),
+                Ok((stream, peer)) => self.receive(stream, peer),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {
                     failures += 1;
@@ -136,15 +173,38 @@ impl<P: Plane> Worker<P> {
         Ok(())
     }
 
-    /// Admits an accepted connection, unless it is another worker's to admit.
-    fn assign(self: &Rc<Self>, stream: StdTcpStream, peer: SocketAddr) {
-        let release = |stream: StdTcpStream| Accepted { descriptor: stream.into(), peer };
-        let stays = match &self.member {
-            Some(member) => member.assign(stream, release),
-            None => Some(stream),
+    /// Admits an accepted connection, or turns it away.
+    fn receive(self: &Rc<Self>, stream: StdTcpStream, peer: SocketAddr) {
+        match self.service().server.admission.admit(peer.ip()) {
+            Ok(ticket) => self.assign(stream, peer, ticket),
+            Err(refusal) => self.turn_away(stream, peer, refusal),
+        }
+    }
+
+    /// Refuses a connection without having read from it. It counts as accepted here, and as ended.
+    #[cold]
+    fn turn_away(&self, stream: StdTcpStream, peer: SocketAddr, refusal: AdmissionRefusal) {
+        let reason = RefusalReason::from(refusal);
+        debug!(%peer, ?reason, "connection refused");
+        self.turned_away.answer(stream, refusal.response(), self.now.get());
+        self.counters.accepted.add(1);
+        self.counters.ended(ConnectionEnd::Refused(reason).kind()).add(1);
+        self.counters.refused(reason).add(1);
+    }
+
+    /// Starts an admitted connection, unless it is another worker's to start.
+    fn assign(self: &Rc<Self>, stream: StdTcpStream, peer: SocketAddr, ticket: Ticket) {
+        let release = |(stream, ticket): (StdTcpStream, Ticket)| Accepted {
+            descriptor: stream.into(),
+            peer,
+            ticket,
         };
-        if let Some(stream) = stays {
-            self.admit(stream, peer);
+        let stays = match &self.member {
+            Some(member) => member.assign((stream, ticket), release),
+            None => Some((stream, ticket)),
+        };
+        if let Some((stream, ticket)) = stays {
+            self.admit(stream, peer, ticket);
         }
     }
 
@@ -169,24 +229,29 @@ impl<P: Plane> Worker<P> {
     }
 
     pub(super) fn empty_inbox(self: &Rc<Self>, member: &Member) {
-        for Accepted { descriptor, peer } in member.take() {
-            self.admit(descriptor.into(), peer);
+        for Accepted { descriptor, peer, ticket } in member.take() {
+            self.admit(descriptor.into(), peer, ticket);
         }
     }
 
-    /// Starts the task of an accepted connection.
-    fn admit(self: &Rc<Self>, stream: StdTcpStream, peer: SocketAddr) {
+    /// Starts the task of an admitted connection.
+    fn admit(self: &Rc<Self>, stream: StdTcpStream, peer: SocketAddr, ticket: Ticket) {
         self.counters.accepted.add(1);
         self.last_admission.set(Some(self.now.get()));
         let stream = match self.plane.stream(stream) {
             Ok(stream) => stream,
             Err(error) => return self.count_end(ConnectionEnd::Broken(error.kind())),
         };
-        let control = Rc::new(Control::new(self.now.clone(), Some(stream.as_raw_fd())));
+        let descriptor = stream.as_raw_fd();
+        let entered = self.roster.enter(ticket, descriptor);
+        let control = Rc::new(Control::new(self.now.clone(), Some(descriptor)));
         let worker = self.clone();
         self.spawn_connection(control.clone(), async move {
-            let end = worker.converse(stream, &control).await;
+            let end = worker.converse(stream, &control, &entered).await;
             debug!(%peer, ?end, "connection ended, or was handed over");
+            if end.is_none() {
+                entered.hand_over();
+            }
             end
         });
     }

@@ -13,11 +13,13 @@ use tracing::{debug, error};
 use super::Worker;
 use crate::{
     connection::{ConnectionEnd, Control, Demand, linger, write_all},
+    entry::admission::Entered,
     handshake::http1,
     http::{
         HeadError, Refusal, RequestRefusal, Route, encode_refusal, read_request_head, route,
         without_body,
     },
+    metrics::RefusalReason,
     plane::{Plane, Upgraded},
 };
 
@@ -45,6 +47,7 @@ impl<P: Plane> Worker<P> {
         &self,
         mut stream: P::Stream,
         control: &Control,
+        entered: &Entered,
     ) -> Option<ConnectionEnd> {
         let (answer, early) = match self.answer_request(&mut stream, control).await {
             Ok(answer) => answer,
@@ -57,6 +60,7 @@ impl<P: Plane> Worker<P> {
                 if let Err(end) = write_all(&mut stream, head, 0..head_len, control).await {
                     return Some(end);
                 }
+                entered.handshake_over();
                 self.counters.upgraded.add(1);
                 let negotiated = acceptance.negotiated;
                 let compression = negotiated.compression();
@@ -71,6 +75,7 @@ impl<P: Plane> Worker<P> {
                 if let Err(end) = write_all(&mut stream, response, 0..response_len, control).await {
                     return Some(end);
                 }
+                entered.handshake_over();
                 let (mut reader, mut writer) = P::split(stream);
                 linger(&mut reader, &mut writer, control).await;
                 Some(end)
@@ -124,6 +129,9 @@ impl<P: Plane> Worker<P> {
 
     fn answer(&self, mut request: Request<()>) -> Answer {
         let service = self.service();
+        if request.headers().len() > service.header_fields_max {
+            return refuse(RequestRefusal::HeaderFieldsTooMany(service.header_fields_max));
+        }
         match route(&request, &service.echo_paths) {
             Ok(Route::Page) => Answer::Respond(service.page.clone(), ConnectionEnd::PageServed),
             Ok(Route::Echo) => match http1::answer(&mut request, &service.policy) {
@@ -135,9 +143,13 @@ impl<P: Plane> Worker<P> {
     }
 }
 
-fn refuse(reason: impl Into<Refusal>) -> Answer {
-    let refusal = reason.into();
-    Answer::Respond(encode_refusal(&refusal).into(), ConnectionEnd::Refused(refusal.status))
+fn refuse<R>(reason: R) -> Answer
+where
+    R: Into<Refusal>,
+    RefusalReason: for<'a> From<&'a R>,
+{
+    let end = ConnectionEnd::Refused(RefusalReason::from(&reason));
+    Answer::Respond(encode_refusal(&reason.into()).into(), end)
 }
 
 /// Turns a panic in a connection's task into its end.

@@ -21,13 +21,14 @@ mod readiness;
 mod signal;
 #[cfg(test)]
 mod tests;
+mod turned_away;
 
 use std::{
     cell::{Cell, Ref, RefCell},
     future::poll_fn,
     io, mem,
     net::TcpListener as StdTcpListener,
-    os::unix::net::UnixStream as StdUnixStream,
+    os::{fd::AsRawFd, unix::net::UnixStream as StdUnixStream},
     pin::pin,
     rc::Rc,
     sync::Arc,
@@ -38,14 +39,20 @@ use futures_util::future::{Either, select};
 use slab::Slab;
 use thiserror::Error;
 
-use self::{orders::Inbox, platform::Ground, signal::Signal};
+use self::{
+    accept::PauseSignal, orders::Inbox, platform::Ground, signal::Signal, turned_away::TurnedAway,
+};
 use crate::{
-    config::{Echo, Time},
+    config::{Config, Echo, Time},
     connection::{
         ConnectionEnd, Control, Demand,
         clock::{Deadlines, TICK, Tick},
     },
-    entry::balance::Member,
+    entry::{
+        admission::{Admission, Roster},
+        balance::Member,
+        complaints::Complaints,
+    },
     handshake::Policy,
     host::{descriptors::SystemCallError, memory, runtime},
     http::echo_paths::EchoPaths,
@@ -60,6 +67,7 @@ pub use self::{
     orders::{Drain, OrderReceiver, OrderSender, orders},
     platform::{Driver, Platform, Ready, Shortage, ShortageKind},
     readiness::Readiness,
+    turned_away::TURNED_AWAY_MAX,
 };
 
 /// What a worker is to do.
@@ -109,8 +117,31 @@ pub struct Service {
     pub echo: Echo,
     /// How long clients may take and be silent.
     pub time: Time,
-    /// Whether new connections are wanted. Services that replace each other share it.
-    pub readiness: Arc<Readiness>,
+    /// The most header fields of a request.
+    pub header_fields_max: usize,
+    /// What stays when the service is replaced.
+    pub server: Arc<ServerState>,
+}
+
+/// What all workers of a server share, and what stays when its service is replaced.
+pub struct ServerState {
+    /// Whether new connections are wanted.
+    pub readiness: Readiness,
+    /// Which connections may stay.
+    pub admission: Arc<Admission>,
+    /// What fails again and again, on whatever worker.
+    pub complaints: Complaints,
+}
+
+impl ServerState {
+    /// The state of a server that starts.
+    pub fn new(config: &Config) -> Self {
+        Self {
+            readiness: Readiness::default(),
+            admission: Arc::new(Admission::new(&config.bounds)),
+            complaints: Complaints::default(),
+        }
+    }
 }
 
 /// Runs a worker on this thread until it is told to stop and its connections have ended.
@@ -158,6 +189,7 @@ impl<R: FnOnce(Ready) + 'static> Start<R> {
         let woken = woken.map(|woken| Signal::new(woken, &worker.plane)).transpose()?;
         plan.listener.set_nonblocking(true).map_err(SystemCallError::naming("ioctl(FIONBIO)"))?;
         let source = signal::source(&plan.listener, &worker.plane)?;
+        let pause = PauseSignal::new(&worker.plane)?;
         worker.try_to_accept(&plan.listener)?;
         worker.plane.spawn(worker.clone().sweep());
         if let Some(woken) = woken {
@@ -165,7 +197,8 @@ impl<R: FnOnce(Ready) + 'static> Start<R> {
         }
         let working = worker.clone();
         let work = worker.plane.spawn(async move {
-            let result = working.work(plan.listener, plan.backlog, source, ordered, orders).await;
+            let result =
+                working.work(plan.listener, plan.backlog, source, pause, ordered, orders).await;
             working.is_over.set(true);
             result
         });
@@ -175,7 +208,9 @@ impl<R: FnOnce(Ready) + 'static> Start<R> {
         let driver = worker.clone();
         let drive = monoio::spawn(async move {
             let finish = |Departure { descriptor, end }| {
+                let number = descriptor.as_raw_fd();
                 drop(descriptor);
+                driver.roster.leave(number);
                 driver.count_end(end);
             };
             driver.plane.drive(|| driver.is_over.get(), finish).await
@@ -200,6 +235,9 @@ struct Worker<P> {
     deadlines: Cell<Deadlines>,
     now: Rc<Cell<Tick>>,
     connections: RefCell<Slab<Rc<Control>>>,
+    /// All its connections, also those that its plane has taken over.
+    roster: Rc<Roster>,
+    turned_away: TurnedAway,
     /// When a connection was last admitted, unless memory has been given back since.
     last_admission: Cell<Option<Tick>>,
     /// Waits for the last connection to end.
@@ -215,6 +253,7 @@ struct Teardown<P: Plane>(Rc<Worker<P>>);
 impl<P: Plane> Drop for Teardown<P> {
     fn drop(&mut self) {
         self.0.plane.let_go();
+        self.0.roster.close();
         drop(self.0.drained.take());
         // The borrow ends here, since what is let go of may look at the connections.
         let connections = mem::take(&mut *self.0.connections.borrow_mut());
@@ -238,6 +277,8 @@ impl<P: Plane> Worker<P> {
             bounds,
             counters,
             deadlines: Cell::new(Deadlines::new(&service.time)),
+            roster: Roster::new(service.server.admission.clone()),
+            turned_away: TurnedAway::default(),
             service: RefCell::new(service),
             now: Rc::default(),
             connections: RefCell::default(),
@@ -253,10 +294,11 @@ impl<P: Plane> Worker<P> {
         listener: StdTcpListener,
         backlog: u32,
         source: P::Source,
+        pause: PauseSignal<P>,
         mut ordered: Signal<P>,
         orders: Inbox,
     ) -> Result<(), WorkerError> {
-        let accepting = self.accept(&listener, &source);
+        let accepting = self.accept(&listener, &source, pause);
         let drain = match select(pin!(self.obey(&mut ordered, &orders)), pin!(accepting)).await {
             Either::Left((drain, _)) => drain.map_err(WorkerError::Signal)?,
             Either::Right((never, _)) => match never {},
@@ -297,6 +339,9 @@ impl<P: Plane> Worker<P> {
     /// Counts the end of a connection that has been removed from its table.
     fn count_end(&self, end: ConnectionEnd) {
         self.counters.ended(end.kind()).add(1);
+        if let ConnectionEnd::Refused(reason) = end {
+            self.counters.refused(reason).add(1);
+        }
         if let Some(member) = &self.member {
             member.connection_ended();
         }
@@ -321,6 +366,7 @@ impl<P: Plane> Worker<P> {
                 control.sweep(&deadlines);
             }
             self.plane.sweep(self.now.get(), &deadlines);
+            self.turned_away.sweep(self.now.get());
             self.give_memory_back();
         }
     }

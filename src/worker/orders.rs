@@ -83,6 +83,12 @@ impl OrderSender {
 }
 
 impl OrderReceiver {
+    /// An end to which no orders come, woken by this stream.
+    #[cfg(test)]
+    pub(super) fn without_orders(stream: UnixStream) -> Self {
+        Self { pending: Arc::default(), stream }
+    }
+
     /// The stream that wakes the worker, and the cell with the orders.
     pub(super) fn split(self) -> (UnixStream, Inbox) {
         (self.stream, Inbox(self.pending))

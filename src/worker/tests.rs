@@ -4,15 +4,15 @@ use std::{
     env, fs,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    os::fd::{AsRawFd, RawFd},
+    os::fd::{AsRawFd, OwnedFd, RawFd},
     process::Command,
     sync::mpsc::channel,
     thread::{self, JoinHandle},
     time::Duration,
 };
 
-use http::StatusCode;
 use nix::errno::Errno;
+use socket2::SockRef;
 use tungstenite::WebSocket;
 
 use super::{
@@ -20,9 +20,14 @@ use super::{
     *,
 };
 use crate::{
-    config::{HugePages, Within},
-    entry::balance::{Accepted, Balance},
+    config::{self, HugePages, Within},
+    entry::{
+        admission::Ticket,
+        balance::{Accepted, Balance},
+    },
     host::cpu_list::CpuList,
+    http::HEADER_FIELDS_MAX,
+    metrics::RefusalReason,
     plane::engine,
 };
 
@@ -31,8 +36,9 @@ fn service() -> Service {
         Policy { allowed_origins: Vec::new(), subprotocols: Vec::new(), passes_compression: false };
     let (echo, time) = (Echo::default(), Time::default());
     let echo_paths = EchoPaths::new(&["/ws"]);
-    let (page, readiness) = (bytes::Bytes::new(), Arc::default());
-    Service { echo_paths, policy, page, echo, time, readiness }
+    let (page, header_fields_max) = (bytes::Bytes::new(), HEADER_FIELDS_MAX);
+    let server = Arc::new(ServerState::new(&Config::default()));
+    Service { echo_paths, policy, page, echo, time, header_fields_max, server }
 }
 
 const DIMENSIONS: engine::Dimensions = engine::Dimensions {
@@ -97,9 +103,11 @@ fn stopping_worker_answers_everything_that_was_assigned_to_it() {
         let (stop, worker_orders) = orders().unwrap();
         let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
         let own_listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
+        let service = service();
+        let admission = service.server.admission.clone();
         let plan = Plan {
             member: Some(balance.join(1).unwrap()),
-            ..plan(platform, own_listener, worker_orders, counters.clone(), service())
+            ..plan(platform, own_listener, worker_orders, counters.clone(), service)
         };
         let worker = thread::spawn(move || run(plan, |_| ()));
         let mut stop = Some(stop);
@@ -107,8 +115,13 @@ fn stopping_worker_answers_everything_that_was_assigned_to_it() {
         for at in 0..CONNECTIONS {
             let client = TcpStream::connect(address).unwrap();
             let (stream, peer) = listener.accept().unwrap();
-            let release = |stream: TcpStream| Accepted { descriptor: stream.into(), peer };
-            match acceptor.assign(stream, release) {
+            let ticket = admission.admit(peer.ip()).unwrap();
+            let release = |(stream, ticket): (TcpStream, Ticket)| Accepted {
+                descriptor: stream.into(),
+                peer,
+                ticket,
+            };
+            match acceptor.assign((stream, ticket), release) {
                 None => assigned.push(client),
                 Some(_) => assert!(stop.is_none(), "the worker has fewer"),
             }
@@ -125,6 +138,7 @@ fn stopping_worker_answers_everything_that_was_assigned_to_it() {
         drop(assigned);
         worker.join().unwrap().unwrap();
         assert_eq!(counters.accepted.get(), assigned_count);
+        assert_eq!(admission.counts(), (0, 0));
     }
 }
 
@@ -240,6 +254,97 @@ fn worker_whose_ring_fails_lets_go_of_its_listener_and_its_connections() {
     assert!(!matches!(half_headed.read(&mut [0]), Ok(1..)));
 }
 
+/// The stream by which a worker is told to stop, and what makes reading from it fail.
+fn stop_that_can_fail() -> (OrderReceiver, TcpStream) {
+    let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
+    let other = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (stream, _) = listener.accept().unwrap();
+    SockRef::from(&other).set_linger(Some(Duration::ZERO)).unwrap();
+    (OrderReceiver::without_orders(OwnedFd::from(stream).into()), other)
+}
+
+/// The worker dies with connections that are tasks and, on an engine, with some that are not.
+#[test]
+fn dead_worker_gives_back_what_its_connections_were_counted_for() {
+    for platform in platforms() {
+        let (worker_orders, fail) = stop_that_can_fail();
+        let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
+        let bounds = config::Bounds {
+            connections_per_ip_max: Within::new(4).unwrap(),
+            ..config::Bounds::default()
+        };
+        let server = Arc::new(ServerState::new(&Config { bounds, ..Config::default() }));
+        let admission = server.admission.clone();
+        let service = Service { server, ..service() };
+        let plan = plan(platform, listener, worker_orders, counters.clone(), service);
+        let worker = thread::spawn(move || run(plan, |_| ()));
+        let mut upgraded = [open(address), open(address)];
+        let mut half_headed = [(); 2].map(|()| TcpStream::connect(address).unwrap());
+        for client in &mut half_headed {
+            client.write_all(b"GET").unwrap();
+        }
+        // The fifth of its address.
+        let mut refused = TcpStream::connect(address).unwrap();
+        let mut response = String::new();
+        refused.read_to_string(&mut response).unwrap();
+        assert!(response.starts_with("HTTP/1.1 429 "), "{platform}: {response}");
+        for client in &mut upgraded {
+            client.send("a".into()).unwrap();
+            client.read().unwrap();
+        }
+        assert_eq!(admission.counts(), (4, 2), "{platform}");
+        assert!(admission.admit(address.ip()).is_err());
+        drop(fail);
+        assert!(matches!(worker.join().unwrap(), Err(WorkerError::Signal(_))), "{platform}");
+        assert_eq!(admission.counts(), (0, 0), "{platform}");
+        let again: Vec<_> = (0..4).map(|_| admission.admit(address.ip()).unwrap()).collect();
+        assert!(admission.admit(address.ip()).is_err());
+        drop(again);
+    }
+}
+
+#[test]
+fn connections_that_wait_for_a_dead_worker_stay_counted_until_its_replacement_ends_them() {
+    for platform in platforms() {
+        let service = service();
+        let admission = service.server.admission.clone();
+        let balance = Arc::new(Balance::new(2));
+        let (acceptor, _woken) = balance.join(0).unwrap();
+        let (dead, _) = balance.join(1).unwrap();
+        assert!(acceptor.assign((), |()| unreachable!("it prefers itself")).is_some());
+        let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, peer) = listener.accept().unwrap();
+        let ticket = admission.admit(peer.ip()).unwrap();
+        let release = |(stream, ticket): (TcpStream, Ticket)| Accepted {
+            descriptor: stream.into(),
+            peer,
+            ticket,
+        };
+        assert!(acceptor.assign((stream, ticket), release).is_none());
+        dead.leave();
+        drop(dead);
+        assert_eq!(admission.counts(), (1, 1));
+
+        let (stop, worker_orders) = orders().unwrap();
+        let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
+        let plan = Plan {
+            member: Some(balance.join(1).unwrap()),
+            ..plan(platform, listener, worker_orders, counters.clone(), service)
+        };
+        let worker = thread::spawn(move || run(plan, |_| ()));
+        client.write_all(b"GET /no HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        let mut response = String::new();
+        client.read_to_string(&mut response).unwrap();
+        assert!(response.starts_with("HTTP/1.1 404 "), "{response}");
+        drop((client, stop));
+        worker.join().unwrap().unwrap();
+        assert_eq!(admission.counts(), (0, 0), "{platform}");
+    }
+}
+
 #[test]
 fn stopped_worker_leaves_no_ring_behind_however_many_connections_it_had() {
     if !is_alone("stopped_worker_leaves_no_ring_behind_however_many_connections_it_had") {
@@ -275,7 +380,7 @@ fn refused_peer_that_goes_on_sending_is_given_up_after_the_close_timeout() {
         }
         drop(stop);
         worker.join().unwrap().unwrap();
-        let refused = ConnectionEnd::Refused(StatusCode::NOT_FOUND).kind();
+        let refused = ConnectionEnd::Refused(RefusalReason::PathUnknown).kind();
         assert_eq!(counters.ended(refused).get(), 1, "{platform}");
     }
 }
@@ -297,10 +402,13 @@ fn connection_whose_end_was_demanded_is_not_handed_over() {
                 Sec-WebSocket-Version: 13\r\n\r\n",
             )
             .unwrap();
-        let stream = worker.plane.stream(listener.accept().unwrap().0).unwrap();
+        let (stream, peer) = listener.accept().unwrap();
+        let stream = worker.plane.stream(stream).unwrap();
+        let ticket = worker.service().server.admission.admit(peer.ip()).unwrap();
+        let entered = worker.roster.enter(ticket, stream.as_raw_fd());
         let control = Control::new(worker.now.clone(), None);
         control.demand(Demand::End(ConnectionEnd::Abandoned));
-        let end = worker.converse(stream, &control).await;
+        let end = worker.converse(stream, &control, &entered).await;
         assert_eq!(end, Some(ConnectionEnd::Abandoned));
         assert_eq!(counters.upgraded.get(), 0);
     });

@@ -3,6 +3,7 @@
 //! program itself.
 #![expect(unreachable_pub, reason = "the modules of a test binary are all private")]
 
+mod admission;
 mod balance;
 mod check_host;
 mod clients;

@@ -58,6 +58,9 @@ pub fn with_server(config: &Config, test: impl Fn(&TestServer)) {
         test(&server);
         let totals = server.stop();
         assert_eq!(totals.accepted, totals.ended_count(), "{totals:?}");
+        let refused = totals.ended.iter().find(|(kind, _)| *kind == "refused");
+        let by_reason: u64 = totals.refused.iter().map(|(_, count)| count).sum();
+        assert_eq!(refused.map_or(0, |(_, count)| *count), by_reason, "{totals:?}");
         assert!(
             !totals.ended.iter().any(|(kind, _)| ["panicked", "worker_died"].contains(kind)),
             "{totals:?}"
@@ -175,6 +178,19 @@ impl Peer {
         let mut rest = Vec::new();
         self.stream.read_to_end(&mut rest).expect("an orderly end");
         String::from_utf8(rest).expect("text")
+    }
+
+    /// Whether there is something to read, or the end.
+    pub fn has_received(&self) -> bool {
+        self.stream.set_nonblocking(true).unwrap();
+        let peeked = self.stream.peek(&mut [0]);
+        self.stream.set_nonblocking(false).unwrap();
+        peeked.is_ok()
+    }
+
+    /// Everything until the server's end.
+    pub fn read_to_close(&mut self) {
+        self.stream.read_to_end(&mut Vec::new()).expect("an orderly end");
     }
 
     /// A response head, and not a byte more.

@@ -43,6 +43,13 @@ use loom::sync::{
     atomic::{AtomicU32, Ordering::Relaxed},
 };
 
+#[cfg(not(loom))]
+use super::admission::Ticket;
+
+/// Under loom connections are numbers.
+#[cfg(loom)]
+type Ticket = ();
+
 /// The seats of all workers of a server, by the worker's number.
 #[derive(Debug)]
 pub struct Balance<T = Accepted, W = UnixStream>(Box<[Seat<T, W>]>);
@@ -92,6 +99,8 @@ pub struct Accepted {
     pub descriptor: OwnedFd,
     /// The peer's address.
     pub peer: SocketAddr,
+    /// What it was admitted with.
+    pub ticket: Ticket,
 }
 
 /// A worker's place in the balance.

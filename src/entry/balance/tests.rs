@@ -5,11 +5,14 @@ use std::{fs::File, io::Read, sync::Barrier, thread};
 use proptest::prelude::*;
 
 use super::*;
+use crate::{config::Bounds, entry::admission::Admission};
 
 /// A connection that is known by its peer's port.
 fn accepted(port: u16) -> Accepted {
     let descriptor = File::open("/dev/null").unwrap().into();
-    Accepted { descriptor, peer: SocketAddr::from(([127, 0, 0, 1], port)) }
+    let peer = SocketAddr::from(([127, 0, 0, 1], port));
+    let admission = Arc::new(Admission::new(&Bounds::default()));
+    Accepted { descriptor, peer, ticket: admission.admit(peer.ip()).unwrap() }
 }
 
 fn members(workers: usize) -> (Vec<Member>, Vec<UnixStream>) {

@@ -17,7 +17,6 @@ use std::{
     time::Duration,
 };
 
-use http::StatusCode;
 use monoio::task::JoinHandle;
 use tracing::warn;
 
@@ -32,7 +31,7 @@ use crate::{
         clock::{Deadlines, Tick},
         let_others_go_on, linger, write_all,
     },
-    metrics::Counters,
+    metrics::{Counters, RefusalReason},
     protocol::session::Session,
 };
 
@@ -106,7 +105,7 @@ impl<K: Kernel> OnEngine<K> {
         }
         let (mut reader, mut writer) = Self::split(stream);
         linger(&mut reader, &mut writer, control).await;
-        ConnectionEnd::Refused(StatusCode::SERVICE_UNAVAILABLE)
+        ConnectionEnd::Refused(RefusalReason::EngineFull)
     }
 
     /// Warns, once, of a kernel that loses wake-ups again and again.

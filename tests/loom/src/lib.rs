@@ -4,3 +4,6 @@
 
 #[path = "../../../src/entry/balance/mod.rs"]
 pub mod balance;
+
+#[path = "../../../src/entry/admission/pauses.rs"]
+pub mod pauses;

@@ -1,0 +1,136 @@
+//! The roster of a worker: the connections that it has, so that what they were counted for is given
+//! back even if the worker dies.
+//!
+//! A connection that is a task holds an [`Entered`]. One that the engine carries holds nothing: the
+//! roster knows its number, and its address by its descriptor if addresses are bounded. A task that a
+//! dead worker leaves behind is no matter, since the roster was closed.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    mem,
+    os::fd::RawFd,
+    rc::Rc,
+    sync::Arc,
+};
+
+use super::{Admission, Ticket, addresses::AddressBlock};
+
+/// The connections of a worker.
+#[derive(Debug)]
+pub struct Roster {
+    admission: Arc<Admission>,
+    connections: Cell<u32>,
+    handshakes: Cell<u32>,
+    /// The addresses of connections that are counted for them, by descriptor.
+    blocks: RefCell<HashMap<RawFd, AddressBlock>>,
+    is_closed: Cell<bool>,
+}
+
+/// A connection in a roster. It leaves the roster when this is dropped.
+#[derive(Debug)]
+pub struct Entered {
+    roster: Rc<Roster>,
+    /// `None` once it has been handed over.
+    descriptor: Option<RawFd>,
+    is_in_handshake: Cell<bool>,
+}
+
+impl Roster {
+    /// An empty roster.
+    pub fn new(admission: Arc<Admission>) -> Rc<Self> {
+        Rc::new(Self {
+            admission,
+            connections: Cell::default(),
+            handshakes: Cell::default(),
+            blocks: RefCell::default(),
+            is_closed: Cell::default(),
+        })
+    }
+
+    /// Enters an admitted connection. It has this descriptor until it leaves.
+    pub fn enter(self: &Rc<Self>, mut ticket: Ticket, descriptor: RawFd) -> Entered {
+        let is_of_another =
+            ticket.admission.take().is_none_or(|it| !Arc::ptr_eq(&it, &self.admission));
+        debug_assert!(!is_of_another, "a ticket is for the admission that gave it");
+        self.connections.set(self.connections.get() + 1);
+        self.handshakes.set(self.handshakes.get() + 1);
+        if let Some(block) = ticket.block {
+            self.blocks.borrow_mut().insert(descriptor, block);
+        }
+        Entered {
+            roster: self.clone(),
+            descriptor: Some(descriptor),
+            is_in_handshake: Cell::new(true),
+        }
+    }
+
+    /// The connection with this descriptor, which was [handed over](Entered::hand_over), has ended.
+    pub fn leave(&self, descriptor: RawFd) {
+        if self.is_closed.get() {
+            return;
+        }
+        self.connections.set(self.connections.get() - 1);
+        self.give_back_address(descriptor);
+        self.admission.give_back(1, 0);
+    }
+
+    /// Gives back what all connections in it were counted for. Nothing is given back for them later.
+    pub fn close(&self) {
+        if self.is_closed.replace(true) {
+            return;
+        }
+        for (_, block) in mem::take(&mut *self.blocks.borrow_mut()) {
+            self.admission.give_back_address(Some(block));
+        }
+        self.admission.give_back(self.connections.get(), self.handshakes.get());
+    }
+
+    fn give_back_address(&self, descriptor: RawFd) {
+        let mut blocks = self.blocks.borrow_mut();
+        if blocks.is_empty() {
+            return;
+        }
+        self.admission.give_back_address(blocks.remove(&descriptor));
+        if blocks.len() < blocks.capacity() / 8 {
+            let kept = 2 * blocks.len();
+            blocks.shrink_to(kept);
+        }
+    }
+
+    fn end_handshake(&self) {
+        if !self.is_closed.get() {
+            self.handshakes.set(self.handshakes.get() - 1);
+            self.admission.give_back(0, 1);
+        }
+    }
+}
+
+impl Drop for Roster {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Entered {
+    /// The request has been answered: the opening handshake is no longer in progress.
+    pub fn handshake_over(&self) {
+        if self.is_in_handshake.replace(false) {
+            self.roster.end_handshake();
+        }
+    }
+
+    /// Leaves the connection in the roster until [`Roster::leave`] is called for its descriptor.
+    pub fn hand_over(mut self) {
+        self.descriptor = None;
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.handshake_over();
+        if let Some(descriptor) = self.descriptor {
+            self.roster.leave(descriptor);
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! How many connections there is room for: each takes a descriptor, and some descriptors are kept for
+//! other things.
+
+use tracing::{info, warn};
+
+use crate::{config::Bounds, host::descriptors, worker::TURNED_AWAY_MAX};
+
+/// Descriptors that are kept for what is not a connection: a worker's replacement, files that are read
+/// again, connections to operate the server.
+const RESERVE: u64 = 64;
+
+/// The server warns if there is room for fewer connections than this.
+const ROOM_SMALL: u64 = 1024;
+
+/// Descriptors that are free, and how many of them are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Room {
+    free: u64,
+    reserve: u64,
+}
+
+/// Finds how many connections there is room for, now that the server has opened everything else, and
+/// says so.
+pub(super) fn find_room(bounds: &Bounds, workers: usize) -> u32 {
+    let room = Room::new(descriptors::count_free(), workers);
+    let connections_max = room.connections();
+    if let Some(wanted) = bounds.connections_max.map(|max| u64::from(max.get())) {
+        if wanted > connections_max {
+            warn!(
+                "--connections-max {wanted}: the limit of open files leaves room for \
+                 {connections_max} connections; raise it with ulimit -n, or LimitNOFILE= of the \
+                 service"
+            );
+        }
+    } else {
+        let Room { free, reserve } = room;
+        info!(
+            "at most {connections_max} connections at a time: {free} descriptors are free, of which \
+             {reserve} are kept in reserve"
+        );
+        if connections_max < ROOM_SMALL {
+            warn!(
+                "the limit of open files leaves room for {connections_max} connections; raise it \
+                 with ulimit -n, or LimitNOFILE= of the service"
+            );
+        }
+    }
+    connections_max as u32
+}
+
+impl Room {
+    fn new(free: u64, workers: usize) -> Self {
+        let reserve = RESERVE + (workers * TURNED_AWAY_MAX) as u64;
+        Self { free, reserve: reserve.min(free / 4) }
+    }
+
+    /// Connections that there is room for, at least one.
+    fn connections(self) -> u64 {
+        (self.free - self.reserve).clamp(1, u32::MAX.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserve_is_for_all_workers_and_at_most_a_quarter() {
+        let room = |free, workers| {
+            let room = Room::new(free, workers);
+            (room.reserve, room.connections())
+        };
+        assert_eq!(room(1 << 20, 2), (192, (1 << 20) - 192));
+        assert_eq!(room(1 << 20, 64), (4160, (1 << 20) - 4160));
+        assert_eq!(room(40, 2), (10, 30));
+        assert_eq!(room(1, 2), (0, 1));
+        assert_eq!(room(0, 2), (0, 1));
+        assert_eq!(room(1 << 40, 1).1, u64::from(u32::MAX));
+    }
+}
