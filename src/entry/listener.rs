@@ -12,7 +12,7 @@ use std::{
 };
 
 use nix::errno::Errno;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use thiserror::Error;
 use tracing::warn;
 
@@ -126,8 +126,22 @@ impl Listening {
         Ok(listener)
     }
 
+    /// Gives a socket that another process has opened the options of this server's own, for a worker
+    /// that is pinned to `cpu`. Its backlog becomes this server's as well.
+    pub fn adopt(&self, listener: &TcpListener, cpu: usize) -> Result<(), ListenError> {
+        let socket = SockRef::from(listener);
+        self.set_options(&socket, cpu)?;
+        socket.listen(self.backlog.cast_signed()).map_err(self.system_error("listen"))
+    }
+
     fn listen(&self, cpu: usize) -> Result<Socket, ListenError> {
         let socket = self.bind(true)?;
+        self.set_options(&socket, cpu)?;
+        socket.listen(self.backlog.cast_signed()).map_err(|source| self.address_error(source))?;
+        Ok(socket)
+    }
+
+    fn set_options(&self, socket: &Socket, cpu: usize) -> Result<(), ListenError> {
         // Accepted connections inherit TCP_NODELAY and the congestion control.
         self.try_option("TCP_NODELAY", socket.set_tcp_nodelay(true));
         if let Some(name) = &self.tcp_congestion {
@@ -144,8 +158,7 @@ impl Listening {
             let call = "setsockopt(SO_INCOMING_CPU), for --incoming-cpu";
             socket.set_cpu_affinity(cpu).map_err(self.system_error(call))?;
         }
-        socket.listen(self.backlog.cast_signed()).map_err(|source| self.address_error(source))?;
-        Ok(socket)
+        Ok(())
     }
 
     fn bind(&self, reuse_port: bool) -> Result<Socket, ListenError> {

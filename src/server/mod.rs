@@ -1,8 +1,9 @@
 //! A server: starts a worker for each core, replaces workers that die, and stops them all. A
 //! worker's own work is left to `worker`.
 //!
-//! Each worker accepts on a socket of its own, and the sockets share the port. A worker that dies
-//! of a defect is replaced: its own connections are lost, those of other workers go on.
+//! Each worker accepts on a socket of its own, and the sockets share the port; the server keeps them
+//! open beside the workers. A worker that dies of a defect is replaced: its own connections are lost,
+//! those of other workers go on, and so do those that wait in its queue.
 
 mod capabilities;
 mod errors;
@@ -10,13 +11,14 @@ mod replacement;
 mod room;
 mod shortages;
 pub mod signals;
+mod sockets;
 #[cfg(test)]
 mod tests;
 
 use std::{
     error::Error,
     io,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -34,6 +36,7 @@ use self::{
     replacement::{Place, Verdict},
     room::find_room,
     shortages::{log_shortage_of_replacement, log_shortages},
+    sockets::Sockets,
 };
 use crate::{
     config::Config,
@@ -50,6 +53,7 @@ use crate::{
 /// A running server.
 pub struct Server {
     listening: Listening,
+    sockets: Sockets,
     backlog: u32,
     /// The configuration, with what has been taken over since the start.
     config: Config,
@@ -160,11 +164,11 @@ impl Server {
         if !config.network.reuse_port {
             listening.probe()?;
         }
-        let listeners: Vec<_> =
-            cpus.iter().map(|cpu| listening.open(*cpu)).collect::<Result<_, _>>()?;
+        let sockets = Sockets::open(&mut listening, &cpus)?;
         let (events_sender, events) = channel();
         let mut server = Self {
             listening,
+            sockets,
             backlog: config.network.backlog.get(),
             config: config.clone(),
             service: Arc::new(build_service(config, Arc::new(ServerState::new(config)))),
@@ -179,11 +183,10 @@ impl Server {
             run_worker,
             spawn_thread: |name, run| thread::Builder::new().name(name).spawn(run),
         };
-        for (cpu, listener) in cpus.into_iter().zip(listeners) {
+        for (worker, cpu) in cpus.into_iter().enumerate() {
             let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
-            let worker = server.workers.len();
             let (orders, thread) =
-                server.spawn_worker(worker, cpu, &platforms, listener, counters.clone())?;
+                server.spawn_worker(worker, cpu, &platforms, counters.clone())?;
             let (platforms, place) = (platforms.clone(), Place::new(Instant::now()));
             server.workers.push(WorkerThread { cpu, platforms, counters, orders, thread, place });
         }
@@ -285,6 +288,8 @@ impl Server {
 
     /// Stops all workers, waits for their ends, and returns the totals of their counters.
     fn stop_workers(&mut self, drain: Drain) -> Totals {
+        // The queues end with the workers, and that of a dead worker at once.
+        self.sockets.close();
         let mut totals = Totals::default();
         let workers = std::mem::take(&mut self.workers);
         let counters: Vec<_> = workers.iter().map(|worker| worker.counters.clone()).collect();
@@ -352,20 +357,20 @@ impl Server {
 
     /// Starts the thread of a worker. The worker stops when the returned sender is dropped.
     fn spawn_worker(
-        &self,
+        &mut self,
         worker: usize,
         cpu: usize,
         platforms: &[Platform],
-        listener: TcpListener,
         counters: Arc<Counters>,
     ) -> Result<(OrderSender, JoinHandle<()>), StartError> {
+        let listeners = self.sockets.of_worker(worker, cpu, &mut self.listening)?;
         let (orders, worker_orders) =
             worker::orders().map_err(SystemCallError::naming("socketpair"))?;
         let balance = self.balance.clone();
         let plan = Plan {
             cpu,
             platforms: platforms.to_vec(),
-            listener,
+            listeners,
             backlog: self.backlog,
             member: balance
                 .as_ref()
@@ -480,15 +485,15 @@ impl Server {
             self.postpone(worker, &error, want);
             return Ok(());
         }
+        self.sockets.let_go(worker);
         error!(worker, "a worker cannot be replaced: {error}");
         self.schedule_retry(worker, error.to_string())
     }
 
     fn start_replacement(&mut self, worker: usize) -> Result<(), StartError> {
         let WorkerThread { cpu, platforms, counters, .. } = &self.workers[worker];
-        let listener = self.listening.open(*cpu)?;
-        let (orders, thread) =
-            self.spawn_worker(worker, *cpu, platforms, listener, counters.clone())?;
+        let (cpu, platforms, counters) = (*cpu, platforms.clone(), counters.clone());
+        let (orders, thread) = self.spawn_worker(worker, cpu, &platforms, counters)?;
         let replaced = &mut self.workers[worker];
         (replaced.orders, replaced.thread) = (orders, thread);
         Ok(())

@@ -139,6 +139,7 @@ fn replacement_that_cannot_start_is_tried_again_until_the_server_gives_up() {
     // No machine has this address: its network is for documentation (RFC 5737).
     let elsewhere = listening_at(SocketAddr::from(([192, 0, 2, 1], 9001)));
     server.listening = Listening::new(&elsewhere);
+    server.sockets.let_go(0);
     for tried in 1..TRIES_MAX {
         server.replace_worker(0).unwrap();
         assert_eq!(server.workers[0].place.tries, tried);

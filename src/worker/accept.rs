@@ -1,4 +1,4 @@
-//! Accepting: connections come from this worker's listener, or from another worker that assigns them
+//! Accepting: connections come from this worker's listeners, or from another worker that assigns them
 //! here, and each becomes a task.
 
 use std::{
@@ -16,7 +16,10 @@ use nix::errno::Errno;
 use socket2::SockRef;
 use tracing::{debug, warn};
 
-use super::{Worker, signal::Signal};
+use super::{
+    Worker,
+    signal::{Signal, source},
+};
 use crate::{
     connection::{ConnectionEnd, Control},
     entry::{
@@ -37,13 +40,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How a worker's pause is ended by the end of a connection, on whatever worker. The stream is made at
 /// the start, since there is no descriptor for it when it is needed.
-pub(super) struct PauseSignal<P: Plane> {
+struct PauseSignal<P: Plane> {
     end: PauseEnd,
     ended: Signal<P>,
 }
 
 impl<P: Plane> PauseSignal<P> {
-    pub(super) fn new(plane: &P) -> Result<Self, SystemCallError> {
+    fn new(plane: &P) -> Result<Self, SystemCallError> {
         let (end, ended) = StdUnixStream::pair().map_err(SystemCallError::naming("socketpair"))?;
         end.set_nonblocking(true).map_err(SystemCallError::naming("ioctl(FIONBIO)"))?;
         Ok(Self { end: PauseEnd::new(end), ended: Signal::new(ended, plane)? })
@@ -72,6 +75,22 @@ impl Failing {
     }
 }
 
+/// A listening socket, and the source by which the worker waits for it.
+pub(super) struct Queue<P: Plane> {
+    pub(super) listener: StdTcpListener,
+    source: P::Source,
+    /// Ends the pause after a failure to accept.
+    pause: PauseSignal<P>,
+}
+
+impl<P: Plane> Queue<P> {
+    pub(super) fn new(listener: StdTcpListener, plane: &P) -> Result<Self, SystemCallError> {
+        listener.set_nonblocking(true).map_err(SystemCallError::naming("ioctl(FIONBIO)"))?;
+        let source = source(&listener, plane)?;
+        Ok(Self { listener, source, pause: PauseSignal::new(plane)? })
+    }
+}
+
 impl<P: Plane> Worker<P> {
     /// Tries to accept, to see whether that is allowed. A connection that waits already is admitted.
     pub(super) fn try_to_accept(
@@ -88,13 +107,11 @@ impl<P: Plane> Worker<P> {
         Ok(())
     }
 
-    /// Accepts connections for ever.
-    pub(super) async fn accept(
-        self: &Rc<Self>,
-        listener: &StdTcpListener,
-        source: &P::Source,
-        mut pause: PauseSignal<P>,
-    ) -> Infallible {
+    /// Accepts connections from one queue for ever. A worker with several queues does this for each
+    /// at once, and each takes at most [`ACCEPTED_MAX`] before it waits, so that none waits for
+    /// another.
+    pub(super) async fn accept(self: &Rc<Self>, queue: &mut Queue<P>) -> Infallible {
+        let Queue { listener, source, pause } = queue;
         let mut waiting = Failing::default();
         loop {
             match self.accept_waiting(listener, ACCEPTED_MAX) {
@@ -107,7 +124,7 @@ impl<P: Plane> Worker<P> {
                         self.plane.sleep(ACCEPT_PAUSE).await;
                     }
                 },
-                Err(exhausted) => self.pause(&exhausted, &mut pause).await,
+                Err(exhausted) => self.pause(&exhausted, pause).await,
             }
         }
     }
@@ -156,6 +173,8 @@ impl<P: Plane> Worker<P> {
             match listener.accept() {
                 Ok((stream, peer)) => self.receive(stream, peer),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // Another worker that has the same socket has emptied and closed the queue.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => break,
                 Err(error) => {
                     failures += 1;
                     if let Some(remedy) = remedy(&error) {

@@ -4,8 +4,9 @@
 //! to its data plane. A panic in one connection's task ends that connection only; a panic in the
 //! engine, which carries connections without tasks, ends the worker.
 //!
-//! Workers share the port, at which each has a listener of its own; what they answer with
-//! ([`Service`]), which never changes, but may be replaced by another; and the balance, through which a worker gives away a
+//! Workers share the port, at which each has one listener or several, of its own or shared with
+//! others; what they answer with ([`Service`]), which never changes, but may be replaced by another;
+//! and the balance, through which a worker gives away a
 //! connection that another is to admit. Counters are a worker's own, and other threads read them.
 //!
 //! Here are a worker's start and sweep; `accept` makes connections of what comes in, `conversation`
@@ -35,12 +36,12 @@ use std::{
     task::{Poll, Waker},
 };
 
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, select, select_all};
 use slab::Slab;
 use thiserror::Error;
 
 use self::{
-    accept::PauseSignal, orders::Inbox, platform::Ground, signal::Signal, turned_away::TurnedAway,
+    accept::Queue, orders::Inbox, platform::Ground, signal::Signal, turned_away::TurnedAway,
 };
 use crate::{
     config::{Config, Echo, Time},
@@ -76,9 +77,10 @@ pub struct Plan {
     pub cpu: usize,
     /// What it may run on, the best first. It runs on the first that the system grants.
     pub platforms: Vec<Platform>,
-    /// The listening socket, its own.
-    pub listener: StdTcpListener,
-    /// How many connections may wait in its queue.
+    /// The sockets that it accepts from, at least one. Other workers, and the server, may have the
+    /// same ones.
+    pub listeners: Vec<StdTcpListener>,
+    /// How many connections may wait in the queue of each.
     pub backlog: u32,
     /// Its place in the balance, with the stream that wakes it; `None` leaves connections where
     /// the kernel puts them.
@@ -187,18 +189,19 @@ impl<R: FnOnce(Ready) + 'static> Start<R> {
         let (ordered, orders) = plan.orders.split();
         let ordered = Signal::new(ordered, &worker.plane)?;
         let woken = woken.map(|woken| Signal::new(woken, &worker.plane)).transpose()?;
-        plan.listener.set_nonblocking(true).map_err(SystemCallError::naming("ioctl(FIONBIO)"))?;
-        let source = signal::source(&plan.listener, &worker.plane)?;
-        let pause = PauseSignal::new(&worker.plane)?;
-        worker.try_to_accept(&plan.listener)?;
+        let mut queues = Vec::new();
+        for listener in plan.listeners {
+            let queue = Queue::new(listener, &worker.plane)?;
+            worker.try_to_accept(&queue.listener)?;
+            queues.push(queue);
+        }
         worker.plane.spawn(worker.clone().sweep());
         if let Some(woken) = woken {
             worker.plane.spawn(worker.clone().admit_assigned(woken));
         }
         let working = worker.clone();
         let work = worker.plane.spawn(async move {
-            let result =
-                working.work(plan.listener, plan.backlog, source, pause, ordered, orders).await;
+            let result = working.work(queues, plan.backlog, ordered, orders).await;
             working.is_over.set(true);
             result
         });
@@ -291,20 +294,20 @@ impl<P: Plane> Worker<P> {
     /// Accepts connections until the worker is to stop, and waits for their ends.
     async fn work(
         self: &Rc<Self>,
-        listener: StdTcpListener,
+        mut queues: Vec<Queue<P>>,
         backlog: u32,
-        source: P::Source,
-        pause: PauseSignal<P>,
         mut ordered: Signal<P>,
         orders: Inbox,
     ) -> Result<(), WorkerError> {
-        let accepting = self.accept(&listener, &source, pause);
-        let drain = match select(pin!(self.obey(&mut ordered, &orders)), pin!(accepting)).await {
+        let accepting = select_all(queues.iter_mut().map(|queue| Box::pin(self.accept(queue))));
+        let drain = match select(pin!(self.obey(&mut ordered, &orders)), accepting).await {
             Either::Left((drain, _)) => drain.map_err(WorkerError::Signal)?,
-            Either::Right((never, _)) => match never {},
+            Either::Right(((never, ..), _)) => match never {},
         };
-        self.accept_the_last(&listener, backlog as usize + 1);
-        drop((source, listener));
+        for Queue { listener, .. } in &queues {
+            self.accept_the_last(listener, backlog as usize + 1);
+        }
+        drop(queues);
         if let Some(member) = &self.member {
             member.leave();
             self.empty_inbox(member);

@@ -82,8 +82,8 @@ fn plan(
 ) -> Plan {
     let cpu = CpuList::usable().unwrap().as_slice()[0];
     let (platforms, service) = (vec![platform], Arc::new(service));
-    let (backlog, member) = (128, None);
-    Plan { cpu, platforms, listener, backlog, member, orders, counters, service }
+    let (listeners, backlog, member) = (vec![listener], 128, None);
+    Plan { cpu, platforms, listeners, backlog, member, orders, counters, service }
 }
 
 /// An acceptor assigns connections to a worker that is told to stop in the middle of it. Each

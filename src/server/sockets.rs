@@ -1,0 +1,120 @@
+//! A server's listening sockets, and which of its workers accepts from which.
+//!
+//! The server keeps every socket open beside its workers, so that a connection that waits in a queue
+//! outlives the worker that would have accepted it: the worker's replacement finds it there. The
+//! invariants: every socket is at least one worker's, and every worker has at least one. Opening and
+//! setting sockets is left to `entry::listener`.
+
+use std::{io, net::TcpListener};
+
+use super::StartError;
+use crate::{
+    entry::listener::{ListenError, Listening},
+    host::descriptors::SystemCallError,
+};
+
+/// The listening sockets of a server.
+pub(super) struct Sockets {
+    /// A socket that was let go of is opened anew when its worker is replaced.
+    sockets: Vec<Option<TcpListener>>,
+    workers: usize,
+    /// Other processes have, or had, the same sockets, so that none is ever let go of.
+    are_adopted: bool,
+}
+
+impl Sockets {
+    /// Opens a socket for each worker, by the CPUs that the workers are pinned to.
+    pub(super) fn open(listening: &mut Listening, cpus: &[usize]) -> Result<Self, ListenError> {
+        let sockets = cpus.iter().map(|cpu| listening.open(*cpu).map(Some));
+        let sockets = sockets.collect::<Result<_, _>>()?;
+        Ok(Self { sockets, workers: cpus.len(), are_adopted: false })
+    }
+
+    /// Takes over sockets, at least one, that another process has opened.
+    pub(super) fn adopt(
+        sockets: Vec<TcpListener>,
+        listening: &mut Listening,
+        cpus: &[usize],
+    ) -> Result<Self, ListenError> {
+        let workers = cpus.len();
+        for (at, socket) in sockets.iter().enumerate() {
+            // Worker numbers follow the sockets' order, as in `turns`.
+            listening.adopt(socket, cpus[at % workers])?;
+        }
+        let sockets = sockets.into_iter().map(Some).collect();
+        Ok(Self { sockets, workers, are_adopted: true })
+    }
+
+    /// The sockets of a worker that is pinned to `cpu`: duplicates of the server's own. With more
+    /// sockets than workers a worker has several; with fewer, workers share them.
+    pub(super) fn of_worker(
+        &mut self,
+        worker: usize,
+        cpu: usize,
+        listening: &mut Listening,
+    ) -> Result<Vec<TcpListener>, StartError> {
+        let Self { sockets, workers, .. } = self;
+        let places: Vec<_> = turns(sockets.len(), *workers, worker).collect();
+        let mut shares = Vec::new();
+        for place in places {
+            let socket = match &mut sockets[place] {
+                Some(socket) => socket,
+                vacant @ None => vacant.insert(listening.open(cpu)?),
+            };
+            shares.push(duplicate(socket)?);
+        }
+        Ok(shares)
+    }
+
+    /// Closes the server's own duplicate of the socket of a worker that cannot be replaced for now.
+    /// Its queue is closed with it, and the kernel spreads connections over the others. Sockets that
+    /// other processes or workers may have stay open.
+    pub(super) fn let_go(&mut self, worker: usize) {
+        if !self.are_adopted {
+            self.sockets[worker] = None;
+        }
+    }
+
+    /// Closes all of the server's own duplicates.
+    pub(super) fn close(&mut self) {
+        self.sockets.clear();
+    }
+
+    /// Duplicates of all sockets, for another server.
+    pub(super) fn duplicates(&self) -> Result<Vec<TcpListener>, SystemCallError> {
+        self.sockets.iter().flatten().map(duplicate).collect()
+    }
+}
+
+/// The places of a worker's sockets. Workers and sockets are dealt out to each other in turns, until
+/// each has had one.
+fn turns(sockets: usize, workers: usize, worker: usize) -> impl Iterator<Item = usize> {
+    let turns = (worker..sockets.max(workers)).step_by(workers);
+    turns.map(move |turn| turn % sockets)
+}
+
+fn duplicate(socket: &TcpListener) -> Result<TcpListener, SystemCallError> {
+    let duplicate: io::Result<_> = socket.try_clone();
+    duplicate.map_err(SystemCallError::naming("fcntl(F_DUPFD_CLOEXEC)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_worker_has_a_socket_and_every_socket_a_worker() {
+        for (sockets, workers) in (1..=9).flat_map(|s| (1..=9).map(move |w| (s, w))) {
+            let dealt: Vec<Vec<_>> =
+                (0..workers).map(|worker| turns(sockets, workers, worker).collect()).collect();
+            assert!(dealt.iter().all(|places| !places.is_empty()), "{sockets} {workers} {dealt:?}");
+            let seen: HashSet<_> = dealt.iter().flatten().copied().collect();
+            assert_eq!(seen, (0..sockets).collect(), "{sockets} {workers} {dealt:?}");
+            // Loads differ by one at most.
+            let lens: Vec<_> = dealt.iter().map(Vec::len).collect();
+            assert!(lens.iter().max().unwrap() - lens.iter().min().unwrap() <= 1, "{dealt:?}");
+        }
+    }
+}
