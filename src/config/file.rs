@@ -32,10 +32,16 @@ pub struct FileFlag {
 /// The most bytes that a file may have: far more than all flags take.
 pub const FILE_LEN_MAX: u64 = 1 << 20;
 
+/// The most faults that are told of one file.
+const FAULTS_MAX: usize = 20;
+
+/// The longest name of which a similar flag is looked for.
+const SIMILAR_LEN_MAX: usize = 64;
+
 /// The name of the flag that names the file, which the file itself cannot set.
 const CONFIG: &str = "config";
 
-/// What is wrong with a file, one fault for each place, in the file's order.
+/// What is wrong with a file, one fault for each place, in the file's order; at most 20.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileError {
     file: PathBuf,
@@ -139,6 +145,9 @@ impl FileValues {
         entries.sort_by_key(|(name, _)| name.span().start);
         let (mut values, mut faults) = (Vec::new(), Vec::new());
         for (name, value) in entries {
+            if faults.len() == FAULTS_MAX {
+                break;
+            }
             let line = line(name.span());
             match read_entry(command, name.get_ref(), value.get_ref()) {
                 Ok((id, texts)) => {
@@ -154,11 +163,15 @@ impl FileValues {
     }
 
     /// The command with these values as its flags' defaults.
-    pub(super) fn apply(&self, mut command: Command) -> Command {
-        for FileValue { id, values, .. } in &self.0 {
-            command = command.mut_arg(id, |flag| flag.default_values(values));
-        }
-        command
+    pub(super) fn apply(&self, command: Command) -> Command {
+        // `mut_arg` would change the order of the flags.
+        command.mut_args(|flag| {
+            let value = self.0.iter().find(|value| flag.get_id() == value.id.as_str());
+            match value {
+                Some(FileValue { values, .. }) => flag.default_values(values),
+                None => flag,
+            }
+        })
     }
 
     /// The line that has a flag's value, if any has.
@@ -266,6 +279,9 @@ fn allowed(error: &Error) -> String {
 fn advice(command: &Command, name: &str, value: &DeValue<'_>) -> String {
     if matches!(value, DeValue::Table(_)) {
         return "; names stand alone, without sections".to_owned();
+    }
+    if name.len() > SIMILAR_LEN_MAX {
+        return String::new();
     }
     let dashed = name.replace('_', "-");
     let error = command.clone().try_get_matches_from(["", &format!("--{dashed}")]);

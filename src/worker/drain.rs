@@ -40,6 +40,9 @@ pub(super) struct Steps {
 /// One connection.
 const ONE: i64 = 1 << 20;
 
+/// More connections than there can be, of which the parts can still be counted.
+const LEFT_MAX: i64 = 1 << 40;
+
 impl Steps {
     /// Steps that are spread evenly over a time, the first at its beginning and the last at its end;
     /// a single step if there is no time.
@@ -54,13 +57,13 @@ impl Steps {
     pub(super) fn share(&mut self, left: usize) -> usize {
         let steps = i64::from(self.left.max(1));
         self.left = self.left.saturating_sub(1);
-        // The connections that would be left if they could be closed in parts.
-        let in_parts = i64::try_from(left).unwrap_or(i64::MAX / ONE) * ONE - self.owed;
-        self.owed += in_parts / steps;
-        let share = usize::try_from((self.owed + ONE - 1).div_euclid(ONE)).unwrap_or(0);
-        let share = if steps == 1 { left } else { share.min(left) };
-        self.owed -= share as i64 * ONE;
-        share
+        let left = i64::try_from(left).map_or(LEFT_MAX, |left| left.min(LEFT_MAX));
+        // As if the connections that are left could be closed in parts.
+        self.owed += (left * ONE - self.owed) / steps;
+        let rounded_up = (self.owed + ONE - 1).div_euclid(ONE);
+        let share = if steps == 1 { left } else { rounded_up.clamp(0, left) };
+        self.owed -= share * ONE;
+        usize::try_from(share).unwrap_or(0)
     }
 
     /// When the next step is due, after the first; `None` if there is none.

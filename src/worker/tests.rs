@@ -142,6 +142,69 @@ fn stopping_worker_answers_everything_that_was_assigned_to_it() {
     }
 }
 
+/// More connections than a worker accepts in one go wait in its queue when it is told to stop. None
+/// is reset: the worker answers each.
+#[test]
+fn stopping_worker_answers_everything_that_waits_in_its_queue() {
+    const WAITING: usize = 128;
+    for platform in platforms() {
+        let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut clients: Vec<_> =
+            (0..WAITING).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let (stop, worker_orders) = orders().unwrap();
+        let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
+        let plan = plan(platform, listener, worker_orders, counters.clone(), service());
+        stop.drain(Drain::configured(&Time::default()));
+        let worker = thread::spawn(move || run(plan, |_| ()));
+        for client in &mut clients {
+            let mut response = String::new();
+            client.read_to_string(&mut response).unwrap();
+            assert!(response.starts_with("HTTP/1.1 503 "), "{response}");
+        }
+        drop(clients);
+        worker.join().unwrap().unwrap();
+        assert_eq!(counters.accepted.get(), WAITING as u64, "{platform}");
+    }
+}
+
+/// The tasks' table: those with a session have their turn in order, once.
+#[test]
+fn tasks_are_drained_in_shares_and_none_is_forgotten() {
+    runtime::build_on_epoll().unwrap().block_on(async {
+        let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
+        let (plane, bounds) = (Portable::on_epoll(), Bounds::new(&Echo::default()));
+        let worker = Rc::new(Worker::new(plane, Arc::new(service()), bounds, counters, None));
+        let add = |is_open: bool| {
+            let control = Rc::new(Control::new(worker.now.clone(), None));
+            if is_open {
+                control.opened();
+            }
+            worker.connections.borrow_mut().insert(control.clone());
+            control
+        };
+        let told = |controls: &[&Rc<Control>]| -> Vec<bool> {
+            controls.iter().map(|it| it.is_open() && !it.is_undrained()).collect()
+        };
+        let (first, second, handshake) = (add(true), add(true), add(false));
+        assert_eq!(worker.undrained_count(), 2);
+        worker.close_some(1);
+        assert_eq!(told(&[&first, &second, &handshake]), [true, false, false]);
+        // One is upgraded meanwhile, and one comes.
+        handshake.opened();
+        let late = add(true);
+        assert_eq!(worker.undrained_count(), 3);
+        worker.close_some(2);
+        assert_eq!(told(&[&second, &handshake, &late]), [true, true, false]);
+        worker.close_some(usize::MAX);
+        assert_eq!(worker.undrained_count(), 0);
+        let heard = [&first, &second, &handshake, &late].map(|it| it.demanded());
+        for demanded in heard {
+            assert_eq!(demanded.await, Demand::Drain);
+        }
+    });
+}
+
 /// A page that no buffers of sockets hold, and a client that reads nothing of it. Were it taken
 /// for an open connection, it would be ended later and for its silence.
 #[test]

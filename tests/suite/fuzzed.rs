@@ -3,6 +3,7 @@
 use futures_executor::block_on;
 use http::header::{CONNECTION, UPGRADE};
 use ringecho::{
+    config::command_line::parse_file,
     handshake::{Policy, http1::answer, permessage_deflate::negotiate},
     http::{REQUEST_HEAD_LEN_MAX, Refusal, Route, echo_paths::EchoPaths, read_request_head, route},
     protocol::{
@@ -88,6 +89,24 @@ pub fn extension_offer(input: &[u8]) {
     }
 }
 
+/// Any text is a configuration or a refusal that names a line; what is shown of a configuration is a
+/// file that makes the same one.
+pub fn config_file(input: &[u8]) {
+    let Ok(text) = str::from_utf8(input) else { return };
+    match parse_file(text) {
+        Ok(parsed) => {
+            let shown = parsed.settings.to_string();
+            let again = parse_file(&shown).unwrap_or_else(|error| panic!("{shown}: {error}"));
+            assert_eq!(again.config, parsed.config, "{shown}");
+        }
+        Err(error) => {
+            let error = error.to_string();
+            assert!(error.starts_with("FILE"), "{error}");
+            assert!(!error.contains(|it: char| it.is_control() && it != '\n'), "{error:?}");
+        }
+    }
+}
+
 fn write(offer: &Offer) -> String {
     let parameters = offer.parameters.iter().map(|parameter| match &parameter.value {
         Some(value) => format!("; {}=\"{value}\"", parameter.name),
@@ -120,6 +139,11 @@ mod tests {
     #[test]
     fn corpus_of_request_heads_is_replayed() {
         replay("request_head", request_head);
+    }
+
+    #[test]
+    fn corpus_of_configuration_files_is_replayed() {
+        replay("config_file", config_file);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use ringecho::{
     config::{Config, Cores, DataPlane, Driver, Network, Within},
     metrics::Totals,
     server::{Server, StopHandle},
+    worker::Drain,
 };
 
 /// How long a peer waits for what must come. Not a bound on the server, only an end for a test
@@ -79,6 +80,11 @@ impl TestServer {
     /// A stop that somebody else may give while the server runs.
     pub fn begin_to_stop(&self) {
         self.stop.stop();
+    }
+
+    /// A stop in another way than the configured one.
+    pub fn drain(&self, drain: Drain) {
+        self.stop.drain(drain);
     }
 
     pub fn stop(self) -> Totals {

@@ -125,6 +125,34 @@ fn goodbye_follows_a_reply_that_is_on_its_way_and_goes_out_short() {
     }
 }
 
+/// Shares of a drain, with a connection that leaves and one that comes between them.
+#[test]
+fn connections_are_drained_in_shares_and_none_is_forgotten() {
+    for seed in 0..100 {
+        let mut run = Run::new(seed);
+        let idle = || peer(Vec::new(), Ending::Silence);
+        let mut raws: Vec<_> = (0..3).map(|_| run.connect(idle())).collect();
+        let drained = |run: &Run, raw| run.world.borrow().peers[raw].output == goodbye();
+        run.turns(50);
+        assert_eq!(run.engine.undrained_count(), 3);
+        run.engine.drain_some(1);
+        assert_eq!(run.engine.undrained_count(), 2);
+        raws.push(run.connect(idle()));
+        assert_eq!(run.engine.undrained_count(), 3);
+        run.engine.drain_some(2);
+        run.turns(50);
+        assert_eq!(run.engine.undrained_count(), 1);
+        let goodbyes = raws.iter().map(|raw| drained(&run, raw)).collect::<Vec<_>>();
+        assert_eq!(goodbyes, [true, true, true, false], "seed {seed}");
+        run.engine.drain_some(usize::MAX);
+        run.engine.drain_some(usize::MAX);
+        run.engine.drain();
+        run.turns(50);
+        assert_eq!(run.engine.undrained_count(), 0);
+        assert!(raws.iter().all(|raw| drained(&run, raw)), "seed {seed}");
+    }
+}
+
 #[test]
 fn peer_that_reads_slowly_but_steadily_is_not_silent() {
     const TICKS: usize = 1000;
@@ -340,6 +368,8 @@ impl Run {
             // A stopping server may still be given connections whose handshake was under way.
             if self.rng.random_ratio(1, 20) {
                 self.engine.drain();
+            } else if self.rng.random_ratio(1, 20) {
+                self.engine.drain_some(1);
             }
             let peer = random_peer(&mut self.rng);
             self.connect(peer);
