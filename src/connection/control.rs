@@ -6,12 +6,13 @@ use std::{
     os::fd::RawFd,
     rc::Rc,
     task::{Poll, Waker},
+    time::Duration,
 };
 
 use super::{
     ConnectionEnd,
     clock::{Deadlines, Due, Tick, Timing},
-    intake::intake,
+    intake::{intake, is_quiet},
 };
 
 /// Shared by a worker and a connection's task: the worker's sweep reads the connection's timing, and
@@ -36,6 +37,8 @@ pub enum Demand {
     Ping,
     /// The server is stopping: close when no message is under way.
     Drain,
+    /// Another server has taken over, and the peer is quiet: close if no message is under way.
+    DrainIdle,
     /// The request head has taken too long.
     TimeOut,
     /// End now, for this reason.
@@ -64,7 +67,7 @@ impl Control {
         let stands = match self.demand.get() {
             Some(Demand::End(_)) => true,
             Some(Demand::Drain) => !matches!(demand, Demand::End(_)),
-            Some(Demand::Ping | Demand::TimeOut) | None => false,
+            Some(Demand::Ping | Demand::TimeOut | Demand::DrainIdle) | None => false,
         };
         if !stands {
             self.demand.set(Some(demand));
@@ -119,6 +122,15 @@ impl Control {
         });
     }
 
+    /// Demands the end of a connection that is open and has been quiet for so long. A demand that the
+    /// task has not heard yet comes first.
+    pub fn drain_if_quiet(&self, quiet: Duration) {
+        let is_free = self.demand.get().is_none() && self.is_open();
+        if is_free && self.descriptor.is_none_or(|descriptor| is_quiet(&descriptor, quiet)) {
+            self.demand(Demand::DrainIdle);
+        }
+    }
+
     /// Waits for any demand.
     pub async fn demanded(&self) -> Demand {
         self.wait(|| self.demand.take()).await
@@ -134,7 +146,7 @@ impl Control {
         match self.demand.get()? {
             Demand::End(end) => Some(end),
             Demand::TimeOut => Some(ConnectionEnd::HandshakeTimeout),
-            Demand::Ping | Demand::Drain => None,
+            Demand::Ping | Demand::Drain | Demand::DrainIdle => None,
         }
     }
 

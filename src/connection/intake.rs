@@ -18,8 +18,33 @@ pub struct Intake {
 }
 
 /// The intake of a connection's peer; `None` if this is no TCP connection.
-#[expect(unsafe_code, reason = "no crate in use knows this socket option")]
 pub fn intake(connection: &impl AsRawFd) -> Option<Intake> {
+    let info = tcp_info(connection)?;
+    Some(Intake {
+        acknowledged: info.tcpi_bytes_acked as u32,
+        is_behind: is_behind(&info),
+        silence: (info.tcpi_last_ack_recv < info.tcpi_last_data_recv)
+            .then(|| Duration::from_millis(info.tcpi_last_ack_recv.into())),
+    })
+}
+
+/// Whether the peer of a connection has sent nothing for so long, and has acknowledged all that it was
+/// sent. Bytes that have arrived and are not read yet count as sent. What is no TCP connection is
+/// quiet.
+pub fn is_quiet(connection: &impl AsRawFd, quiet: Duration) -> bool {
+    tcp_info(connection).is_none_or(|info| {
+        !is_behind(&info) && Duration::from_millis(info.tcpi_last_data_recv.into()) >= quiet
+    })
+}
+
+/// Whether the peer has not acknowledged everything that it was sent.
+fn is_behind(info: &libc::tcp_info) -> bool {
+    info.tcpi_unacked > 0 || info.tcpi_notsent_bytes > 0
+}
+
+/// What the kernel says of a connection; `None` if this is no TCP connection.
+#[expect(unsafe_code, reason = "no crate in use knows this socket option")]
+fn tcp_info(connection: &impl AsRawFd) -> Option<libc::tcp_info> {
     // SAFETY: the structure consists of numbers, for which zeros are a value.
     let mut info: libc::tcp_info = unsafe { mem::zeroed() };
     let mut info_len = size_of::<libc::tcp_info>() as libc::socklen_t;
@@ -33,12 +58,7 @@ pub fn intake(connection: &impl AsRawFd) -> Option<Intake> {
             &raw mut info_len,
         )
     };
-    (result == 0).then(|| Intake {
-        acknowledged: info.tcpi_bytes_acked as u32,
-        is_behind: info.tcpi_unacked > 0 || info.tcpi_notsent_bytes > 0,
-        silence: (info.tcpi_last_ack_recv < info.tcpi_last_data_recv)
-            .then(|| Duration::from_millis(info.tcpi_last_ack_recv.into())),
-    })
+    (result == 0).then_some(info)
 }
 
 #[cfg(test)]
@@ -76,9 +96,27 @@ mod tests {
         assert!(after.acknowledged as usize >= sent);
     }
 
+    /// An hour is longer than the test, so nothing depends on its speed.
     #[test]
-    fn connection_without_tcp_has_no_intake() {
+    fn peer_is_quiet_that_neither_sends_nor_owes() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut connection, _) = listener.accept().unwrap();
+        assert!(is_quiet(&connection, Duration::ZERO) && !is_quiet(&connection, HOUR));
+        peer.write_all(b"a").unwrap();
+        while !is_quiet(&connection, Duration::from_millis(20)) {
+            thread::yield_now();
+        }
+        connection.set_nonblocking(true).unwrap();
+        while connection.write(&[0; 1 << 14]).is_ok() {}
+        assert!(!is_quiet(&connection, Duration::ZERO), "the peer has not taken all");
+    }
+
+    #[test]
+    fn connection_without_tcp_has_no_intake_and_is_quiet() {
         let (connection, _peer) = UnixStream::pair().unwrap();
         assert_eq!(intake(&connection), None);
+        assert!(is_quiet(&connection, Duration::MAX));
     }
 }

@@ -24,6 +24,8 @@ pub struct Counters {
     pub received_bytes: Counter,
     /// Wake-ups that the kernel lost: what had arrived was found only by the next sweep.
     pub late_wake_ups: Counter,
+    /// Sweeps, about one a second, by which others see that the worker lives.
+    pub sweeps: Counter,
     /// Connections that ended, by kind of end.
     ended: Vec<(&'static str, Counter)>,
     /// Refused connections by reason; together they are those that ended as refused.
@@ -65,6 +67,7 @@ impl Counters {
             messages: Counter::default(),
             received_bytes: Counter::default(),
             late_wake_ups: Counter::default(),
+            sweeps: Counter::default(),
             ended: end_kinds.iter().map(|kind| (*kind, Counter::default())).collect(),
             refused: Default::default(),
         }

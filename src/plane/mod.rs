@@ -87,6 +87,10 @@ pub(crate) trait Plane: Sized + 'static {
     /// Closes the first `count` of these as soon as no message is under way on them.
     fn drain_some(&self, count: usize);
 
+    /// Closes those of the connections that it has taken over which have been quiet for so long, and
+    /// have no message under way.
+    fn drain_quiet(&self, quiet: Duration);
+
     /// Ends connections that it has taken over.
     fn abandon(&self);
 

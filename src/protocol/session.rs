@@ -81,6 +81,12 @@ impl Session {
         self.start_closing_handshake()
     }
 
+    /// Whether no message and no closing handshake is under way, so that [`drain`](Self::drain) would
+    /// return the Close frame.
+    pub fn is_idle(&self) -> bool {
+        self.stage == Stage::Open && self.echo.between_messages()
+    }
+
     /// Whether [`drain`](Self::drain) has been called, and the session is not over.
     pub fn is_stopping(&self) -> bool {
         matches!(self.stage, Stage::Draining | Stage::CloseSent)

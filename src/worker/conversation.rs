@@ -119,8 +119,9 @@ impl<P: Plane> Worker<P> {
                 }
                 Either::Right((Demand::TimeOut, _)) => break (RequestRefusal::TimedOut, false),
                 Either::Right((Demand::Drain, _)) => break (RequestRefusal::Stopping, false),
-                // There is nothing to ping yet.
-                Either::Right((Demand::Ping, _)) => {}
+                // There is nothing to ping yet, and an opening handshake is answered here even if
+                // another server has taken over.
+                Either::Right((Demand::Ping | Demand::DrainIdle, _)) => {}
                 Either::Right((Demand::End(end), _)) => return Err(end),
             }
         };

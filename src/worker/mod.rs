@@ -18,6 +18,7 @@ mod conversation;
 mod drain;
 mod orders;
 mod platform;
+mod quiet;
 mod readiness;
 mod signal;
 #[cfg(test)]
@@ -304,14 +305,17 @@ impl<P: Plane> Worker<P> {
             Either::Left((drain, _)) => drain.map_err(WorkerError::Signal)?,
             Either::Right(((never, ..), _)) => match never {},
         };
-        for Queue { listener, .. } in &queues {
-            self.accept_the_last(listener, backlog as usize + 1);
+        if !drain.leaves_queues {
+            for Queue { listener, .. } in &queues {
+                self.accept_the_last(listener, backlog as usize + 1);
+            }
         }
         drop(queues);
         if let Some(member) = &self.member {
             member.leave();
             self.empty_inbox(member);
         }
+        let drain = self.close_the_quiet(drain).await;
         self.drain(drain).await;
         Ok(())
     }
@@ -329,7 +333,11 @@ impl<P: Plane> Worker<P> {
                 return Ok(drain);
             }
             if !goes_on {
-                return Ok(Drain::configured(&self.service().time));
+                // Others may have the sockets too, since nobody has said that they do not.
+                return Ok(Drain {
+                    leaves_queues: true,
+                    ..Drain::configured(&self.service().time)
+                });
             }
         }
     }
@@ -364,6 +372,7 @@ impl<P: Plane> Worker<P> {
         loop {
             self.plane.sleep(TICK).await;
             self.now.set(self.now.get().next());
+            self.counters.sweeps.add(1);
             let deadlines = self.deadlines.get();
             for (_, control) in self.connections.borrow().iter() {
                 control.sweep(&deadlines);

@@ -26,12 +26,16 @@ pub struct Drain {
     /// Instead of spreading: a connection gets its Close frame once it has been quiet for so long,
     /// at the latest when `timeout` is over.
     pub quiet: Option<Duration>,
+    /// The queues are left as they are, for others who accept from the same sockets; else those who
+    /// wait in them are accepted, and the queues closed.
+    pub leaves_queues: bool,
 }
 
 impl Drain {
     /// How a server drains that is told to stop.
     pub fn configured(time: &Time) -> Self {
-        Self { spread: time.drain_spread.get(), timeout: time.drain_timeout.get(), quiet: None }
+        let (spread, timeout) = (time.drain_spread.get(), time.drain_timeout.get());
+        Self { spread, timeout, quiet: None, leaves_queues: false }
     }
 }
 

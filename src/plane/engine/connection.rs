@@ -12,6 +12,7 @@ use std::{
     mem,
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
+    time::Duration,
 };
 
 use fnv::FnvHashMap;
@@ -30,6 +31,7 @@ use crate::{
     connection::{
         ConnectionEnd,
         clock::{Tick, Timing},
+        intake::is_quiet,
     },
     metrics::Counters,
     protocol::{
@@ -375,6 +377,23 @@ impl Connection {
             self.queue_close(key, frame, work);
         }
         self.limit_draining(work);
+    }
+
+    /// The same, if the peer has been quiet for so long and nothing is under way on the connection:
+    /// no message, no reply, and no bytes that wait for a buffer.
+    pub(super) fn drain_if_quiet<K: Kernel>(
+        &mut self,
+        key: Key,
+        quiet: Duration,
+        work: &mut Work<K>,
+    ) {
+        let is_idle = self.stage == Stage::Open
+            && self.session.is_idle()
+            && self.receiving == Receiving::Armed
+            && matches!(self.sending, Sending::Ready(_));
+        if is_idle && is_quiet(&self.descriptor, quiet) {
+            self.drain(key, work);
+        }
     }
 
     /// Starts the close timeout if the server is stopping and the peer does not read: the peer has

@@ -373,6 +373,13 @@ impl<K: Kernel> Engine<K> {
         }
     }
 
+    /// Closes the connections that have been quiet for so long, and have no message under way.
+    pub fn drain_quiet(&mut self, quiet: Duration) {
+        for (key, connection) in self.table.iter_mut() {
+            connection.drain_if_quiet(key, quiet, &mut self.work);
+        }
+    }
+
     /// Ends every connection now.
     pub fn abandon(&mut self) {
         for (key, connection) in self.table.iter_mut() {

@@ -220,6 +220,10 @@ impl<K: Kernel> Plane for OnEngine<K> {
         self.0.engine.borrow_mut().drain_some(count);
     }
 
+    fn drain_quiet(&self, quiet: Duration) {
+        self.0.engine.borrow_mut().drain_quiet(quiet);
+    }
+
     fn abandon(&self) {
         self.0.engine.borrow_mut().abandon();
     }

@@ -148,7 +148,8 @@ impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Carrier<'_, R, W> {
                 }
                 // A handshake's time is over once its connection is open.
                 Demand::TimeOut => {}
-                Demand::Drain => {
+                Demand::DrainIdle if !session.is_idle() => {}
+                Demand::Drain | Demand::DrainIdle => {
                     if let Some(frame) = session.drain() {
                         write_close(writer, control, frame).await?;
                     }

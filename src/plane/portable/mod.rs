@@ -107,6 +107,8 @@ impl Plane for Portable {
 
     fn drain_some(&self, _: usize) {}
 
+    fn drain_quiet(&self, _: Duration) {}
+
     fn abandon(&self) {}
 
     async fn settle(&self, _: JoinHandle<io::Result<()>>) {}
