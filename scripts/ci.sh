@@ -68,6 +68,9 @@ scripts/clients.sh
 step 'load test, a short one'
 DURATION=1s WARMUP=200ms scripts/loadtest.sh
 
+step 'takeovers, three (1 min)'
+TAKEOVERS=3 scripts/takeover.sh
+
 step 'comparison, a short one'
 scripts/compare.sh --payloads 64 --connections 8 --depths 4 --rounds 1 --duration 300ms --warmup 50ms
 

@@ -17,6 +17,7 @@ use ringecho::{
     server::{
         RunError, Server, StartError, StopHandle,
         signals::{OnHangup, Stopper},
+        supervisor::Supervisor,
     },
 };
 use thiserror::Error;
@@ -75,13 +76,15 @@ fn say(text: &str) -> ExitCode {
 }
 
 fn run(log: &mut Log, arguments: Arguments) -> Result<(), Failure> {
+    let mut supervisor = Supervisor::from_environment().map_err(StartError::from)?;
     log.write_in_background().map_err(StartError::Thread)?;
     let config = arguments.config.clone();
     let on_hangup = arguments.file.path.is_some().then(|| reread(arguments, log.level_handle()));
     let stopper = Stopper::listen(on_hangup)?;
-    let server = Server::start(&config)?;
+    let mut server = Server::start_on(&config, supervisor.take_sockets())?;
     stopper.attach(server.stop_handle());
     print_ready_line(server.ready_line())?;
+    server.report_to(supervisor);
     let result = server.run();
     match &result {
         Ok(totals) => log_totals(totals),

@@ -28,7 +28,7 @@ pub use self::{
     file::{FILE_LEN_MAX, FileError, FileFlag},
     handshake::{Compression, EchoPath, EchoPathError, Handshake, Subprotocol, SubprotocolError},
     log::{LogFormat, LogLevel, Logging},
-    network::Network,
+    network::{Network, TakeoverPath},
     settings::{Change, Settings},
     time::Time,
     values::{PowerOfTwo, Quantity, ShortTime, Size, ValueError, Within, format_duration},

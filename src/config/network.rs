@@ -1,6 +1,11 @@
 //! Network: where a server listens, and how connections come in.
 
-use std::net::SocketAddr;
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use clap::Args;
 
@@ -31,6 +36,47 @@ pub struct Network {
     /// Congestion control of accepted connections, such as reno or bbr [default: the system's]
     #[arg(long, value_name = "NAME")]
     pub tcp_congestion: Option<String>,
+
+    /// Socket file by which a new server with the same flag takes over from this one [default: none]
+    #[arg(long, value_name = "PATH")]
+    pub takeover: Option<TakeoverPath>,
+}
+
+/// The path of a takeover's socket file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TakeoverPath(PathBuf);
+
+impl TakeoverPath {
+    /// Bytes of the longest path. A socket's address has 108 bytes, and until it is renamed the file's
+    /// name is 12 bytes longer.
+    pub const LEN_MAX: usize = 95;
+}
+
+impl FromStr for TakeoverPath {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let len = text.len();
+        if text.is_empty() || len > Self::LEN_MAX || text.contains('\0') || text.ends_with('/') {
+            let max = Self::LEN_MAX;
+            let expected =
+                format!("a path of a file is needed, of 1 to {max} bytes, and this has {len}");
+            return Err(ValueError::Unreadable(expected));
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl AsRef<Path> for TakeoverPath {
+    fn as_ref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl fmt::Display for TakeoverPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.display().fmt(f)
+    }
 }
 
 impl Default for Network {
@@ -45,4 +91,21 @@ fn parse_address(text: &str) -> Result<SocketAddr, ValueError> {
             "an IP address and a port are needed: 127.0.0.1:9001, 0.0.0.0:80, [::1]:9001";
         ValueError::Unreadable(expected.to_owned())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn path_of_a_takeover_fits_a_socket_address() {
+        let longest = "a".repeat(TakeoverPath::LEN_MAX);
+        for path in ["/run/ringecho/takeover", "takeover", &longest] {
+            assert_eq!(path.parse::<TakeoverPath>().unwrap().to_string(), path);
+        }
+        for path in ["", "/run/", "a\0b", &format!("{longest}a")] {
+            let refusal = path.parse::<TakeoverPath>().unwrap_err().to_string();
+            assert!(refusal.contains("of 1 to 95 bytes"), "{refusal}");
+        }
+    }
 }

@@ -7,7 +7,8 @@ use clap::Args;
 use crate::config::values::{Within, group_defaults};
 
 // In seconds.
-const HOUR: u64 = 60 * 60;
+const MINUTE: u64 = 60;
+const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
 /// How long clients may take, and how long they may be silent.
@@ -48,6 +49,13 @@ pub struct Time {
     /// How long a stopping server waits for its clients to close, after the last Close frame
     #[arg(long, value_name = "TIME", default_value = "10s")]
     pub drain_timeout: Within<Duration, 0, HOUR>,
+
+    /// Silence after which a client is told to go to the server that has taken over
+    ///
+    /// A Close frame may cross a message that is on its way. The default is longer than most round
+    /// trips. Clients that are never silent for so long are told at the end of the drain timeout.
+    #[arg(long, value_name = "TIME", default_value = "200ms")]
+    pub drain_quiet: Within<Duration, 0, MINUTE>,
 }
 
 impl Default for Time {

@@ -128,7 +128,8 @@ impl Listening {
 
     /// Gives a socket that another process has opened the options of this server's own, for a worker
     /// that is pinned to `cpu`. Its backlog becomes this server's as well.
-    pub fn adopt(&self, listener: &TcpListener, cpu: usize) -> Result<(), ListenError> {
+    pub fn adopt(&mut self, listener: &TcpListener, cpu: usize) -> Result<(), ListenError> {
+        self.address = listener.local_addr().map_err(self.system_error("getsockname"))?;
         let socket = SockRef::from(listener);
         self.set_options(&socket, cpu)?;
         socket.listen(self.backlog.cast_signed()).map_err(self.system_error("listen"))

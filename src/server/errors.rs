@@ -10,6 +10,7 @@ use crate::{
     entry::listener::ListenError,
     host::{cpu_list::CpuListError, descriptors::SystemCallError},
     metrics::Totals,
+    server::{supervisor::SupervisorError, takeover::TakeoverError},
 };
 
 /// Why a server did not start.
@@ -38,6 +39,12 @@ pub enum StartError {
          there is no engine: {0}; use --huge-pages off to start without"
     )]
     HugePagesUnavailable(String),
+    /// There is a server to take over from, and that failed. It goes on.
+    #[error(transparent)]
+    Takeover(#[from] TakeoverError),
+    /// What the service manager has left cannot be used.
+    #[error(transparent)]
+    Supervisor(#[from] SupervisorError),
     /// A worker could not start.
     #[error("worker {worker}: {cause}")]
     Worker {

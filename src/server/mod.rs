@@ -12,6 +12,9 @@ mod room;
 mod shortages;
 pub mod signals;
 mod sockets;
+mod succession;
+pub mod supervisor;
+pub mod takeover;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +40,9 @@ use self::{
     room::find_room,
     shortages::{log_shortage_of_replacement, log_shortages},
     sockets::Sockets,
+    succession::Succession,
+    supervisor::{Inherited, Supervisor, Watch},
+    takeover::News,
 };
 use crate::{
     config::Config,
@@ -54,6 +60,10 @@ use crate::{
 pub struct Server {
     listening: Listening,
     sockets: Sockets,
+    succession: Succession,
+    supervisor: Supervisor,
+    /// Of the supervisor's watchdog, if it has one.
+    watch: Option<Watch>,
     backlog: u32,
     /// The configuration, with what has been taken over since the start.
     config: Config,
@@ -98,10 +108,21 @@ struct WorkerThread {
 }
 
 enum Event {
-    Ready { worker: usize, ready: Ready },
-    Ended { worker: usize, end: WorkerEnd },
-    ReplacementDue { worker: usize },
+    Ready {
+        worker: usize,
+        ready: Ready,
+    },
+    Ended {
+        worker: usize,
+        end: WorkerEnd,
+    },
+    ReplacementDue {
+        worker: usize,
+    },
     Configure(Box<Config>),
+    /// A new server is about to take over.
+    Successor(News),
+    WatchDue,
     Stop(Stop),
 }
 
@@ -148,10 +169,26 @@ impl StopHandle {
 impl Server {
     /// Starts a server. It accepts connections when this returns.
     pub fn start(config: &Config) -> Result<Self, StartError> {
-        Self::start_with(config, Arc::new(|_, plan, announce| worker::run(plan, announce)))
+        Self::start_on(config, Vec::new())
     }
 
+    /// The same on sockets that a service manager has opened, if there are any, instead of on the
+    /// configured address.
+    pub fn start_on(config: &Config, inherited: Vec<Inherited>) -> Result<Self, StartError> {
+        let run_worker = Arc::new(|_, plan, announce| worker::run(plan, announce));
+        Self::start_from(config, inherited, run_worker)
+    }
+
+    #[cfg(test)]
     fn start_with(config: &Config, run_worker: RunWorker) -> Result<Self, StartError> {
+        Self::start_from(config, Vec::new(), run_worker)
+    }
+
+    fn start_from(
+        config: &Config,
+        inherited: Vec<Inherited>,
+        run_worker: RunWorker,
+    ) -> Result<Self, StartError> {
         config.check()?;
         let cpus = resolve_cpus(config)?;
         try_socket_pair()?;
@@ -161,14 +198,16 @@ impl Server {
         }
         let platforms = resolve_platforms(config)?;
         let mut listening = Listening::new(config);
-        if !config.network.reuse_port {
-            listening.probe()?;
-        }
-        let sockets = Sockets::open(&mut listening, &cpus)?;
+        let mut predecessor = Self::find_predecessor(config)?;
+        let sockets =
+            Sockets::find(config, predecessor.as_mut(), inherited, &mut listening, &cpus)?;
         let (events_sender, events) = channel();
         let mut server = Self {
             listening,
             sockets,
+            succession: Succession::default(),
+            supervisor: Supervisor::default(),
+            watch: None,
             backlog: config.network.backlog.get(),
             config: config.clone(),
             service: Arc::new(build_service(config, Arc::new(ServerState::new(config)))),
@@ -190,7 +229,7 @@ impl Server {
             let (platforms, place) = (platforms.clone(), Place::new(Instant::now()));
             server.workers.push(WorkerThread { cpu, platforms, counters, orders, thread, place });
         }
-        server.wait_until_ready()?;
+        server.succeed(config, predecessor)?;
         let room = find_room(&config.bounds, server.workers.len());
         server.service.server.admission.set_room(room, &config.bounds);
         Ok(server)
@@ -210,6 +249,14 @@ impl Server {
         let plural = if count == 1 { "worker" } else { "workers" };
         let path = service.echo_paths.first();
         format!("listening on ws://{address}{path} ({count} {plural}, {platform})")
+    }
+
+    /// Tells a service manager that the server is ready, and from now on what becomes of it.
+    pub fn report_to(&mut self, supervisor: Supervisor) {
+        supervisor.ready(&self.ready_line(), self.succession.has_taken_over);
+        let now = Instant::now();
+        self.watch = supervisor.watchdog().map(|it| Watch::new(it, self.workers.len(), now));
+        self.supervisor = supervisor;
     }
 
     /// A handle that stops the server.
@@ -240,10 +287,18 @@ impl Server {
             match self.next_event() {
                 Event::Stop(stop) => {
                     if let Some(drain) = self.stop(stop) {
+                        self.supervisor.stopping();
                         return Ok(drain);
                     }
                 }
                 Event::Configure(config) => self.configure(&config),
+                Event::Successor(news) => {
+                    let stop = self.hear_of_successor(news);
+                    if let Some(drain) = stop.and_then(|stop| self.stop(stop)) {
+                        return Ok(drain);
+                    }
+                }
+                Event::WatchDue => self.watch_workers(),
                 Event::Ready { worker, ready } => {
                     self.workers[worker].place.mark_ready();
                     log_shortage_of_replacement(worker, &ready);
@@ -274,6 +329,7 @@ impl Server {
 
     /// Takes over what may change, and gives it to the workers.
     fn configure(&mut self, config: &Config) {
+        self.supervisor.reloading();
         self.config.take_over(config);
         let state = self.service.server.clone();
         state.admission.set_bounds(&self.config.bounds);
@@ -284,10 +340,13 @@ impl Server {
         for reopen in &mut self.reopen {
             reopen();
         }
+        self.supervisor.ready(&self.ready_line(), false);
     }
 
     /// Stops all workers, waits for their ends, and returns the totals of their counters.
     fn stop_workers(&mut self, drain: Drain) -> Totals {
+        let drain = self.leaving_shared_queues(drain);
+        self.succession.end();
         // The queues end with the workers, and that of a dead worker at once.
         self.sockets.close();
         let mut totals = Totals::default();
@@ -341,17 +400,34 @@ impl Server {
 
     fn next_event(&self) -> Event {
         let replacement = self.replacements.iter().min();
-        let due = replacement.map(|(due, _)| *due).into_iter().chain(self.accepts_until).min();
+        let watch = self.watch.as_ref().map(Watch::next);
+        let replacement_due = replacement.map(|(due, _)| *due);
+        let due = replacement_due.into_iter().chain(self.accepts_until).chain(watch).min();
         let wait = due.map_or(Duration::MAX, |due| due.saturating_duration_since(Instant::now()));
         match (self.events.recv_timeout(wait), replacement) {
             (Ok(event), _) => event,
             (Err(RecvTimeoutError::Timeout), _) if due == self.accepts_until => {
                 Event::Stop(Stop::DelayOver)
             }
-            (Err(RecvTimeoutError::Timeout), Some(&(_, worker))) => {
+            (Err(RecvTimeoutError::Timeout), Some(&(at, worker))) if Some(at) == due => {
                 Event::ReplacementDue { worker }
             }
-            (Err(_), _) => unreachable!("the server holds a sender itself"),
+            (Err(RecvTimeoutError::Timeout), _) => Event::WatchDue,
+            (Err(RecvTimeoutError::Disconnected), _) => {
+                unreachable!("the server holds a sender itself")
+            }
+        }
+    }
+
+    /// Tells the service manager's watchdog that the server is alive, if all workers are.
+    fn watch_workers(&mut self) {
+        let Self { watch: Some(watch), workers, replacements, .. } = self else { return };
+        let sweeps = workers.iter().enumerate().map(|(worker, WorkerThread { counters, .. })| {
+            let is_replaced = replacements.iter().any(|(_, replaced)| *replaced == worker);
+            (!is_replaced).then(|| counters.sweeps.get())
+        });
+        if watch.look(Instant::now(), sweeps) {
+            self.supervisor.alive();
         }
     }
 
@@ -420,8 +496,12 @@ impl Server {
                     let cause = end.cause_of_death().unwrap_or_else(|| "it ended".to_owned());
                     return Err(StartError::Worker { worker, cause });
                 }
-                Event::Stop(_) | Event::Configure(_) | Event::ReplacementDue { .. } => {
-                    unreachable!("nobody has a stop handle yet, and nothing is replaced")
+                Event::Stop(_)
+                | Event::Configure(_)
+                | Event::Successor(_)
+                | Event::WatchDue
+                | Event::ReplacementDue { .. } => {
+                    unreachable!("nobody knows of the server yet, and nothing is replaced")
                 }
             }
         }

@@ -7,8 +7,11 @@
 
 use std::{io, net::TcpListener};
 
-use super::StartError;
+use tracing::info;
+
+use super::{StartError, supervisor::Inherited, takeover::Predecessor};
 use crate::{
+    config::Config,
     entry::listener::{ListenError, Listening},
     host::descriptors::SystemCallError,
 };
@@ -20,29 +23,67 @@ pub(super) struct Sockets {
     workers: usize,
     /// Other processes have, or had, the same sockets, so that none is ever let go of.
     are_adopted: bool,
+    /// The service manager has opened them, and keeps them.
+    are_supervised: bool,
 }
 
 impl Sockets {
+    /// The sockets of the server that is taken over, else those that the service manager has opened,
+    /// else new ones.
+    pub(super) fn find(
+        config: &Config,
+        predecessor: Option<&mut Predecessor>,
+        inherited: Vec<Inherited>,
+        listening: &mut Listening,
+        cpus: &[usize],
+    ) -> Result<Self, StartError> {
+        if let Some(predecessor) = predecessor {
+            let are_supervised = predecessor.are_supervised();
+            let sockets = Self::adopt(predecessor.take_sockets(), listening, cpus)?;
+            return Ok(Self { are_supervised, ..sockets });
+        }
+        if !inherited.is_empty() {
+            let log_and_take = |Inherited { listener, name }: Inherited| {
+                if let Ok(address) = listener.local_addr() {
+                    info!(%address, name, "listening on a socket of the service manager");
+                }
+                listener
+            };
+            let sockets = inherited.into_iter().map(log_and_take).collect();
+            return Ok(Self { are_supervised: true, ..Self::adopt(sockets, listening, cpus)? });
+        }
+        if !config.network.reuse_port {
+            listening.probe()?;
+        }
+        Ok(Self::open(listening, cpus)?)
+    }
+
+    /// Whether the service manager keeps the sockets.
+    pub(super) fn are_supervised(&self) -> bool {
+        self.are_supervised
+    }
+
     /// Opens a socket for each worker, by the CPUs that the workers are pinned to.
-    pub(super) fn open(listening: &mut Listening, cpus: &[usize]) -> Result<Self, ListenError> {
+    fn open(listening: &mut Listening, cpus: &[usize]) -> Result<Self, ListenError> {
         let sockets = cpus.iter().map(|cpu| listening.open(*cpu).map(Some));
         let sockets = sockets.collect::<Result<_, _>>()?;
-        Ok(Self { sockets, workers: cpus.len(), are_adopted: false })
+        Ok(Self { sockets, workers: cpus.len(), are_adopted: false, are_supervised: false })
     }
 
     /// Takes over sockets, at least one, that another process has opened.
-    pub(super) fn adopt(
+    fn adopt(
         sockets: Vec<TcpListener>,
         listening: &mut Listening,
         cpus: &[usize],
     ) -> Result<Self, ListenError> {
         let workers = cpus.len();
-        for (at, socket) in sockets.iter().enumerate() {
-            // Worker numbers follow the sockets' order, as in `turns`.
+        // Worker numbers follow the sockets' order, as in `turns`. The first comes last, since the
+        // address of the last one is the server's.
+        for (at, socket) in sockets.iter().enumerate().rev() {
             listening.adopt(socket, cpus[at % workers])?;
         }
         let sockets = sockets.into_iter().map(Some).collect();
-        Ok(Self { sockets, workers, are_adopted: true })
+        Ok(Self { sockets, workers, are_adopted: true, are_supervised: false })
     }
 
     /// The sockets of a worker that is pinned to `cpu`: duplicates of the server's own. With more

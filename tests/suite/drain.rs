@@ -17,7 +17,7 @@ const HOUR: Duration = Duration::from_hours(1);
 
 /// How to drain if `spread` is all that matters.
 fn over(spread: Duration) -> Drain {
-    Drain { spread, timeout: HOUR, quiet: None }
+    Drain { spread, timeout: HOUR, quiet: None, leaves_queues: false }
 }
 
 fn goodbye() -> Vec<u8> {

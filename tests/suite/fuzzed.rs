@@ -10,6 +10,7 @@ use ringecho::{
         echo::{Compression, Echo, Rules},
         extensions::{Offer, parse_offers},
     },
+    server::takeover::message::{Message, PACKET_LEN_MAX},
 };
 
 use crate::oracle::{assert_agrees, judge, transform_with};
@@ -107,6 +108,14 @@ pub fn config_file(input: &[u8]) {
     }
 }
 
+/// Bytes that are a message of a takeover are those that the message is written as.
+pub fn takeover_message(input: &[u8]) {
+    if let Ok(message) = Message::decode(input) {
+        assert!(input.len() <= PACKET_LEN_MAX);
+        assert_eq!(message.encode(), input);
+    }
+}
+
 fn write(offer: &Offer) -> String {
     let parameters = offer.parameters.iter().map(|parameter| match &parameter.value {
         Some(value) => format!("; {}=\"{value}\"", parameter.name),
@@ -149,5 +158,10 @@ mod tests {
     #[test]
     fn corpus_of_extension_offers_is_replayed() {
         replay("extension_offer", extension_offer);
+    }
+
+    #[test]
+    fn corpus_of_takeover_messages_is_replayed() {
+        replay("takeover_message", takeover_message);
     }
 }

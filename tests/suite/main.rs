@@ -34,5 +34,7 @@ mod slow;
 mod spin;
 mod start;
 mod streams;
+mod supervisor;
+mod takeover;
 mod time;
 mod transformer;

@@ -19,6 +19,10 @@ pub fn ringecho() -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("RINGECHO_")) {
         command.env_remove(name);
     }
+    // Those of a service that runs the tests.
+    for name in ["LISTEN_PID", "NOTIFY_SOCKET", "WATCHDOG_USEC"] {
+        command.env_remove(name);
+    }
     command.stdin(Stdio::null());
     command
 }
