@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Tries every order in which threads can meet where they share something: the balance between workers.
+# Tries every order in which threads can meet where they share something: the balance between
+# workers, and their pauses when descriptors are used up.
 # Bounded is how often a thread is interrupted. Prints how many orders were tried.
 #
 #   scripts/loom.sh

@@ -48,7 +48,7 @@
 //! | --- | --- |
 //! | [`server`] | the workers from start to stop: what this kernel can do, replacements, signals |
 //! | `worker` | one core: accepting, the conversation of one connection, sweep, drain |
-//! | `entry` | listening sockets, and which worker gets a connection |
+//! | `entry` | listening sockets, which connections may stay, and which worker gets one |
 //! | `plane` | who moves the bytes of upgraded connections: the engine, or the portable path |
 //! | `connection` | what all connections share: ends, deadlines, quotas, lingering |
 //! | `log` | the lines on stderr, which a thread of its own writes |

@@ -1,6 +1,7 @@
 //! How many connections there is room for: each takes a descriptor, and some descriptors are kept for
 //! other things.
 
+use nix::sys::resource::{Resource, getrlimit};
 use tracing::{info, warn};
 
 use crate::{config::Bounds, host::descriptors, worker::TURNED_AWAY_MAX};
@@ -22,6 +23,10 @@ struct Room {
 /// Finds how many connections there is room for, now that the server has opened everything else, and
 /// says so.
 pub(super) fn find_room(bounds: &Bounds, workers: usize) -> u32 {
+    if let Err(error) = getrlimit(Resource::RLIMIT_NOFILE) {
+        info!(%error, "the limit of open files is not known, and does not bound connections");
+        return u32::MAX;
+    }
     let room = Room::new(descriptors::count_free(), workers);
     let connections_max = room.connections();
     if let Some(wanted) = bounds.connections_max.map(|max| u64::from(max.get())) {

@@ -1,18 +1,23 @@
 //! Servers whose workers stop, die and are replaced.
 
 use std::{
+    env,
     io::{self, Read, Write},
     net::TcpStream,
+    process::Command,
     sync::{
         Barrier, Mutex,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 use super::{replacement::TRIES_MAX, *};
 use crate::{
     config::{Cores, Network, Within},
     entry::listener::ListenError,
+    host::descriptors::count_free,
 };
 
 pub(super) fn config() -> Config {
@@ -149,6 +154,36 @@ fn replacement_that_cannot_start_is_tried_again_until_the_server_gives_up() {
     assert!(matches!(error, WorkerLoss { worker: 0, tries: TRIES_MAX, .. }));
     assert!(error.to_string().contains("192.0.2.1:9001"), "{error}");
     server.stop_workers(Drain::configured(&server.service.time));
+}
+
+/// Descriptors belong to the process, so this test runs in one of its own.
+#[test]
+fn replacement_for_which_there_is_no_descriptor_waits_until_there_is_one() {
+    const ALONE: &str = "RUN_ALONE";
+    const NAME: &str = "replacement_for_which_there_is_no_descriptor_waits_until_there_is_one";
+    if env::var_os(ALONE).is_none() {
+        let mut alone = Command::new(env::current_exe().unwrap());
+        alone.args(["--exact", &format!("server::tests::{NAME}")]).env(ALONE, "1");
+        let output = alone.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        return assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    }
+    let mut server = Server::start(&config()).unwrap();
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let lowest_free = soft - count_free();
+    // None for the listener, or one for it and too few for the socket pair.
+    for more in 0..3 {
+        setrlimit(Resource::RLIMIT_NOFILE, lowest_free + more, hard).unwrap();
+        for _ in 0..2 * TRIES_MAX {
+            server.replace_worker(0).unwrap();
+            assert_eq!((server.workers[0].place.tries, server.replacements.len()), (0, 1));
+        }
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    server.replace_worker(0).unwrap();
+    assert!(server.replacements.is_empty());
+    while !matches!(server.next_event(), Event::Ready { .. }) {}
+    server.stop_workers();
 }
 
 #[test]

@@ -114,30 +114,36 @@ impl<P: Plane> Worker<P> {
         let Queue { listener, source, pause } = queue;
         let mut waiting = Failing::default();
         loop {
-            match self.accept_waiting(listener, ACCEPTED_MAX) {
-                Ok(()) => match self.plane.readable(source).await {
-                    Ok(()) => waiting.ends(),
-                    Err(error) => {
-                        if waiting.begins() {
-                            warn!(%error, "cannot wait for connections; trying again");
-                        }
-                        self.plane.sleep(ACCEPT_PAUSE).await;
+            if let Err(exhausted) = self.accept_waiting(listener, ACCEPTED_MAX)
+                && !self.may_try_again(pause)
+            {
+                self.pause(&exhausted, pause).await;
+                continue;
+            }
+            match self.plane.readable(source).await {
+                Ok(()) => waiting.ends(),
+                Err(error) => {
+                    if waiting.begins() {
+                        warn!(%error, "cannot wait for connections; trying again");
                     }
-                },
-                Err(exhausted) => self.pause(&exhausted, pause).await,
+                    self.plane.sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
+    }
+
+    /// Makes room, or has the worker woken by the next end of a connection. Returns whether the worker
+    /// is to try once more before it pauses.
+    #[cold]
+    fn may_try_again(&self, pause: &PauseSignal<P>) -> bool {
+        // Those that were refused hold what the next connection needs.
+        self.turned_away.close_all()
+            || self.service().server.admission.pauses().begin(pause.end.clone())
     }
 
     /// Pauses until something may have become free that is used up.
     #[cold]
     async fn pause(&self, exhausted: &Exhausted, pause: &mut PauseSignal<P>) {
-        // Those that were refused hold what the next connection needs.
-        if self.turned_away.close_all()
-            || self.service().server.admission.pauses().begin(pause.end.clone())
-        {
-            return;
-        }
         let Exhausted { error, remedy } = exhausted;
         if let Some(unsaid) = self.service().server.complaints.note("accept", error, Instant::now())
         {

@@ -186,10 +186,11 @@ try_stop() {
     fi
 }
 
-# What a server said when it started: the ready line without its port, and the log without the time.
+# What a server said when it started: the ready line without its port, and the log without the time and
+# the number of connections, which is the machine's.
 tell_start() {
     ready=$(sed 's/^.*(\(.*\))$/\1/' "$work/ready")
-    log=$(sed 's/^[^ ]* *\([A-Z]*\) [^ ]*: /\1: /' "$work/log" | paste -sd ';' -)
+    log=$(sed '/ connections at a time: /d; s/^[^ ]* *\([A-Z]*\) [^ ]*: /\1: /' "$work/log" | paste -sd ';' -)
     echo "start|$kernel|$1|$ready|$log"
 }
 

@@ -27,6 +27,8 @@ pub struct Roster {
     is_closed: Cell<bool>,
 }
 
+const _: () = assert!(size_of::<(RawFd, AddressBlock)>() == 24, "what a counted address costs");
+
 /// A connection in a roster. It leaves the roster when this is dropped.
 #[derive(Debug)]
 pub struct Entered {
