@@ -183,7 +183,7 @@ fn replacement_for_which_there_is_no_descriptor_waits_until_there_is_one() {
     server.replace_worker(0).unwrap();
     assert!(server.replacements.is_empty());
     while !matches!(server.next_event(), Event::Ready { .. }) {}
-    server.stop_workers();
+    server.stop_workers(Drain::configured(&server.service.time));
 }
 
 #[test]

@@ -11,8 +11,12 @@ use std::{
     time::Duration,
 };
 
-use nix::errno::Errno;
-use socket2::SockRef;
+use nix::{
+    errno::Errno,
+    sys::resource::{Resource, getrlimit, setrlimit},
+};
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use socket2::{Domain, SockRef, Socket, Type};
 use tungstenite::WebSocket;
 
 use super::{
@@ -445,6 +449,67 @@ fn refused_peer_that_goes_on_sending_is_given_up_after_the_close_timeout() {
         worker.join().unwrap().unwrap();
         let refused = ConnectionEnd::Refused(RefusalReason::PathUnknown).kind();
         assert_eq!(counters.ended(refused).get(), 1, "{platform}");
+    }
+}
+
+/// A seed says when the process may open no descriptor, who connects meanwhile, and who leaves again.
+/// At the end the worker is told to stop while accepting fails.
+#[test]
+fn nobody_is_lost_where_accepting_fails_now_and_then() {
+    const ROUNDS: usize = 10;
+    // All of them are taken. With none, poll(2) would fail too.
+    const FEW: u64 = 3;
+    if !is_alone("nobody_is_lost_where_accepting_fails_now_and_then") {
+        return;
+    }
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let allow = |descriptors| setrlimit(Resource::RLIMIT_NOFILE, descriptors, hard).unwrap();
+    for (seed, platform) in (0..).zip(platforms()) {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let (address, worker, counters, stop) = start(platform, service());
+        // Sockets that are there before no more may be opened.
+        let sockets = |count| -> Vec<_> {
+            (0..count).map(|_| Socket::new(Domain::IPV4, Type::STREAM, None).unwrap()).collect()
+        };
+        let mut clients: Vec<TcpStream> = Vec::new();
+        let mut left = 0;
+        for _ in 0..ROUNDS {
+            let coming = sockets(rng.random_range(1..20));
+            if rng.random() {
+                allow(FEW);
+            }
+            for socket in coming {
+                socket.connect(&address.into()).unwrap();
+                clients.push(socket.into());
+            }
+            if rng.random() {
+                left += 1;
+                drop(clients.swap_remove(rng.random_range(0..clients.len())));
+            }
+            thread::sleep(Duration::from_millis(rng.random_range(0..150)));
+            allow(soft);
+        }
+        let served = clients.len();
+        for client in clients {
+            let (mut client, _) = tungstenite::client(format!("ws://{address}/ws"), client)
+                .unwrap_or_else(|error| panic!("seed {seed}, {platform}: {error}"));
+            client.send("a".into()).unwrap();
+            assert_eq!(client.read().unwrap(), "a".into());
+        }
+        let late = sockets(5);
+        allow(FEW);
+        for socket in &late {
+            socket.connect(&address.into()).unwrap();
+        }
+        drop(stop);
+        worker.join().unwrap().unwrap();
+        allow(soft);
+        drop(late);
+        let ended: u64 =
+            (0..ConnectionEnd::KINDS.len()).map(|kind| counters.ended(kind).get()).sum();
+        let accepted = counters.accepted.get();
+        assert_eq!(ended, accepted, "seed {seed}, {platform}");
+        assert!(accepted >= (served + left) as u64, "seed {seed}, {platform}: {accepted}");
     }
 }
 
