@@ -77,5 +77,8 @@ scripts/compare.sh --payloads 64 --connections 8 --depths 4 --rounds 1 --duratio
 step 'odd places (2 min)'
 scripts/where.sh
 
+step 'a soak, a short one (4 min)'
+scripts/soak.sh --minutes 3
+
 step 'other kernels (10 min)'
 scripts/kernels.sh

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What is worth trying before a release and takes too long for scripts/ci.sh, some 3 hours in all.
+# What is worth trying before a release and takes too long for scripts/ci.sh, some 4 hours in all.
 # Run by hand; the kernels' logs and the comparison's results are kept below target/long/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,6 +17,9 @@ WHOLE=1 scripts/conformance.sh
 
 step 'hostile input (5 min)'
 scripts/hostile.sh
+
+step 'a soak (30 min)'
+scripts/soak.sh --out target/long/soak
 
 step 'every kernel of both series (60 min)'
 # A point release can break what the one before did right.

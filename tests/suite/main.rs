@@ -31,6 +31,7 @@ mod seccomp;
 mod session;
 mod signals;
 mod slow;
+mod soak;
 mod spin;
 mod start;
 mod streams;
