@@ -12,20 +12,23 @@ use crate::{
     program::{ringecho, start, url},
 };
 
-const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
+pub const KIB: u64 = 1 << 10;
+pub const MIB: u64 = 1 << 20;
 
 /// What an attack may take once, by however many peers: the receive buffers that it is the first to
 /// touch, 2 MiB of them on the engine, and what the allocator keeps.
-const ONCE_MAX: u64 = 8 * MIB;
+pub const ONCE_MAX: u64 = 8 * MIB;
+
+/// The ways in which the program may run: the engine on a ring and on epoll, and the portable path.
+pub const WAYS: [&str; 3] = ["--driver=auto", "--driver=epoll", "--data-plane=portable"];
 
 /// In which the kernel tells user space of CPU time (`USER_HZ`).
 const TICKS_PER_SECOND: u64 = 100;
 
 /// A running program.
-struct Target {
+pub struct Target {
     program: Child,
-    address: SocketAddr,
+    pub address: SocketAddr,
 }
 
 /// What a program has used.
@@ -40,7 +43,7 @@ struct Usage {
 }
 
 impl Target {
-    fn start(way: &str, arguments: &[&str]) -> Self {
+    pub fn start(way: &str, arguments: &[&str]) -> Self {
         let mut command = ringecho();
         command.args(["--listen=127.0.0.1:0", "--workers=1", "--log-level=warn"]);
         let (program, line) = start(command.arg(way).args(arguments));
@@ -70,7 +73,21 @@ impl Target {
         }
     }
 
-    fn expect_service(&self) {
+    /// Waits until the program has no more descriptors than `count`, for a minute at most.
+    pub fn expect_descriptors(&self, count: usize) {
+        let is_there = |_| {
+            thread::sleep(Duration::from_millis(10));
+            self.descriptors() <= count
+        };
+        assert!((0..6000).any(is_there), "{} descriptors, not {count}", self.descriptors());
+    }
+
+    /// How many descriptors the program has open.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.program.id())).unwrap().count()
+    }
+
+    pub fn expect_service(&self) {
         let mut peer = Peer::open(self.address);
         peer.send(text("and I?").encode());
         peer.expect(text("and I?").encode_echo());
@@ -86,17 +103,27 @@ impl Drop for Target {
 
 /// Attacks the program in each way in which it may run. Its memory must not grow by more than `growth_max`, at
 /// any time, and others must be served while what the attack returns is held.
-fn assert_bounded<T>(
+pub fn assert_bounded<T>(
     name: &str,
     growth_max: u64,
     arguments: &[&str],
     attack: impl Fn(SocketAddr) -> T,
 ) {
-    for way in ["--driver=auto", "--driver=epoll", "--data-plane=portable"] {
+    assert_bounded_on(name, growth_max, arguments, |target| attack(target.address));
+}
+
+/// The same for an attack that looks at the program.
+pub fn assert_bounded_on<T>(
+    name: &str,
+    growth_max: u64,
+    arguments: &[&str],
+    attack: impl Fn(&Target) -> T,
+) {
+    for way in WAYS {
         let target = Target::start(way, arguments);
         target.expect_service();
         let before = target.usage();
-        let attackers = attack(target.address);
+        let attackers = attack(&target);
         target.expect_service();
         let after = target.usage();
         drop(attackers);
@@ -112,7 +139,7 @@ fn assert_bounded<T>(
 }
 
 /// Sends `request` so many times, and expects `reply` as often, with a pause before each.
-fn flood(peer: &mut Peer, request: Vec<u8>, reply: &[u8], times: usize, pause: Duration) {
+pub fn flood(peer: &mut Peer, request: Vec<u8>, reply: &[u8], times: usize, pause: Duration) {
     let mut writer = peer.stream.try_clone().unwrap();
     let sending = thread::spawn(move || {
         for _ in 0..times {
