@@ -1,14 +1,14 @@
 //! Floods of what is cheap to send: fragments, control frames, connections, resets, requests. As in
 //! [`hostile`](crate::hostile), each costs no more memory than a bound, and the next peer is served.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{io::Read, net::SocketAddr, thread, time::Duration};
 
 use ringecho::protocol::OpCode;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::{
     frames::{ClientFrame, pong, text},
-    hostile::{KIB, ONCE_MAX, Target, assert_bounded, assert_bounded_on, flood},
+    hostile::{KIB, MIB, ONCE_MAX, Target, assert_bounded, assert_bounded_on, flood},
     peer::{Peer, UPGRADE},
 };
 
@@ -130,4 +130,49 @@ fn connect_with_room(address: SocketAddr, len: usize) -> Peer {
     socket.set_recv_buffer_size(len).unwrap();
     socket.connect(&address.into()).unwrap();
     Peer { stream: socket.into() }
+}
+
+/// What a peer has taken and what comes in its place may not be kept at the same time.
+#[test]
+fn peers_that_read_a_little_now_and_then_are_held_back() {
+    const PEERS: usize = 10;
+    let mut endless = vec![0x82, 0xff];
+    endless.extend_from_slice(&(1_u64 << 40).to_be_bytes());
+    endless.extend_from_slice(&[0; 4]);
+    endless.resize(64 << 20, 7);
+    let arguments = ["--unsent-max=4MiB", "--receive-buffer=64KiB"];
+    // On the portable path, each has a receive buffer of its own. 4 MiB is what a worker keeps of copies
+    // for those to come.
+    let growth_max = PEERS as u64 * (4 * MIB + 64 * KIB) + 4 * MIB;
+    let name = "10 peers that send without end and read a little";
+    assert_bounded(name, growth_max, &arguments, |address| {
+        let open = || {
+            let mut peer = connect_with_room(address, 32 << 10);
+            peer.send(UPGRADE);
+            assert!(peer.read_head().starts_with("HTTP/1.1 101 "));
+            peer
+        };
+        let mut peers: Vec<Peer> = (0..PEERS).map(|_| open()).collect();
+        thread::scope(|scope| {
+            for peer in &mut peers {
+                scope.spawn(|| send_and_read_a_little(peer, &endless));
+            }
+        });
+        peers
+    });
+}
+
+/// Sends as much as the server takes, and reads some of what it sends back, in turns.
+fn send_and_read_a_little(peer: &mut Peer, mut endless: &[u8]) {
+    const TURNS: usize = 20;
+    for turn in 1..=TURNS {
+        loop {
+            match peer.send_until_blocked(endless) {
+                0 => break,
+                sent_len => endless = &endless[sent_len..],
+            }
+        }
+        assert!(!endless.is_empty(), "the server goes on receiving");
+        peer.stream.read_exact(&mut vec![0; turn * (64 << 10)]).unwrap();
+    }
 }

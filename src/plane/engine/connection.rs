@@ -141,11 +141,7 @@ impl Connection {
                 self.leave(key, ConnectionEnd::PeerVanished, work);
             }
             Event::ReceiveEnded(end) => self.receive_ended(key, end, work),
-            Event::SendGoesOn => {
-                // The peer has taken some, which makes room to receive more.
-                self.timing.traffic(work.now);
-                self.arm(key, work);
-            }
+            Event::SendGoesOn => self.timing.traffic(work.now),
             Event::Unblocked => self.unblock(key, work),
             Event::SendBroken(kind) => {
                 self.sending = Sending::Ready(PartQueue::default());
@@ -346,8 +342,9 @@ impl Connection {
             (Stage::Open, Sending::Ready(_)) | (Stage::Closing | Stage::HalfClosed, _) => true,
             (Stage::Open, Sending::Blocked(waiting)) => {
                 let Dimensions { receive_quota, unsent_max, .. } = work.dimensions;
-                let unsent = work.transfers.unsent_len(key) + waiting.len();
-                unsent + receive_quota as usize <= unsent_max
+                // What is sent makes no room until all of the send is: its memory is kept till then.
+                let kept = work.transfers.kept_len(key) + waiting.len();
+                kept + receive_quota as usize <= unsent_max
             }
             (Stage::Leaving, _) => false,
         }

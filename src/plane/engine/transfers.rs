@@ -254,10 +254,10 @@ impl<K: Kernel> Transfers<K> {
         self.push_patient_send(key);
     }
 
-    /// Bytes of a connection's patient send that the kernel has not reported as sent; 0 if the
+    /// Bytes that a connection's patient send keeps, those already sent among them; 0 if the
     /// connection has no such send.
-    pub(super) fn unsent_len(&self, key: Key) -> usize {
-        self.patient.get(&key.slot).map_or(0, |send| send.bytes.len() - send.sent)
+    pub(super) fn kept_len(&self, key: Key) -> usize {
+        self.patient.get(&key.slot).map_or(0, |send| send.bytes.len())
     }
 
     /// Memory for bytes that have to wait; [`send_patiently`](Self::send_patiently) takes it back.
