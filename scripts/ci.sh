@@ -27,6 +27,9 @@ scripts/rfc6455.py --check
 step 'fuzz targets'
 cargo check --manifest-path fuzz/Cargo.toml --target-dir target --locked
 
+step 'fuzzing, a minute for each target'
+LEAVE_CORPUS=1 DURATION=60 scripts/fuzz.sh
+
 step 'the engine and the libraries under AddressSanitizer'
 scripts/asan.sh --quick
 

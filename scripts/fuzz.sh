@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fuzzes each target, or those named, for DURATION seconds (600), then keeps of its corpus a few inputs
-# that reach all the code that all of them reach. `cargo test` replays what is kept. Needs a nightly
-# compiler; installs cargo-fuzz below .tools/.
+# that reach all the code that all of them reach. `cargo test` replays what is kept. With
+# LEAVE_CORPUS=1 the corpus stays as it is. Needs a nightly compiler; installs cargo-fuzz below .tools/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,6 +14,14 @@ export PATH=$tools/bin:$PATH
 
 for target; do
   corpus=fuzz/corpus/$target
+  if [ "${LEAVE_CORPUS:-}" ]; then
+    # libFuzzer writes what it finds to the first directory.
+    found=$(mktemp --directory)
+    cargo +nightly fuzz run "$target" "$found" "$corpus" -- \
+      -max_total_time="$duration" -max_len=512 -print_final_stats=1
+    rm -r "$found"
+    continue
+  fi
   cargo +nightly fuzz run "$target" "$corpus" -- \
     -max_total_time="$duration" -max_len=512 -print_final_stats=1
   mkdir "$corpus.kept"

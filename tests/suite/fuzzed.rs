@@ -1,11 +1,20 @@
 //! What the fuzz targets in `fuzz/` run, and the replay of their corpora.
 
+use std::io::{self, Read};
+
 use futures_executor::block_on;
-use http::header::{CONNECTION, UPGRADE};
+use http::{
+    Method,
+    header::{CONNECTION, UPGRADE},
+};
+use monoio::io::PrefixedReadIo;
 use ringecho::{
     config::command_line::parse_file,
     handshake::{Policy, http1::answer, permessage_deflate::negotiate},
-    http::{REQUEST_HEAD_LEN_MAX, Refusal, Route, echo_paths::EchoPaths, read_request_head, route},
+    http::{
+        HeadError, REQUEST_HEAD_LEN_MAX, Refusal, Route, echo_paths::EchoPaths, encode_refusal,
+        read_request_head, route, without_body,
+    },
     protocol::{
         echo::{Compression, Echo, Rules},
         extensions::{Offer, parse_offers},
@@ -48,15 +57,60 @@ fn cut(stream: &[u8], seed: u8) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Any bytes are a request or a refusal; a request takes no more than its head, and is upgraded
-/// only if it asks for it.
+/// Any bytes are a request or a refusal, however they are cut. A request takes no more than its head,
+/// and is upgraded only if it asks for it; a response has nothing of what was asked.
 pub fn request_head(input: &[u8]) {
-    let Ok((mut request, behind)) = block_on(read_request_head(&mut &*input)) else {
-        return;
+    let answered = answer_to(input, 0);
+    let seed = input.iter().fold(1, |seed: u8, byte| seed.wrapping_mul(31).wrapping_add(*byte));
+    assert_eq!(answer_to(input, seed | 1), answered, "cut by {}", seed | 1);
+    let Some(response) = answered else { return };
+    let text = str::from_utf8(&response).expect("text");
+    let (head, body) = text.split_once("\r\n\r\n").expect("a whole head");
+    assert!(head.bytes().all(|byte| matches!(byte, b' '..0x7f | b'\r' | b'\n')), "{head}");
+    let mut lines = head.split("\r\n");
+    let status_line = lines.next().expect("a status line");
+    assert!(status_line.starts_with("HTTP/1.1 "), "{head}");
+    for line in lines {
+        let (name, _) = line.split_once(": ").expect("a header field");
+        assert!(RESPONSE_FIELDS.contains(&name), "{head}");
+    }
+    assert_eq!(status_line.contains(" 101 "), head.contains("Sec-WebSocket-Accept: "));
+    // There is no line in it but the reason.
+    assert!(body.is_empty() || body.ends_with('\n') && body.lines().count() == 1, "{body}");
+}
+
+/// The header fields that a response may have, but for those of the page.
+const RESPONSE_FIELDS: [&str; 9] = [
+    "Allow",
+    "Connection",
+    "Content-Length",
+    "Content-Type",
+    "Sec-WebSocket-Accept",
+    "Sec-WebSocket-Extensions",
+    "Sec-WebSocket-Protocol",
+    "Sec-WebSocket-Version",
+    "Upgrade",
+];
+
+/// What a worker answers to a request whose bytes arrive cut by a seed, without the page; `None` if no
+/// whole head comes. Bytes behind the head are handed on as they came.
+fn answer_to(input: &[u8], seed: u8) -> Option<Vec<u8>> {
+    let mut reader = PrefixedReadIo::new(&[][..], Pieces(cut(input, seed)));
+    let mut request = match block_on(read_request_head(&mut reader)) {
+        Ok((request, behind)) => {
+            // What comes with a later read is left to whoever carries the connection.
+            let arrived = &input[..input.len().min(REQUEST_HEAD_LEN_MAX)];
+            assert!(seed != 0 || arrived.ends_with(&behind));
+            request
+        }
+        Err(HeadError::PeerLeft) => return None,
+        Err(HeadError::Refused { refusal, is_head }) => return Some(refuse(refusal, is_head)),
     };
-    assert!(input[..input.len().min(REQUEST_HEAD_LEN_MAX)].ends_with(&behind));
-    if route(&request, &EchoPaths::new(&["/ws"])) != Ok(Route::Echo) {
-        return;
+    let is_head = request.method() == Method::HEAD;
+    match route(&request, &EchoPaths::new(&["/ws"])) {
+        Ok(Route::Echo) => {}
+        Ok(Route::Page) => return Some(b"HTTP/1.1 200 OK\r\n\r\n".to_vec()),
+        Err(refusal) => return Some(refuse(refusal, is_head)),
     }
     let asks =
         request.headers().contains_key(UPGRADE) && request.headers().contains_key(CONNECTION);
@@ -67,12 +121,31 @@ pub fn request_head(input: &[u8]) {
     };
     match answer(&mut request, &policy) {
         Ok(acceptance) => {
-            assert!(asks);
-            let head = str::from_utf8(&acceptance.response_head).expect("text");
-            assert!(head.starts_with("HTTP/1.1 101 ") && head.ends_with("\r\n\r\n"));
-            assert!(head.lines().all(|line| line.bytes().all(|byte| (b' '..0x7f).contains(&byte))));
+            assert!(asks && !is_head);
+            Some(acceptance.response_head)
         }
-        Err(refusal) => assert!(Refusal::from(refusal).status.is_client_error()),
+        Err(refusal) => Some(refuse(refusal, is_head)),
+    }
+}
+
+/// The response that refuses a request.
+fn refuse(reason: impl Into<Refusal>, is_head: bool) -> Vec<u8> {
+    let refusal = reason.into();
+    assert!(refusal.status.is_client_error() || refusal.status.is_server_error());
+    let response = encode_refusal(&refusal);
+    if is_head { without_body(response.into()).into() } else { response }
+}
+
+/// Reads one piece after the other.
+struct Pieces<I>(I);
+
+impl<'a, I: Iterator<Item = &'a [u8]>> Read for Pieces<I> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let piece = self.0.next().unwrap_or_default();
+        // A whole input may be longer than a head can be; what does not fit is not read.
+        let len = piece.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&piece[..len]);
+        Ok(len)
     }
 }
 
