@@ -631,6 +631,33 @@ mod tests {
         );
     }
 
+    #[test]
+    fn floods_of_fragments_and_control_frames_are_not_remembered() {
+        let payloads = payloads(PayloadKind::Binary, 300);
+        let mut verifier = Verifier::new(FIRST, EchoKind::Messages, false, &payloads);
+        let begun = frame(false, OpCode::Binary, &payload(&payloads, 0)[..100]);
+        verifier.consume(&begun, 1, &payloads);
+        for (opcode, payload) in [
+            (OpCode::Continuation, &b""[..]),
+            (OpCode::Continuation, b"x"),
+            (OpCode::Ping, &[b'p'; 125]),
+            (OpCode::Pong, &[b'p'; 125]),
+        ] {
+            let fin = opcode != OpCode::Continuation;
+            let flood = frame(fin, opcode, payload).repeat(1000);
+            let mut shown_len_max = 0;
+            for turn in 0..100 {
+                assert_eq!(verifier.consume(&flood, 1, &payloads).consumed, flood.len());
+                // Everything that it holds is shown; numbers in it may grow by some digits.
+                let shown_len = format!("{verifier:?}").len();
+                if turn == 0 {
+                    shown_len_max = shown_len + 20;
+                }
+                assert!(shown_len <= shown_len_max, "{opcode:?}: {verifier:?}");
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn it_does_not_matter_where_the_stream_is_cut(
