@@ -2,8 +2,9 @@
 """Checks the pages: links lead somewhere, paths that they name exist, and lines are not too long.
 
 A relative link must name a file, and its anchor a heading of that page. A path in code spans or source
-(`src/...`, `docs/...` and so on) must exist. Lines have 120 columns at most, outside tables. Prints each
-fault as FILE:LINE; the exit code is 1 if there is one.
+(`src/...`, `docs/...` and so on) must exist. A test that the security page names (`module::test`) must exist
+in a module of that name. Lines have 120 columns at most, outside tables. Prints each fault as FILE:LINE; the
+exit code is 1 if there is one.
 """
 
 import re
@@ -16,7 +17,11 @@ COLUMNS_MAX = 120
 FENCE = re.compile(r"^\s*```")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 PATH = re.compile(r"`((?:benches|docs|fuzz|loadtest|scripts|src|tests)/[\w./-]+)`")
-PAGE = re.compile(r"\bdocs/[\w-]+\.md\b")
+PAGE = re.compile(r"\bdocs/(?:operate/)?[\w-]+\.md\b")
+# The page whose claims are tests.
+CLAIMS = ROOT / "docs/operate/security.md"
+NAMED_TEST = re.compile(r"`(\w+)::(\w+)`")
+TEST = re.compile(r"#\[test\]\n(?:\s*(?:#\[.*\]|//.*)\n)*\s*fn (\w+)\(")
 
 
 def tracked(*patterns):
@@ -52,6 +57,23 @@ def faults_of_link(page, link):
         yield f"{link}: there is no such heading"
 
 
+def tests():
+    """The tests, each as the name of its module and its own. A folder's module has those of its tests.rs too."""
+    found = set()
+    for source in tracked("src/*.rs", "tests/*.rs", "loadtest/*.rs"):
+        modules = {source.stem, source.parent.name}
+        found |= {(module, test) for test in TEST.findall(source.read_text()) for module in modules}
+    return found
+
+
+def faults_of_claims():
+    found = tests()
+    for number, line in outside_fences(CLAIMS.read_text()):
+        for module, test in NAMED_TEST.findall(line):
+            if (module, test) not in found:
+                yield number, f"there is no test {module}::{test}"
+
+
 def faults(page):
     text = page.read_text()
     for number, line in enumerate(text.splitlines(), 1):
@@ -70,6 +92,7 @@ def faults_of_source(source):
 
 def main():
     found = [(page, *fault) for page in tracked("*.md") for fault in faults(page)]
+    found += [(CLAIMS, *fault) for fault in faults_of_claims()]
     sources = tracked("*.rs", "*.sh", "*.py", "*.toml")
     found += [(source, *fault) for source in sources for fault in faults_of_source(source)]
     for file, number, fault in found:

@@ -1,0 +1,263 @@
+#!/usr/bin/env python3
+"""What one attacking connection, frame or byte costs the server: docs/operate/security.md.
+
+Prints for each attack the instructions of the program (callgrind, on epoll), its system calls (strace, on
+epoll and on a ring) and the memory that it keeps (resident, for what stays), each of one more unit: a run
+with many units less a run with few, divided by the difference. No time is measured.
+
+    cargo build --release && scripts/attack-cost.py target/release/ringecho [ATTACK...]
+
+Needs valgrind and strace. The program and this one share the machine; how the bytes are cut into receives
+differs from run to run, and with it the counts by some per cent.
+"""
+
+import re
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+KEY = bytes([0x37, 0xFA, 0x21, 0x3D])
+UPGRADE = (
+    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+# Between the bytes of a slow peer, so that each is received alone.
+PAUSE = 0.004
+TEXT, BINARY, CONTINUATION, PING, PONG = 0x81, 0x82, 0x00, 0x89, 0x8A
+PATIENCE = 120
+
+
+def connect(port, said=b""):
+    peer = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    peer.sendall(said)
+    return peer
+
+
+def open_websocket(port):
+    peer = connect(port, UPGRADE)
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += peer.recv(1)
+    assert head.startswith(b"HTTP/1.1 101 "), head
+    return peer
+
+
+def read(peer, length):
+    while length > 0:
+        received = len(peer.recv(min(length, 1 << 18)))
+        assert received > 0, "the server ended the connection"
+        length -= received
+
+
+def read_to_end(peer):
+    while peer.recv(1 << 16):
+        pass
+
+
+def frame(first, payload, key=KEY):
+    masked = bytes(byte ^ key[at % 4] for at, byte in enumerate(payload))
+    if len(payload) < 126:
+        return bytes([first, 0x80 | len(payload)]) + key + masked
+    return bytes([first, 0x80 | 126]) + struct.pack(">H", len(payload)) + key + masked
+
+
+def send_and_read(peer, request, times, reply_len):
+    """Sends a request again and again, and reads the replies meanwhile."""
+    reader = threading.Thread(target=read, args=(peer, times * reply_len))
+    reader.start()
+    for _ in range(times):
+        peer.sendall(request)
+    reader.join()
+
+
+def echoed(first, payload, units_per_frame=1, opening=b""):
+    """Frames of one kind, 100 in a write."""
+
+    def attack(port, units):
+        peer = open_websocket(port)
+        if opening:
+            peer.sendall(opening)
+            read(peer, len(opening) - 4)
+        one = frame(first, payload)
+        reply_len = 0 if first == PONG else 100 * (len(one) - 4)
+        send_and_read(peer, one * 100, units // units_per_frame // 100, reply_len)
+        # What came before is answered when this is.
+        peer.sendall(frame(PING, b""))
+        read(peer, 2)
+        return [peer]
+
+    return attack
+
+
+def each_connection(said, end):
+    def attack(port, units):
+        for _ in range(units):
+            peer = connect(port, said)
+            end(peer)
+            peer.close()
+        return []
+
+    return attack
+
+
+def reset(peer):
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def staying(begin):
+    """Connections that stay."""
+    return lambda port, units: [begin(port) for _ in range(units)]
+
+
+def timed_out(port, units):
+    for peer in [connect(port) for _ in range(units)]:
+        read_to_end(peer)
+    return []
+
+
+def byte_by_byte(said):
+    def attack(port, units):
+        peer = connect(port) if said is None else open_websocket(port)
+        whole = b"GET /ws HTTP/1.1\r\nX: " + b"x" * units if said is None else said
+        for at in range(units):
+            peer.sendall(whole[at : at + 1])
+            time.sleep(PAUSE)
+        return [peer]
+
+    return attack
+
+
+def begun(beginning):
+    def begin(port):
+        peer = open_websocket(port)
+        # The Pong shows that the server has come so far.
+        peer.sendall(frame(PING, b"") + beginning)
+        read(peer, 2)
+        return peer
+
+    return begin
+
+
+# A fragment for each byte of a character, which no vector instruction sees whole.
+SPLIT = b"".join(
+    frame(first, bytes([byte]))
+    for first, byte in zip([0x01, 0x00, 0x00, 0x80], "😀".encode(), strict=True)
+)
+
+
+def split_characters(port, units):
+    peer = open_websocket(port)
+    send_and_read(peer, SPLIT * 100, units // 400, 100 * (len(SPLIT) - 16))
+    return [peer]
+
+
+FIRST_FRAGMENT = frame(TEXT & 0x7F, b"x")
+ENDLESS = bytes([BINARY, 0xFF]) + struct.pack(">Q", (1 << 63) - 1) + KEY
+MIXED = "aé漢😀".encode()
+
+# Name: attack, few units, many units, whether what it leaves stays.
+ATTACKS = {
+    "connection that says nothing, until its 408": (timed_out, 20, 120, False),
+    "connection that is reset at once": (each_connection(b"", reset), 50, 250, False),
+    "request that is refused (404)": (
+        each_connection(b"GET /no HTTP/1.1\r\nHost: a\r\n\r\n", read_to_end), 50, 250, False),
+    "request for the page": (each_connection(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", read_to_end), 50, 250, False),
+    "TLS handshake": (each_connection(b"\x16\x03\x01\x02\x00", read_to_end), 50, 250, False),
+    "upgrade that is reset": (each_connection(UPGRADE, reset), 50, 250, False),
+    "connection without a byte, kept": (staying(connect), 100, 1100, True),
+    "half of a request head, kept": (staying(lambda port: connect(port, UPGRADE[:-2])), 100, 1100, True),
+    "upgraded connection, kept": (staying(open_websocket), 100, 1100, True),
+    "message without its end, kept": (staying(begun(FIRST_FRAGMENT)), 100, 1100, True),
+    "frame of 2^63 - 1 bytes, begun, kept": (staying(begun(ENDLESS + b"x" * 100)), 100, 1100, True),
+    "frame of 4 KiB, half of it, kept": (staying(begun(frame(BINARY, b"x" * 4096)[:2048])), 100, 1100, True),
+    "byte of a request head, alone": (byte_by_byte(None), 100, 500, False),
+    "byte of a held frame, alone": (byte_by_byte(frame(BINARY, b"x" * 4096)), 100, 500, False),
+    "fragment of one byte": (echoed(CONTINUATION, b"x", opening=FIRST_FRAGMENT), 20_000, 220_000, False),
+    "fragment without payload": (echoed(CONTINUATION, b"", opening=FIRST_FRAGMENT), 20_000, 220_000, False),
+    "fragment of a quarter of a character": (split_characters, 20_000, 220_000, False),
+    "message without payload": (echoed(BINARY, b""), 20_000, 220_000, False),
+    "Ping without payload": (echoed(PING, b""), 20_000, 220_000, False),
+    "Ping of 125 bytes": (echoed(PING, b"p" * 125), 20_000, 120_000, False),
+    "Pong without payload": (echoed(PONG, b""), 20_000, 220_000, False),
+    "Pong of 125 bytes": (echoed(PONG, b"p" * 125), 20_000, 120_000, False),
+    "byte of a binary message": (echoed(BINARY, b"\x9f" * 1000, 1000), 2_000_000, 22_000_000, False),
+    "byte of an ASCII text": (echoed(TEXT, b"a" * 1000, 1000), 2_000_000, 22_000_000, False),
+    "byte of a text of all lengths": (echoed(TEXT, MIXED * 100, 1000), 2_000_000, 22_000_000, False),
+}
+class Server:
+    def __init__(self, program, way, wrapper=()):
+        flags = ["--listen=127.0.0.1:0", "--workers=1", "--log-level=warn", "--handshake-timeout=2s", way]
+        self.process = subprocess.Popen(
+            [*wrapper, program, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.port = int(re.search(r":(\d+)/ws", self.process.stdout.readline())[1])
+
+    def stop(self):
+        child = f"/proc/{self.process.pid}/task/{self.process.pid}/children"
+        children = Path(child).read_text().split()
+        target = int(children[0]) if children else self.process.pid
+        subprocess.run(["kill", "-TERM", str(target)], check=True)
+        return self.process.communicate(timeout=PATIENCE)[1]
+
+    def resident(self):
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) << 10
+
+
+def run(server, attack, units, at_end=lambda: None):
+    peers = attack(server.port, units)
+    seen = at_end()
+    for peer in peers:
+        peer.close()
+    return seen, server.stop()
+
+
+def instructions(program, attack, units):
+    with tempfile.NamedTemporaryFile() as out:
+        wrapper = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out.name}"]
+        _, log = run(Server(program, "--driver=epoll", wrapper), attack, units)
+        return int(re.search(r"Collected : (\d+)", log)[1])
+
+
+def system_calls(program, way, attack, units):
+    with tempfile.NamedTemporaryFile("r") as out:
+        run(Server(program, way, ["strace", "-f", "-c", "-o", out.name]), attack, units)
+        return int(re.search(r"(\d+)(?:\s+\d+)? total", out.read())[1])
+
+
+def memory(program, way, attack, units):
+    server = Server(program, way)
+    return run(server, attack, units, server.resident)[0]
+
+
+def text(cost):
+    """A cost; what is less than a hundredth is within what runs differ by."""
+    return "< 0.01" if cost < 0.01 else f"{cost:,.0f}" if cost >= 100 else f"{cost:.2g}"
+
+
+def main():
+    program, *wanted = sys.argv[1:]
+    print("| attack | instructions | system calls: epoll | ring | bytes: epoll | ring | portable |")
+    print("| --- | --: | --: | --: | --: | --: | --: |")
+    for name, (attack, few, many, stays) in ATTACKS.items():
+        if wanted and not any(word in name for word in wanted):
+            continue
+
+        def each(count):
+            return (count(many) - count(few)) / (many - few)
+
+        cells = [each(lambda units: instructions(program, attack, units))]
+        for way in ["--driver=epoll", "--driver=auto"]:
+            cells.append(each(lambda units: system_calls(program, way, attack, units)))
+        for way in ["--driver=epoll", "--driver=auto", "--data-plane=portable"] if stays else []:
+            cells.append(each(lambda units: memory(program, way, attack, units)))
+        shown = [text(cell) for cell in cells] + ["–"] * (6 - len(cells))
+        print(f"| {name} | {' | '.join(shown)} |", flush=True)
+
+
+main()
