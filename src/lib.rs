@@ -46,7 +46,7 @@
 //!
 //! | module | what it owns |
 //! | --- | --- |
-//! | [`server`] | the workers from start to stop: what this kernel can do, replacements, signals |
+//! | [`server`] | the workers from start to stop: what this kernel can do, replacements, watchdog, signals |
 //! | `worker` | one core: accepting, the conversation of one connection, sweep, drain |
 //! | `entry` | listening sockets, which connections may stay, and which worker gets one |
 //! | `plane` | who moves the bytes of upgraded connections: the engine, or the portable path |
@@ -57,6 +57,7 @@
 //! | `http` | request heads in, small responses out: routes, refusals, the page |
 //! | `protocol` | RFC 6455 without I/O: session, echo, frame headers, masking, UTF-8, close codes |
 //! | [`metrics`] | counters of each worker, and their totals |
+//! | `pulse` | what a worker's thread is doing, for the watchdog |
 //! | `host` | CPUs, descriptors, runtimes, and what the kernel lets this process do |
 
 #[cfg(feature = "server")]
@@ -85,6 +86,9 @@ pub mod metrics;
 pub mod plane;
 #[doc(hidden)]
 pub mod protocol;
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod pulse;
 #[cfg(feature = "server")]
 pub mod server;
 #[cfg(feature = "server")]

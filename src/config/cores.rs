@@ -1,6 +1,8 @@
 //! Cores: how many workers run and where, and what carries their connections.
 #![expect(clippy::doc_markdown, reason = "these comments are the help text on a terminal")]
 
+use std::time::Duration;
+
 use clap::{ArgAction, Args, ValueEnum};
 
 use crate::{
@@ -12,7 +14,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Cores")]
 pub struct Cores {
-    /// Number of workers [default: one on each CPU]
+    /// Number of workers [default: one on each CPU, or fewer where a quota of CPU time needs fewer]
     ///
     /// The bound is above the number of CPUs of any machine.
     #[arg(long, value_name = "COUNT")]
@@ -57,6 +59,13 @@ pub struct Cores {
     /// traffic at about a thousandth of its CPU, since it wakes once a second for its sweep.
     #[arg(long, value_name = "TIME", default_value = "0s")]
     pub spin: Within<ShortTime, 0, 1000>,
+
+    /// How late a worker may be with its sweep, which comes once a second, before that is logged; 0s for
+    /// never
+    ///
+    /// A worker that stands still answers nobody and meets no deadline, and nothing else would say so.
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    pub watchdog: Within<Duration, 0, 3600>,
 }
 
 /// The kernel interface that workers wait on.

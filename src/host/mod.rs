@@ -1,6 +1,7 @@
-//! What the system gives a program: its arguments, CPUs, descriptors, memory, ways to wait.
+//! What the system gives a program: its arguments, CPUs, CPU time, descriptors, memory, ways to wait.
 
 pub mod arguments;
+pub mod cgroup;
 pub mod cpu_list;
 pub mod descriptors;
 pub mod memory;

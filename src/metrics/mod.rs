@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use strum::EnumCount;
 
 pub use self::refusal_reason::RefusalReason;
+use crate::pulse::Pulse;
 
 /// What one worker counts. The numbers only grow.
 #[doc(hidden)]
@@ -24,12 +25,12 @@ pub struct Counters {
     pub received_bytes: Counter,
     /// Wake-ups that the kernel lost: what had arrived was found only by the next sweep.
     pub late_wake_ups: Counter,
-    /// Sweeps, about one a second, by which others see that the worker lives.
-    pub sweeps: Counter,
     /// Connections that ended, by kind of end.
     ended: Vec<(&'static str, Counter)>,
     /// Refused connections by reason; together they are those that ended as refused.
     refused: [Counter; RefusalReason::COUNT],
+    /// What its thread is doing.
+    pub pulse: Pulse,
 }
 
 /// A number that one thread counts up and any thread reads.
@@ -67,9 +68,9 @@ impl Counters {
             messages: Counter::default(),
             received_bytes: Counter::default(),
             late_wake_ups: Counter::default(),
-            sweeps: Counter::default(),
             ended: end_kinds.iter().map(|kind| (*kind, Counter::default())).collect(),
             refused: Default::default(),
+            pulse: Pulse::default(),
         }
     }
 

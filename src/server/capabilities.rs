@@ -11,10 +11,13 @@ use tracing::{info, warn};
 
 use super::{errors::StartError, shortages::MORE_MEMORY};
 use crate::{
-    config::{self, Config, DataPlane, HugePages, format_duration},
+    config::{self, Config, DataPlane, HugePages, Within, format_duration},
     connection::RECEIVE_QUOTA,
     host::{
-        cpu_list::CpuList, descriptors::SystemCallError, runtime::try_monoio_ring,
+        cgroup::{self, CpuQuota},
+        cpu_list::CpuList,
+        descriptors::SystemCallError,
+        runtime::try_monoio_ring,
         trial::HOW_TO_ALLOW_RINGS,
     },
     plane::engine::{self, Lack, Probe},
@@ -139,13 +142,77 @@ pub(super) fn try_socket_pair() -> Result<(), SystemCallError> {
     other.read_exact(&mut [0]).map_err(SystemCallError::naming("recvfrom"))
 }
 
-/// The CPU that each worker is pinned to.
-pub(super) fn resolve_cpus(config: &Config) -> Result<Vec<usize>, StartError> {
-    let cpus = match &config.cores.cpus {
+/// Where the workers run: one for each entry of `cpus`.
+pub(super) struct Places {
+    /// The CPU of each worker.
+    pub(super) cpus: Vec<usize>,
+    /// Whether workers are pinned to their CPUs.
+    pub(super) are_pinned: bool,
+}
+
+/// How many workers there are, and the CPU of each.
+///
+/// By default there is one on each CPU that may be used, but no more than can use the quota of CPU
+/// time. Those that are fewer because of a quota are not pinned: a quota bounds how much time there
+/// is and not where, and the servers of other containers, pinned by the same rule, would all take
+/// the first CPUs.
+pub(super) fn resolve_places(config: &Config) -> Result<Places, StartError> {
+    let cores = &config.cores;
+    let cpus = match &cores.cpus {
         Some(cpus) => cpus.clone(),
         None => CpuList::usable()?,
     };
-    let cpus = cpus.as_slice();
-    let count = config.cores.workers.map_or(cpus.len(), |count| count.get() as usize);
-    Ok(cpus.iter().copied().cycle().take(count).collect())
+    // Who names CPUs or a number has decided.
+    let is_default = cores.cpus.is_none() && cores.workers.is_none();
+    let quota = if is_default { cgroup::cpu_quota() } else { None };
+    let places = place(cpus.as_slice(), cores.workers.map(Within::get), quota, cores.incoming_cpu);
+    if let Some(quota) = quota.filter(|_| places.cpus.len() < cpus.as_slice().len()) {
+        info!(
+            "fewer workers ({}) than CPUs ({}): the control group may use the time of {}",
+            places.cpus.len(),
+            cpus.as_slice().len(),
+            quota.in_cpus()
+        );
+    }
+    Ok(places)
+}
+
+fn place(
+    cpus: &[usize],
+    workers: Option<u32>,
+    quota: Option<CpuQuota>,
+    incoming_cpu: bool,
+) -> Places {
+    let all = cpus.len();
+    let count = match (workers, quota) {
+        (Some(count), _) => count as usize,
+        (None, quota) => quota.map_or(all, |quota| quota.cpus().min(all)),
+    };
+    let is_fewer_by_quota = workers.is_none() && count < all;
+    // With --incoming-cpu a worker is for the packets of one CPU.
+    let are_pinned = !is_fewer_by_quota || incoming_cpu;
+    Places { cpus: cpus.iter().copied().cycle().take(count).collect(), are_pinned }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quota_lowers_the_number_of_workers_and_leaves_them_to_the_scheduler() {
+        let quota = |text: &str| Some(text.parse::<CpuQuota>().unwrap());
+        for (workers, quota, incoming_cpu, cpus, are_pinned) in [
+            (None, None, false, &[1, 3, 5][..], true),
+            (None, quota("150000 100000"), false, &[1, 3], false),
+            (None, quota("150000 100000"), true, &[1, 3], true),
+            (None, quota("1000 100000"), false, &[1], false),
+            (None, quota("250000 100000"), false, &[1, 3, 5], true),
+            (None, quota("900000 100000"), false, &[1, 3, 5], true),
+            (Some(1), None, false, &[1], true),
+            (Some(4), None, false, &[1, 3, 5, 1], true),
+        ] {
+            let places = place(&[1, 3, 5], workers, quota, incoming_cpu);
+            assert_eq!((&*places.cpus, places.are_pinned), (cpus, are_pinned), "{quota:?}");
+        }
+    }
 }

@@ -1,12 +1,12 @@
 //! Why a server does not start, and why it cannot go on. These are two types, since the program's
 //! exit codes differ.
 
-use std::io;
+use std::{io, time::Duration};
 
 use thiserror::Error;
 
 use crate::{
-    config::ConfigError,
+    config::{ConfigError, format_duration},
     entry::listener::ListenError,
     host::{cpu_list::CpuListError, descriptors::SystemCallError},
     metrics::Totals,
@@ -67,7 +67,7 @@ pub enum StartError {
 /// Why a server that had started could not go on.
 #[derive(Debug, Error)]
 pub enum RunError {
-    /// A worker died, and no other could be put in its place.
+    /// A worker died, and no other could be put in its place, or too many have died before it.
     #[error("{loss}")]
     WorkerLost {
         /// Which worker, and why.
@@ -77,14 +77,30 @@ pub enum RunError {
     },
 }
 
-/// A worker that died, and whose place could not be filled.
+/// A worker that died, and that the server does not go on without.
 #[derive(Debug, Error)]
-#[error("worker {worker} died, and could not be replaced in {tries} tries: {cause}")]
+#[error("worker {worker} died, and {hopeless}: {cause}")]
 pub struct WorkerLoss {
     /// The worker's number.
     pub worker: usize,
-    /// How many replacements were tried.
-    pub tries: u32,
+    /// Why it is not replaced.
+    pub hopeless: Hopeless,
     /// The cause of the last failure.
     pub cause: String,
+}
+
+/// Why the server does not try to replace a worker any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Hopeless {
+    /// None of so many replacements in a row was ready.
+    #[error("could not be replaced in {0} tries")]
+    Tries(u32),
+    /// So many workers died within this time, this one the last.
+    #[error("with it {deaths} workers within {}", format_duration(.within))]
+    Deaths {
+        /// The number of deaths, of all workers together.
+        deaths: usize,
+        /// The time that they took at most.
+        within: Duration,
+    },
 }

@@ -17,6 +17,7 @@ pub mod supervisor;
 pub mod takeover;
 #[cfg(test)]
 mod tests;
+mod watchdog;
 
 use std::{
     error::Error,
@@ -33,16 +34,17 @@ use std::{
 
 use tracing::{error, info, warn};
 
-pub use self::errors::{RunError, StartError, WorkerLoss};
+pub use self::errors::{Hopeless, RunError, StartError, WorkerLoss};
 use self::{
-    capabilities::{resolve_cpus, resolve_platforms, try_socket_pair},
-    replacement::{Place, Verdict},
+    capabilities::{Places, resolve_places, resolve_platforms, try_socket_pair},
+    replacement::{Deaths, Place, Verdict},
     room::find_room,
     shortages::{log_shortage_of_replacement, log_shortages},
     sockets::Sockets,
     succession::Succession,
     supervisor::{Inherited, Supervisor, Watch},
     takeover::News,
+    watchdog::Watchdog,
 };
 use crate::{
     config::Config,
@@ -51,6 +53,7 @@ use crate::{
     host::descriptors::{SystemCallError, find_want, raise_limit},
     http::{encode_page, page},
     metrics::{Counters, Totals},
+    pulse::Activity,
     worker::{
         self, Drain, Driver, OrderSender, Plan, Platform, Ready, ServerState, Service, WorkerError,
     },
@@ -76,6 +79,9 @@ pub struct Server {
     workers: Vec<WorkerThread>,
     /// Workers to replace, each with the time when that is due.
     replacements: Vec<(Instant, usize)>,
+    deaths: Deaths,
+    /// Watches the workers until they have ended.
+    watchdog: Option<Watchdog>,
     events: Receiver<Event>,
     events_sender: Sender<Event>,
     run_worker: RunWorker,
@@ -97,7 +103,8 @@ type Announce = Box<dyn FnOnce(Ready)>;
 pub struct StopHandle(Sender<Event>);
 
 struct WorkerThread {
-    cpu: usize,
+    /// The CPU that it is pinned to, if it is.
+    cpu: Option<usize>,
     /// What it, or its replacement, may run on, the best first.
     platforms: Vec<Platform>,
     counters: Arc<Counters>,
@@ -190,7 +197,7 @@ impl Server {
         run_worker: RunWorker,
     ) -> Result<Self, StartError> {
         config.check()?;
-        let cpus = resolve_cpus(config)?;
+        let Places { cpus, are_pinned } = resolve_places(config)?;
         try_socket_pair()?;
         // Each connection takes a descriptor.
         if let Err(error) = raise_limit(u64::MAX) {
@@ -217,6 +224,8 @@ impl Server {
                 .then(|| Arc::new(Balance::new(cpus.len()))),
             workers: Vec::new(),
             replacements: Vec::new(),
+            deaths: Deaths::default(),
+            watchdog: None,
             events,
             events_sender,
             run_worker,
@@ -224,12 +233,18 @@ impl Server {
         };
         for (worker, cpu) in cpus.into_iter().enumerate() {
             let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
+            let cpu = are_pinned.then_some(cpu);
             let (orders, thread) =
                 server.spawn_worker(worker, cpu, &platforms, counters.clone())?;
-            let (platforms, place) = (platforms.clone(), Place::new(Instant::now()));
+            let (platforms, place) = (platforms.clone(), Place::new());
             server.workers.push(WorkerThread { cpu, platforms, counters, orders, thread, place });
         }
         server.succeed(config, predecessor)?;
+        let watchdog = config.cores.watchdog.get();
+        if !watchdog.is_zero() {
+            let counters = server.workers.iter().map(|worker| worker.counters.clone()).collect();
+            server.watchdog = Some(Watchdog::start(counters, watchdog)?);
+        }
         let room = find_room(&config.bounds, server.workers.len());
         server.service.server.admission.set_room(room, &config.bounds);
         Ok(server)
@@ -356,6 +371,7 @@ impl Server {
         for thread in threads {
             thread.join().unwrap_or_else(|_| unreachable!("a worker's thread catches its panics"));
         }
+        drop(self.watchdog.take());
         let dead = self.count_deaths_while_stopping(&counters);
         debug_assert!(
             self.is_balance_settled(&dead),
@@ -424,7 +440,7 @@ impl Server {
         let Self { watch: Some(watch), workers, replacements, .. } = self else { return };
         let sweeps = workers.iter().enumerate().map(|(worker, WorkerThread { counters, .. })| {
             let is_replaced = replacements.iter().any(|(_, replaced)| *replaced == worker);
-            (!is_replaced).then(|| counters.sweeps.get())
+            (!is_replaced).then(|| counters.pulse.sweeps())
         });
         if watch.look(Instant::now(), sweeps) {
             self.supervisor.alive();
@@ -435,11 +451,11 @@ impl Server {
     fn spawn_worker(
         &mut self,
         worker: usize,
-        cpu: usize,
+        cpu: Option<usize>,
         platforms: &[Platform],
         counters: Arc<Counters>,
     ) -> Result<(OrderSender, JoinHandle<()>), StartError> {
-        let listeners = self.sockets.of_worker(worker, cpu, &mut self.listening)?;
+        let listeners = self.sockets.of_worker(worker)?;
         let (orders, worker_orders) =
             worker::orders().map_err(SystemCallError::naming("socketpair"))?;
         let balance = self.balance.clone();
@@ -459,6 +475,7 @@ impl Server {
         let events = self.events_sender.clone();
         let run_worker = self.run_worker.clone();
         let leaving = balance.clone();
+        let ending = plan.counters.clone();
         let run = move || {
             let announcing = events.clone();
             let announce = Box::new(move |ready| {
@@ -470,6 +487,7 @@ impl Server {
                 Ok(Err(error)) => WorkerEnd::Failed(error),
                 Err(_) => WorkerEnd::Panicked,
             };
+            ending.pulse.begin(Activity::NotRunning);
             if let Some(balance) = leaving {
                 balance.leave(worker);
             }
@@ -541,16 +559,16 @@ impl Server {
     /// Schedules the next try to fill a worker's place, unless its [`Place`] gives up.
     fn schedule_retry(&mut self, worker: usize, cause: String) -> Result<(), WorkerLoss> {
         let now = Instant::now();
-        match self.workers[worker].place.vacate(now) {
+        match self.workers[worker].place.vacate(now, &mut self.deaths) {
             Verdict::Replace(pause) => {
                 info!(worker, ?pause, "replacing a worker");
                 self.replacements.push((now + pause, worker));
                 Ok(())
             }
-            Verdict::GiveUp { tries } => {
+            Verdict::GiveUp(hopeless) => {
                 // The worker stays among the replacements, where `is_balance_settled` finds it.
                 self.replacements.push((now, worker));
-                Err(WorkerLoss { worker, tries, cause })
+                Err(WorkerLoss { worker, hopeless, cause })
             }
         }
     }
@@ -559,13 +577,12 @@ impl Server {
     fn replace_worker(&mut self, worker: usize) -> Result<(), WorkerLoss> {
         self.replacements.retain(|(_, replaced)| *replaced != worker);
         let result = self.start_replacement(worker);
-        self.workers[worker].place.refill(Instant::now());
+        self.workers[worker].place.refill();
         let Err(error) = result else { return Ok(()) };
         if let Some(want) = find_want(&error) {
             self.postpone(worker, &error, want);
             return Ok(());
         }
-        self.sockets.let_go(worker);
         error!(worker, "a worker cannot be replaced: {error}");
         self.schedule_retry(worker, error.to_string())
     }

@@ -18,11 +18,8 @@ use crate::{
 
 /// The listening sockets of a server.
 pub(super) struct Sockets {
-    /// A socket that was let go of is opened anew when its worker is replaced.
-    sockets: Vec<Option<TcpListener>>,
+    sockets: Vec<TcpListener>,
     workers: usize,
-    /// Other processes have, or had, the same sockets, so that none is ever let go of.
-    are_adopted: bool,
     /// The service manager has opened them, and keeps them.
     are_supervised: bool,
 }
@@ -65,9 +62,9 @@ impl Sockets {
 
     /// Opens a socket for each worker, by the CPUs that the workers are pinned to.
     fn open(listening: &mut Listening, cpus: &[usize]) -> Result<Self, ListenError> {
-        let sockets = cpus.iter().map(|cpu| listening.open(*cpu).map(Some));
+        let sockets = cpus.iter().map(|cpu| listening.open(*cpu));
         let sockets = sockets.collect::<Result<_, _>>()?;
-        Ok(Self { sockets, workers: cpus.len(), are_adopted: false, are_supervised: false })
+        Ok(Self { sockets, workers: cpus.len(), are_supervised: false })
     }
 
     /// Takes over sockets, at least one, that another process has opened.
@@ -82,38 +79,14 @@ impl Sockets {
         for (at, socket) in sockets.iter().enumerate().rev() {
             listening.adopt(socket, cpus[at % workers])?;
         }
-        let sockets = sockets.into_iter().map(Some).collect();
-        Ok(Self { sockets, workers, are_adopted: true, are_supervised: false })
+        Ok(Self { sockets, workers, are_supervised: false })
     }
 
-    /// The sockets of a worker that is pinned to `cpu`: duplicates of the server's own. With more
-    /// sockets than workers a worker has several; with fewer, workers share them.
-    pub(super) fn of_worker(
-        &mut self,
-        worker: usize,
-        cpu: usize,
-        listening: &mut Listening,
-    ) -> Result<Vec<TcpListener>, StartError> {
+    /// The sockets of a worker: duplicates of the server's own. With more sockets than workers a
+    /// worker has several; with fewer, workers share them.
+    pub(super) fn of_worker(&self, worker: usize) -> Result<Vec<TcpListener>, SystemCallError> {
         let Self { sockets, workers, .. } = self;
-        let places: Vec<_> = turns(sockets.len(), *workers, worker).collect();
-        let mut shares = Vec::new();
-        for place in places {
-            let socket = match &mut sockets[place] {
-                Some(socket) => socket,
-                vacant @ None => vacant.insert(listening.open(cpu)?),
-            };
-            shares.push(duplicate(socket)?);
-        }
-        Ok(shares)
-    }
-
-    /// Closes the server's own duplicate of the socket of a worker that cannot be replaced for now.
-    /// Its queue is closed with it, and the kernel spreads connections over the others. Sockets that
-    /// other processes or workers may have stay open.
-    pub(super) fn let_go(&mut self, worker: usize) {
-        if !self.are_adopted {
-            self.sockets[worker] = None;
-        }
+        turns(sockets.len(), *workers, worker).map(|place| duplicate(&sockets[place])).collect()
     }
 
     /// Closes all of the server's own duplicates.
@@ -123,7 +96,7 @@ impl Sockets {
 
     /// Duplicates of all sockets, for another server.
     pub(super) fn duplicates(&self) -> Result<Vec<TcpListener>, SystemCallError> {
-        self.sockets.iter().flatten().map(duplicate).collect()
+        self.sockets.iter().map(duplicate).collect()
     }
 }
 

@@ -29,6 +29,7 @@ use crate::{
     host::descriptors::{self, SystemCallError},
     metrics::RefusalReason,
     plane::Plane,
+    pulse::Activity,
 };
 
 /// How many connections are accepted before others have their turn.
@@ -114,7 +115,10 @@ impl<P: Plane> Worker<P> {
         let Queue { listener, source, pause } = queue;
         let mut waiting = Failing::default();
         loop {
-            if let Err(exhausted) = self.accept_waiting(listener, ACCEPTED_MAX)
+            self.counters.pulse.begin(Activity::Accepting);
+            let accepted = self.accept_waiting(listener, ACCEPTED_MAX);
+            self.counters.pulse.begin(Activity::Tasks);
+            if let Err(exhausted) = accepted
                 && !self.may_try_again(pause)
             {
                 self.pause(&exhausted, pause).await;

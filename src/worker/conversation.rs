@@ -21,6 +21,7 @@ use crate::{
     },
     metrics::RefusalReason,
     plane::{Plane, Upgraded},
+    pulse::Activity,
 };
 
 /// How a request is answered.
@@ -111,7 +112,10 @@ impl<P: Plane> Worker<P> {
             match select(head.as_mut(), pin!(control.demanded())).await {
                 Either::Left((Ok((request, early)), _)) => {
                     let is_head = request.method() == Method::HEAD;
-                    return Ok((self.answer(request).without_body_if(is_head), early.into()));
+                    self.counters.pulse.begin(Activity::Answering);
+                    let answer = self.answer(request).without_body_if(is_head);
+                    self.counters.pulse.begin(Activity::Tasks);
+                    return Ok((answer, early.into()));
                 }
                 Either::Left((Err(HeadError::PeerLeft), _)) => return Err(ConnectionEnd::PeerLeft),
                 Either::Left((Err(HeadError::Refused { refusal, is_head }), _)) => {

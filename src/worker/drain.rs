@@ -16,6 +16,7 @@ use super::{Worker, orders::Drain};
 use crate::{
     connection::{ConnectionEnd, Demand},
     plane::Plane,
+    pulse::Activity,
 };
 
 /// How many steps there are, unless they would be too far apart or too close together.
@@ -76,6 +77,7 @@ impl Steps {
 impl<P: Plane> Worker<P> {
     /// Has every connection closed, and waits for their ends, for as long as the order says.
     pub(super) async fn drain(&self, order: Drain) {
+        self.counters.pulse.begin(Activity::Draining);
         // Requests are refused, and their clients have nothing to lose by that.
         self.demand_of(|control| !control.is_open(), usize::MAX, Demand::Drain);
         let mut steps = Steps::over(order.spread);

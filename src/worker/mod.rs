@@ -63,6 +63,7 @@ use crate::{
         Bounds, Departure, OnEngine, Plane, Portable,
         engine::{Engine, Kernel},
     },
+    pulse::Activity,
 };
 
 pub use self::{
@@ -74,8 +75,8 @@ pub use self::{
 
 /// What a worker is to do.
 pub struct Plan {
-    /// The CPU that it is pinned to.
-    pub cpu: usize,
+    /// The CPU that it is pinned to; `None` leaves it to the scheduler.
+    pub cpu: Option<usize>,
     /// What it may run on, the best first. It runs on the first that the system grants.
     pub platforms: Vec<Platform>,
     /// The sockets that it accepts from, at least one. Other workers, and the server, may have the
@@ -151,7 +152,8 @@ impl ServerState {
 ///
 /// `ready` is called once connections are accepted.
 pub fn run(plan: Plan, ready: impl FnOnce(Ready) + 'static) -> Result<(), WorkerError> {
-    let unpinned = runtime::pin_thread(plan.cpu).err();
+    plan.counters.pulse.begin(Activity::Starting);
+    let unpinned = plan.cpu.and_then(|cpu| runtime::pin_thread(cpu).err());
     let bounds = Bounds::new(&plan.service.echo);
     let (ground, platform, shortage) = Ground::find(&plan, bounds.rules)?;
     let report = Ready { platform, shortage, unpinned };
@@ -372,7 +374,7 @@ impl<P: Plane> Worker<P> {
         loop {
             self.plane.sleep(TICK).await;
             self.now.set(self.now.get().next());
-            self.counters.sweeps.add(1);
+            self.counters.pulse.sweep();
             let deadlines = self.deadlines.get();
             for (_, control) in self.connections.borrow().iter() {
                 control.sweep(&deadlines);
@@ -380,6 +382,7 @@ impl<P: Plane> Worker<P> {
             self.plane.sweep(self.now.get(), &deadlines);
             self.turned_away.sweep(self.now.get());
             self.give_memory_back();
+            self.counters.pulse.begin(Activity::Tasks);
         }
     }
 

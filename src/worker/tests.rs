@@ -84,7 +84,7 @@ fn plan(
     counters: Arc<Counters>,
     service: Service,
 ) -> Plan {
-    let cpu = CpuList::usable().unwrap().as_slice()[0];
+    let cpu = Some(CpuList::usable().unwrap().as_slice()[0]);
     let (platforms, service) = (vec![platform], Arc::new(service));
     let (listeners, backlog, member) = (vec![listener], 128, None);
     Plan { cpu, platforms, listeners, backlog, member, orders, counters, service }

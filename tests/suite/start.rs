@@ -1,9 +1,13 @@
 //! Odd places to start in, and what is said of those that are too narrow.
 
 use std::{
+    fs,
     io::Read,
     net::TcpStream,
+    path::{Path, PathBuf},
     process::{Command, Output},
+    thread::sleep,
+    time::Duration,
 };
 
 use nix::sys::signal::Signal;
@@ -145,4 +149,75 @@ fn spinning_without_an_engine_is_announced() {
         let said = "--spin 50us: only an engine polls, and there is no engine: --data-plane is";
         assert_eq!(log.contains(said), is_told, "{log}");
     }
+}
+
+/// A control group of this machine that may use the time of half a CPU, in either version.
+struct HalfACpu(PathBuf);
+
+impl HalfACpu {
+    fn new() -> Option<Self> {
+        let name = format!("ringecho-test-{}", std::process::id());
+        for (root, quota) in [
+            (
+                "/sys/fs/cgroup/cpu",
+                &[("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "50000")][..],
+            ),
+            ("/sys/fs/cgroup", &[("cpu.max", "50000 100000")]),
+        ] {
+            let group = Self(Path::new(root).join(&name));
+            let is_made = fs::create_dir(&group.0).is_ok()
+                && quota.iter().all(|(file, text)| {
+                    let file = group.0.join(file);
+                    file.exists() && fs::write(file, text).is_ok()
+                });
+            if is_made {
+                return Some(group);
+            }
+        }
+        None
+    }
+}
+
+impl Drop for HalfACpu {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn quota_of_cpu_time_lowers_the_number_of_workers_unless_it_is_given() {
+    let cpus = ringecho::host::cpu_list::CpuList::usable().unwrap().as_slice().len();
+    let Some(group) = HalfACpu::new().filter(|_| cpus > 1) else {
+        return eprintln!("skipped, this machine has one CPU or gives this user no control group");
+    };
+    let preparation = format!("echo $$ > {}/cgroup.procs", group.0.display());
+    for (arguments, is_lowered) in [(&[][..], true), (&["--workers=2"], false)] {
+        let (mut child, line) = start(&mut ringecho_after(&preparation, arguments));
+        assert_eq!(line.contains("(1 worker, "), is_lowered, "{line}");
+        signal(&child, Signal::SIGTERM);
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        let mut log = String::new();
+        child.stderr.unwrap().read_to_string(&mut log).unwrap();
+        let said = format!(
+            "fewer workers (1) than CPUs ({cpus}): the control group may use the time of 0.5"
+        );
+        assert_eq!(log.contains(&said), is_lowered, "{log}");
+    }
+}
+
+/// The watchdog stood still as well.
+#[test]
+fn program_that_was_stopped_and_goes_on_is_no_worker_that_stands_still() {
+    let (mut child, line) = start(&mut ringecho_after("true", &["--watchdog=2s"]));
+    signal(&child, Signal::SIGSTOP);
+    sleep(Duration::from_secs(4));
+    signal(&child, Signal::SIGCONT);
+    assert!(TcpStream::connect(address(&line)).is_ok());
+    // So long that the watchdog looks again.
+    sleep(Duration::from_secs(1));
+    signal(&child, Signal::SIGTERM);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let mut log = String::new();
+    child.stderr.unwrap().read_to_string(&mut log).unwrap();
+    assert!(!log.contains("stands still"), "{log}");
 }

@@ -70,6 +70,7 @@ use crate::{
     host::trial::try_epoll,
     metrics::Counters,
     protocol::echo::{Compression, Rules},
+    pulse::Activity,
 };
 
 pub use self::{
@@ -264,7 +265,9 @@ impl<K: Kernel> Engine<K> {
     /// to it. If it may wait, it waits until something arrives. Returns whether a task's wait is over.
     pub fn turn(&mut self, may_wait: bool) -> io::Result<bool> {
         let mut events = mem::take(&mut self.events);
+        self.work.counters.pulse.begin(Activity::Waiting);
         self.work.transfers.turn(&mut events, may_wait)?;
+        self.work.counters.pulse.begin(Activity::Handling);
         let is_eventful = !events.is_empty();
         self.spin.note(is_eventful);
         if is_eventful {

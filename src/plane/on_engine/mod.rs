@@ -33,6 +33,7 @@ use crate::{
     },
     metrics::{Counters, RefusalReason},
     protocol::session::Session,
+    pulse::Activity,
 };
 
 /// The engine, shared by the tasks that wait in its kernel.
@@ -261,6 +262,7 @@ impl<K: Kernel> Plane for OnEngine<K> {
             engine.run()?;
             let departures = engine.departures();
             drop(engine);
+            self.0.counters.pulse.begin(Activity::Tasks);
             departures.into_iter().for_each(&finish);
         }
     }

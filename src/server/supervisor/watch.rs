@@ -12,7 +12,7 @@ pub(in crate::server) struct Watch {
     interval: Duration,
     next: Instant,
     /// Of each worker, the number of its sweeps when that last changed, and when it was seen.
-    seen: Vec<(u64, Instant)>,
+    seen: Vec<(u32, Instant)>,
 }
 
 impl Watch {
@@ -31,7 +31,7 @@ impl Watch {
     pub(in crate::server) fn look(
         &mut self,
         now: Instant,
-        sweeps: impl Iterator<Item = Option<u64>>,
+        sweeps: impl Iterator<Item = Option<u32>>,
     ) -> bool {
         self.next = now + self.interval;
         let patience = self.interval.max(SWEEP_TIMEOUT);
@@ -56,7 +56,7 @@ mod tests {
     fn server_is_alive_as_long_as_every_worker_sweeps() {
         let start = Instant::now();
         let mut watch = Watch::new(10 * SECOND, 2, start);
-        let mut look = |at: u32, sweeps: [Option<u64>; 2]| {
+        let mut look = |at: u32, sweeps: [Option<u32>; 2]| {
             let now = start + at * SECOND;
             let are_alive = watch.look(now, sweeps.into_iter());
             assert_eq!(watch.next(), now + 5 * SECOND);
