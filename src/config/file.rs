@@ -133,8 +133,8 @@ impl FileValues {
     /// Reads the text of a file, for the flags of a command.
     pub(super) fn parse(file: &Path, text: &str, command: &Command) -> Result<Self, FileError> {
         let line = |span: Range<usize>| {
-            let before = text.as_bytes().get(..span.start).unwrap_or(text.as_bytes());
-            Some(1 + before.iter().filter(|byte| **byte == b'\n').count())
+            let before = text.get(..span.start).unwrap_or(text);
+            Some(1 + before.matches('\n').count())
         };
         let table = DeTable::parse(text).map_err(|error| {
             let message = error.message().split_whitespace().collect::<Vec<_>>().join(" ");

@@ -14,7 +14,7 @@ use futures_util::future::{Either, select};
 
 use super::{Worker, orders::Drain};
 use crate::{
-    connection::{ConnectionEnd, Demand},
+    connection::{ConnectionEnd, Control, Demand},
     plane::Plane,
     pulse::Activity,
 };
@@ -110,7 +110,7 @@ impl<P: Plane> Worker<P> {
 
     /// Gives the next `count` connections their turn.
     pub(super) fn close_some(&self, count: usize) {
-        let demanded = self.demand_of(|control| control.is_undrained(), count, Demand::Drain);
+        let demanded = self.demand_of(Control::is_undrained, count, Demand::Drain);
         self.plane.drain_some(count - demanded);
     }
 }

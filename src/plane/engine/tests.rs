@@ -366,10 +366,10 @@ impl Run {
         let busy_turns = self.rng.random_range(1..200);
         for _ in 0..connections {
             // A stopping server may still be given connections whose handshake was under way.
-            if self.rng.random_ratio(1, 20) {
-                self.engine.drain();
-            } else if self.rng.random_ratio(1, 20) {
-                self.engine.drain_some(1);
+            match self.rng.random_range(0..40) {
+                0 | 1 => self.engine.drain(),
+                2 | 3 => self.engine.drain_some(1),
+                _ => {}
             }
             let peer = random_peer(&mut self.rng);
             self.connect(peer);
