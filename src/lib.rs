@@ -50,16 +50,20 @@
 //! | `worker` | one core: accepting, the conversation of one connection, sweep, drain |
 //! | `entry` | listening sockets, which connections may stay, and which worker gets one |
 //! | `plane` | who moves the bytes of upgraded connections: the engine, or the portable path |
+//! | `access_log` | a line for each connection that has ended |
 //! | `connection` | what all connections share: ends, deadlines, quotas, lingering |
 //! | `log` | the lines on stderr, which a thread of its own writes |
 //! | [`config`] | every knob once: its flag, variable, default, range and reason |
 //! | `handshake` | the opening handshake: origin, subprotocol, extensions, and its response |
 //! | `http` | request heads in, small responses out: routes, refusals, the page |
+//! | [`metrics`] | counters of each worker, their totals, and their exposition |
 //! | `protocol` | RFC 6455 without I/O: session, echo, frame headers, masking, UTF-8, close codes |
-//! | [`metrics`] | counters of each worker, and their totals |
 //! | `pulse` | what a worker's thread is doing, for the watchdog |
 //! | `host` | CPUs, descriptors, runtimes, and what the kernel lets this process do |
 
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod access_log;
 #[cfg(feature = "server")]
 pub mod config;
 #[cfg(feature = "server")]

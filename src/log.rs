@@ -34,7 +34,7 @@ use crate::config::{LogFormat, LogLevel};
 const QUEUE_LEN_MAX: usize = 1 << 20;
 
 /// How long the program waits at its end for a reader that stands still.
-const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
+pub(crate) const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The log of this process, on stderr.
 pub struct Log {
@@ -50,13 +50,13 @@ pub struct Log {
 pub struct LevelHandle(reload::Handle<LevelFilter, Registry>);
 
 /// Lines that wait to be written.
-#[derive(Default)]
-struct Queue {
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
     state: Mutex<QueueState>,
     changed: Condvar,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct QueueState {
     lines: VecDeque<Vec<u8>>,
     /// The bytes of all `lines`.
@@ -66,6 +66,8 @@ struct QueueState {
     /// The lines lost since the start, and how many of them the log has reported.
     lost: u64,
     lost_reported: u64,
+    /// Nothing is put into the queue any more.
+    is_over: bool,
 }
 
 impl Log {
@@ -93,7 +95,7 @@ impl Log {
         thread::Builder::new().name("log".to_owned()).spawn(move || {
             loop {
                 queue.wait_for_line();
-                queue.write_lines(|line| write_line(io::stderr(), line));
+                queue.write_lines(|line| write_line(io::stderr(), line), log_lost_lines);
             }
         })?;
         self.has_writer = true;
@@ -128,7 +130,7 @@ impl Log {
         if self.has_writer || self.write_in_background().is_ok() {
             self.queue.wait_until_written(FINISH_TIMEOUT);
         } else {
-            self.queue.write_lines(write_line_if_there_is_room);
+            self.queue.write_lines(write_line_if_there_is_room, log_lost_lines);
         }
     }
 
@@ -180,8 +182,12 @@ fn log_panic(panic: &PanicHookInfo) {
     );
 }
 
+fn log_lost_lines(lost: u64) {
+    error!(lost, "lines of the log were lost: stderr was not read, or could not be written to");
+}
+
 impl Queue {
-    fn push(&self, line: &[u8]) {
+    pub(crate) fn push(&self, line: &[u8]) {
         let mut state = self.lock();
         if state.len + line.len() > QUEUE_LEN_MAX {
             state.lost += 1;
@@ -202,34 +208,52 @@ impl Queue {
         line
     }
 
-    /// Writes the lines of the queue, then reports how many lines were lost.
-    fn write_lines(&self, mut write: impl FnMut(&[u8]) -> nix::Result<()>) {
+    /// Writes the lines of the queue, then has it reported how many lines were lost.
+    pub(crate) fn write_lines(
+        &self,
+        mut write: impl FnMut(&[u8]) -> nix::Result<()>,
+        report: impl Fn(u64),
+    ) {
         while let Some(line) = self.pop() {
             match write(&line) {
-                Ok(()) => self.report_lost_lines(),
+                Ok(()) => self.report_lost_lines(&report),
                 Err(_) => self.lock().lost += 1,
             }
         }
     }
 
-    fn report_lost_lines(&self) {
+    fn report_lost_lines(&self, report: impl Fn(u64)) {
         let mut state = self.lock();
         if state.lost == state.lost_reported || !state.lines.is_empty() {
             return;
         }
         let lost = state.lost;
         state.lost_reported = lost;
-        // The report is a line too, and takes the lock.
+        // The report may be a line too, and takes the lock.
         drop(state);
-        error!(lost, "lines of the log were lost: stderr was not read, or could not be written to");
+        report(lost);
     }
 
-    fn wait_for_line(&self) {
+    /// Waits for a line, or for the end of the queue; returns whether there is a line.
+    pub(crate) fn wait_for_line(&self) -> bool {
         let state = self.lock();
-        drop(self.changed.wait_while(state, |state| state.lines.is_empty()));
+        let is_idle = |state: &mut QueueState| state.lines.is_empty() && !state.is_over;
+        let state = self.changed.wait_while(state, is_idle);
+        !state.unwrap_or_else(PoisonError::into_inner).lines.is_empty()
     }
 
-    fn wait_until_written(&self, timeout: Duration) {
+    /// Ends the queue, when nothing is put into it any more.
+    pub(crate) fn end(&self) {
+        self.lock().is_over = true;
+        self.changed.notify_all();
+    }
+
+    /// The lines that have been lost.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lock().lost
+    }
+
+    pub(crate) fn wait_until_written(&self, timeout: Duration) {
         let state = self.lock();
         let is_busy = |state: &mut QueueState| state.is_writing || !state.lines.is_empty();
         drop(self.changed.wait_timeout_while(state, timeout, is_busy));
@@ -295,13 +319,14 @@ mod tests {
     fn written(log: &Log, can_write: bool) -> Vec<String> {
         let mut written = Vec::new();
         dispatcher::with_default(&log.dispatch(LevelFilter::ERROR), || {
-            log.queue.write_lines(|line| {
+            let write = |line: &[u8]| {
                 if !can_write {
                     return Err(Errno::ENOSPC);
                 }
                 written.push(String::from_utf8(line.to_vec()).unwrap());
                 Ok(())
-            });
+            };
+            log.queue.write_lines(write, log_lost_lines);
         });
         written
     }

@@ -10,7 +10,9 @@ mod frames;
 use std::{
     env,
     io::{Read, Write},
+    net::SocketAddr,
     os::unix::net::UnixStream,
+    rc::Rc,
     sync::Arc,
     time::Duration,
 };
@@ -19,7 +21,10 @@ use allocation_counter::{AllocationInfo, measure};
 use frames::{ClientFrame, binary, ping, pong, text};
 use ringecho::{
     config::HugePages,
-    connection::ConnectionEnd,
+    connection::{
+        ConnectionEnd,
+        record::{Record, RequestRecord, printable},
+    },
     metrics::Counters,
     plane::engine::{self, Dimensions, Engine, Kernel},
     protocol::{
@@ -187,4 +192,23 @@ fn check_that_turns_allocate_nothing(mut engine: Engine<impl Kernel>, counters: 
     // A frame that the end of a buffer cuts is held: at most two allocations for each cut.
     let cuts = ROUNDS * CONNECTIONS * request.len() / 16_384 + 1;
     assert!(allocations.count_total <= 2 * cuts as u64, "{allocations:?} for {count} messages");
+}
+
+/// docs/operate.md has the figure; beside it, each record has an entry in a map of its worker.
+#[test]
+fn record_of_a_browser_takes_no_more_than_the_documentation_says() {
+    const BYTES_MAX: i64 = 384;
+    let agent = b"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
+    let mut record = None;
+    let allocations = measure(|| {
+        let kept = Rc::new(Record::new(1, SocketAddr::from(([127, 0, 0, 1], 80))));
+        kept.asked_for(RequestRecord {
+            path: printable(b"/ws"),
+            origin: Some(printable(b"https://example.org")),
+            agent: Some(printable(agent)),
+        });
+        record = Some(kept);
+    });
+    println!("a record takes {} bytes", allocations.bytes_current);
+    assert!((1..=BYTES_MAX).contains(&allocations.bytes_current), "{allocations:?}");
 }

@@ -14,6 +14,7 @@ mod file;
 mod handshake;
 mod log;
 mod network;
+mod observation;
 mod settings;
 mod time;
 mod values;
@@ -29,6 +30,7 @@ pub use self::{
     handshake::{Compression, EchoPath, EchoPathError, Handshake, Subprotocol, SubprotocolError},
     log::{LogFormat, LogLevel, Logging},
     network::{Network, TakeoverPath},
+    observation::{AccessLogTarget, AdminAddress, Observation},
     settings::{Change, Settings},
     time::Time,
     values::{PowerOfTwo, Quantity, ShortTime, Size, ValueError, Within, format_duration},
@@ -61,6 +63,9 @@ pub struct Config {
     /// How many workers run and where, and what carries their connections.
     #[command(flatten)]
     pub cores: Cores,
+    /// What an operator sees of the server beside its log.
+    #[command(flatten)]
+    pub observation: Observation,
 }
 
 /// Values that a server cannot have together.

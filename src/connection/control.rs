@@ -6,13 +6,14 @@ use std::{
     os::fd::RawFd,
     rc::Rc,
     task::{Poll, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
     ConnectionEnd,
     clock::{Deadlines, Due, Tick, Timing},
     intake::{intake, is_quiet},
+    record::Record,
 };
 
 /// Shared by a worker and a connection's task: the worker's sweep reads the connection's timing, and
@@ -28,6 +29,13 @@ pub struct Control {
     /// When the send that is under way began.
     sending: Cell<Option<Tick>>,
     waker: RefCell<Option<Waker>>,
+    admitted: Instant,
+    /// The close code that the peer was sent, if it was sent one.
+    close_code: Cell<Option<u16>>,
+    /// Bytes of the connection's own receive buffer, and of what was received ahead of a peer that does
+    /// not read.
+    memory: Cell<(usize, usize)>,
+    record: Option<Rc<Record>>,
 }
 
 /// What a worker asks of a connection.
@@ -58,7 +66,47 @@ impl Control {
             is_drained: Cell::new(false),
             sending: Cell::new(None),
             waker: RefCell::new(None),
+            admitted: Instant::now(),
+            close_code: Cell::new(None),
+            memory: Cell::default(),
+            record: None,
         }
+    }
+
+    /// The same, with the record of what an operator may ask.
+    #[must_use]
+    pub(crate) fn with_record(self, record: Option<Rc<Record>>) -> Self {
+        Self { record, ..self }
+    }
+
+    /// The record of what an operator may ask, if one is kept.
+    pub(crate) fn record(&self) -> Option<&Rc<Record>> {
+        self.record.as_ref()
+    }
+
+    /// The time since the connection was admitted.
+    pub(crate) fn age(&self) -> Duration {
+        self.admitted.elapsed()
+    }
+
+    /// The close code that the peer was sent, if it was sent one.
+    pub(crate) fn close_code(&self) -> Option<u16> {
+        self.close_code.get()
+    }
+
+    /// Notes the close code that the peer was sent.
+    pub(crate) fn note_close_code(&self, close_code: Option<u16>) {
+        self.close_code.set(close_code);
+    }
+
+    /// Bytes of the connection's receive buffer, and of what was received ahead of a peer that does not
+    /// read.
+    pub(crate) fn memory(&self) -> (usize, usize) {
+        self.memory.get()
+    }
+
+    pub(crate) fn note_memory(&self, receive_buffer: usize, ahead: usize) {
+        self.memory.set((receive_buffer, ahead));
     }
 
     /// Demands something of the task. A demand to end stays, and a demand to drain is replaced by
@@ -201,5 +249,8 @@ impl Control {
         let mut timing = self.timing.get();
         timing.closing(self.now.get());
         self.timing.set(timing);
+        if let Some(record) = &self.record {
+            record.closing();
+        }
     }
 }

@@ -14,7 +14,7 @@ use crate::{
 #[strum_discriminants(name(EndKind), derive(EnumCount, VariantNames), vis(pub))]
 #[strum_discriminants(strum(serialize_all = "snake_case"), doc = "The kinds of ends, as counted.")]
 pub enum ConnectionEnd {
-    /// The page was delivered.
+    /// The page was delivered, or a health check was told that all is well.
     PageServed,
     /// The connection or its request was refused for this reason, and told so.
     Refused(RefusalReason),

@@ -7,6 +7,7 @@ mod end;
 pub mod intake;
 mod linger;
 mod quota;
+pub mod record;
 mod write;
 
 pub(crate) use self::quota::{Quota, let_others_go_on, noting_waits};

@@ -16,6 +16,6 @@ pub use self::{
     foreign::ForeignProtocol,
     head::{HEADER_FIELDS_MAX, HeadError, REQUEST_HEAD_LEN_MAX, read_request_head},
     refusal::{Refusal, RequestRefusal},
-    response::{encode_page, encode_refusal, without_body},
-    route::{Route, route},
+    response::{encode_healthy, encode_page, encode_refusal, encode_response, without_body},
+    route::{HEALTH_PATH, Route, route},
 };

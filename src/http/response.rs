@@ -25,6 +25,12 @@ pub fn encode_page(page: &str) -> Vec<u8> {
     encode_response(StatusCode::OK, "text/html; charset=utf-8", PAGE_HEADERS, page.as_bytes())
 }
 
+/// The response to a health check while new connections are wanted.
+pub fn encode_healthy() -> Vec<u8> {
+    let headers = &[("Cache-Control", "no-store")];
+    encode_response(StatusCode::OK, "text/plain; charset=utf-8", headers, b"ok\n")
+}
+
 /// Header fields of the page. Browsers give an isolated page a finer clock, and so finer round-trip
 /// times.
 const PAGE_HEADERS: &[(&str, &str)] = &[
@@ -47,7 +53,8 @@ pub fn without_body(mut response: Bytes) -> Bytes {
     response
 }
 
-fn encode_response(
+/// A response that ends its connection.
+pub fn encode_response(
     status: StatusCode,
     content_type: &str,
     headers: &[(&str, &str)],

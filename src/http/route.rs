@@ -1,4 +1,4 @@
-//! Where a request goes: to the page, to the opening handshake, or nowhere.
+//! Where a request goes: to the page, to the health check, to the opening handshake, or nowhere.
 
 use fastwebsockets::upgrade::is_upgrade_request;
 use http::{
@@ -14,9 +14,14 @@ use super::{echo_paths::EchoPaths, refusal::RequestRefusal};
 pub enum Route {
     /// To the browser page.
     Page,
+    /// To the answer of a health check.
+    Health,
     /// To the opening handshake.
     Echo,
 }
+
+/// The path of health checks, whatever paths upgrade.
+pub const HEALTH_PATH: &str = "/healthz";
 
 /// Decides where a request goes.
 pub fn route(request: &Request<()>, echo_paths: &EchoPaths) -> Result<Route, RequestRefusal> {
@@ -32,6 +37,8 @@ pub fn route(request: &Request<()>, echo_paths: &EchoPaths) -> Result<Route, Req
         Route::Echo
     } else if path == "/" {
         Route::Page
+    } else if path == HEALTH_PATH {
+        Route::Health
     } else if echo_paths.lists(path) {
         Route::Echo
     } else {
@@ -93,6 +100,12 @@ mod tests {
             ("HEAD / HTTP/1.1", "Host: a\r\n", Ok(Route::Page)),
             ("GET / HTTP/1.0", "", Ok(Route::Page)),
             ("HEAD / HTTP/1.0", "Host: a\r\n", Ok(Route::Page)),
+            ("GET /healthz HTTP/1.1", "Host: a\r\n", Ok(Route::Health)),
+            ("GET /healthz?verbose HTTP/1.0", "", Ok(Route::Health)),
+            ("HEAD /healthz HTTP/1.1", "Host: a\r\n", Ok(Route::Health)),
+            ("GET /healthz HTTP/1.1", &format!("Host: a\r\n{UPGRADE}"), no_echo()),
+            ("POST /healthz HTTP/1.1", "Host: a\r\n", not_allowed()),
+            ("GET /healthz/ HTTP/1.1", "Host: a\r\n", unknown()),
             (
                 "GET / HTTP/1.1",
                 "Host: a\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n",
@@ -128,12 +141,13 @@ mod tests {
     #[test]
     fn every_path_can_upgrade_and_plain_requests_keep_their_routes() {
         let all = EchoPaths::new(&["*".to_owned()]);
-        for path in ["/", "/ws", "/a/b"] {
+        for path in ["/", "/ws", "/a/b", "/healthz"] {
             let head = format!("GET {path} HTTP/1.1\r\nHost: a\r\n");
             let upgrade = format!("{head}Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
             assert_eq!(route(&read(&upgrade), &all), Ok(Route::Echo), "{path}");
             let expected = match path {
                 "/" => Ok(Route::Page),
+                "/healthz" => Ok(Route::Health),
                 _ => Err(RequestRefusal::PathUnknown(all.clone())),
             };
             let plain = read(&format!("{head}\r\n"));

@@ -12,6 +12,7 @@ use std::{
     io,
     net::TcpStream as StdTcpStream,
     os::fd::{AsRawFd, OwnedFd},
+    rc::Rc,
     time::Duration,
 };
 
@@ -25,6 +26,7 @@ use crate::{
     connection::{
         ConnectionEnd, Control,
         clock::{Deadlines, Tick},
+        record::Record,
     },
     metrics::Counters,
     protocol::echo::{Compression, Rules},
@@ -74,6 +76,9 @@ pub(crate) trait Plane: Sized + 'static {
     /// The number of connections that the plane has taken over.
     fn connection_count(&self) -> usize;
 
+    /// Bytes of the copies that it keeps for peers that do not read.
+    fn copy_len(&self) -> usize;
+
     /// Looks at the deadlines of the connections that it has taken over, as another tick has passed.
     fn sweep(&self, now: Tick, deadlines: &Deadlines);
 
@@ -114,6 +119,8 @@ pub(crate) struct Upgraded<S> {
     pub(crate) early: Vec<u8>,
     /// What the handshake agreed on about compression.
     pub(crate) compression: Compression,
+    /// What an operator may ask, if that is kept.
+    pub(crate) record: Option<Rc<Record>>,
 }
 
 /// A connection that has left its plane, for the worker to close and to count.
@@ -122,6 +129,10 @@ pub struct Departure {
     pub descriptor: OwnedFd,
     /// How it ended.
     pub end: ConnectionEnd,
+    /// The close code that the peer was sent, if it was sent one.
+    pub close_code: Option<u16>,
+    /// What an operator may ask, if that is kept.
+    pub record: Option<Rc<Record>>,
 }
 
 /// What bounds every session of a worker.

@@ -25,7 +25,7 @@ use super::{
     close_code::decode_close_payload,
     frame_header::{FIN, FRAME_HEADER_LEN_MAX, FrameHeader, LENGTH_IN_16_BITS, MASK, is_control},
     masking::{rotate, unmask, unmask_to},
-    reply::{Next, Reply},
+    reply::{ControlFrames, Next, Reply},
     utf8::{Utf8Validator, is_utf8},
 };
 
@@ -66,8 +66,9 @@ enum Phase {
     Held(Box<HeldFrame>),
     /// The payload of a frame whose header is sent.
     CutThrough(PendingPayload),
-    /// No frame: the stream has ended, by a Close frame or a fault.
-    Ended,
+    /// No frame: the stream has ended, by a Close frame or a fault. The close code of the peer's Close
+    /// frame, or of the one that answers the fault; 0 is none.
+    Ended { close_code: u16 },
 }
 
 /// A frame that is held.
@@ -109,6 +110,8 @@ struct Progress {
     prefix: Vec<u8>,
     range: Range<usize>,
     messages: u32,
+    texts: u32,
+    controls: ControlFrames,
 }
 
 /// A message in one masked frame that is whole, shorter than 64 KiB, and without an RSV bit: what most
@@ -129,6 +132,9 @@ const PLAIN_TEXT: u8 = FIN | OpCode::Text as u8;
 const PLAIN_BINARY: u8 = FIN | OpCode::Binary as u8;
 
 const MASKING_KEY_LEN: usize = 4;
+
+/// Instead of a close code, which is never 0.
+const NO_CLOSE_CODE: u16 = 0;
 
 const BETWEEN_FRAMES: Phase = Phase::FrameHeader { bytes: [0; FRAME_HEADER_LEN_MAX - 1], len: 0 };
 
@@ -161,6 +167,14 @@ impl Echo {
         matches!(self.phase, Phase::FrameHeader { len: 0, .. }) && self.message.kind.is_none()
     }
 
+    /// The close code with which the stream has ended: the peer's own, or that of its fault.
+    pub fn close_code(&self) -> Option<u16> {
+        match self.phase {
+            Phase::Ended { close_code } if close_code != NO_CLOSE_CODE => Some(close_code),
+            _ => None,
+        }
+    }
+
     /// Turns `chunk`, the next received bytes, into the reply to them.
     ///
     /// After a [`Next`] other than `Continue` all further chunks are answered with nothing.
@@ -183,13 +197,19 @@ impl Echo {
         rules: &Rules,
         answered_len: &mut usize,
     ) -> Reply {
-        let mut progress = Progress { prefix: Vec::new(), range: 0..0, messages: 0 };
+        let mut progress = Progress {
+            prefix: Vec::new(),
+            range: 0..0,
+            messages: 0,
+            texts: 0,
+            controls: ControlFrames::default(),
+        };
         let next = match self.consume::<BOUNDARY>(chunk, rules, &mut progress, answered_len) {
             Ok(next) => next,
             Err(error) => self.fail(error),
         };
-        let Progress { prefix, range, messages } = progress;
-        Reply { prefix, range, messages, next, closing: None }
+        let Progress { prefix, range, messages, texts, controls } = progress;
+        Reply { prefix, range, messages, texts, controls, next, closing: None }
     }
 
     fn consume<const BOUNDARY: bool>(
@@ -350,6 +370,7 @@ impl Echo {
             }
             //= https://www.rfc-editor.org/rfc/rfc6455#section-6.2
             //# Subsequent data frames MUST be interpreted as belonging to a new WebSocket message.
+            progress.texts += u32::from(self.message.kind == Some(MessageKind::Text));
             self.message = NO_MESSAGE;
             progress.messages += 1;
         }
@@ -367,6 +388,7 @@ impl Echo {
         progress: &mut Progress,
     ) -> Result<Next, ProtocolError> {
         if header.opcode == OpCode::Pong {
+            progress.controls.pongs += 1;
             return Ok(Next::Continue);
         }
         //= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.3
@@ -379,10 +401,11 @@ impl Echo {
         //# If an endpoint receives a Close frame and did not previously send a Close frame,
         //# the endpoint MUST send a Close frame in response.
         let next = if header.opcode == OpCode::Close {
-            decode_close_payload(&chunk[payload.clone()])?;
-            self.phase = Phase::Ended;
+            let code = decode_close_payload(&chunk[payload.clone()])?;
+            self.phase = Phase::Ended { close_code: code.unwrap_or(NO_CLOSE_CODE) };
             Next::Close
         } else {
+            progress.controls.pings += 1;
             Next::Continue
         };
         progress.range.end = payload.end;
@@ -445,7 +468,7 @@ impl Echo {
             //# The endpoint MUST ensure the WebSocket connection is in the OPEN state (cf. Sections
             //# 4.1 and 4.2.2.) If at any point the state of the WebSocket connection changes, the
             //# endpoint MUST abort the following steps.
-            Phase::Ended => Ok((chunk.len(), Next::Continue)),
+            Phase::Ended { .. } => Ok((chunk.len(), Next::Continue)),
         }
     }
 
@@ -516,11 +539,14 @@ impl Echo {
             OpCode::Text | OpCode::Binary | OpCode::Continuation => {
                 self.end_data_frame(fin, progress)?;
             }
-            OpCode::Ping => {}
-            OpCode::Pong => return Ok((taken, Next::Continue)),
+            OpCode::Ping => progress.controls.pings += 1,
+            OpCode::Pong => {
+                progress.controls.pongs += 1;
+                return Ok((taken, Next::Continue));
+            }
             OpCode::Close => {
-                decode_close_payload(&reply[2..])?;
-                self.phase = Phase::Ended;
+                let code = decode_close_payload(&reply[2..])?;
+                self.phase = Phase::Ended { close_code: code.unwrap_or(NO_CLOSE_CODE) };
             }
         }
         progress.prefix = reply;
@@ -559,8 +585,12 @@ impl Echo {
         //# An endpoint MUST NOT continue to attempt to process data (including a responding Close
         //# frame) from the remote endpoint after being instructed to _Fail the WebSocket
         //# Connection_.
-        self.phase = Phase::Ended;
-        if half_sent { Next::Abort(error) } else { Next::Fail(error) }
+        if half_sent {
+            self.phase = Phase::Ended { close_code: NO_CLOSE_CODE };
+            return Next::Abort(error);
+        }
+        self.phase = Phase::Ended { close_code: error.close_code() as u16 };
+        Next::Fail(error)
     }
 }
 
@@ -624,8 +654,11 @@ impl Progress {
         chunk[self.range.end..to].copy_from_slice(&header);
         unmask_to(chunk, at + HEADER_LEN + MASKING_KEY_LEN, to, payload_len, key);
         let payload = to..to + payload_len;
-        if header[0] == PLAIN_TEXT && !is_utf8(&chunk[payload.clone()]) {
-            return Err(ProtocolError::TextNotUtf8);
+        if header[0] == PLAIN_TEXT {
+            if !is_utf8(&chunk[payload.clone()]) {
+                return Err(ProtocolError::TextNotUtf8);
+            }
+            self.texts += 1;
         }
         self.range.end = payload.end;
         self.messages += 1;

@@ -9,6 +9,7 @@ use super::close_code::CloseCode;
 /// The text of each variant is the reason sent in the Close frame, so it stays below the 123 bytes
 /// that a reason may have (§5.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[cfg_attr(feature = "server", derive(strum::VariantNames), strum(serialize_all = "snake_case"))]
 pub enum ProtocolError {
     /// RSV1, RSV2 or RSV3 is set without an extension that gives it a meaning (§5.2).
     #[error("a reserved bit is set")]

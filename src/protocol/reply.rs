@@ -13,11 +13,24 @@ pub struct Reply {
     pub range: Range<usize>,
     /// Messages whose echo the reply completes.
     pub messages: u32,
+    /// Those of them that are text.
+    pub texts: u32,
+    /// Control frames that the chunk has ended, other than Close; usually none.
+    pub controls: ControlFrames,
     /// What the received frames mean for the connection.
     pub next: Next,
     /// What the session does about the closing handshake; usually nothing. The transformer leaves it
     /// empty.
     pub closing: Option<Box<Closing>>,
+}
+
+/// Control frames that have been answered or, as Pongs are, passed over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ControlFrames {
+    /// Pings, which the reply answers.
+    pub pings: u32,
+    /// Pongs.
+    pub pongs: u32,
 }
 
 /// What received frames mean for the connection.
@@ -57,6 +70,14 @@ pub enum End {
 impl Reply {
     /// The answer to nothing.
     pub(super) fn nothing() -> Self {
-        Self { prefix: Vec::new(), range: 0..0, messages: 0, next: Next::Continue, closing: None }
+        Self {
+            prefix: Vec::new(),
+            range: 0..0,
+            messages: 0,
+            texts: 0,
+            controls: ControlFrames::default(),
+            next: Next::Continue,
+            closing: None,
+        }
     }
 }

@@ -19,6 +19,8 @@ use super::{
 pub struct Session {
     echo: Echo,
     stage: Stage,
+    /// The server has begun the closing handshake.
+    close_sent: bool,
 }
 
 /// How far the closing handshake is (RFC 6455 §7.1.2, §7.1.4).
@@ -43,7 +45,16 @@ const STOPPING: &str = "the server is stopping";
 impl Session {
     /// The session of a connection whose opening handshake has agreed on `compression`.
     pub fn new(compression: Compression) -> Self {
-        Self { echo: Echo::with_compression(compression), stage: Stage::Open }
+        Self { echo: Echo::with_compression(compression), stage: Stage::Open, close_sent: false }
+    }
+
+    /// The code of the Close frame that was sent, if one was and it had one: the server's own, or the
+    /// echo of the peer's.
+    pub fn close_code(&self) -> Option<u16> {
+        if self.close_sent {
+            return Some(CloseCode::GoingAway as u16);
+        }
+        self.echo.close_code()
     }
 
     /// The Close frame for a connection that cannot have a session, since there is no room for it.
@@ -153,6 +164,7 @@ impl Session {
             return None;
         }
         self.stage = Stage::CloseSent;
+        self.close_sent = true;
         Some(encode_close_frame(CloseCode::GoingAway, STOPPING))
     }
 }

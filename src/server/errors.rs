@@ -5,7 +5,9 @@ use std::{io, time::Duration};
 
 use thiserror::Error;
 
+use super::admin::AdminError;
 use crate::{
+    access_log::AccessLogError,
     config::{ConfigError, format_duration},
     entry::listener::ListenError,
     host::{cpu_list::CpuListError, descriptors::SystemCallError},
@@ -25,6 +27,12 @@ pub enum StartError {
     /// The server cannot listen.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The admin listener cannot be had.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// The access log cannot be written.
+    #[error(transparent)]
+    AccessLog(#[from] AccessLogError),
     /// `io_uring` was asked for and is not available.
     #[error("--driver io_uring: {0}; use --driver auto to fall back to epoll")]
     IoUringUnavailable(String),

@@ -5,6 +5,7 @@
 //! open beside the workers. A worker that dies of a defect is replaced: its own connections are lost,
 //! those of other workers go on, and so do those that wait in its queue.
 
+mod admin;
 mod capabilities;
 mod errors;
 mod replacement;
@@ -13,6 +14,7 @@ mod shortages;
 pub mod signals;
 mod sockets;
 mod succession;
+mod summary;
 pub mod supervisor;
 pub mod takeover;
 #[cfg(test)]
@@ -34,20 +36,26 @@ use std::{
 
 use tracing::{error, info, warn};
 
-pub use self::errors::{Hopeless, RunError, StartError, WorkerLoss};
+pub use self::{
+    admin::AdminError,
+    errors::{Hopeless, RunError, StartError, WorkerLoss},
+};
 use self::{
+    admin::{Admin, AdminListener, Directory},
     capabilities::{Places, resolve_places, resolve_platforms, try_socket_pair},
     replacement::{Deaths, Place, Verdict},
     room::find_room,
     shortages::{log_shortage_of_replacement, log_shortages},
     sockets::Sockets,
     succession::Succession,
+    summary::Summary,
     supervisor::{Inherited, Supervisor, Watch},
     takeover::News,
     watchdog::Watchdog,
 };
 use crate::{
-    config::Config,
+    access_log::AccessLog,
+    config::{AdminAddress, Config},
     connection::ConnectionEnd,
     entry::{balance::Balance, listener::Listening},
     host::descriptors::{SystemCallError, find_want, raise_limit},
@@ -86,6 +94,11 @@ pub struct Server {
     events_sender: Sender<Event>,
     run_worker: RunWorker,
     spawn_thread: SpawnThread,
+    /// The workers, for those who want to know of them.
+    directory: Arc<Directory>,
+    admin: Option<Admin>,
+    /// Dropped with the server.
+    summary: Option<Summary>,
 }
 
 /// Runs the worker with this number on its thread. The last argument is called once the worker
@@ -197,6 +210,9 @@ impl Server {
         run_worker: RunWorker,
     ) -> Result<Self, StartError> {
         config.check()?;
+        let observation = &config.observation;
+        let admin = observation.admin_listen.as_ref().map(AdminListener::bind).transpose()?;
+        let access_log = observation.access_log.as_ref().map(AccessLog::open).transpose()?;
         let Places { cpus, are_pinned } = resolve_places(config)?;
         try_socket_pair()?;
         // Each connection takes a descriptor.
@@ -209,6 +225,10 @@ impl Server {
         let sockets =
             Sockets::find(config, predecessor.as_mut(), inherited, &mut listening, &cpus)?;
         let (events_sender, events) = channel();
+        let service = Arc::new(build_service(config, Arc::new(ServerState::new(config))));
+        let access_log = access_log.map(Arc::new);
+        let directory =
+            Arc::new(Directory::new(config, service.server.readiness.clone(), access_log));
         let mut server = Self {
             listening,
             sockets,
@@ -217,7 +237,7 @@ impl Server {
             watch: None,
             backlog: config.network.backlog.get(),
             config: config.clone(),
-            service: Arc::new(build_service(config, Arc::new(ServerState::new(config)))),
+            service,
             reopen: Vec::new(),
             accepts_until: None,
             balance: (config.cores.balance && cpus.len() > 1)
@@ -230,6 +250,9 @@ impl Server {
             events_sender,
             run_worker,
             spawn_thread: |name, run| thread::Builder::new().name(name).spawn(run),
+            directory,
+            admin: None,
+            summary: None,
         };
         for (worker, cpu) in cpus.into_iter().enumerate() {
             let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
@@ -247,12 +270,23 @@ impl Server {
         }
         let room = find_room(&config.bounds, server.workers.len());
         server.service.server.admission.set_room(room, &config.bounds);
+        server.serve_observers(admin)?;
         Ok(server)
     }
 
     /// The address that the server listens on, with its real port.
     pub fn address(&self) -> SocketAddr {
         self.listening.address()
+    }
+
+    /// Where metrics, status and connections are served, with the real port, if they are.
+    pub fn admin_address(&self) -> Option<&AdminAddress> {
+        self.admin.as_ref().map(Admin::address)
+    }
+
+    /// The access log, if there is one, for whoever has it opened anew.
+    pub fn access_log(&self) -> Option<Arc<AccessLog>> {
+        self.directory.access_log().cloned()
     }
 
     /// The line that says that the server is ready. Workers that had to fall back are in the log.
@@ -291,6 +325,9 @@ impl Server {
         self.service.server.readiness.end();
         let configured = Drain::configured(&self.config.time);
         let totals = self.stop_workers(*result.as_ref().unwrap_or(&configured));
+        if let Some(access_log) = self.directory.access_log() {
+            access_log.finish();
+        }
         match result {
             Ok(_) => Ok(totals),
             Err(loss) => Err(RunError::WorkerLost { loss, totals: Box::new(totals) }),
@@ -316,6 +353,7 @@ impl Server {
                 Event::WatchDue => self.watch_workers(),
                 Event::Ready { worker, ready } => {
                     self.workers[worker].place.mark_ready();
+                    self.directory.mark_ready(worker, ready.platform);
                     log_shortage_of_replacement(worker, &ready);
                 }
                 Event::Ended { worker, end } => self.plan_replacement(worker, end)?,
@@ -459,6 +497,8 @@ impl Server {
         let (orders, worker_orders) =
             worker::orders().map_err(SystemCallError::naming("socketpair"))?;
         let balance = self.balance.clone();
+        let observers = self.directory.enter(worker, cpu, &counters);
+        let observers = observers.map_err(SystemCallError::naming("socketpair"))?;
         let plan = Plan {
             cpu,
             platforms: platforms.to_vec(),
@@ -471,6 +511,7 @@ impl Server {
             orders: worker_orders,
             counters,
             service: self.service.clone(),
+            observers,
         };
         let events = self.events_sender.clone();
         let run_worker = self.run_worker.clone();
@@ -509,7 +550,10 @@ impl Server {
         let mut all_ready = Vec::new();
         while all_ready.len() < self.workers.len() {
             match self.next_event() {
-                Event::Ready { ready, .. } => all_ready.push(ready),
+                Event::Ready { worker, ready } => {
+                    self.directory.mark_ready(worker, ready.platform);
+                    all_ready.push(ready);
+                }
                 Event::Ended { worker, end } => {
                     let cause = end.cause_of_death().unwrap_or_else(|| "it ended".to_owned());
                     return Err(StartError::Worker { worker, cause });
@@ -527,8 +571,21 @@ impl Server {
         Ok(())
     }
 
+    /// Starts the threads of those who want to know of the server.
+    fn serve_observers(&mut self, admin: Option<AdminListener>) -> Result<(), StartError> {
+        self.directory.listens_at(self.address());
+        let summary = Summary::start(self.directory.counters()).map_err(StartError::Thread)?;
+        self.summary = Some(summary);
+        if let Some(listener) = admin {
+            let serving = listener.serve(self.directory.clone());
+            self.admin = Some(serving.map_err(StartError::Thread)?);
+        }
+        Ok(())
+    }
+
     /// Schedules the replacement of a worker that ended without having been told to.
     fn plan_replacement(&mut self, worker: usize, end: WorkerEnd) -> Result<(), WorkerLoss> {
+        self.directory.mark_dead(worker);
         let WorkerThread { platforms, counters, .. } = &mut self.workers[worker];
         if matches!(end, WorkerEnd::Failed(WorkerError::Engine(_))) {
             keep_without_rings(platforms);

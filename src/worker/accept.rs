@@ -269,11 +269,15 @@ impl<P: Plane> Worker<P> {
         self.last_admission.set(Some(self.now.get()));
         let stream = match self.plane.stream(stream) {
             Ok(stream) => stream,
-            Err(error) => return self.count_end(ConnectionEnd::Broken(error.kind())),
+            Err(error) => {
+                return self.count_end(ConnectionEnd::Broken(error.kind()), None, None);
+            }
         };
         let descriptor = stream.as_raw_fd();
         let entered = self.roster.enter(ticket, descriptor);
-        let control = Rc::new(Control::new(self.now.clone(), Some(descriptor)));
+        let record = self.records.enter(self.counters.accepted.get(), peer);
+        let control = Control::new(self.now.clone(), Some(descriptor)).with_record(record);
+        let control = Rc::new(control);
         let worker = self.clone();
         self.spawn_connection(control.clone(), async move {
             let end = worker.converse(stream, &control, &entered).await;

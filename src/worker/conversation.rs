@@ -7,17 +7,24 @@ use futures_util::{
     FutureExt,
     future::{Either, select},
 };
-use http::{Method, Request};
+use http::{
+    HeaderMap, HeaderName, Method, Request,
+    header::{ORIGIN, USER_AGENT},
+};
 use tracing::{debug, error};
 
 use super::Worker;
 use crate::{
-    connection::{ConnectionEnd, Control, Demand, linger, write_all},
+    connection::{
+        ConnectionEnd, Control, Demand, linger,
+        record::{RequestRecord, printable},
+        write_all,
+    },
     entry::admission::Entered,
     handshake::http1,
     http::{
-        HeadError, Refusal, RequestRefusal, Route, encode_refusal, read_request_head, route,
-        without_body,
+        HeadError, Refusal, RequestRefusal, Route, encode_healthy, encode_refusal,
+        read_request_head, route, without_body,
     },
     metrics::RefusalReason,
     plane::{Plane, Upgraded},
@@ -63,10 +70,15 @@ impl<P: Plane> Worker<P> {
                 }
                 entered.handshake_over();
                 self.counters.upgraded.add(1);
+                self.counters.handshake_times.count(control.age());
                 let negotiated = acceptance.negotiated;
                 let compression = negotiated.compression();
                 debug!(subprotocol = negotiated.subprotocol, ?compression, "connection upgraded");
-                let upgraded = Upgraded { stream, early, compression };
+                let record = control.record().cloned();
+                if let Some(record) = &record {
+                    record.opened(negotiated.subprotocol.as_deref());
+                }
+                let upgraded = Upgraded { stream, early, compression, record };
                 self.plane.carry(upgraded, &self.bounds, &self.counters, control).await
             }
             Answer::Respond(response, end) => {
@@ -91,12 +103,12 @@ impl<P: Plane> Worker<P> {
         control: Rc<Control>,
         connection: impl Future<Output = Option<ConnectionEnd>> + 'static,
     ) {
-        let key = self.connections.borrow_mut().insert(control);
+        let key = self.connections.borrow_mut().insert(control.clone());
         let worker = self.clone();
         self.plane.spawn(contain(connection).map(move |end| {
             worker.connections.borrow_mut().remove(key);
             if let Some(end) = end {
-                worker.count_end(end);
+                worker.count_end(end, control.close_code(), control.record().map(|it| &**it));
             }
         }));
     }
@@ -113,7 +125,7 @@ impl<P: Plane> Worker<P> {
                 Either::Left((Ok((request, early)), _)) => {
                     let is_head = request.method() == Method::HEAD;
                     self.counters.pulse.begin(Activity::Answering);
-                    let answer = self.answer(request).without_body_if(is_head);
+                    let answer = self.answer(request, control).without_body_if(is_head);
                     self.counters.pulse.begin(Activity::Tasks);
                     return Ok((answer, early.into()));
                 }
@@ -132,19 +144,39 @@ impl<P: Plane> Worker<P> {
         Ok((refuse(refusal).without_body_if(is_head), Vec::new()))
     }
 
-    fn answer(&self, mut request: Request<()>) -> Answer {
+    fn answer(&self, mut request: Request<()>, control: &Control) -> Answer {
+        if let Some(record) = control.record() {
+            record.asked_for(request_record(&request));
+        }
         let service = self.service();
         if request.headers().len() > service.header_fields_max {
             return refuse(RequestRefusal::HeaderFieldsTooMany(service.header_fields_max));
         }
         match route(&request, &service.echo_paths) {
             Ok(Route::Page) => Answer::Respond(service.page.clone(), ConnectionEnd::PageServed),
+            Ok(Route::Health) if service.server.readiness.is_ready() => {
+                Answer::Respond(encode_healthy().into(), ConnectionEnd::PageServed)
+            }
+            Ok(Route::Health) => refuse(RequestRefusal::Stopping),
             Ok(Route::Echo) => match http1::answer(&mut request, &service.policy) {
                 Ok(acceptance) => Answer::Upgrade(acceptance),
                 Err(refusal) => refuse(refusal),
             },
             Err(refusal) => refuse(refusal),
         }
+    }
+}
+
+/// What a request asks for, as far as an operator may ask.
+fn request_record(request: &Request<()>) -> RequestRecord {
+    let headers = request.headers();
+    let field = |headers: &HeaderMap, name: HeaderName| {
+        headers.get(name).map(|value| printable(value.as_bytes()))
+    };
+    RequestRecord {
+        path: printable(request.uri().path().as_bytes()),
+        origin: field(headers, ORIGIN),
+        agent: field(headers, USER_AGENT),
     }
 }
 

@@ -11,15 +11,19 @@
 //!
 //! Here are a worker's start and sweep; `accept` makes connections of what comes in, `conversation`
 //! is one connection's life, `drain` the end of all of them, `platform` what a worker runs on,
-//! `orders` what the server has it do, and `signal` how other threads reach it.
+//! `orders` what the server has it do, and `signal` how other threads reach it. `records` has what
+//! an operator may ask of each connection, and `inquiry` is how it is asked; `readiness` is what
+//! health checks are told.
 
 mod accept;
 mod conversation;
 mod drain;
+pub mod inquiry;
 mod orders;
 mod platform;
 mod quiet;
 mod readiness;
+mod records;
 mod signal;
 #[cfg(test)]
 mod tests;
@@ -35,20 +39,26 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Poll, Waker},
+    time::Instant,
 };
 
 use futures_util::future::{Either, select, select_all};
 use slab::Slab;
+use socket2::SockRef;
 use thiserror::Error;
+use tracing::{Level, debug, enabled};
 
 use self::{
-    accept::Queue, orders::Inbox, platform::Ground, signal::Signal, turned_away::TurnedAway,
+    accept::Queue, inquiry::Inquiries, orders::Inbox, platform::Ground, records::Records,
+    signal::Signal, turned_away::TurnedAway,
 };
 use crate::{
+    access_log::AccessLog,
     config::{Config, Echo, Time},
     connection::{
         ConnectionEnd, Control, Demand,
         clock::{Deadlines, TICK, Tick},
+        record::Record,
     },
     entry::{
         admission::{Admission, Roster},
@@ -93,6 +103,17 @@ pub struct Plan {
     pub counters: Arc<Counters>,
     /// What all workers answer with, until they are ordered to answer with another.
     pub service: Arc<Service>,
+    /// Who wants to know of each of its connections.
+    pub observers: Observers,
+}
+
+/// Who wants to know of each connection of a worker. Where nobody does, nothing is kept of them.
+#[derive(Debug, Default)]
+pub struct Observers {
+    /// Is told of each connection when it ends.
+    pub access_log: Option<Arc<AccessLog>>,
+    /// Asks for those that are open.
+    pub inquiries: Option<Inquiries>,
 }
 
 /// Why a worker ended without having been told to.
@@ -129,8 +150,8 @@ pub struct Service {
 
 /// What all workers of a server share, and what stays when its service is replaced.
 pub struct ServerState {
-    /// Whether new connections are wanted.
-    pub readiness: Readiness,
+    /// Whether new connections are wanted, as health checks are told.
+    pub readiness: Arc<Readiness>,
     /// Which connections may stay.
     pub admission: Arc<Admission>,
     /// What fails again and again, on whatever worker.
@@ -141,7 +162,7 @@ impl ServerState {
     /// The state of a server that starts.
     pub fn new(config: &Config) -> Self {
         Self {
-            readiness: Readiness::default(),
+            readiness: Arc::default(),
             admission: Arc::new(Admission::new(&config.bounds)),
             complaints: Complaints::default(),
         }
@@ -187,7 +208,9 @@ impl<R: FnOnce(Ready) + 'static> Start<R> {
     async fn serve<P: Plane>(self, plane: P) -> Result<(), WorkerError> {
         let Self { plan, bounds, report, ready } = self;
         let (member, woken) = plan.member.unzip();
-        let worker = Rc::new(Worker::new(plane, plan.service, bounds, plan.counters, member));
+        let mut worker = Worker::new(plane, plan.service, bounds, plan.counters, member);
+        let inquiries = worker.admit_observers(plan.observers);
+        let worker = Rc::new(worker);
         let _teardown = Teardown(worker.clone());
         let (ordered, orders) = plan.orders.split();
         let ordered = Signal::new(ordered, &worker.plane)?;
@@ -199,6 +222,9 @@ impl<R: FnOnce(Ready) + 'static> Start<R> {
             queues.push(queue);
         }
         worker.plane.spawn(worker.clone().sweep());
+        if let Some(inquiries) = inquiries {
+            worker.plane.spawn(worker.clone().answer_inquiries(inquiries));
+        }
         if let Some(woken) = woken {
             worker.plane.spawn(worker.clone().admit_assigned(woken));
         }
@@ -213,12 +239,7 @@ impl<R: FnOnce(Ready) + 'static> Start<R> {
         // tasks.
         let driver = worker.clone();
         let drive = monoio::spawn(async move {
-            let finish = |Departure { descriptor, end }| {
-                let number = descriptor.as_raw_fd();
-                drop(descriptor);
-                driver.roster.leave(number);
-                driver.count_end(end);
-            };
+            let finish = |departure| driver.finish(departure);
             driver.plane.drive(|| driver.is_over.get(), finish).await
         });
         match select(work, drive).await {
@@ -244,6 +265,9 @@ struct Worker<P> {
     /// All its connections, also those that its plane has taken over.
     roster: Rc<Roster>,
     turned_away: TurnedAway,
+    /// What an operator may ask of connections, if that is kept.
+    records: Records,
+    access_log: Option<Arc<AccessLog>>,
     /// When a connection was last admitted, unless memory has been given back since.
     last_admission: Cell<Option<Tick>>,
     /// Waits for the last connection to end.
@@ -265,6 +289,12 @@ impl<P: Plane> Drop for Teardown<P> {
         let connections = mem::take(&mut *self.0.connections.borrow_mut());
         for (_, control) in connections {
             control.let_go();
+        }
+        // None are left but of a worker that dies.
+        if let (records, Some(access_log)) = (self.0.records.clear(), &self.0.access_log) {
+            for record in records {
+                access_log.write(&record.view(), ConnectionEnd::WorkerDied, None);
+            }
         }
     }
 }
@@ -288,10 +318,22 @@ impl<P: Plane> Worker<P> {
             service: RefCell::new(service),
             now: Rc::default(),
             connections: RefCell::default(),
+            records: Records::default(),
+            access_log: None,
             last_admission: Cell::default(),
             drained: Cell::default(),
             is_over: Cell::new(false),
         }
+    }
+
+    /// Keeps records of connections from now on, if anybody asks for them.
+    fn admit_observers(&mut self, observers: Observers) -> Option<Inquiries> {
+        let Observers { access_log, inquiries } = observers;
+        if access_log.is_some() || inquiries.is_some() {
+            self.records = Records::keeping();
+        }
+        self.access_log = access_log;
+        inquiries
     }
 
     /// Accepts connections until the worker is to stop, and waits for their ends.
@@ -349,11 +391,34 @@ impl<P: Plane> Worker<P> {
         Ref::map(self.service.borrow(), |service| &**service)
     }
 
-    /// Counts the end of a connection that has been removed from its table.
-    fn count_end(&self, end: ConnectionEnd) {
-        self.counters.ended(end.kind()).add(1);
+    /// Closes and counts a connection that has left the plane.
+    fn finish(&self, departure: Departure) {
+        let Departure { descriptor, end, close_code, record } = departure;
+        if enabled!(Level::DEBUG) {
+            let peer = SockRef::from(&descriptor).peer_addr().ok().and_then(|it| it.as_socket());
+            debug!(?peer, ?end, "connection ended");
+        }
+        let number = descriptor.as_raw_fd();
+        drop(descriptor);
+        self.roster.leave(number);
+        self.count_end(end, close_code, record.as_deref());
+    }
+
+    /// Counts the end of a connection that has been removed from its table, with the close code that
+    /// it was sent.
+    fn count_end(&self, end: ConnectionEnd, close_code: Option<u16>, record: Option<&Record>) {
+        self.counters.count_end(end.kind(), close_code);
         if let ConnectionEnd::Refused(reason) = end {
             self.counters.refused(reason).add(1);
+        }
+        if let ConnectionEnd::Failed(error) = end {
+            self.counters.count_protocol_error(error);
+        }
+        if let Some(record) = record {
+            self.records.leave(record);
+            if let Some(access_log) = &self.access_log {
+                access_log.write(&record.view(), end, close_code);
+            }
         }
         if let Some(member) = &self.member {
             member.connection_ended();
@@ -372,13 +437,21 @@ impl<P: Plane> Worker<P> {
     /// Counts the ticks, and at each has every connection's deadlines looked at.
     async fn sweep(self: Rc<Self>) {
         loop {
+            let began = Instant::now();
             self.plane.sleep(TICK).await;
+            self.counters.sweep_latenesses.count(began.elapsed().saturating_sub(TICK));
             self.now.set(self.now.get().next());
             self.counters.pulse.sweep();
             let deadlines = self.deadlines.get();
+            let (mut buffers, mut copies) = (0, self.plane.copy_len());
             for (_, control) in self.connections.borrow().iter() {
                 control.sweep(&deadlines);
+                let (receive_buffer, ahead) = control.memory();
+                buffers += receive_buffer;
+                copies += ahead;
             }
+            self.counters.own_buffer_bytes.set(buffers as u64);
+            self.counters.copy_bytes.set(copies as u64);
             self.plane.sweep(self.now.get(), &deadlines);
             self.turned_away.sweep(self.now.get());
             self.give_memory_back();

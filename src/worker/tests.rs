@@ -87,7 +87,8 @@ fn plan(
     let cpu = Some(CpuList::usable().unwrap().as_slice()[0]);
     let (platforms, service) = (vec![platform], Arc::new(service));
     let (listeners, backlog, member) = (vec![listener], 128, None);
-    Plan { cpu, platforms, listeners, backlog, member, orders, counters, service }
+    let observers = Observers::default();
+    Plan { cpu, platforms, listeners, backlog, member, orders, counters, service, observers }
 }
 
 /// An acceptor assigns connections to a worker that is told to stop in the middle of it. Each

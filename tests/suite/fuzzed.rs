@@ -109,7 +109,7 @@ fn answer_to(input: &[u8], seed: u8) -> Option<Vec<u8>> {
     let is_head = request.method() == Method::HEAD;
     match route(&request, &EchoPaths::new(&["/ws"])) {
         Ok(Route::Echo) => {}
-        Ok(Route::Page) => return Some(b"HTTP/1.1 200 OK\r\n\r\n".to_vec()),
+        Ok(Route::Page | Route::Health) => return Some(b"HTTP/1.1 200 OK\r\n\r\n".to_vec()),
         Err(refusal) => return Some(refuse(refusal, is_head)),
     }
     let asks =

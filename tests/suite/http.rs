@@ -31,6 +31,28 @@ fn page_is_served_at_the_root() {
     });
 }
 
+/// As load balancers ask: with HEAD, with HTTP/1.0, and whatever paths upgrade.
+#[test]
+fn health_check_is_told_that_all_is_well() {
+    for paths in [&["/ws"][..], &["*"]] {
+        with_server(&config_with_paths(paths), |server| {
+            for (request, body) in [
+                ("GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n", "ok\n"),
+                ("HEAD /healthz HTTP/1.1\r\nHost: a\r\n\r\n", ""),
+                ("GET /healthz HTTP/1.0\r\n\r\n", "ok\n"),
+                ("HEAD /healthz HTTP/1.0\r\n\r\n", ""),
+            ] {
+                let mut peer = server.connect();
+                peer.send(request);
+                let response = peer.read_to_end();
+                assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{request}: {response}");
+                assert!(response.contains("\r\nContent-Length: 3\r\n"), "{request}: {response}");
+                assert!(response.ends_with(&format!("\r\n\r\n{body}")), "{request}: {response}");
+            }
+        });
+    }
+}
+
 #[test]
 fn head_is_answered_as_get_without_a_body() {
     with_server(&config(), |server| {

@@ -32,6 +32,7 @@ mod program;
 mod proxy;
 #[path = "../seccomp/mod.rs"]
 mod seccomp;
+mod seen;
 mod session;
 mod signals;
 mod slow;

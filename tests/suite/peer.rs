@@ -8,7 +8,7 @@ use std::{
 };
 
 use ringecho::{
-    config::{Config, Cores, DataPlane, Driver, Network, Within},
+    config::{AdminAddress, Config, Cores, DataPlane, Driver, Network, Within},
     metrics::Totals,
     server::{Server, StopHandle},
     worker::Drain,
@@ -21,6 +21,8 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 /// A running server.
 pub struct TestServer {
     pub address: SocketAddr,
+    /// Where metrics are served, if they are.
+    pub admin: Option<AdminAddress>,
     stop: StopHandle,
     running: JoinHandle<Totals>,
 }
@@ -73,8 +75,9 @@ impl TestServer {
     pub fn start(config: &Config) -> Self {
         let server = Server::start(config).expect("the server starts");
         let (address, stop) = (server.address(), server.stop_handle());
+        let admin = server.admin_address().cloned();
         let running = thread::spawn(move || server.run().expect("the server runs"));
-        Self { address, stop, running }
+        Self { address, admin, stop, running }
     }
 
     /// A stop that somebody else may give while the server runs.

@@ -112,6 +112,11 @@ impl Buffers {
         unsafe { kernel.provide(buffers, *buffer_len) };
     }
 
+    /// Bytes of all buffers.
+    pub(super) fn total_len(&self) -> usize {
+        self.memory.len
+    }
+
     /// How many buffers the kernel has.
     pub(super) fn free(&self) -> usize {
         self.provided.len()

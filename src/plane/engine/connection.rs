@@ -11,6 +11,7 @@
 use std::{
     mem,
     os::fd::{AsFd, OwnedFd},
+    rc::Rc,
     sync::Arc,
     time::Duration,
 };
@@ -32,6 +33,7 @@ use crate::{
         ConnectionEnd,
         clock::{Tick, Timing},
         intake::is_quiet,
+        record::Record,
     },
     metrics::Counters,
     protocol::{
@@ -54,9 +56,11 @@ pub(super) struct Connection {
     is_hungry: bool,
     pub(super) sending: Sending,
     pub(super) stage: Stage,
+    /// What an operator may ask, if that is kept.
+    pub(super) record: Option<Rc<Record>>,
 }
 
-const _: () = assert!(size_of::<Connection>() <= 96, "an idle connection weighs no more");
+const _: () = assert!(size_of::<Connection>() <= 104, "an idle connection weighs no more");
 
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +130,38 @@ impl Connection {
             is_hungry: false,
             sending: Sending::Ready(PartQueue::default()),
             stage: Stage::Open,
+            record: None,
+        }
+    }
+
+    /// The close code that the peer was sent, if it was sent one.
+    pub(super) fn close_code(&self) -> Option<u16> {
+        self.session.close_code()
+    }
+
+    /// Bytes that wait behind a patient send.
+    pub(super) fn waiting_len(&self) -> usize {
+        match &self.sending {
+            Sending::Ready(_) => 0,
+            Sending::Blocked(waiting) => waiting.capacity(),
+        }
+    }
+
+    /// Counts received bytes and the reply to them.
+    #[inline]
+    fn count<K>(&self, received_len: usize, reply: &Reply, work: &Work<K>) {
+        work.counters.count_reply(received_len, reply);
+        if let Some(record) = &self.record {
+            let sent_len = reply.prefix.len() + reply.range.len();
+            record.count(received_len, sent_len, reply.messages);
+        }
+    }
+
+    /// Counts the bytes of a frame of the server's own.
+    fn count_sent<K>(&self, len: usize, work: &Work<K>) {
+        work.counters.sent_bytes.add(len as u64);
+        if let Some(record) = &self.record {
+            record.count(0, len, 0);
         }
     }
 
@@ -179,7 +215,7 @@ impl Connection {
         work: &mut Work<K>,
     ) {
         let reply = self.session.receive(&mut bytes, &work.rules);
-        work.count(bytes.len(), &reply);
+        self.count(bytes.len(), &reply, work);
         bytes.truncate(reply.range.end);
         bytes.drain(..reply.range.start);
         self.answer(key, reply, Part::Owned(bytes), work);
@@ -195,7 +231,7 @@ impl Connection {
         if self.stage == Stage::Open {
             self.timing.traffic(work.now);
             let reply = self.session.receive(work.transfers.chunk_mut(&chunk), &work.rules);
-            work.count(chunk.len(), &reply);
+            self.count(chunk.len(), &reply, work);
             let part = Part::Chunk(chunk.narrow(reply.range.clone()));
             self.answer(key, reply, part, work);
         }
@@ -252,8 +288,12 @@ impl Connection {
 
     #[cold]
     fn queue_close<K: Kernel>(&mut self, key: Key, frame: Vec<u8>, work: &mut Work<K>) {
+        self.count_sent(frame.len(), work);
         self.queue(key, Part::Owned(frame), work);
         self.timing.closing(work.now);
+        if let Some(record) = &self.record {
+            record.closing();
+        }
     }
 
     /// Takes a peer that does not read away from the shared buffers: `rest`, a copy of what it did
@@ -356,6 +396,8 @@ impl Connection {
         if matches!(self.sending, Sending::Ready(_))
             && let Some(frame) = self.session.ping()
         {
+            work.counters.pings_sent.add(1);
+            self.count_sent(frame.len(), work);
             self.queue(key, Part::Owned(frame.to_vec()), work);
         }
     }
@@ -409,6 +451,9 @@ impl Connection {
             self.stage = Stage::Closing;
             self.timing.closing(work.now);
             work.leaving.insert(key, end);
+            if let Some(record) = &self.record {
+                record.closing();
+            }
         }
         if !end.is_orderly() {
             self.stop_receiving(key, work);
@@ -470,12 +515,4 @@ pub(super) enum DepartureState {
     Sent,
     /// It waits for nothing more.
     Over,
-}
-
-impl<K> Work<K> {
-    #[inline]
-    fn count(&self, received_len: usize, reply: &Reply) {
-        self.counters.received_bytes.add(received_len as u64);
-        self.counters.messages.add(reply.messages.into());
-    }
 }

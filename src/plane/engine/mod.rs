@@ -44,6 +44,7 @@ mod waits;
 use std::{
     io, mem,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -66,6 +67,7 @@ use crate::{
         ConnectionEnd,
         clock::{Deadlines, Due, TICK, Tick},
         intake::intake,
+        record::Record,
     },
     host::trial::try_epoll,
     metrics::Counters,
@@ -101,7 +103,13 @@ pub struct Engine<K> {
     tick_began: Instant,
     /// Empty between turns.
     events: Events,
+    /// Eventful turns until one is timed.
+    turns_untimed: u32,
 }
+
+/// Of so many eventful turns one is timed, since looks at the clock would be on the path of every
+/// message where turns are short.
+const TURNS_UNTIMED: u32 = 64;
 
 impl Engine<Uring> {
     /// An engine on a ring of its own, for this thread.
@@ -154,6 +162,7 @@ impl<K: Kernel> Engine<K> {
             dimensions,
             counters,
         };
+        work.counters.shared_buffer_bytes.set(work.transfers.buffers_len() as u64);
         Ok(Self {
             table: Table::new(dimensions.connections_max),
             work,
@@ -164,6 +173,7 @@ impl<K: Kernel> Engine<K> {
             turns_since_tick: 0,
             tick_began: Instant::now(),
             events: Events::default(),
+            turns_untimed: TURNS_UNTIMED,
         })
     }
 
@@ -175,6 +185,13 @@ impl<K: Kernel> Engine<K> {
     /// Whether there is no connection, and nothing under way for one that has departed.
     pub fn is_idle(&self) -> bool {
         self.table.len() == 0 && self.work.transfers.under_way() == UnderWay::default()
+    }
+
+    /// Bytes of the copies for peers that do not read, and of memory that is kept for them.
+    pub fn copy_len(&self) -> usize {
+        let is_blocked = self.work.transfers.under_way().patient_sends > 0;
+        let connections = is_blocked.then(|| self.table.iter().map(|(_, it)| it.waiting_len()));
+        self.work.transfers.copy_len() + connections.into_iter().flatten().sum::<usize>()
     }
 
     /// Connections that have departed since the last call.
@@ -191,6 +208,17 @@ impl<K: Kernel> Engine<K> {
         compression: Compression,
         early: Vec<u8>,
     ) -> Result<(), (OwnedFd, Vec<u8>)> {
+        self.adopt_recorded(descriptor, compression, early, None)
+    }
+
+    /// The same, with the record of what an operator may ask of the connection.
+    pub fn adopt_recorded(
+        &mut self,
+        descriptor: OwnedFd,
+        compression: Compression,
+        early: Vec<u8>,
+        record: Option<Rc<Record>>,
+    ) -> Result<(), (OwnedFd, Vec<u8>)> {
         let Self { table, work, .. } = self;
         if table.is_full() {
             return Err((descriptor, early));
@@ -202,6 +230,7 @@ impl<K: Kernel> Engine<K> {
             let Some(connection) = table.remove(key) else { unreachable!("it was just inserted") };
             return Err((connection.descriptor, early));
         }
+        connection.record = record;
         connection.arm(key, work);
         if !early.is_empty() {
             connection.receive_early(key, early, work);
@@ -270,8 +299,10 @@ impl<K: Kernel> Engine<K> {
         self.work.counters.pulse.begin(Activity::Handling);
         let is_eventful = !events.is_empty();
         self.spin.note(is_eventful);
+        let mut timed = None;
         if is_eventful {
             self.count_late_wake_up(&events);
+            timed = self.begin_timing();
         }
         let Self { table, work, .. } = self;
         for (key, unsent) in events.unsent.drain(..) {
@@ -296,10 +327,24 @@ impl<K: Kernel> Engine<K> {
         self.feed();
         self.depart();
         self.send_replies();
+        if let Some(began) = timed {
+            self.work.counters.turn_times.count(began.elapsed());
+        }
         if cfg!(debug_assertions) {
             self.check_invariants();
         }
         Ok(is_awaited)
+    }
+
+    /// The time now, if this turn is one of those that are timed.
+    #[inline]
+    fn begin_timing(&mut self) -> Option<Instant> {
+        self.turns_untimed -= 1;
+        if self.turns_untimed > 0 {
+            return None;
+        }
+        self.turns_untimed = TURNS_UNTIMED;
+        Some(Instant::now())
     }
 
     /// Counts a late wake-up: an event that did not end the engine's wait, but was found when the
@@ -424,12 +469,11 @@ impl<K: Kernel> Engine<K> {
                     // A slot that stays registered is overwritten by its next connection.
                     let _ = work.transfers.release(*key);
                     let connection = table.remove(*key).zip(work.leaving.remove(key));
-                    departures.extend(
-                        connection.map(|(Connection { descriptor, .. }, end)| Departure {
-                            descriptor,
-                            end,
-                        }),
-                    );
+                    departures.extend(connection.map(|(connection, end)| {
+                        let close_code = connection.close_code();
+                        let Connection { descriptor, record, .. } = connection;
+                        Departure { descriptor, end, close_code, record }
+                    }));
                     false
                 }
             }

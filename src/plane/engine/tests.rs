@@ -298,7 +298,7 @@ impl Run {
         } else {
             or_die(self.engine.turn(false));
         }
-        for Departure { descriptor, end } in self.engine.departures() {
+        for Departure { descriptor, end, .. } in self.engine.departures() {
             let mut world = self.world.borrow_mut();
             let raw = descriptor.as_raw_fd();
             assert!(!world.slots.values().any(|held| *held == raw), "it is still registered");

@@ -260,6 +260,17 @@ impl<K: Kernel> Transfers<K> {
         self.patient.get(&key.slot).map_or(0, |send| send.bytes.len())
     }
 
+    /// Bytes of the shared receive buffers.
+    pub(super) fn buffers_len(&self) -> usize {
+        self.buffers.total_len()
+    }
+
+    /// Bytes of the memory of patient sends, and of what is kept for the next ones.
+    pub(super) fn copy_len(&self) -> usize {
+        let patient: usize = self.patient.values().map(|send| send.bytes.capacity()).sum();
+        patient + self.spare.iter().map(Vec::capacity).sum::<usize>()
+    }
+
     /// Memory for bytes that have to wait; [`send_patiently`](Self::send_patiently) takes it back.
     pub(super) fn spare_memory(&mut self) -> Vec<u8> {
         self.spare.pop().unwrap_or_default()

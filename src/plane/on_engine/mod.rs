@@ -32,7 +32,7 @@ use crate::{
         let_others_go_on, linger, write_all,
     },
     metrics::{Counters, RefusalReason},
-    protocol::session::Session,
+    protocol::{close_code::CloseCode, session::Session},
     pulse::Activity,
 };
 
@@ -100,6 +100,7 @@ impl<K: Kernel> OnEngine<K> {
         let mut stream = TaskStream::new(descriptor.into(), self.clone());
         let frame = Session::turn_away();
         let frame_len = frame.len();
+        control.note_close_code(Some(CloseCode::TryAgainLater as u16));
         control.closing();
         if let Err(end) = write_all(&mut stream, frame, 0..frame_len, control).await {
             return end;
@@ -191,10 +192,11 @@ impl<K: Kernel> Plane for OnEngine<K> {
         _: &Counters,
         control: &Control,
     ) -> Option<ConnectionEnd> {
-        let Upgraded { stream, early, compression } = upgraded;
+        let Upgraded { stream, early, compression, record } = upgraded;
         let descriptor = stream.into_descriptor();
         self.0.is_adopting.set(true);
-        let adopted = self.0.engine.borrow_mut().adopt(descriptor, compression, early);
+        let adopted =
+            self.0.engine.borrow_mut().adopt_recorded(descriptor, compression, early, record);
         self.0.is_adopting.set(false);
         let Err((descriptor, _)) = adopted else { return None };
         Some(self.turn_away(descriptor, control).await)
@@ -202,6 +204,10 @@ impl<K: Kernel> Plane for OnEngine<K> {
 
     fn connection_count(&self) -> usize {
         self.0.engine.borrow().connection_count()
+    }
+
+    fn copy_len(&self) -> usize {
+        self.0.engine.borrow().copy_len()
     }
 
     fn sweep(&self, now: Tick, deadlines: &Deadlines) {

@@ -51,7 +51,9 @@ pub async fn run(
         ahead: Vec::new(),
     };
     control.opened();
-    match carrier.echo_until_closed(early).await {
+    let ended = carrier.echo_until_closed(early).await;
+    control.note_close_code(carrier.session.close_code());
+    match ended {
         Ok(end) => {
             linger(&mut reader, &mut writer, control).await;
             end
@@ -78,8 +80,11 @@ impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Carrier<'_, R, W> {
         let mut chunk = early;
         loop {
             let reply = self.session.receive(&mut chunk, &self.bounds.rules);
-            self.counters.received_bytes.add(chunk.len() as u64);
-            self.counters.messages.add(reply.messages.into());
+            self.counters.count_reply(chunk.len(), &reply);
+            if let Some(record) = self.control.record() {
+                let sent_len = reply.prefix.len() + reply.range.len();
+                record.count(chunk.len(), sent_len, reply.messages);
+            }
             let Reply { prefix, range, closing, .. } = reply;
             if !prefix.is_empty() {
                 let prefix_len = prefix.len();
@@ -90,6 +95,7 @@ impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Carrier<'_, R, W> {
             }
             if let Some(Closing { frame, end }) = closing.map(|closing| *closing) {
                 if let Some(frame) = frame {
+                    self.count_sent(frame.len());
                     write_close(self.writer, self.control, frame).await?;
                 }
                 if let Some(end) = end {
@@ -97,10 +103,16 @@ impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Carrier<'_, R, W> {
                 }
             }
             let buffer = self.next_buffer(chunk);
+            self.control.note_memory(buffer.capacity(), self.ahead.capacity());
             let (received, has_waited) = noting_waits(self.receive(buffer)).await;
             chunk = received?;
             self.quota.spend(chunk.len(), has_waited).await;
         }
+    }
+
+    /// Counts the bytes of a frame of the server's own.
+    fn count_sent(&self, len: usize) {
+        count_sent(self.counters, self.control, len);
     }
 
     /// An empty buffer for the next read, twice as large if the last read filled `used`.
@@ -125,7 +137,7 @@ impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Carrier<'_, R, W> {
             return Ok(mem::take(&mut self.ahead));
         }
         // The writer and the session are needed while the reader is busy.
-        let Self { reader, writer, control, session, .. } = self;
+        let Self { reader, writer, control, session, counters, .. } = self;
         let mut read = pin!(reader.read(buffer));
         loop {
             // Demands come first, since a peer that streams always has something to read.
@@ -143,6 +155,8 @@ impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Carrier<'_, R, W> {
             match demand {
                 Demand::Ping => {
                     if let Some(frame) = session.ping() {
+                        counters.pings_sent.add(1);
+                        count_sent(counters, control, frame.len());
                         write_all(writer, frame, 0..frame.len(), control).await?;
                     }
                 }
@@ -151,6 +165,7 @@ impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Carrier<'_, R, W> {
                 Demand::DrainIdle if !session.is_idle() => {}
                 Demand::Drain | Demand::DrainIdle => {
                     if let Some(frame) = session.drain() {
+                        count_sent(counters, control, frame.len());
                         write_close(writer, control, frame).await?;
                     }
                 }
@@ -179,11 +194,20 @@ impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Carrier<'_, R, W> {
                 }
                 // Reserved at once: growing would leave memory behind that the allocator keeps.
                 ahead.reserve_exact(ahead_max.saturating_sub(ahead.len()));
+                control.note_memory(control.memory().0, ahead.capacity());
                 receive_ahead(reader, ahead, ahead_max, control, write).await
             }
         };
         control.end_sending();
         written
+    }
+}
+
+/// Counts the bytes of a frame of the server's own.
+fn count_sent(counters: &Counters, control: &Control, len: usize) {
+    counters.sent_bytes.add(len as u64);
+    if let Some(record) = control.record() {
+        record.count(0, len, 0);
     }
 }
 

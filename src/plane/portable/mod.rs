@@ -88,12 +88,16 @@ impl Plane for Portable {
         counters: &Counters,
         control: &Control,
     ) -> Option<ConnectionEnd> {
-        let Upgraded { stream, early, compression } = upgraded;
+        let Upgraded { stream, early, compression, .. } = upgraded;
         let (reader, writer) = stream.into_split();
         Some(run(reader, writer, early, compression, control, bounds, counters).await)
     }
 
     fn connection_count(&self) -> usize {
+        0
+    }
+
+    fn copy_len(&self) -> usize {
         0
     }
 

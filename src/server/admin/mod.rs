@@ -1,0 +1,320 @@
+//! The admin listener: what an operator and Prometheus ask of a running server, over HTTP, apart from
+//! the port of the echo.
+//!
+//! It has threads of its own, which read counters and ask workers; no worker ever waits for it. Bounded:
+//! at most [`CONNECTIONS_MAX`] connections at a time, further ones are told 503; each has
+//! [`REQUEST_TIMEOUT`] from its first byte to the last of its response; a request head is no longer than
+//! that of the main port. Its connections are in no counter.
+//!
+//! `directory` knows the workers, `answer` finds what a request is answered with, and `report` makes the
+//! JSON of `/status` and `/connections`.
+
+mod answer;
+mod directory;
+mod report;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fs,
+    io::{self, Read, Write},
+    net::{Shutdown, SocketAddr},
+    os::unix::{fs::PermissionsExt, net::UnixStream},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt;
+use http::{Method, StatusCode};
+use socket2::{Domain, SockAddr, Socket, Type};
+use thiserror::Error;
+use tracing::{info, warn};
+
+use self::answer::answer;
+pub(super) use self::directory::Directory;
+use crate::{
+    config::AdminAddress,
+    http::{
+        HeadError, REQUEST_HEAD_LEN_MAX, Refusal, RequestRefusal, encode_refusal,
+        read_request_head, without_body,
+    },
+};
+
+/// Connections that are answered at the same time: a few scrapers and a few people.
+const CONNECTIONS_MAX: usize = 16;
+
+/// The time that a request and its response have together.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 64;
+
+/// How long accepting rests when it fails.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a client may take to end its side after a response.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Whoever may connect to the file of a Unix socket: the server's user and group.
+const SOCKET_MODE: u32 = 0o660;
+
+/// A bound socket, before it is served.
+pub(super) struct AdminListener {
+    socket: Socket,
+    address: AdminAddress,
+}
+
+/// The threads that serve it. They end when this is dropped.
+pub(super) struct Admin {
+    socket: Arc<Socket>,
+    address: AdminAddress,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Why the admin listener cannot be had.
+#[derive(Debug, Error)]
+pub enum AdminError {
+    /// It cannot listen.
+    #[error("--admin-listen {address}: cannot listen: {source}")]
+    Listen {
+        /// The address or path.
+        address: AdminAddress,
+        /// The cause.
+        source: io::Error,
+    },
+    /// Another program listens at the path.
+    #[error("--admin-listen {0}: another program listens there; choose another path")]
+    InUse(AdminAddress),
+}
+
+impl AdminListener {
+    /// Binds the address. A socket file that nobody listens at is replaced.
+    pub(super) fn bind(address: &AdminAddress) -> Result<Self, AdminError> {
+        let bound = match address {
+            AdminAddress::Tcp(address) => bind_tcp(*address),
+            AdminAddress::Unix(path) => bind_unix(path),
+        };
+        match bound {
+            Ok(socket) => Ok(Self { socket, address: address.clone() }),
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse
+                    && matches!(address, AdminAddress::Unix(_)) =>
+            {
+                Err(AdminError::InUse(address.clone()))
+            }
+            Err(source) => Err(AdminError::Listen { address: address.clone(), source }),
+        }
+    }
+
+    /// Starts to serve.
+    pub(super) fn serve(self, directory: Arc<Directory>) -> io::Result<Admin> {
+        let Self { socket, address } = self;
+        let socket = Arc::new(socket);
+        let address = match socket.local_addr()?.as_socket() {
+            Some(bound) => AdminAddress::Tcp(bound),
+            None => address,
+        };
+        info!(%address, "serving metrics, status and connections");
+        let accepting = socket.clone();
+        let run = move || accept(&accepting, &directory);
+        let thread = thread::Builder::new().name("admin".to_owned()).spawn(run)?;
+        Ok(Admin { socket, address, thread: Some(thread) })
+    }
+}
+
+impl Admin {
+    /// Where it listens, with its real port.
+    pub(super) fn address(&self) -> &AdminAddress {
+        &self.address
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        // This ends a wait for connections.
+        let _ = self.socket.shutdown(Shutdown::Both);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        if let AdminAddress::Unix(path) = &self.address {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+fn bind_unix(path: &Path) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    let address = SockAddr::unix(path)?;
+    if let Err(error) = socket.bind(&address) {
+        if error.kind() != io::ErrorKind::AddrInUse || !is_stale_socket(path) {
+            return Err(error);
+        }
+        fs::remove_file(path)?;
+        socket.bind(&address)?;
+    }
+    // Nobody can connect before it listens.
+    fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+/// Whether a path is a socket at which nobody listens, as a process leaves it that was killed.
+fn is_stale_socket(path: &Path) -> bool {
+    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    UnixStream::connect(path).is_err_and(refused)
+}
+
+/// Accepts connections until the socket is shut down.
+fn accept(socket: &Socket, directory: &Arc<Directory>) {
+    let open = Arc::new(AtomicUsize::new(0));
+    loop {
+        let stream = match socket.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return,
+            Err(error) => {
+                warn!(%error, "the admin listener cannot accept; trying again");
+                thread::sleep(ACCEPT_PAUSE);
+                continue;
+            }
+        };
+        let Some(place) = Place::take(&open) else {
+            turn_away(&stream);
+            continue;
+        };
+        let directory = directory.clone();
+        let run = move || {
+            let _place = place;
+            converse(stream, &directory);
+        };
+        // A connection without a thread is closed. The next one may have more luck.
+        let _ = thread::Builder::new().name("admin-request".to_owned()).spawn(run);
+    }
+}
+
+/// Tells a client that there are too many, if its socket takes that at once.
+fn turn_away(stream: &Socket) {
+    let text = "there are too many connections to the admin listener; try again".to_owned();
+    let headers = &[("Retry-After", "1")];
+    let refusal = Refusal { status: StatusCode::SERVICE_UNAVAILABLE, headers, text };
+    let _ = stream.set_nonblocking(true).and_then(|()| stream.send(&encode_refusal(&refusal)));
+}
+
+/// One of the connections that may be answered at the same time.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    /// A place, if one is free. Only the accepting thread takes places, so none is taken twice.
+    fn take(open: &Arc<AtomicUsize>) -> Option<Self> {
+        if open.load(Relaxed) >= CONNECTIONS_MAX {
+            return None;
+        }
+        open.fetch_add(1, Relaxed);
+        Some(Self(open.clone()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A connection whose whole request and response must be over at a time.
+struct Timed {
+    stream: Socket,
+    deadline: Instant,
+}
+
+impl Timed {
+    /// The time that is left; an error if none is.
+    fn remaining(&self) -> io::Result<Duration> {
+        let remaining = self.deadline.saturating_duration_since(Instant::now());
+        // A timeout of zero would be none.
+        if remaining.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(remaining) }
+    }
+}
+
+impl Read for Timed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(Some(self.remaining()?))?;
+        self.stream.read(buffer)
+    }
+}
+
+impl Write for Timed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(Some(self.remaining()?))?;
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Answers the one request of a connection, and ends the connection.
+fn converse(stream: Socket, directory: &Directory) {
+    let mut stream = Timed { stream, deadline: Instant::now() + REQUEST_TIMEOUT };
+    let response = match read_request(&mut stream) {
+        Ok(request) if *request.method() == Method::HEAD => {
+            without_body(answer(&request, directory).into()).into()
+        }
+        Ok(request) => answer(&request, directory),
+        Err(HeadError::Refused { refusal, .. }) => encode_refusal(&refusal.into()),
+        Err(HeadError::PeerLeft) => return,
+    };
+    respond(stream, &response);
+}
+
+/// Sends a response, and waits until the client has ended its side: unread bytes would reset the
+/// connection, and the response with it.
+fn respond(mut stream: Timed, response: &[u8]) {
+    if stream.write_all(response).is_err() || stream.stream.shutdown(Shutdown::Write).is_err() {
+        return;
+    }
+    stream.deadline = stream.deadline.min(Instant::now() + LINGER_TIMEOUT);
+    while matches!(stream.read(&mut [0; 1024]), Ok(1..)) {}
+}
+
+/// Reads a request head, as the main port does; a body is not read.
+fn read_request(stream: &mut impl Read) -> Result<http::Request<()>, HeadError> {
+    let mut received = Vec::with_capacity(REQUEST_HEAD_LEN_MAX);
+    loop {
+        let at = received.len();
+        received.resize(REQUEST_HEAD_LEN_MAX, 0);
+        let result = stream.read(&mut received[at..]);
+        received.truncate(at + *result.as_ref().unwrap_or(&0));
+        match result {
+            Ok(1..) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if is_timeout(&error) => {
+                let refusal = RequestRefusal::TimedOut;
+                return Err(HeadError::Refused { refusal, is_head: false });
+            }
+            Ok(0) | Err(_) => return Err(HeadError::PeerLeft),
+        }
+        let is_whole = received[at.saturating_sub(3)..].windows(4).any(|it| it == b"\r\n\r\n");
+        if is_whole || received.len() == REQUEST_HEAD_LEN_MAX {
+            // Bytes in memory are read without waiting.
+            let head = read_request_head(&mut &received[..]).now_or_never();
+            return head.unwrap_or(Err(HeadError::PeerLeft)).map(|(request, _)| request);
+        }
+    }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
+}
