@@ -77,6 +77,9 @@ TAKEOVERS=3 scripts/takeover.sh
 step 'comparison, a short one'
 scripts/compare.sh --payloads 64 --connections 8 --depths 4 --rounds 1 --duration 300ms --warmup 50ms
 
+step 'metrics in a real Prometheus (1 min)'
+scripts/metrics.sh
+
 step 'odd places (2 min)'
 scripts/where.sh
 

@@ -271,6 +271,9 @@ impl Server {
         let room = find_room(&config.bounds, server.workers.len());
         server.service.server.admission.set_room(room, &config.bounds);
         server.serve_observers(admin)?;
+        if let Some(access_log) = server.directory.access_log().cloned() {
+            server.on_reread(move || access_log.reopen());
+        }
         Ok(server)
     }
 
