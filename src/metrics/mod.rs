@@ -199,7 +199,7 @@ impl Counters {
         self.received_bytes.add(received_len as u64);
         self.messages.add(reply.messages.into());
         self.text_messages.add(reply.texts.into());
-        self.sent_bytes.add((reply.prefix.len() + reply.range.len()) as u64);
+        self.sent_bytes.add(reply.sent_len() as u64);
         if reply.controls != ControlFrames::default() {
             self.count_control_frames(reply.controls);
         }

@@ -68,6 +68,13 @@ pub enum End {
 }
 
 impl Reply {
+    /// Bytes of the echoes: of `prefix` and `range`.
+    #[inline]
+    pub fn sent_len(&self) -> usize {
+        // Its end is never before its start, so this is the length without a look at that.
+        self.prefix.len() + (self.range.end - self.range.start)
+    }
+
     /// The answer to nothing.
     pub(super) fn nothing() -> Self {
         Self {

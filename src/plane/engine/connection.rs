@@ -152,8 +152,7 @@ impl Connection {
     fn count<K>(&self, received_len: usize, reply: &Reply, work: &Work<K>) {
         work.counters.count_reply(received_len, reply);
         if let Some(record) = &self.record {
-            let sent_len = reply.prefix.len() + reply.range.len();
-            record.count(received_len, sent_len, reply.messages);
+            record.count(received_len, reply.sent_len(), reply.messages);
         }
     }
 

@@ -103,12 +103,10 @@ pub struct Engine<K> {
     tick_began: Instant,
     /// Empty between turns.
     events: Events,
-    /// Eventful turns until one is timed.
-    turns_untimed: u32,
 }
 
-/// Of so many eventful turns one is timed, since looks at the clock would be on the path of every
-/// message where turns are short.
+/// Of so many eventful turns one is timed, beginning with the first of each tick, since looks at the
+/// clock would be on the path of every message where turns are short.
 const TURNS_UNTIMED: u32 = 64;
 
 impl Engine<Uring> {
@@ -173,7 +171,6 @@ impl<K: Kernel> Engine<K> {
             turns_since_tick: 0,
             tick_began: Instant::now(),
             events: Events::default(),
-            turns_untimed: TURNS_UNTIMED,
         })
     }
 
@@ -301,8 +298,8 @@ impl<K: Kernel> Engine<K> {
         self.spin.note(is_eventful);
         let mut timed = None;
         if is_eventful {
-            self.count_late_wake_up(&events);
             timed = self.begin_timing();
+            self.count_late_wake_up(&events);
         }
         let Self { table, work, .. } = self;
         for (key, unsent) in events.unsent.drain(..) {
@@ -338,13 +335,8 @@ impl<K: Kernel> Engine<K> {
 
     /// The time now, if this turn is one of those that are timed.
     #[inline]
-    fn begin_timing(&mut self) -> Option<Instant> {
-        self.turns_untimed -= 1;
-        if self.turns_untimed > 0 {
-            return None;
-        }
-        self.turns_untimed = TURNS_UNTIMED;
-        Some(Instant::now())
+    fn begin_timing(&self) -> Option<Instant> {
+        self.turns_since_tick.is_multiple_of(TURNS_UNTIMED).then(Instant::now)
     }
 
     /// Counts a late wake-up: an event that did not end the engine's wait, but was found when the

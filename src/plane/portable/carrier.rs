@@ -82,8 +82,7 @@ impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Carrier<'_, R, W> {
             let reply = self.session.receive(&mut chunk, &self.bounds.rules);
             self.counters.count_reply(chunk.len(), &reply);
             if let Some(record) = self.control.record() {
-                let sent_len = reply.prefix.len() + reply.range.len();
-                record.count(chunk.len(), sent_len, reply.messages);
+                record.count(chunk.len(), reply.sent_len(), reply.messages);
             }
             let Reply { prefix, range, closing, .. } = reply;
             if !prefix.is_empty() {
