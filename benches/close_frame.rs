@@ -17,7 +17,7 @@ use ringecho::protocol::{
 };
 use sizes::SIZES;
 
-const RULES: Rules = Rules { hold: 4 << 10, message_size_max: 64 << 20 };
+const RULES: Rules = Rules { hold: 4 << 10, frame_size_max: u64::MAX, message_size_max: 64 << 20 };
 
 criterion_group!(benches, bench_close_frame);
 criterion_main!(benches);

@@ -30,7 +30,7 @@ use ringecho::{
 use sizes::SIZES;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-const RULES: Rules = Rules { hold: 4 << 10, message_size_max: 64 << 20 };
+const RULES: Rules = Rules { hold: 4 << 10, frame_size_max: u64::MAX, message_size_max: 64 << 20 };
 
 const PIECE_LEN: usize = 1024;
 

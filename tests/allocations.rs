@@ -34,7 +34,7 @@ use ringecho::{
     },
 };
 
-const RULES: Rules = Rules { hold: 4096, message_size_max: u64::MAX };
+const RULES: Rules = Rules { hold: 4096, frame_size_max: u64::MAX, message_size_max: u64::MAX };
 
 const PAYLOAD_LENS: [usize; 7] = [16, 125, 126, 4096, 16_384, 65_536, 1 << 20];
 

@@ -54,7 +54,7 @@ const DIMENSIONS: Dimensions = Dimensions {
     spin: Duration::ZERO,
 };
 
-const RULES: Rules = Rules { hold: 1000, message_size_max: u64::MAX };
+const RULES: Rules = Rules { hold: 1000, frame_size_max: u64::MAX, message_size_max: u64::MAX };
 
 impl<K: Kernel> Stage<K> {
     fn new(engine: Engine<K>, counters: Arc<Counters>) -> Self {

@@ -31,6 +31,14 @@ pub struct Echo {
     #[arg(long, value_name = "SIZE", default_value = "1MiB")]
     pub unsent_max: Within<Size, { 64 * KIB }, { 64 * MIB }>,
 
+    /// Most that all connections together hold beyond the shared receive buffers
+    ///
+    /// Copies of unsent echoes, receive buffers of single connections, held frames and request
+    /// heads. Once they hold more, the connections that hold the most are reset. Unlimited by
+    /// default, since only who runs the server knows what else the machine's memory is for.
+    #[arg(long, value_name = "SIZE", default_value = "unlimited")]
+    pub memory_max: Within<Size, MIB, { Size::UNLIMITED.0 }>,
+
     /// Longest frame that is held until it is whole; longer ones are sent on as they arrive
     ///
     /// A fault in a held frame is answered with a close code; a fault in a frame that is half sent
@@ -38,6 +46,13 @@ pub struct Echo {
     /// incomplete.
     #[arg(long, value_name = "SIZE", default_value = "4KiB")]
     pub hold: Within<Size, 0, MIB>,
+
+    /// Longest frame of a message; a longer one is answered with close code 1009
+    ///
+    /// The fault is found at the frame's header, before any of its payload is received. No frame
+    /// takes memory in proportion to its length, so the default needs no limit.
+    #[arg(long, value_name = "SIZE", default_value = "unlimited")]
+    pub frame_size_max: Within<Size, 1, { Size::UNLIMITED.0 }>,
 
     /// Longest message; a longer one is answered with close code 1009
     ///

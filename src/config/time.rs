@@ -30,6 +30,27 @@ pub struct Time {
     #[arg(long, value_name = "TIME", default_value = "20s")]
     pub keep_alive_timeout: Within<Duration, 1, HOUR>,
 
+    /// How long a client may be without a message until it is closed with 1001; 0s for ever
+    ///
+    /// Pings and Pongs are no messages. Only the time between two messages counts, in either
+    /// direction. Off by default, since keep-alive already finds clients that are gone.
+    #[arg(long, value_name = "TIME", default_value = "0s")]
+    pub idle_timeout: Within<Duration, 0, DAY>,
+
+    /// How long a client may take no byte of what it was sent
+    ///
+    /// A client that takes some, however slowly, goes on. The default is shorter than the time
+    /// within which keep-alive finds such a client.
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    pub write_timeout: Within<Duration, 1, HOUR>,
+
+    /// How old a connection may become until it is closed with 1001; 0s for any age
+    ///
+    /// Each connection has up to a tenth less, so that those which came together do not end
+    /// together. A message that is then under way has a tenth, or the close timeout, to end.
+    #[arg(long, value_name = "TIME", default_value = "0s")]
+    pub lifetime_max: Within<Duration, 0, { 30 * DAY }>,
+
     /// How long a closed connection waits for the client to end it too
     #[arg(long, value_name = "TIME", default_value = "5s")]
     pub close_timeout: Within<Duration, 1, HOUR>,

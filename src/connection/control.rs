@@ -3,7 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
-    os::fd::RawFd,
+    os::fd::{BorrowedFd, RawFd},
     rc::Rc,
     task::{Poll, Waker},
     time::{Duration, Instant},
@@ -11,10 +11,13 @@ use std::{
 
 use super::{
     ConnectionEnd,
-    clock::{Deadlines, Due, Tick, Timing},
+    clock::{Deadlines, Due, Standing, Tick, Timing},
     intake::{intake, is_quiet},
+    memory_budget::Share,
     record::Record,
+    reset::reset_when_closed,
 };
+use crate::protocol::session::Goodbye;
 
 /// Shared by a worker and a connection's task: the worker's sweep reads the connection's timing, and
 /// the task hears the worker's demands.
@@ -28,14 +31,16 @@ pub struct Control {
     is_drained: Cell<bool>,
     /// When the send that is under way began.
     sending: Cell<Option<Tick>>,
+    /// Why the connection is to be closed, if the task cannot hear it, since a send stalls.
+    unheard: Cell<Option<Goodbye>>,
     waker: RefCell<Option<Waker>>,
     admitted: Instant,
     /// The close code that the peer was sent, if it was sent one.
     close_code: Cell<Option<u16>>,
-    /// Bytes of the connection's own receive buffer, and of what was received ahead of a peer that does
-    /// not read.
-    memory: Cell<(usize, usize)>,
     record: Option<Rc<Record>>,
+    /// What the connection holds of the memory budget, and in which share; none once it is shed.
+    held: Cell<usize>,
+    share: RefCell<Option<Rc<Share>>>,
 }
 
 /// What a worker asks of a connection.
@@ -43,8 +48,8 @@ pub struct Control {
 pub enum Demand {
     /// Send a Ping, if the replies so far end with a whole frame.
     Ping,
-    /// The server is stopping: close when no message is under way.
-    Drain,
+    /// Close when no message is under way.
+    Goodbye(Goodbye),
     /// Another server has taken over, and the peer is quiet: close if no message is under way.
     DrainIdle,
     /// The request head has taken too long.
@@ -65,18 +70,21 @@ impl Control {
             demand: Cell::new(None),
             is_drained: Cell::new(false),
             sending: Cell::new(None),
+            unheard: Cell::new(None),
             waker: RefCell::new(None),
             admitted: Instant::now(),
             close_code: Cell::new(None),
-            memory: Cell::default(),
             record: None,
+            held: Cell::new(0),
+            share: RefCell::new(None),
         }
     }
 
     /// The same, with the record of what an operator may ask.
     #[must_use]
-    pub(crate) fn with_record(self, record: Option<Rc<Record>>) -> Self {
-        Self { record, ..self }
+    pub(crate) fn with_record(mut self, record: Option<Rc<Record>>) -> Self {
+        self.record = record;
+        self
     }
 
     /// The record of what an operator may ask, if one is kept.
@@ -99,36 +107,74 @@ impl Control {
         self.close_code.set(close_code);
     }
 
-    /// Bytes of the connection's receive buffer, and of what was received ahead of a peer that does not
-    /// read.
-    pub(crate) fn memory(&self) -> (usize, usize) {
-        self.memory.get()
+    /// Has what the connection holds counted in this share of the memory budget.
+    #[must_use]
+    pub fn with_share(self, share: Rc<Share>) -> Self {
+        self.share.replace(Some(share));
+        self
     }
 
-    pub(crate) fn note_memory(&self, receive_buffer: usize, ahead: usize) {
-        self.memory.set((receive_buffer, ahead));
+    /// The connection holds so many bytes from now on.
+    pub(crate) fn hold(&self, len: usize) {
+        if self.held.get() != len
+            && let Some(share) = &*self.share.borrow()
+        {
+            share.change(self.held.replace(len), len);
+        }
     }
 
-    /// Demands something of the task. A demand to end stays, and a demand to drain is replaced by
-    /// nothing but one to end.
+    /// What the connection holds.
+    pub(crate) fn held(&self) -> usize {
+        self.held.get()
+    }
+
+    /// Ends the connection, since it holds the most of a budget that is exceeded. What it holds no
+    /// longer counts, since it is given back at once.
+    pub(crate) fn shed(&self) {
+        self.hold(0);
+        drop(self.share.take());
+        self.demand(Demand::End(ConnectionEnd::MemoryShed));
+    }
+
+    /// Demands something of the task. A demand to end stays, and a demand to close is replaced by
+    /// nothing but a weightier one.
     pub fn demand(&self, demand: Demand) {
-        let stands = match self.demand.get() {
-            Some(Demand::End(_)) => true,
-            Some(Demand::Drain) => !matches!(demand, Demand::End(_)),
-            Some(Demand::Ping | Demand::TimeOut | Demand::DrainIdle) | None => false,
-        };
+        let stands = self
+            .demand
+            .get()
+            .is_some_and(|standing| standing.weight() > 0 && standing.weight() >= demand.weight());
         if !stands {
             self.demand.set(Some(demand));
         }
-        if demand == Demand::Drain {
+        if demand == Demand::Goodbye(Goodbye::Stopping) {
             self.is_drained.set(true);
-            if self.sending.get().is_some() {
-                // The task hears the demand only when the peer has taken what is being sent. The peer
-                // has the close timeout for that.
-                self.closing();
-            }
         }
+        if let Demand::End(end) = demand
+            && end.is_reset()
+        {
+            self.reset_when_closed();
+        }
+        self.limit_sending();
         self.wake();
+    }
+
+    #[expect(unsafe_code, reason = "the descriptor is known by its number")]
+    fn reset_when_closed(&self) {
+        let Some(descriptor) = self.descriptor else { return };
+        // SAFETY: the task keeps the connection open for as long as this is in the worker's table,
+        // and the worker demands nothing of those that are not.
+        reset_when_closed(&unsafe { BorrowedFd::borrow_raw(descriptor) });
+    }
+
+    /// Starts the close timeout if the task is to close and cannot hear it: it hears a demand only
+    /// when the peer has taken what is being sent. The peer has that long for it.
+    fn limit_sending(&self) {
+        if self.send_stalls()
+            && let Some(Demand::Goodbye(goodbye)) = self.demand.get()
+        {
+            self.unheard.set(Some(goodbye));
+            self.closing();
+        }
     }
 
     /// Whether the connection has a session that is not closed.
@@ -155,11 +201,15 @@ impl Control {
     /// The sweep: demands what is due, and wakes a send that stalls.
     pub fn sweep(&self, deadlines: &Deadlines) {
         if self.send_stalls() {
+            self.limit_sending();
             self.wake();
         }
         let mut timing = self.timing.get();
-        let intake = || intake(&self.descriptor?);
-        let due = timing.sweep(self.now.get(), deadlines, intake);
+        let standing = Standing {
+            is_blocked: self.send_stalls(),
+            number: self.descriptor.unwrap_or_default().cast_unsigned(),
+        };
+        let due = timing.sweep(self.now.get(), deadlines, standing, || intake(&self.descriptor?));
         self.timing.set(timing);
         let Some(due) = due else { return };
         self.demand(match due {
@@ -167,6 +217,9 @@ impl Control {
             Due::HandshakeTimeout => Demand::TimeOut,
             Due::KeepAliveTimeout => Demand::End(ConnectionEnd::KeepAliveTimeout),
             Due::CloseTimeout => Demand::End(ConnectionEnd::CloseTimeout),
+            Due::WriteTimeout => Demand::End(ConnectionEnd::WriteTimeout),
+            Due::Goodbye(goodbye) => Demand::Goodbye(goodbye),
+            Due::LifetimeOver => Demand::End(ConnectionEnd::LifetimeMax),
         });
     }
 
@@ -194,18 +247,14 @@ impl Control {
         match self.demand.get()? {
             Demand::End(end) => Some(end),
             Demand::TimeOut => Some(ConnectionEnd::HandshakeTimeout),
-            Demand::Ping | Demand::Drain | Demand::DrainIdle => None,
+            Demand::Ping | Demand::Goodbye(_) | Demand::DrainIdle => None,
         }
     }
 
-    /// A send is under way from now on.
-    pub(crate) fn begin_sending(&self) {
+    /// A send is under way from now on, until what this returns is dropped.
+    pub(crate) fn begin_sending(&self) -> SendUnderWay<'_> {
         self.sending.set(Some(self.now.get()));
-    }
-
-    /// No send is under way any more.
-    pub(crate) fn end_sending(&self) {
-        self.sending.set(None);
+        SendUnderWay(self)
     }
 
     /// Waits until a sweep finds that the send under way began before it.
@@ -238,10 +287,35 @@ impl Control {
         self.timing.set(timing);
     }
 
+    /// The peer sent something.
     pub(crate) fn traffic(&self) {
         let mut timing = self.timing.get();
         timing.traffic(self.now.get());
         self.timing.set(timing);
+    }
+
+    /// A message came, or is on its way.
+    pub(crate) fn message(&self) {
+        let mut timing = self.timing.get();
+        timing.message(self.now.get());
+        self.timing.set(timing);
+    }
+
+    /// Whether a message has come since the last sweep.
+    pub(crate) fn has_message(&self) -> bool {
+        self.timing.get().has_message_since(self.now.get())
+    }
+
+    /// The peer took some of what is being sent.
+    pub(crate) fn taken(&self) {
+        let mut timing = self.timing.get();
+        timing.taken(self.now.get());
+        self.timing.set(timing);
+    }
+
+    /// Why the connection was to be closed, if a send stalled that long that the task did not hear it.
+    pub(crate) fn unheard_goodbye(&self) -> Option<Goodbye> {
+        self.unheard.get()
     }
 
     /// Starts the close timeout: nothing but the end is left to come.
@@ -252,5 +326,33 @@ impl Control {
         if let Some(record) = &self.record {
             record.closing();
         }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.hold(0);
+    }
+}
+
+impl Demand {
+    /// How much it counts beside another: a demand is replaced by one that weighs more.
+    fn weight(self) -> u8 {
+        match self {
+            Self::Ping | Self::TimeOut | Self::DrainIdle => 0,
+            Self::Goodbye(Goodbye::Idle) => 1,
+            Self::Goodbye(Goodbye::LifetimeOver) => 2,
+            Self::Goodbye(Goodbye::Stopping) => 3,
+            Self::End(_) => 4,
+        }
+    }
+}
+
+/// A send that is under way until this is dropped.
+pub(crate) struct SendUnderWay<'a>(&'a Control);
+
+impl Drop for SendUnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.sending.set(None);
     }
 }

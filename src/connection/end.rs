@@ -6,7 +6,10 @@ use strum::{EnumCount, EnumDiscriminants, VariantNames};
 
 use crate::{
     metrics::RefusalReason,
-    protocol::{ProtocolError, reply},
+    protocol::{
+        ProtocolError, reply,
+        session::{Goodbye, Session},
+    },
 };
 
 /// How a connection ended. Every accepted connection ends in one of these ways.
@@ -36,6 +39,14 @@ pub enum ConnectionEnd {
     KeepAliveTimeout,
     /// The peer did not answer the server's Close frame.
     CloseTimeout,
+    /// The peer took no byte of what it was sent.
+    WriteTimeout,
+    /// No message came, and the server closed.
+    IdleTimeout,
+    /// The connection was as old as it may become, and the server closed.
+    LifetimeMax,
+    /// The memory of all connections was used up, and this one held the most.
+    MemoryShed,
     /// The stopping server waited no longer.
     Abandoned,
     /// Its worker died, and all connections of that worker with it.
@@ -52,6 +63,34 @@ impl ConnectionEnd {
     /// once: in the engine, or by [`linger`](super::linger()).
     pub fn is_orderly(self) -> bool {
         matches!(self, Self::ClosedByPeer | Self::ClosedByServer | Self::Failed(_))
+    }
+
+    /// Whether the connection is reset when it is closed, since its peer takes nothing.
+    pub fn is_reset(self) -> bool {
+        matches!(self, Self::WriteTimeout | Self::MemoryShed)
+    }
+
+    /// The end as it is counted, of a connection with this session. Once the server has closed a
+    /// connection for its silence or its age, that is what ended it, whether or not the peer answered.
+    #[must_use]
+    pub fn for_its_cause(self, session: &Session) -> Self {
+        self.after(session.goodbye(), session.has_said_goodbye())
+    }
+
+    /// The same, after the server has begun to say goodbye for this reason. `is_said`: it has sent
+    /// its Close frame, and awaits the peer's.
+    pub(crate) fn after(self, goodbye: Option<Goodbye>, is_said: bool) -> Self {
+        let is_its_end = match self {
+            // The close timeout also ends a peer that has not taken what comes before the Close frame.
+            Self::ClosedByServer | Self::CloseTimeout => true,
+            Self::PeerVanished | Self::Broken(_) | Self::WriteTimeout | Self::Abandoned => is_said,
+            _ => false,
+        };
+        match goodbye {
+            Some(Goodbye::Idle) if is_its_end => Self::IdleTimeout,
+            Some(Goodbye::LifetimeOver) if is_its_end => Self::LifetimeMax,
+            _ => self,
+        }
     }
 
     /// The index into [`KINDS`](Self::KINDS).
@@ -81,10 +120,41 @@ mod tests {
             (ConnectionEnd::Refused(RefusalReason::PathUnknown), "refused"),
             (ConnectionEnd::Failed(ProtocolError::MaskMissing), "failed"),
             (ConnectionEnd::KeepAliveTimeout, "keep_alive_timeout"),
+            (ConnectionEnd::WriteTimeout, "write_timeout"),
+            (ConnectionEnd::IdleTimeout, "idle_timeout"),
+            (ConnectionEnd::LifetimeMax, "lifetime_max"),
+            (ConnectionEnd::MemoryShed, "memory_shed"),
             (ConnectionEnd::Panicked, "panicked"),
         ] {
             assert_eq!(ConnectionEnd::KINDS[end.kind()], name);
         }
-        assert_eq!(ConnectionEnd::KINDS.len(), 14);
+        assert_eq!(ConnectionEnd::KINDS.len(), 18);
+    }
+
+    #[test]
+    fn end_after_a_goodbye_is_counted_for_the_cause_of_the_goodbye() {
+        use ConnectionEnd::{
+            Abandoned, Broken, CloseTimeout, ClosedByPeer, ClosedByServer, Failed, IdleTimeout,
+            MemoryShed, PeerVanished, WriteTimeout,
+        };
+        let broken = Broken(io::ErrorKind::ConnectionReset);
+        let failed = Failed(ProtocolError::MaskMissing);
+        for (end, begun, said) in [
+            (ClosedByServer, IdleTimeout, IdleTimeout),
+            (CloseTimeout, IdleTimeout, IdleTimeout),
+            (PeerVanished, PeerVanished, IdleTimeout),
+            (broken, broken, IdleTimeout),
+            (WriteTimeout, WriteTimeout, IdleTimeout),
+            (Abandoned, Abandoned, IdleTimeout),
+            (ClosedByPeer, ClosedByPeer, ClosedByPeer),
+            (failed, failed, failed),
+            (MemoryShed, MemoryShed, MemoryShed),
+        ] {
+            assert_eq!(end.after(Some(Goodbye::Idle), false), begun);
+            assert_eq!(end.after(Some(Goodbye::Idle), true), said);
+            for unnamed in [None, Some(Goodbye::Stopping)] {
+                assert_eq!(end.after(unnamed, true), end, "a stop has kinds of its own");
+            }
+        }
     }
 }

@@ -31,6 +31,7 @@ pub async fn linger(
         return;
     }
     let mut discarded = Vec::with_capacity(RECEIVE_BUFFER_START.in_memory());
+    control.hold(discarded.capacity());
     let mut quota = Quota::default();
     loop {
         let (end, read) = (pin!(control.ended()), pin!(reader.read(discarded)));

@@ -6,8 +6,10 @@ mod control;
 mod end;
 pub mod intake;
 mod linger;
+pub mod memory_budget;
 mod quota;
 pub mod record;
+mod reset;
 mod write;
 
 pub(crate) use self::quota::{Quota, let_others_go_on, noting_waits};
@@ -16,5 +18,6 @@ pub use self::{
     end::ConnectionEnd,
     linger::linger,
     quota::RECEIVE_QUOTA,
+    reset::reset_when_closed,
     write::write_all,
 };

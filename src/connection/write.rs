@@ -20,6 +20,7 @@ pub async fn write_all<T: IoBuf>(
     //= https://www.rfc-editor.org/rfc/rfc6455#section-6.1
     //# The frame(s) that have been formed MUST be transmitted over the underlying network
     //# connection.
+    let _under_way = control.begin_sending();
     let end = range.end;
     let mut unsent = buffer.slice(range);
     loop {
@@ -34,7 +35,7 @@ pub async fn write_all<T: IoBuf>(
         match result {
             Ok(len) if unsent_at + len == end => return Ok(buffer),
             Ok(len) => {
-                control.traffic();
+                control.taken();
                 unsent = buffer.slice(unsent_at + len..end);
             }
             Err(error) => return Err(ConnectionEnd::Broken(error.kind())),

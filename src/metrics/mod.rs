@@ -62,9 +62,10 @@ pub struct Counters {
     pub late_wake_ups: Counter,
     /// Bytes of the receive buffers that the connections share.
     pub shared_buffer_bytes: Level,
-    /// Bytes of receive buffers that belong to one connection each, as of the last sweep.
+    /// Bytes that connections hold which are tasks, as of the last sweep: request heads, receive
+    /// buffers, held frames, and what was received ahead of a peer that does not read.
     pub own_buffer_bytes: Level,
-    /// Bytes of the copies for peers that do not read, as of the last sweep.
+    /// Bytes of the engine's copies for peers that do not read, as of the last sweep.
     pub copy_bytes: Level,
     /// From a connection's admission to its 101.
     pub handshake_times: Histogram,

@@ -152,6 +152,7 @@ impl Bounds {
         Self {
             rules: Rules {
                 hold: echo.hold.get().in_memory(),
+                frame_size_max: echo.frame_size_max.get().0,
                 message_size_max: echo.message_size_max.get().0,
             },
             receive_buffer_max: echo.receive_buffer.get().in_memory(),

@@ -34,6 +34,8 @@ use super::{
 pub struct Rules {
     /// Longest payload, in bytes, of a data frame that is held until it is whole.
     pub hold: usize,
+    /// Longest payload, in bytes, of a data frame; a longer one is a fault, found at its header.
+    pub frame_size_max: u64,
     /// Longest message, in bytes of payload; a longer one is a fault.
     pub message_size_max: u64,
 }
@@ -175,6 +177,15 @@ impl Echo {
         }
     }
 
+    /// Bytes that are kept of a frame until it is whole; none if no frame is held.
+    #[inline]
+    pub fn held_len(&self) -> usize {
+        match &self.phase {
+            Phase::Held(frame) => frame.reply.len(),
+            _ => 0,
+        }
+    }
+
     /// Turns `chunk`, the next received bytes, into the reply to them.
     ///
     /// After a [`Next`] other than `Continue` all further chunks are answered with nothing.
@@ -230,11 +241,13 @@ impl Echo {
                 return Ok(Next::Continue);
             }
         }
+        // A plain message is one frame, so both bounds are for it.
+        let len_max = rules.frame_size_max.min(rules.message_size_max);
         while read < chunk.len() {
             if !BOUNDARY && matches!(chunk[read], PLAIN_TEXT | PLAIN_BINARY) {
                 let plain_len =
-                    match self.answer_plain_message::<2>(chunk, read, rules, progress)? {
-                        0 => self.answer_plain_message::<4>(chunk, read, rules, progress)?,
+                    match self.answer_plain_message::<2>(chunk, read, len_max, progress)? {
+                        0 => self.answer_plain_message::<4>(chunk, read, len_max, progress)?,
                         len => len,
                     };
                 if plain_len > 0 {
@@ -280,21 +293,20 @@ impl Echo {
         Ok(Next::Continue)
     }
 
-    /// Answers the [`PlainMessage`] at `at` in the chunk; returns the length of its frame, or 0 if
-    /// there is none.
+    /// Answers the [`PlainMessage`] at `at` in the chunk, of at most `len_max` bytes; returns the
+    /// length of its frame, or 0 if there is none.
     #[expect(clippy::inline_always, reason = "the call takes 40 instructions a frame")]
     #[inline(always)]
     fn answer_plain_message<const HEADER_LEN: usize>(
         &self,
         chunk: &mut [u8],
         at: usize,
-        rules: &Rules,
+        len_max: u64,
         progress: &mut Progress,
     ) -> Result<usize, ProtocolError> {
         match PlainMessage::<HEADER_LEN>::at_start(&chunk[at..]) {
             Some(message)
-                if self.message.kind.is_none()
-                    && message.payload_len as u64 <= rules.message_size_max =>
+                if self.message.kind.is_none() && message.payload_len as u64 <= len_max =>
             {
                 progress.append_plain(chunk, at, message)?;
                 Ok(message.frame_len())
@@ -335,6 +347,9 @@ impl Echo {
             (OpCode::Text | OpCode::Binary, None) => {
                 self.message.kind = Some(MessageKind::Opaque);
             }
+        }
+        if header.payload_len > rules.frame_size_max {
+            return Err(ProtocolError::FrameTooBig);
         }
         self.message.len = self.message.len.saturating_add(header.payload_len);
         //= https://www.rfc-editor.org/rfc/rfc6455#section-10.4

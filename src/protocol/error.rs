@@ -41,6 +41,9 @@ pub enum ProtocolError {
     /// A new data frame while a fragmented message is unfinished (§5.4).
     #[error("a new message begins inside a fragmented one")]
     ContinuationMissing,
+    /// A data frame is longer than this server was told to accept.
+    #[error("a frame is longer than this server accepts")]
+    FrameTooBig,
     /// The message is longer than this server was told to accept.
     #[error("the message is longer than this server accepts")]
     MessageTooBig,
@@ -75,7 +78,7 @@ impl ProtocolError {
             | Self::CloseCodeTruncated
             | Self::CloseCodeInvalid => CloseCode::ProtocolError,
             Self::TextNotUtf8 | Self::CloseReasonNotUtf8 => CloseCode::InvalidFramePayloadData,
-            Self::MessageTooBig => CloseCode::MessageTooBig,
+            Self::FrameTooBig | Self::MessageTooBig => CloseCode::MessageTooBig,
         }
     }
 }

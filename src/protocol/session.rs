@@ -19,8 +19,21 @@ use super::{
 pub struct Session {
     echo: Echo,
     stage: Stage,
-    /// The server has begun the closing handshake.
+    /// The server has sent its own Close frame.
     close_sent: bool,
+    /// Why the server closes, once it does.
+    goodbye: Option<Goodbye>,
+}
+
+/// Why the server closes a connection of its own accord, with Close 1001 (Going Away).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goodbye {
+    /// No message has come for as long as the server waits for one.
+    Idle,
+    /// The connection is as old as a connection may become.
+    LifetimeOver,
+    /// The server is stopping.
+    Stopping,
 }
 
 /// How far the closing handshake is (RFC 6455 §7.1.2, §7.1.4).
@@ -28,7 +41,7 @@ pub struct Session {
 enum Stage {
     /// The closing handshake has not begun.
     Open,
-    /// The server is stopping, and its Close frame waits for the end of a message.
+    /// The server closes, and its Close frame waits for the end of a message.
     Draining,
     /// The server has sent its Close frame, and the peer's has not arrived.
     CloseSent,
@@ -39,13 +52,22 @@ enum Stage {
 /// A Ping frame without payload.
 pub const PING: &[u8] = &[0x89, 0];
 
-/// The reason in the Close frame of a stopping server.
-const STOPPING: &str = "the server is stopping";
+impl Goodbye {
+    /// The reason in the Close frame.
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Idle => "no message has come for too long",
+            Self::LifetimeOver => "the connection is as old as it may become",
+            Self::Stopping => "the server is stopping",
+        }
+    }
+}
 
 impl Session {
     /// The session of a connection whose opening handshake has agreed on `compression`.
     pub fn new(compression: Compression) -> Self {
-        Self { echo: Echo::with_compression(compression), stage: Stage::Open, close_sent: false }
+        let echo = Echo::with_compression(compression);
+        Self { echo, stage: Stage::Open, close_sent: false, goodbye: None }
     }
 
     /// The code of the Close frame that was sent, if one was and it had one: the server's own, or the
@@ -83,27 +105,49 @@ impl Session {
         (may_ping && self.echo.between_frames()).then_some(PING)
     }
 
-    /// Begins the closing handshake of a stopping server: returns the Close frame if it may be sent
-    /// now. If a message is under way, the reply that ends it ends with the Close frame.
-    pub fn drain(&mut self) -> Option<Vec<u8>> {
+    /// Begins the closing handshake: returns the Close frame if it may be sent now. If a message is
+    /// under way, the reply that ends it ends with the Close frame. The first reason to close stands.
+    pub fn say_goodbye(&mut self, goodbye: Goodbye) -> Option<Vec<u8>> {
         if self.stage == Stage::Open {
             self.stage = Stage::Draining;
+            self.goodbye = Some(goodbye);
         }
         self.start_closing_handshake()
     }
 
-    /// Whether no message and no closing handshake is under way, so that [`drain`](Self::drain) would
-    /// return the Close frame.
+    /// Whether no message and no closing handshake is under way, so that a goodbye would return the
+    /// Close frame.
     pub fn is_idle(&self) -> bool {
         self.stage == Stage::Open && self.echo.between_messages()
     }
 
-    /// Whether [`drain`](Self::drain) has been called, and the session is not over.
-    pub fn is_stopping(&self) -> bool {
+    /// Why the server closes, once it has begun to [say goodbye](Self::say_goodbye).
+    pub fn goodbye(&self) -> Option<Goodbye> {
+        self.goodbye
+    }
+
+    /// Whether the server closes, and the session is not over.
+    pub fn is_closing(&self) -> bool {
         matches!(self.stage, Stage::Draining | Stage::CloseSent)
     }
 
-    /// Answers received bytes while the server is stopping: with echoes up to the end of the message
+    /// Whether the server has sent its Close frame, and the session is not over.
+    pub fn has_said_goodbye(&self) -> bool {
+        self.stage == Stage::CloseSent
+    }
+
+    /// Whether all that has arrived is answered, and no message is under way.
+    pub fn is_between_messages(&self) -> bool {
+        self.echo.between_messages()
+    }
+
+    /// Bytes that are kept of a frame until it is whole; none if no frame is held.
+    #[inline]
+    pub fn held_len(&self) -> usize {
+        self.echo.held_len()
+    }
+
+    /// Answers received bytes while the server closes: with echoes up to the end of the message
     /// that is under way, and from there on with a Close frame and nothing else.
     #[cold]
     fn receive_while_closing(&mut self, chunk: &mut [u8], rules: &Rules) -> Reply {
@@ -158,13 +202,13 @@ impl Session {
         Some(Closing { frame, end: Some(end) }.into())
     }
 
-    /// Returns the Close frame of a stopping server, once, if no message is under way.
+    /// Returns the server's own Close frame, once, if no message is under way.
     fn start_closing_handshake(&mut self) -> Option<Vec<u8>> {
         if self.stage != Stage::Draining || !self.echo.between_messages() {
             return None;
         }
         self.stage = Stage::CloseSent;
         self.close_sent = true;
-        Some(encode_close_frame(CloseCode::GoingAway, STOPPING))
+        Some(encode_close_frame(CloseCode::GoingAway, self.goodbye?.reason()))
     }
 }

@@ -56,7 +56,7 @@ use self::{
 use crate::{
     access_log::AccessLog,
     config::{AdminAddress, Config},
-    connection::ConnectionEnd,
+    connection::{ConnectionEnd, memory_budget::MemoryBudget},
     entry::{balance::Balance, listener::Listening},
     host::descriptors::{SystemCallError, find_want, raise_limit},
     http::{encode_page, page},
@@ -84,6 +84,7 @@ pub struct Server {
     /// When the server, which is to stop, stops accepting.
     accepts_until: Option<Instant>,
     balance: Option<Arc<Balance>>,
+    memory: Arc<MemoryBudget>,
     workers: Vec<WorkerThread>,
     /// Workers to replace, each with the time when that is due.
     replacements: Vec<(Instant, usize)>,
@@ -242,6 +243,7 @@ impl Server {
             accepts_until: None,
             balance: (config.cores.balance && cpus.len() > 1)
                 .then(|| Arc::new(Balance::new(cpus.len()))),
+            memory: MemoryBudget::new(config.echo.memory_max.get().0, cpus.len()),
             workers: Vec::new(),
             replacements: Vec::new(),
             deaths: Deaths::default(),
@@ -513,6 +515,7 @@ impl Server {
                 .transpose()?,
             orders: worker_orders,
             counters,
+            memory: self.memory.shares(worker),
             service: self.service.clone(),
             observers,
         };

@@ -27,6 +27,7 @@ use crate::{
         balance::{Accepted, Member},
     },
     host::descriptors::{self, SystemCallError},
+    http::REQUEST_HEAD_LEN_MAX,
     metrics::RefusalReason,
     plane::Plane,
     pulse::Activity,
@@ -277,7 +278,8 @@ impl<P: Plane> Worker<P> {
         let entered = self.roster.enter(ticket, descriptor);
         let record = self.records.enter(self.counters.accepted.get(), peer);
         let control = Control::new(self.now.clone(), Some(descriptor)).with_record(record);
-        let control = Rc::new(control);
+        let control = Rc::new(control.with_share(self.memory.clone()));
+        control.hold(REQUEST_HEAD_LEN_MAX);
         let worker = self.clone();
         self.spawn_connection(control.clone(), async move {
             let end = worker.converse(stream, &control, &entered).await;

@@ -134,7 +134,7 @@ impl<P: Plane> Worker<P> {
                     break (refusal, is_head);
                 }
                 Either::Right((Demand::TimeOut, _)) => break (RequestRefusal::TimedOut, false),
-                Either::Right((Demand::Drain, _)) => break (RequestRefusal::Stopping, false),
+                Either::Right((Demand::Goodbye(_), _)) => break (RequestRefusal::Stopping, false),
                 // There is nothing to ping yet, and an opening handshake is answered here even if
                 // another server has taken over.
                 Either::Right((Demand::Ping | Demand::DrainIdle, _)) => {}

@@ -16,6 +16,7 @@ use super::{Worker, orders::Drain};
 use crate::{
     connection::{ConnectionEnd, Control, Demand},
     plane::Plane,
+    protocol::session::Goodbye,
     pulse::Activity,
 };
 
@@ -79,7 +80,11 @@ impl<P: Plane> Worker<P> {
     pub(super) async fn drain(&self, order: Drain) {
         self.counters.pulse.begin(Activity::Draining);
         // Requests are refused, and their clients have nothing to lose by that.
-        self.demand_of(|control| !control.is_open(), usize::MAX, Demand::Drain);
+        self.demand_of(
+            |control| !control.is_open(),
+            usize::MAX,
+            Demand::Goodbye(Goodbye::Stopping),
+        );
         let mut steps = Steps::over(order.spread);
         let begun = Instant::now();
         loop {
@@ -110,7 +115,8 @@ impl<P: Plane> Worker<P> {
 
     /// Gives the next `count` connections their turn.
     pub(super) fn close_some(&self, count: usize) {
-        let demanded = self.demand_of(Control::is_undrained, count, Demand::Drain);
+        let demanded =
+            self.demand_of(Control::is_undrained, count, Demand::Goodbye(Goodbye::Stopping));
         self.plane.drain_some(count - demanded);
     }
 }

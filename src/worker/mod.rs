@@ -58,6 +58,8 @@ use crate::{
     connection::{
         ConnectionEnd, Control, Demand,
         clock::{Deadlines, TICK, Tick},
+        let_others_go_on,
+        memory_budget::{Share, WorkerShares},
         record::Record,
     },
     entry::{
@@ -101,6 +103,8 @@ pub struct Plan {
     pub orders: OrderReceiver,
     /// What it counts.
     pub counters: Arc<Counters>,
+    /// Its shares of the memory that all connections of the process may hold.
+    pub memory: WorkerShares,
     /// What all workers answer with, until they are ordered to answer with another.
     pub service: Arc<Service>,
     /// Who wants to know of each of its connections.
@@ -197,7 +201,9 @@ struct Start<R> {
 }
 
 impl<R: FnOnce(Ready) + 'static> Start<R> {
-    fn run_on_engine<K: Kernel>(self, engine: Engine<K>) -> Result<(), WorkerError> {
+    fn run_on_engine<K: Kernel>(mut self, engine: Engine<K>) -> Result<(), WorkerError> {
+        let share = mem::replace(&mut self.plan.memory.engine, Share::unlimited());
+        let engine = engine.with_share(share);
         let plane = OnEngine::new(engine, self.plan.counters.clone());
         let mut runtime =
             runtime::build_without_waiting().map_err(SystemCallError::naming("epoll"))?;
@@ -208,7 +214,8 @@ impl<R: FnOnce(Ready) + 'static> Start<R> {
     async fn serve<P: Plane>(self, plane: P) -> Result<(), WorkerError> {
         let Self { plan, bounds, report, ready } = self;
         let (member, woken) = plan.member.unzip();
-        let mut worker = Worker::new(plane, plan.service, bounds, plan.counters, member);
+        let tasks = plan.memory.tasks;
+        let mut worker = Worker::new(plane, plan.service, bounds, plan.counters, member, tasks);
         let inquiries = worker.admit_observers(plan.observers);
         let worker = Rc::new(worker);
         let _teardown = Teardown(worker.clone());
@@ -222,6 +229,7 @@ impl<R: FnOnce(Ready) + 'static> Start<R> {
             queues.push(queue);
         }
         worker.plane.spawn(worker.clone().sweep());
+        worker.plane.spawn(worker.clone().shed());
         if let Some(inquiries) = inquiries {
             worker.plane.spawn(worker.clone().answer_inquiries(inquiries));
         }
@@ -261,6 +269,8 @@ struct Worker<P> {
     counters: Arc<Counters>,
     deadlines: Cell<Deadlines>,
     now: Rc<Cell<Tick>>,
+    /// What the connections that are tasks hold of the memory budget.
+    memory: Rc<Share>,
     connections: RefCell<Slab<Rc<Control>>>,
     /// All its connections, also those that its plane has taken over.
     roster: Rc<Roster>,
@@ -284,6 +294,7 @@ impl<P: Plane> Drop for Teardown<P> {
     fn drop(&mut self) {
         self.0.plane.let_go();
         self.0.roster.close();
+        self.0.memory.let_go();
         drop(self.0.drained.take());
         // The borrow ends here, since what is let go of may look at the connections.
         let connections = mem::take(&mut *self.0.connections.borrow_mut());
@@ -306,6 +317,7 @@ impl<P: Plane> Worker<P> {
         bounds: Bounds,
         counters: Arc<Counters>,
         member: Option<Member>,
+        memory: Share,
     ) -> Self {
         Self {
             plane,
@@ -317,6 +329,7 @@ impl<P: Plane> Worker<P> {
             turned_away: TurnedAway::default(),
             service: RefCell::new(service),
             now: Rc::default(),
+            memory: Rc::new(memory),
             connections: RefCell::default(),
             records: Records::default(),
             access_log: None,
@@ -443,20 +456,35 @@ impl<P: Plane> Worker<P> {
             self.now.set(self.now.get().next());
             self.counters.pulse.sweep();
             let deadlines = self.deadlines.get();
-            let (mut buffers, mut copies) = (0, self.plane.copy_len());
+            let mut held = 0;
             for (_, control) in self.connections.borrow().iter() {
                 control.sweep(&deadlines);
-                let (receive_buffer, ahead) = control.memory();
-                buffers += receive_buffer;
-                copies += ahead;
+                held += control.held();
             }
-            self.counters.own_buffer_bytes.set(buffers as u64);
-            self.counters.copy_bytes.set(copies as u64);
+            self.counters.own_buffer_bytes.set(held as u64);
+            self.counters.copy_bytes.set(self.plane.copy_len() as u64);
             self.plane.sweep(self.now.get(), &deadlines);
             self.turned_away.sweep(self.now.get());
+            self.memory.check();
             self.give_memory_back();
             self.counters.pulse.begin(Activity::Tasks);
         }
+    }
+
+    /// Ends the tasks of the connections that hold the most, whenever all connections of the process
+    /// together hold too much.
+    async fn shed(self: Rc<Self>) {
+        loop {
+            self.memory.exceeded().await;
+            self.memory.shed(self.task_holders(), |control| control.shed());
+            let_others_go_on().await;
+        }
+    }
+
+    /// The connections that are tasks, with what each holds.
+    fn task_holders(&self) -> Vec<(usize, Rc<Control>)> {
+        let connections = self.connections.borrow();
+        connections.iter().map(|(_, control)| (control.held(), control.clone())).collect()
     }
 
     /// Gives back what opening handshakes have taken, many times what a connection takes that the

@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     config::{self, HugePages, Within},
+    connection::memory_budget::MemoryBudget,
     entry::{
         admission::Ticket,
         balance::{Accepted, Balance},
@@ -33,6 +34,7 @@ use crate::{
     http::HEADER_FIELDS_MAX,
     metrics::RefusalReason,
     plane::engine,
+    protocol::session::Goodbye,
 };
 
 fn service() -> Service {
@@ -87,8 +89,19 @@ fn plan(
     let cpu = Some(CpuList::usable().unwrap().as_slice()[0]);
     let (platforms, service) = (vec![platform], Arc::new(service));
     let (listeners, backlog, member) = (vec![listener], 128, None);
-    let observers = Observers::default();
-    Plan { cpu, platforms, listeners, backlog, member, orders, counters, service, observers }
+    let (observers, memory) = (Observers::default(), MemoryBudget::new(u64::MAX, 1).shares(0));
+    Plan {
+        cpu,
+        platforms,
+        listeners,
+        backlog,
+        member,
+        orders,
+        counters,
+        memory,
+        service,
+        observers,
+    }
 }
 
 /// An acceptor assigns connections to a worker that is told to stop in the middle of it. Each
@@ -179,7 +192,14 @@ fn tasks_are_drained_in_shares_and_none_is_forgotten() {
     runtime::build_on_epoll().unwrap().block_on(async {
         let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
         let (plane, bounds) = (Portable::on_epoll(), Bounds::new(&Echo::default()));
-        let worker = Rc::new(Worker::new(plane, Arc::new(service()), bounds, counters, None));
+        let worker = Rc::new(Worker::new(
+            plane,
+            Arc::new(service()),
+            bounds,
+            counters,
+            None,
+            Share::unlimited(),
+        ));
         let add = |is_open: bool| {
             let control = Rc::new(Control::new(worker.now.clone(), None));
             if is_open {
@@ -205,7 +225,7 @@ fn tasks_are_drained_in_shares_and_none_is_forgotten() {
         assert_eq!(worker.undrained_count(), 0);
         let heard = [&first, &second, &handshake, &late].map(|it| it.demanded());
         for demanded in heard {
-            assert_eq!(demanded.await, Demand::Drain);
+            assert_eq!(demanded.await, Demand::Goodbye(Goodbye::Stopping));
         }
     });
 }
@@ -521,7 +541,14 @@ fn connection_whose_end_was_demanded_is_not_handed_over() {
     runtime::build_on_epoll().unwrap().block_on(async {
         let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
         let (plane, bounds) = (Portable::on_epoll(), Bounds::new(&Echo::default()));
-        let worker = Worker::new(plane, Arc::new(service()), bounds, counters.clone(), None);
+        let worker = Worker::new(
+            plane,
+            Arc::new(service()),
+            bounds,
+            counters.clone(),
+            None,
+            Share::unlimited(),
+        );
         let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         client
@@ -565,7 +592,14 @@ fn panic_in_a_connection_ends_that_connection_only() {
     runtime::build_on_epoll().unwrap().block_on(async {
         let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
         let (plane, bounds) = (Portable::on_epoll(), Bounds::new(&Echo::default()));
-        let worker = Worker::new(plane, Arc::new(service()), bounds, counters.clone(), None);
+        let worker = Worker::new(
+            plane,
+            Arc::new(service()),
+            bounds,
+            counters.clone(),
+            None,
+            Share::unlimited(),
+        );
         let worker = Rc::new(worker);
         let control = || Rc::new(Control::new(worker.now.clone(), None));
         worker.spawn_connection(control(), async { panic!("as a defect would") });

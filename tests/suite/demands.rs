@@ -9,13 +9,16 @@ use ringecho::{
     connection::{ConnectionEnd, Control, Demand, linger, write_all},
     metrics::Counters,
     plane::{Bounds, portable::run},
-    protocol::echo::Compression,
+    protocol::{echo::Compression, session::Goodbye},
 };
 
 use crate::{
     frames::{binary, server_close},
     streams::{Reader, Sink, Source, Writer},
 };
+
+/// What a stopping server demands.
+const STOP: Demand = Demand::Goodbye(Goodbye::Stopping);
 
 /// A peer that sends this many frames, so that a test ends whatever the connection does.
 const FRAMES: usize = 1000;
@@ -98,7 +101,7 @@ fn peer_that_streams_is_ended_when_the_worker_says_so() {
 
 #[test]
 fn peer_that_streams_is_sent_the_close_of_a_stopping_server() {
-    assert_eq!(end_beside(Demand::Drain), (ConnectionEnd::PeerVanished, true));
+    assert_eq!(end_beside(STOP), (ConnectionEnd::PeerVanished, true));
 }
 
 #[test]
@@ -146,14 +149,21 @@ fn response_that_is_not_taken_in_time_ends_with_the_time_for_the_handshake() {
 fn closing_yields_to_nothing_but_an_end() {
     on_a_worker(async {
         let control = control();
-        for demand in [Demand::Ping, Demand::Drain, Demand::TimeOut, Demand::Ping] {
+        for demand in [Demand::Ping, STOP, Demand::TimeOut, Demand::Ping] {
             control.demand(demand);
         }
-        assert_eq!(control.demanded().await, Demand::Drain);
+        assert_eq!(control.demanded().await, STOP);
+
+        // A stop is not lost behind a goodbye that a message may call off.
+        let [idle, too_old] = [Goodbye::Idle, Goodbye::LifetimeOver].map(Demand::Goodbye);
+        for demand in [idle, too_old, idle, STOP, idle, Demand::Ping, too_old] {
+            control.demand(demand);
+        }
+        assert_eq!(control.demanded().await, STOP);
 
         let end = Demand::End(ConnectionEnd::Abandoned);
         let late = Demand::End(ConnectionEnd::KeepAliveTimeout);
-        for demand in [Demand::Drain, end, Demand::Drain, late] {
+        for demand in [STOP, end, STOP, late] {
             control.demand(demand);
         }
         assert_eq!(control.demanded().await, end);

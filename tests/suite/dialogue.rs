@@ -160,7 +160,8 @@ fn everything_before_a_close_is_echoed_although_more_follows_it() {
 #[test]
 fn violations_are_answered_with_their_close_code() {
     let message_size_max = Within::new(Size(1000)).unwrap();
-    let echo = Echo { message_size_max, ..Echo::default() };
+    let frame_size_max = Within::new(Size(5000)).unwrap();
+    let echo = Echo { message_size_max, frame_size_max, ..Echo::default() };
     with_server(&Config { echo, ..config() }, |server| {
         let fragment = |opcode| ClientFrame::new(false, opcode, "x").encode();
         for (violation, code, reason) in [
@@ -180,6 +181,12 @@ fn violations_are_answered_with_their_close_code() {
                 binary(vec![0; 1001]).encode(),
                 1009,
                 "the message is longer than this server accepts",
+            ),
+            // The header alone.
+            (
+                binary(vec![0; 5001]).encode()[..8].to_vec(),
+                1009,
+                "a frame is longer than this server accepts",
             ),
             (
                 ClientFrame::new(true, OpCode::Text, [b'a', 0xff]).encode(),

@@ -28,7 +28,11 @@ use ringecho::{
     },
     metrics::Counters,
     plane::{Bounds, portable::run},
-    protocol::{echo::Compression, frame_header::FrameHeader, session::PING},
+    protocol::{
+        echo::Compression,
+        frame_header::FrameHeader,
+        session::{Goodbye, PING},
+    },
 };
 
 use crate::{
@@ -142,7 +146,7 @@ impl Faults {
         let State { control, is_drained, is_abandoned, has_died, .. } = &*self.0;
         if self.one_in(STOP_ODDS) {
             is_drained.set(true);
-            control.demand(Demand::Drain);
+            control.demand(Demand::Goodbye(Goodbye::Stopping));
         }
         if self.one_in(ABANDON_ODDS) {
             is_abandoned.set(true);

@@ -2,11 +2,13 @@
 
 use ringecho::protocol::{
     OpCode, ProtocolError,
-    echo::Compression,
+    echo::{Compression, Rules},
     frame_header::{FRAME_HEADER_LEN_MAX, FrameHeader},
 };
 
 use crate::oracle::{Outcome, judge};
+
+const RULES: Rules = Rules { hold: 0, frame_size_max: u64::MAX, message_size_max: u64::MAX };
 
 //= https://www.rfc-editor.org/rfc/rfc6455#section-5.2
 //= type=test
@@ -31,7 +33,7 @@ fn every_first_two_bytes_are_judged_as_by_the_oracle() {
             bytes.extend_from_slice(&[1, 2, 3, 4]);
             match FrameHeader::decode(&bytes) {
                 Err(error) => {
-                    let verdict = judge(&bytes, u64::MAX, Compression::None);
+                    let verdict = judge(&bytes, &RULES, Compression::None);
                     assert_eq!(verdict.outcome, Outcome::Failed(error));
                 }
                 Ok(header) => {

@@ -34,13 +34,14 @@ pub fn frame_stream(input: &[u8]) {
     };
     let rules = Rules {
         hold: [0, 1, 125, 4096][usize::from(setting & 3)],
+        frame_size_max: [u64::MAX, 50][usize::from(setting >> 4 & 1)],
         message_size_max: [u64::MAX, 100][usize::from(setting >> 2 & 1)],
     };
     let compression =
         if setting & 8 == 0 { Compression::None } else { Compression::PermessageDeflate };
     let (replies, next) =
         transform_with(Echo::with_compression(compression), cut(stream, seed), &rules);
-    let verdict = judge(stream, rules.message_size_max, compression);
+    let verdict = judge(stream, &rules, compression);
     assert_agrees(&replies, next, &verdict, &rules);
 }
 

@@ -27,12 +27,12 @@ pub enum Outcome {
     Failed(ProtocolError),
 }
 
-pub fn judge(input: &[u8], message_size_max: u64, compression: Compression) -> Verdict {
+pub fn judge(input: &[u8], rules: &Rules, compression: Compression) -> Verdict {
     let mut verdict = Verdict { replies: Vec::new(), outcome: Outcome::Open, last_payload_len: 0 };
     let mut message = None;
     let mut rest = input;
     while verdict.outcome == Outcome::Open && rest.len() >= 2 {
-        match frame(&mut rest, &mut message, message_size_max, compression, &mut verdict) {
+        match frame(&mut rest, &mut message, rules, compression, &mut verdict) {
             Ok(Step::Next) => {}
             Ok(Step::NeedMore) => break,
             Ok(Step::Closed) => verdict.outcome = Outcome::Closed,
@@ -48,6 +48,19 @@ struct Message {
     len: u64,
 }
 
+impl Message {
+    fn add_frame(&mut self, payload_len: u64, rules: &Rules) -> Result<(), ProtocolError> {
+        self.len = self.len.saturating_add(payload_len);
+        if payload_len > rules.frame_size_max {
+            return Err(ProtocolError::FrameTooBig);
+        }
+        if self.len > rules.message_size_max {
+            return Err(ProtocolError::MessageTooBig);
+        }
+        Ok(())
+    }
+}
+
 enum Step {
     Next,
     NeedMore,
@@ -58,7 +71,7 @@ enum Step {
 fn frame(
     rest: &mut &[u8],
     message: &mut Option<Message>,
-    message_size_max: u64,
+    rules: &Rules,
     compression: Compression,
     verdict: &mut Verdict,
 ) -> Result<Step, ProtocolError> {
@@ -120,11 +133,7 @@ fn frame(
             }
             _ => {}
         }
-        let message = message.as_mut().unwrap();
-        message.len = message.len.saturating_add(payload_len);
-        if message.len > message_size_max {
-            return Err(ProtocolError::MessageTooBig);
-        }
+        message.as_mut().unwrap().add_frame(payload_len, rules)?;
     }
     verdict.last_payload_len = payload_len;
     let is_whole = (bytes.len() - payload_at) as u64 >= payload_len;

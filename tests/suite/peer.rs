@@ -164,6 +164,22 @@ impl Peer {
         assert!(received == expected, "received {}", preview(&received));
     }
 
+    /// The server's frames, each with less than 126 bytes, until this one; those before it.
+    #[track_caller]
+    pub fn read_frames_until(&mut self, last: &[u8]) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        loop {
+            let mut frame = vec![0; 2];
+            self.stream.read_exact(&mut frame).expect("a frame");
+            frame.resize(2 + usize::from(frame[1]), 0);
+            self.stream.read_exact(&mut frame[2..]).expect("a frame");
+            if frame == last {
+                return frames;
+            }
+            frames.push(frame);
+        }
+    }
+
     /// The server ends its side, and nothing comes before.
     #[track_caller]
     pub fn expect_end(&mut self) {

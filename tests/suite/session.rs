@@ -6,7 +6,7 @@ use ringecho::protocol::{
     ProtocolError,
     echo::{Compression, Rules},
     reply::End,
-    session::{PING, Session},
+    session::{Goodbye, PING, Session},
 };
 
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     oracle::{Outcome, judge},
 };
 
-const RULES: Rules = Rules { hold: 4096, message_size_max: u64::MAX };
+const RULES: Rules = Rules { hold: 4096, frame_size_max: u64::MAX, message_size_max: u64::MAX };
 
 /// What happens to a session.
 #[derive(Clone, Debug)]
@@ -23,8 +23,8 @@ enum Step {
     Receive(usize),
     /// The peer has been silent.
     Ping,
-    /// The server is to stop.
-    Drain,
+    /// The server is to close.
+    Goodbye(Goodbye),
 }
 
 /// A session as its carrier sees it.
@@ -61,13 +61,28 @@ impl Run {
         frame.is_some()
     }
 
+    fn say(&mut self, goodbye: Goodbye) {
+        self.sent.extend(self.session.say_goodbye(goodbye).unwrap_or_default());
+    }
+
     fn drain(&mut self) {
-        self.sent.extend(self.session.drain().unwrap_or_default());
+        self.say(Goodbye::Stopping);
     }
 }
 
+const GOODBYES: [Goodbye; 3] = [Goodbye::Idle, Goodbye::LifetimeOver, Goodbye::Stopping];
+
+fn close_frame(goodbye: Goodbye) -> Vec<u8> {
+    let reason = match goodbye {
+        Goodbye::Idle => "no message has come for too long",
+        Goodbye::LifetimeOver => "the connection is as old as it may become",
+        Goodbye::Stopping => "the server is stopping",
+    };
+    server_close(1001, reason)
+}
+
 fn goodbye() -> Vec<u8> {
-    server_close(1001, "the server is stopping")
+    close_frame(Goodbye::Stopping)
 }
 
 fn failure(error: ProtocolError) -> Vec<u8> {
@@ -121,7 +136,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => (0..300_usize).prop_map(Step::Receive),
         2 => (0..100_000_usize).prop_map(Step::Receive),
         2 => Just(Step::Ping),
-        1 => Just(Step::Drain),
+        1 => prop::sample::select(&GOODBYES[..]).prop_map(Step::Goodbye),
     ];
     proptest::collection::vec(step, 0..40)
 }
@@ -139,16 +154,20 @@ proptest! {
         ending in ending(),
         steps in steps(),
         hold in prop::sample::select(vec![0, 100, 4096]),
+        frame_size_max in prop::sample::select(vec![u64::MAX, 1000]),
     ) {
-        let boundaries = boundaries(&frames);
+        // What comes behind a frame that is too long is not looked at.
+        let is_too_long = |frame: &ClientFrame| frame.payload.len() as u64 > frame_size_max;
+        let faultless_len = frames.iter().position(is_too_long).unwrap_or(frames.len());
+        let boundaries = boundaries(&frames[..faultless_len]);
         frames.extend(ending);
         let input: Vec<u8> = frames.iter().flat_map(ClientFrame::encode).collect();
-        let rules = Rules { hold, ..RULES };
+        let rules = Rules { hold, frame_size_max, ..RULES };
         let mut run = Run::new(rules);
         let mut received = 0;
-        // Where the input stood when the server was to stop, and where the model says goodbye: at the
-        // first end of a frame from there on where no message is under way.
-        let mut drained_at = None;
+        // Where the input stood when the server was first to close, and why, and where the model says
+        // goodbye: at the first end of a frame from there on where no message is under way.
+        let mut first: Option<(usize, Goodbye)> = None;
         let mut goodbye_at = None;
         for step in steps.into_iter().chain([Step::Receive(input.len())]) {
             match step {
@@ -162,31 +181,33 @@ proptest! {
                     let is_closed = goodbye_at.is_some() || run.end.is_some();
                     prop_assert!(!may_ping || !is_closed);
                     // A frame that is held, or whole, leaves room for a Ping before or behind it.
-                    let is_held = judge(&input[..received], u64::MAX, Compression::None)
+                    let is_held = judge(&input[..received], &rules, Compression::None)
                         .last_payload_len <= hold as u64;
                     prop_assert!(may_ping || !is_held || is_closed);
                 }
-                Step::Drain => {
+                Step::Goodbye(goodbye) => {
                     if run.end.is_none() {
-                        drained_at = drained_at.or(Some(received));
+                        first = first.or(Some((received, goodbye)));
                     }
-                    run.drain();
+                    run.say(goodbye);
                 }
             }
-            if let Some(drained_at) = drained_at {
-                let may_close = |at: &&usize| (drained_at..=received).contains(*at);
+            prop_assert_eq!(run.session.goodbye(), first.map(|(_, goodbye)| goodbye));
+            if let Some((asked_at, _)) = first {
+                let may_close = |at: &&usize| (asked_at..=received).contains(*at);
                 goodbye_at = goodbye_at.or(boundaries.iter().find(may_close).copied());
             }
+            let said = |goodbye| run.sent.ends_with(&close_frame(goodbye));
             prop_assert_eq!(
-                run.sent.ends_with(&goodbye()),
+                first.is_some_and(|(_, goodbye)| said(goodbye)),
                 goodbye_at.is_some(),
                 "it is said as soon as it may be, once, and the last that is"
             );
         }
 
         let answered = goodbye_at.unwrap_or(received);
-        let verdict = judge(&input[..answered], u64::MAX, Compression::None);
-        let outcome = judge(&input[..received], u64::MAX, Compression::None).outcome;
+        let verdict = judge(&input[..answered], &rules, Compression::None);
+        let outcome = judge(&input[..received], &rules, Compression::None).outcome;
         let expected_end = match outcome {
             Outcome::Open => None,
             Outcome::Closed if goodbye_at.is_some() => Some(End::ClosedByServer),
@@ -196,13 +217,13 @@ proptest! {
         prop_assert_eq!(run.end, expected_end);
         let mut expected = verdict.replies;
         match (goodbye_at, outcome) {
-            (Some(_), _) => expected.extend(goodbye()),
+            (Some(_), _) => expected.extend(close_frame(first.expect("a reason").1)),
             (None, Outcome::Failed(error)) => expected.extend(failure(error)),
             (None, _) => {}
         }
         let got: Vec<&[u8]> = split(&run.sent).into_iter().filter(|frame| *frame != PING).collect();
         prop_assert_eq!(got.concat(), expected);
-        prop_assert_eq!(run.messages, whole_messages(&frames, answered));
+        prop_assert_eq!(run.messages, whole_messages(&frames[..faultless_len], answered));
     }
 }
 

@@ -6,16 +6,18 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
+    os::fd::AsFd,
     thread,
     time::Duration,
 };
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ringecho::config::{Config, Echo, Size, Time, Within};
 use socket2::{Domain, Socket, Type};
 
 use crate::{
-    frames::{binary, close},
-    peer::{Peer, TestServer, UPGRADE, config, planes},
+    frames::{binary, close, ping},
+    peer::{Peer, TestServer, UPGRADE, config, config_with_workers, planes},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -111,5 +113,93 @@ fn peer_that_stands_still_does_not_keep_a_server_from_stopping() {
         let mut within_one = server.open();
         within_one.send_until_blocked(&binary(vec![7; 32 << 20]).encode());
         assert_eq!(server.stop().ended, [("close_timeout", 2)]);
+    }
+}
+
+/// Without keep-alive nothing else would find them: one whose echoes wait in the server, one whose
+/// echoes all fit its socket, one that has also been sent a Ping's Pong and a Close.
+#[test]
+fn peer_that_takes_nothing_is_given_up_without_keep_alive() {
+    let time = Time {
+        keep_alive_interval: Within::new(Duration::ZERO).unwrap(),
+        close_timeout: Within::new(Duration::from_hours(1)).unwrap(),
+        write_timeout: Within::new(2 * SECOND).unwrap(),
+        ..Time::default()
+    };
+    for config in planes(&Config { time, ..config() }) {
+        let server = TestServer::start(&config);
+        let message = binary(vec![7; 4000]).encode();
+        let blocks = open_small(&server);
+        Peer { stream: blocks.try_clone().unwrap() }.send_until_blocked(&message.repeat(5000));
+        let fits_the_socket = open_small(&server);
+        (&fits_the_socket).write_all(&message.repeat(50)).unwrap();
+        let closes = open_small(&server);
+        (&closes).write_all(&message.repeat(300)).unwrap();
+        (&closes).write_all(&[ping("?").encode(), close(1000, "").encode()].concat()).unwrap();
+        let mut witness = server.open();
+        for stream in [&blocks, &fits_the_socket, &closes] {
+            while is_alive(stream) {
+                thread::sleep(SECOND / 20);
+            }
+        }
+        witness.send(close(1000, "").encode());
+        witness.expect(close(1000, "").encode_echo());
+        witness.expect_end();
+        let ended = server.stop().ended;
+        let count = |kind| ended.iter().find(|(it, _)| *it == kind).map_or(0, |(_, count)| *count);
+        // A peer that has closed, and does not take the answer, was closed by itself.
+        assert!(count("write_timeout") >= 2, "{ended:?}");
+        assert_eq!(count("write_timeout") + count("closed_by_peer"), 4, "{ended:?}");
+    }
+}
+
+/// Whether the server has not reset a connection, of which nothing is read.
+fn is_alive(stream: &TcpStream) -> bool {
+    let mut polled = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+    poll(&mut polled, PollTimeout::ZERO).unwrap();
+    !polled[0].revents().unwrap().contains(PollFlags::POLLERR)
+}
+
+/// The large one is reset, wherever it is carried; the small ones keep their echoes, and somebody who
+/// reads does not notice.
+#[test]
+fn connection_that_holds_the_most_goes_first_when_memory_is_used_up() {
+    const SMALL: usize = 20;
+    let echo = Echo {
+        unsent_max: Within::new(Size(64 << 20)).unwrap(),
+        memory_max: Within::new(Size(24 << 20)).unwrap(),
+        ..Echo::default()
+    };
+    let time =
+        Time { write_timeout: Within::new(Duration::from_hours(1)).unwrap(), ..Time::default() };
+    for config in planes(&Config { echo, time, ..config_with_workers(2) }) {
+        let server = TestServer::start(&config);
+        let message = binary(vec![7; 4000]);
+        let (request, reply) = (message.encode().repeat(100), message.encode_echo().repeat(100));
+        let small: Vec<TcpStream> = (0..SMALL).map(|_| open_small(&server)).collect();
+        for stream in &small {
+            (&*stream).write_all(&request).expect("the server reads");
+        }
+        let large = open_small(&server);
+        let mut innocent = server.open();
+        thread::scope(|scope| {
+            // Until it is reset.
+            let writing = scope.spawn(|| while (&large).write_all(&request).is_ok() {});
+            while !writing.is_finished() {
+                innocent.send(message.encode());
+                innocent.expect(message.encode_echo());
+                thread::sleep(SECOND / 100);
+            }
+        });
+        for stream in &small {
+            let mut received = vec![0; reply.len()];
+            (&*stream).read_exact(&mut received).expect("its echoes");
+            assert!(received == reply);
+        }
+        innocent.send(message.encode());
+        innocent.expect(message.encode_echo());
+        drop((small, large, innocent));
+        let ended = server.stop().ended;
+        assert!(ended.contains(&("memory_shed", 1)), "{ended:?}");
     }
 }

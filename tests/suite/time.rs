@@ -6,7 +6,7 @@ use std::{io::Read, time::Duration};
 use ringecho::config::{Config, Time, Within};
 
 use crate::{
-    frames::{ClientFrame, pong, server_close, text},
+    frames::{ClientFrame, close, pong, server_close, text},
     peer::{TestServer, config, planes, with_server},
 };
 use ringecho::protocol::OpCode;
@@ -126,5 +126,83 @@ fn stopping_server_abandons_those_who_do_not_answer() {
         deaf.expect(server_close(1001, "the server is stopping"));
         assert_eq!(ended(server), [("abandoned", 3)]);
         let _ = stalled.stream.read(&mut [0; 1]);
+    }
+}
+
+#[test]
+fn client_without_a_message_is_closed_and_counted_as_idle_whether_it_answers_or_not() {
+    let config = with_time(Time {
+        idle_timeout: Within::new(2 * SECOND).unwrap(),
+        keep_alive_interval: Within::new(SECOND).unwrap(),
+        close_timeout: Within::new(SECOND).unwrap(),
+        ..Time::default()
+    });
+    for config in planes(&config) {
+        let server = TestServer::start(&config);
+        let goodbye = server_close(1001, "no message has come for too long");
+        let [mut answers, mut leaves, mut is_deaf] = [(); 3].map(|()| server.open());
+        // Pings and Pongs are no messages.
+        answers.expect(b"\x89\x00");
+        answers.send(pong("").encode());
+        for peer in [&mut leaves, &mut is_deaf] {
+            peer.expect(b"\x89\x00");
+        }
+        let said = answers.read_frames_until(&goodbye);
+        assert!(said.iter().all(|frame| frame == b"\x89\x00"), "{said:?}");
+        answers.send(close(1001, "").encode());
+        answers.expect_end();
+        leaves.read_frames_until(&goodbye);
+        drop(leaves);
+        is_deaf.read_frames_until(&goodbye);
+        is_deaf.expect_over();
+        assert_eq!(ended(server), [("idle_timeout", 3)]);
+    }
+}
+
+#[test]
+fn message_under_way_is_no_idleness() {
+    let config = with_time(Time { idle_timeout: Within::new(SECOND).unwrap(), ..Time::default() });
+    with_server(&config, |server| {
+        let mut witness = server.open();
+        let mut peer = server.open();
+        let fragment = ClientFrame::new(false, OpCode::Text, "to be ");
+        peer.send(fragment.encode());
+        peer.expect(fragment.encode_echo());
+        // Whoever has no message under way is closed meanwhile.
+        witness.expect(server_close(1001, "no message has come for too long"));
+        let rest = ClientFrame::new(true, OpCode::Continuation, "continued");
+        peer.send(rest.encode());
+        peer.expect(rest.encode_echo());
+        peer.expect(server_close(1001, "no message has come for too long"));
+    });
+}
+
+#[test]
+fn old_connection_is_closed_between_two_messages_and_one_that_never_ends_is_cut() {
+    let config = with_time(Time {
+        lifetime_max: Within::new(SECOND).unwrap(),
+        close_timeout: Within::new(2 * SECOND).unwrap(),
+        ..Time::default()
+    });
+    for config in planes(&config) {
+        let server = TestServer::start(&config);
+        let goodbye = server_close(1001, "the connection is as old as it may become");
+        let [mut witness, mut ends, mut never_ends] = [(); 3].map(|()| server.open());
+        let fragment = ClientFrame::new(false, OpCode::Text, "to be ");
+        for peer in [&mut ends, &mut never_ends] {
+            peer.send(fragment.encode());
+            peer.expect(fragment.encode_echo());
+        }
+        witness.expect(&goodbye);
+        let rest = ClientFrame::new(true, OpCode::Continuation, "continued");
+        ends.send(rest.encode());
+        ends.expect(rest.encode_echo());
+        ends.expect(&goodbye);
+        for peer in [&mut witness, &mut ends] {
+            peer.send(close(1001, "").encode());
+            peer.expect_end();
+        }
+        never_ends.expect_over();
+        assert_eq!(ended(server), [("lifetime_max", 3)]);
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     oracle::{Outcome, assert_agrees, judge, transform_with},
 };
 
-const RULES: Rules = Rules { hold: 4096, message_size_max: u64::MAX };
+const RULES: Rules = Rules { hold: 4096, frame_size_max: u64::MAX, message_size_max: u64::MAX };
 
 /// Runs the transformer over chunks; returns all replies and the last word.
 fn transform<'a>(chunks: impl IntoIterator<Item = &'a [u8]>, rules: &Rules) -> (Vec<u8>, Next) {
@@ -101,7 +101,7 @@ fn conversation_is_answered_the_same_at_every_split() {
     let input = encode(&frames);
     for hold in [0, 5, 4096] {
         let rules = Rules { hold, ..RULES };
-        let verdict = judge(&input, u64::MAX, Compression::None);
+        let verdict = judge(&input, &RULES, Compression::None);
         assert_eq!(verdict.outcome, Outcome::Closed);
         for first in 0..=input.len() {
             for second in first..=input.len() {
@@ -179,6 +179,35 @@ fn message_is_too_big_as_soon_as_a_header_says_so() {
     let input = [encode(&frames), header_of_one_more[..6].to_vec()].concat();
     let (_, next) = transform([&input[..]], &rules);
     assert_eq!(next, Next::Fail(ProtocolError::MessageTooBig));
+}
+
+/// Whole in one chunk or announced by a header alone, short or long: the fault is the header's.
+#[test]
+fn frame_is_too_big_as_soon_as_its_header_says_so() {
+    for frame_size_max in [10, 200, 70_000] {
+        let rules = Rules { frame_size_max, ..RULES };
+        let frame = |fin, opcode, len| ClientFrame::new(fin, opcode, vec![1; len as usize]);
+        let longest = frame(true, OpCode::Binary, frame_size_max);
+        let fragments = [
+            frame(false, OpCode::Binary, frame_size_max),
+            frame(true, OpCode::Continuation, frame_size_max),
+        ];
+        let frames = [&[longest][..], &fragments].concat();
+        let (replies, next) = transform([&encode(&frames)[..]], &rules);
+        let expected: Vec<u8> = frames.iter().flat_map(ClientFrame::encode_echo).collect();
+        assert!((replies, next) == (expected, Next::Continue), "a message may be longer");
+        // A control frame has a bound of its own.
+        let ping = ping(&"?".repeat(125));
+        assert_eq!(transform([&ping.encode()[..]], &rules).0.len(), 127);
+
+        let one_more = frame(true, OpCode::Binary, frame_size_max + 1);
+        let request = one_more.encode();
+        let header_len = request.len() - one_more.payload.len();
+        for arrived in [&request[..], &request[..header_len]] {
+            let (replies, next) = transform([arrived], &rules);
+            assert_eq!((replies.len(), next), (0, Next::Fail(ProtocolError::FrameTooBig)));
+        }
+    }
 }
 
 //= https://www.rfc-editor.org/rfc/rfc7692#section-6.1
@@ -337,6 +366,7 @@ proptest! {
         cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..12),
         buffer_len in buffer_len(),
         hold in prop::sample::select(vec![0, 1, 125, 4096, 1 << 20]),
+        frame_size_max in prop::sample::select(vec![u64::MAX, 1000, 50]),
         message_size_max in prop::sample::select(vec![u64::MAX, 5000, 100]),
     ) {
         let mut input = encode(&frames);
@@ -346,8 +376,8 @@ proptest! {
             input[at] = byte;
         }
         input.truncate(input.len() - truncated_at.index(input.len()) / 4);
-        let rules = Rules { hold, message_size_max };
-        let verdict = judge(&input, message_size_max, compression);
+        let rules = Rules { hold, frame_size_max, message_size_max };
+        let verdict = judge(&input, &rules, compression);
         let echo = Echo::with_compression(compression);
         let (replies, next) = transform_with(echo, receive(&input, &cuts, buffer_len), &rules);
         assert_agrees(&replies, next, &verdict, &rules);
@@ -369,7 +399,7 @@ proptest! {
         cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..6),
         buffer_len in buffer_len(),
     ) {
-        let verdict = judge(&input, u64::MAX, compression);
+        let verdict = judge(&input, &RULES, compression);
         let echo = Echo::with_compression(compression);
         let (replies, next) = transform_with(echo, receive(&input, &cuts, buffer_len), &RULES);
         assert_agrees(&replies, next, &verdict, &RULES);

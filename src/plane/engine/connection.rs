@@ -33,13 +33,15 @@ use crate::{
         ConnectionEnd,
         clock::{Tick, Timing},
         intake::is_quiet,
+        memory_budget::Holdings,
         record::Record,
+        reset_when_closed,
     },
     metrics::Counters,
     protocol::{
         echo::{Compression, Rules},
         reply::{Closing, Reply},
-        session::Session,
+        session::{Goodbye, Session},
     },
 };
 
@@ -60,7 +62,7 @@ pub(super) struct Connection {
     pub(super) record: Option<Rc<Record>>,
 }
 
-const _: () = assert!(size_of::<Connection>() <= 104, "an idle connection weighs no more");
+const _: () = assert!(size_of::<Connection>() <= 112, "an idle connection weighs no more");
 
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +109,8 @@ pub(super) struct Work<K> {
     pub(super) departures_due: Vec<Key>,
     /// The sweep's time.
     pub(super) now: Tick,
+    /// What is kept for connections, counted into the memory budget.
+    pub(super) holdings: Holdings<Key>,
     pub(super) rules: Rules,
     pub(super) dimensions: Dimensions,
     pub(super) counters: Arc<Counters>,
@@ -176,7 +180,7 @@ impl Connection {
                 self.leave(key, ConnectionEnd::PeerVanished, work);
             }
             Event::ReceiveEnded(end) => self.receive_ended(key, end, work),
-            Event::SendGoesOn => self.timing.traffic(work.now),
+            Event::SendGoesOn => self.timing.taken(work.now),
             Event::Unblocked => self.unblock(key, work),
             Event::SendBroken(kind) => {
                 self.sending = Sending::Ready(PartQueue::default());
@@ -231,6 +235,9 @@ impl Connection {
             self.timing.traffic(work.now);
             let reply = self.session.receive(work.transfers.chunk_mut(&chunk), &work.rules);
             self.count(chunk.len(), &reply, work);
+            if reply.messages > 0 {
+                self.timing.message(work.now);
+            }
             let part = Part::Chunk(chunk.narrow(reply.range.clone()));
             self.answer(key, reply, part, work);
         }
@@ -281,8 +288,27 @@ impl Connection {
                     waiting.reserve_exact(work.dimensions.unsent_max);
                 }
                 work.transfers.copy(&part, waiting);
+                self.account(key, work);
             }
         }
+    }
+
+    /// Counts what is kept for the connection. One that leaves gives it back in a moment.
+    #[cold]
+    pub(super) fn account<K: Kernel>(&self, key: Key, work: &mut Work<K>) {
+        let kept_len = match (self.stage, &self.sending) {
+            (Stage::Leaving, _) => 0,
+            (_, Sending::Ready(_)) => self.session.held_len(),
+            (_, Sending::Blocked(waiting)) => {
+                self.session.held_len() + work.transfers.patient_len(key) + waiting.len()
+            }
+        };
+        work.holdings.set(key, kept_len);
+    }
+
+    /// Whether a frame is held. The sweep counts it, since it comes and goes with messages.
+    pub(super) fn holds_frame(&self) -> bool {
+        self.session.held_len() > 0
     }
 
     #[cold]
@@ -306,20 +332,21 @@ impl Connection {
         };
         self.sending = Sending::Blocked(Box::default());
         work.transfers.send_patiently(key, rest);
+        self.account(key, work);
         for part in queued {
             self.queue(key, part, work);
         }
         if !self.may_receive(key, work) {
             self.disarm(key, work);
         }
-        self.limit_draining(work);
+        self.limit_closing(work);
     }
 
     /// The peer has taken all of a patient send. Sends what waits behind it; if nothing waits,
     /// replies go out at the end of their turn again.
     #[cold]
     fn unblock<K: Kernel>(&mut self, key: Key, work: &mut Work<K>) {
-        self.timing.traffic(work.now);
+        self.timing.taken(work.now);
         if let Sending::Blocked(waiting) = &mut self.sending
             && !waiting.is_empty()
         {
@@ -327,6 +354,7 @@ impl Connection {
         } else {
             self.sending = Sending::Ready(PartQueue::default());
         }
+        self.account(key, work);
         self.arm(key, work);
     }
 
@@ -401,24 +429,34 @@ impl Connection {
         }
     }
 
-    /// Whether it is open, and [`drain`](Self::drain) has not been called.
+    /// Whether it is open, and the server has not begun to close it.
     pub(super) fn is_undrained(&self) -> bool {
-        self.stage == Stage::Open && !self.session.is_stopping()
+        self.stage == Stage::Open && !self.session.is_closing()
     }
 
-    /// Begins the closing handshake of a stopping server, when no message is under way.
-    pub(super) fn drain<K: Kernel>(&mut self, key: Key, work: &mut Work<K>) {
+    /// Begins the closing handshake as soon as no message is under way.
+    pub(super) fn say_goodbye<K: Kernel>(
+        &mut self,
+        key: Key,
+        goodbye: Goodbye,
+        work: &mut Work<K>,
+    ) {
+        if goodbye == Goodbye::Idle && !self.session.is_between_messages() {
+            // A message that is under way is traffic.
+            self.timing.message(work.now);
+            return;
+        }
         // Whoever leaves has lost something of what it was sent, or its peer.
         if self.stage != Stage::Leaving
-            && let Some(frame) = self.session.drain()
+            && let Some(frame) = self.session.say_goodbye(goodbye)
         {
             self.queue_close(key, frame, work);
         }
-        self.limit_draining(work);
+        self.limit_closing(work);
     }
 
-    /// The same, if the peer has been quiet for so long and nothing is under way on the connection:
-    /// no message, no reply, and no bytes that wait for a buffer.
+    /// Says that the server is stopping, if the peer has been quiet for so long and nothing is under
+    /// way on the connection: no message, no reply, and no bytes that wait for a buffer.
     pub(super) fn drain_if_quiet<K: Kernel>(
         &mut self,
         key: Key,
@@ -430,14 +468,14 @@ impl Connection {
             && self.receiving == Receiving::Armed
             && matches!(self.sending, Sending::Ready(_));
         if is_idle && is_quiet(&self.descriptor, quiet) {
-            self.drain(key, work);
+            self.say_goodbye(key, Goodbye::Stopping, work);
         }
     }
 
-    /// Starts the close timeout if the server is stopping and the peer does not read: the peer has
-    /// that long to go on reading.
-    fn limit_draining<K>(&mut self, work: &Work<K>) {
-        if self.session.is_stopping() && matches!(self.sending, Sending::Blocked(_)) {
+    /// Starts the close timeout if the server closes and the peer does not read: the peer has that
+    /// long to go on reading.
+    fn limit_closing<K>(&mut self, work: &Work<K>) {
+        if self.session.is_closing() && matches!(self.sending, Sending::Blocked(_)) {
             self.timing.closing(work.now);
         }
     }
@@ -449,7 +487,7 @@ impl Connection {
         if self.stage == Stage::Open {
             self.stage = Stage::Closing;
             self.timing.closing(work.now);
-            work.leaving.insert(key, end);
+            work.leaving.insert(key, end.for_its_cause(&self.session));
             if let Some(record) = &self.record {
                 record.closing();
             }
@@ -463,6 +501,7 @@ impl Connection {
     /// Expects nothing more of the peer.
     fn stop_receiving<K: Kernel>(&mut self, key: Key, work: &mut Work<K>) {
         self.stage = Stage::Leaving;
+        work.holdings.set(key, 0);
         if self.receiving == Receiving::Starved {
             self.receiving = Receiving::Idle;
         }
@@ -486,6 +525,9 @@ impl Connection {
     #[cold]
     pub(super) fn end_now<K: Kernel>(&mut self, key: Key, end: ConnectionEnd, work: &mut Work<K>) {
         self.leave(key, end, work);
+        if end.is_reset() {
+            reset_when_closed(&self.descriptor);
+        }
         work.transfers.shut_down(self.descriptor.as_fd());
     }
 

@@ -43,7 +43,7 @@ mod waits;
 
 use std::{
     io, mem,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -65,13 +65,17 @@ use super::Departure;
 use crate::{
     connection::{
         ConnectionEnd,
-        clock::{Deadlines, Due, TICK, Tick},
+        clock::{Deadlines, Due, Standing, TICK, Tick},
         intake::intake,
+        memory_budget::{Holdings, Share},
         record::Record,
     },
     host::trial::try_epoll,
     metrics::Counters,
-    protocol::echo::{Compression, Rules},
+    protocol::{
+        echo::{Compression, Rules},
+        session::Goodbye,
+    },
     pulse::Activity,
 };
 
@@ -156,6 +160,7 @@ impl<K: Kernel> Engine<K> {
             leaving: FnvHashMap::default(),
             departures_due: Vec::new(),
             now: Tick::default(),
+            holdings: Holdings::new(Share::unlimited()),
             rules,
             dimensions,
             counters,
@@ -172,6 +177,13 @@ impl<K: Kernel> Engine<K> {
             tick_began: Instant::now(),
             events: Events::default(),
         })
+    }
+
+    /// Has what is kept for its connections counted in this share of the memory budget.
+    #[must_use]
+    pub fn with_share(mut self, share: Share) -> Self {
+        self.work.holdings = Holdings::new(share);
+        self
     }
 
     /// Connections that have not departed.
@@ -233,7 +245,7 @@ impl<K: Kernel> Engine<K> {
             connection.receive_early(key, early, work);
         }
         if self.is_draining {
-            connection.drain(key, work);
+            connection.say_goodbye(key, Goodbye::Stopping, work);
         }
         Ok(())
     }
@@ -321,6 +333,9 @@ impl<K: Kernel> Engine<K> {
             }
         }
         self.events = events;
+        if self.work.holdings.share().is_exceeded() {
+            self.shed();
+        }
         self.feed();
         self.depart();
         self.send_replies();
@@ -371,8 +386,15 @@ impl<K: Kernel> Engine<K> {
         let Self { table, work, .. } = self;
         work.now = now;
         for (key, connection) in table.iter_mut() {
-            let Connection { timing, descriptor, .. } = connection;
-            match timing.sweep(now, deadlines, || intake(descriptor)) {
+            if connection.holds_frame() {
+                connection.account(key, work);
+            }
+            let Connection { timing, descriptor, sending, .. } = connection;
+            let standing = Standing {
+                is_blocked: matches!(sending, Sending::Blocked(_)),
+                number: descriptor.as_raw_fd().cast_unsigned(),
+            };
+            match timing.sweep(now, deadlines, standing, || intake(descriptor)) {
                 None => {}
                 Some(Due::Ping) => connection.ping(key, work),
                 Some(Due::KeepAliveTimeout) => {
@@ -381,13 +403,48 @@ impl<K: Kernel> Engine<K> {
                 Some(Due::CloseTimeout) => {
                     connection.end_now(key, ConnectionEnd::CloseTimeout, work);
                 }
+                Some(Due::WriteTimeout) => {
+                    connection.end_now(key, ConnectionEnd::WriteTimeout, work);
+                }
+                Some(Due::Goodbye(goodbye)) => connection.say_goodbye(key, goodbye, work),
+                Some(Due::LifetimeOver) => {
+                    connection.end_now(key, ConnectionEnd::LifetimeMax, work);
+                }
                 Some(Due::HandshakeTimeout) => unreachable!("the opening handshake is over"),
             }
         }
+        self.account();
+        let Self { work, .. } = self;
         if work.leaving.is_empty() {
             // Many may have ended at once.
             work.leaving.shrink_to(LEAVING_KEPT);
             work.departures_due.shrink_to(LEAVING_KEPT);
+        }
+    }
+
+    /// Counts held frames anew, and looks at the memory budget: another worker may have exceeded it.
+    fn account(&mut self) {
+        let Self { table, work, .. } = self;
+        for key in work.holdings.keys() {
+            if let Some(connection) = table.get_mut(key) {
+                connection.account(key, work);
+            }
+        }
+        work.holdings.share().check();
+        if work.holdings.share().is_exceeded() {
+            self.shed();
+        }
+    }
+
+    /// Resets the connections for which the most is kept, since all connections together hold too
+    /// much: a Close frame cannot reach a peer that does not read.
+    #[cold]
+    fn shed(&mut self) {
+        let Self { table, work, .. } = self;
+        for key in work.holdings.shed() {
+            if let Some(connection) = table.get_mut(key) {
+                connection.end_now(key, ConnectionEnd::MemoryShed, work);
+            }
         }
     }
 
@@ -401,7 +458,7 @@ impl<K: Kernel> Engine<K> {
     pub fn drain_some(&mut self, count: usize) {
         let undrained = self.table.iter_mut().filter(|(_, connection)| connection.is_undrained());
         for (key, connection) in undrained.take(count) {
-            connection.drain(key, &mut self.work);
+            connection.say_goodbye(key, Goodbye::Stopping, &mut self.work);
         }
     }
 
@@ -409,7 +466,7 @@ impl<K: Kernel> Engine<K> {
     pub fn drain(&mut self) {
         self.is_draining = true;
         for (key, connection) in self.table.iter_mut() {
-            connection.drain(key, &mut self.work);
+            connection.say_goodbye(key, Goodbye::Stopping, &mut self.work);
         }
     }
 
@@ -460,6 +517,7 @@ impl<K: Kernel> Engine<K> {
                 DepartureState::Over => {
                     // A slot that stays registered is overwritten by its next connection.
                     let _ = work.transfers.release(*key);
+                    debug_assert_eq!(work.holdings.get(*key), 0, "who leaves is counted no more");
                     let connection = table.remove(*key).zip(work.leaving.remove(key));
                     departures.extend(connection.map(|(connection, end)| {
                         let close_code = connection.close_code();
@@ -526,7 +584,18 @@ impl<K: Kernel> Engine<K> {
             expected.receives += usize::from(is_receiving);
             expected.patient_sends += usize::from(is_blocked);
             leaving_count += usize::from(*stage != Stage::Open);
+            let kept_len = match sending {
+                Sending::Blocked(waiting) if *stage != Stage::Leaving => {
+                    transfers.patient_len(key) + waiting.len()
+                }
+                Sending::Ready(_) | Sending::Blocked(_) => 0,
+            };
+            let counted_len = self.work.holdings.get(key);
+            // Held frames are counted by the sweep.
+            assert!(counted_len >= kept_len, "what is kept for a peer is counted");
+            assert!(*stage != Stage::Leaving || counted_len == 0, "who leaves is counted no more");
         }
+        assert!(self.work.holdings.keys().iter().all(|key| self.table.contains(*key)));
         assert_eq!(transfers.under_way(), expected);
         assert_eq!(leaving.len(), leaving_count, "who leaves is in the table, and leaves once");
         assert!(replies.is_empty());

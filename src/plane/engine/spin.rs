@@ -136,7 +136,7 @@ mod tests {
         };
         let enters = Rc::default();
         let kernel = Watching { watch: None, polls, enters: Rc::clone(&enters) };
-        let rules = Rules { hold: 0, message_size_max: u64::MAX };
+        let rules = Rules { hold: 0, frame_size_max: u64::MAX, message_size_max: u64::MAX };
         let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
         let mut engine = Engine::with_kernel(kernel, dimensions, rules, counters).unwrap();
         let awaited = File::open("/dev/null").unwrap();

@@ -74,6 +74,13 @@ impl Table {
         }
     }
 
+    /// Whether the connection is there.
+    pub(super) fn contains(&self, key: Key) -> bool {
+        let segment = self.segments.get(key.slot as usize / SEGMENT_LEN);
+        let entry = segment.map(|segment| &segment[key.slot as usize % SEGMENT_LEN]);
+        matches!(entry, Some(Entry::Occupied(there)) if there.generation == key.generation)
+    }
+
     pub(super) fn remove(&mut self, key: Key) -> Option<Connection> {
         self.get_mut(key)?;
         let vacant = Entry::Vacant(self.first_vacant);

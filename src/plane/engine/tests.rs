@@ -34,6 +34,7 @@ use crate::{
     connection::{
         ConnectionEnd,
         clock::{Deadlines, Tick},
+        memory_budget::{Holdings, MemoryBudget},
     },
     metrics::Counters,
     protocol::{
@@ -43,13 +44,13 @@ use crate::{
         frame_header::FrameHeader,
         masking::unmask,
         reply::Next,
-        session::{PING, Session},
+        session::{Goodbye, PING, Session},
     },
 };
 
 const SEEDS: u64 = 10_000;
 
-const RULES: Rules = Rules { hold: 200, message_size_max: u64::MAX };
+const RULES: Rules = Rules { hold: 200, frame_size_max: u64::MAX, message_size_max: u64::MAX };
 
 const CONNECTIONS_MAX: u32 = 4;
 
@@ -119,7 +120,7 @@ fn goodbye_follows_a_reply_that_is_on_its_way_and_goes_out_short() {
         run.turn();
         run.world.borrow_mut().peers.get_mut(&raw).expect("it is connected").room = usize::MAX;
         run.turns(50);
-        let goodbye = goodbye();
+        let goodbye = close_frame(Goodbye::Stopping);
         let world = run.world.borrow();
         assert!(world.peers[&raw].output == [reply, goodbye].concat(), "seed {seed}");
     }
@@ -132,7 +133,8 @@ fn connections_are_drained_in_shares_and_none_is_forgotten() {
         let mut run = Run::new(seed);
         let idle = || peer(Vec::new(), Ending::Silence);
         let mut raws: Vec<_> = (0..3).map(|_| run.connect(idle())).collect();
-        let drained = |run: &Run, raw| run.world.borrow().peers[raw].output == goodbye();
+        let drained =
+            |run: &Run, raw| run.world.borrow().peers[raw].output == close_frame(Goodbye::Stopping);
         run.turns(50);
         assert_eq!(run.engine.undrained_count(), 3);
         run.engine.drain_some(1);
@@ -224,6 +226,8 @@ struct Run {
     waits: Vec<Wait>,
     rng: SmallRng,
     now: Tick,
+    time: Time,
+    memory: Arc<MemoryBudget>,
     /// Peers that have departed, with how.
     departed: Vec<(Peer, ConnectionEnd)>,
     /// Connections that the engine was to adopt, and those that it has given back.
@@ -247,9 +251,12 @@ impl Run {
         };
         let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
         let engine = Engine::with_kernel(kernel, dimensions, RULES, counters).expect("memory");
+        let memory = MemoryBudget::new(u64::MAX, 1);
         let (waits, departed) = (Vec::new(), Vec::new());
         let (now, accepted, given_back) = (Tick::default(), 0, 0);
-        Self { world, engine, waits, rng, now, departed, accepted, given_back }
+        let keep_alive_interval = Within::new(KEEP_ALIVE_INTERVAL).unwrap();
+        let time = Time { keep_alive_interval, ..Time::default() };
+        Self { world, engine, waits, rng, now, time, memory, departed, accepted, given_back }
     }
 
     /// A new connection, whose peer has sent one message with the request head, and has room for
@@ -350,13 +357,18 @@ impl Run {
 
     /// Another sweep in the same tick.
     fn sweep_again(&mut self) {
-        self.engine.sweep(
-            self.now,
-            &Deadlines::new(&Time {
-                keep_alive_interval: Within::new(KEEP_ALIVE_INTERVAL).unwrap(),
-                ..Time::default()
-            }),
-        );
+        self.engine.sweep(self.now, &Deadlines::new(&self.time));
+    }
+
+    /// Sets deadlines that some connections meet, and a memory budget that they may exceed.
+    fn set_bounds(&mut self) {
+        let max = if self.rng.random() { u64::MAX } else { self.rng.random_range(0..4000) };
+        self.memory = MemoryBudget::new(max, 1);
+        self.engine.work.holdings = Holdings::new(self.memory.shares(0).engine);
+        let Self { rng, time, .. } = self;
+        time.write_timeout = seconds(rng.random_range(1..40));
+        time.idle_timeout = seconds(rng.random_range(1..20) * u64::from(rng.random::<bool>()));
+        time.lifetime_max = seconds(rng.random_range(1..100) * u64::from(rng.random::<bool>()));
     }
 
     /// Lets connections come, talk and end, and at last has the engine close or abandon those
@@ -364,6 +376,7 @@ impl Run {
     fn converse(&mut self) {
         let connections = self.rng.random_range(1..8);
         let busy_turns = self.rng.random_range(1..200);
+        self.set_bounds();
         for _ in 0..connections {
             // A stopping server may still be given connections whose handshake was under way.
             match self.rng.random_range(0..40) {
@@ -445,6 +458,7 @@ impl Run {
         }
         self.turn();
         assert_eq!(self.engine.work.transfers.under_way(), UnderWay::default());
+        assert!(self.engine.work.holdings.is_empty() && self.memory.held() == 0);
         self.world.borrow().check_leftovers(self.engine.work.transfers.buffer_count());
     }
 }
@@ -465,9 +479,13 @@ fn reference(input: &[u8]) -> (Vec<Vec<u8>>, Next) {
     (split(&replies), reply.next)
 }
 
-/// The Close frame of a stopping server.
-fn goodbye() -> Vec<u8> {
-    Session::new(Compression::None).drain().expect("no message is under way")
+fn seconds<const MIN: u64, const MAX: u64>(seconds: u64) -> Within<Duration, MIN, MAX> {
+    Within::new(Duration::from_secs(seconds)).unwrap()
+}
+
+/// The server's own Close frame.
+fn close_frame(goodbye: Goodbye) -> Vec<u8> {
+    Session::new(Compression::None).say_goodbye(goodbye).expect("no message is under way")
 }
 
 /// The server's frames in `bytes`; the last one may be cut.
@@ -489,10 +507,12 @@ fn split(mut bytes: &[u8]) -> Vec<Vec<u8>> {
 fn check(peer: &Peer, end: ConnectionEnd) {
     let (expected, next) = reference(&peer.input[..peer.taken]);
     let is_broken = peer.broken || peer.is_struck;
-    let (frames, said_goodbye) = replies(peer, is_broken);
+    let (frames, said) = replies(peer, is_broken);
+    let said_goodbye = said.is_some();
     assert!(!said_goodbye || expected.starts_with(&frames), "it stands behind whole replies");
 
-    if end.is_orderly() && !is_broken {
+    let is_of_goodbye = matches!(end, ConnectionEnd::IdleTimeout | ConnectionEnd::LifetimeMax);
+    if (end.is_orderly() || is_of_goodbye) && !is_broken {
         assert!(peer.has_ended(), "it lingers until its peer's end");
         assert_eq!(peer.taken, peer.input.len(), "unread bytes would reset the connection");
     }
@@ -511,11 +531,21 @@ fn check(peer: &Peer, end: ConnectionEnd) {
             !said_goodbye
         }
         ConnectionEnd::ClosedByServer => {
-            assert!(said_goodbye || is_broken);
+            assert!(said == Some(Goodbye::Stopping) || is_broken);
+            false
+        }
+        ConnectionEnd::IdleTimeout => {
+            assert!(said == Some(Goodbye::Idle) || is_broken);
+            false
+        }
+        ConnectionEnd::LifetimeMax => {
+            assert!(said == Some(Goodbye::LifetimeOver) || is_broken);
             false
         }
         ConnectionEnd::Broken(_)
         | ConnectionEnd::KeepAliveTimeout
+        | ConnectionEnd::WriteTimeout
+        | ConnectionEnd::MemoryShed
         | ConnectionEnd::CloseTimeout
         | ConnectionEnd::Abandoned => false,
         other => panic!("{other:?} is not an end in the engine"),
@@ -527,16 +557,20 @@ fn check(peer: &Peer, end: ConnectionEnd) {
     assert!(wanted.starts_with(&got), "what arrives is what was sent");
 }
 
-/// The replies among what a peer has got, and whether the server's goodbye stands behind them. What
+/// The replies among what a peer has got, and which of the server's goodbyes stands behind them. What
 /// the server says of its own accord is no reply; the end may have cut it.
-fn replies(peer: &Peer, may_be_cut: bool) -> (Vec<Vec<u8>>, bool) {
-    let goodbye = goodbye();
+fn replies(peer: &Peer, may_be_cut: bool) -> (Vec<Vec<u8>>, Option<Goodbye>) {
+    let goodbyes = [Goodbye::Idle, Goodbye::LifetimeOver, Goodbye::Stopping];
     let mut frames = split(&peer.output);
-    let said_goodbye = frames.last() == Some(&goodbye);
-    let is_cut = |frame: &Vec<u8>| goodbye.starts_with(frame) || PING.starts_with(frame);
-    frames.pop_if(|frame| *frame == goodbye || may_be_cut && is_cut(frame));
+    let is_of = |frame: &Vec<u8>, goodbye: &Goodbye| close_frame(*goodbye) == *frame;
+    let said = frames.last().and_then(|last| goodbyes.into_iter().find(|it| is_of(last, it)));
+    let is_cut = |frame: &Vec<u8>| {
+        goodbyes.iter().any(|goodbye| close_frame(*goodbye).starts_with(frame))
+            || PING.starts_with(frame)
+    };
+    frames.pop_if(|frame| said.is_some() || may_be_cut && is_cut(frame));
     frames.retain(|frame| *frame != PING);
-    (frames, said_goodbye)
+    (frames, said)
 }
 
 /// Holds what a peer has got, whose connection may have ended at any point, against what it has sent.

@@ -271,6 +271,11 @@ impl<K: Kernel> Transfers<K> {
         patient + self.spare.iter().map(Vec::capacity).sum::<usize>()
     }
 
+    /// Bytes of memory that a connection's patient send takes until all of it is sent.
+    pub(super) fn patient_len(&self, key: Key) -> usize {
+        self.patient.get(&key.slot).map_or(0, |send| send.bytes.len())
+    }
+
     /// Memory for bytes that have to wait; [`send_patiently`](Self::send_patiently) takes it back.
     pub(super) fn spare_memory(&mut self) -> Vec<u8> {
         self.spare.pop().unwrap_or_default()

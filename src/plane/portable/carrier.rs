@@ -25,7 +25,7 @@ use crate::{
     protocol::{
         echo::Compression,
         reply::{Closing, Reply},
-        session::Session,
+        session::{Goodbye, Session},
     },
 };
 
@@ -51,14 +51,21 @@ pub async fn run(
         ahead: Vec::new(),
     };
     control.opened();
-    let ended = carrier.echo_until_closed(early).await;
+    control.hold(early.capacity());
+    let outcome = carrier.echo_until_closed(early).await;
     control.note_close_code(carrier.session.close_code());
-    match ended {
+    let Carrier { mut session, .. } = carrier;
+    match outcome {
         Ok(end) => {
             linger(&mut reader, &mut writer, control).await;
-            end
+            end.for_its_cause(&session)
         }
-        Err(end) => end,
+        Err(end) => {
+            if let Some(goodbye) = control.unheard_goodbye() {
+                session.say_goodbye(goodbye);
+            }
+            end.for_its_cause(&session)
+        }
     }
 }
 
@@ -81,6 +88,9 @@ impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Carrier<'_, R, W> {
         loop {
             let reply = self.session.receive(&mut chunk, &self.bounds.rules);
             self.counters.count_reply(chunk.len(), &reply);
+            if reply.messages > 0 {
+                self.control.message();
+            }
             if let Some(record) = self.control.record() {
                 record.count(chunk.len(), reply.sent_len(), reply.messages);
             }
@@ -102,7 +112,7 @@ impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Carrier<'_, R, W> {
                 }
             }
             let buffer = self.next_buffer(chunk);
-            self.control.note_memory(buffer.capacity(), self.ahead.capacity());
+            self.control.hold(buffer.capacity() + self.ahead.len() + self.session.held_len());
             let (received, has_waited) = noting_waits(self.receive(buffer)).await;
             chunk = received?;
             self.quota.spend(chunk.len(), has_waited).await;
@@ -162,8 +172,18 @@ impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Carrier<'_, R, W> {
                 // A handshake's time is over once its connection is open.
                 Demand::TimeOut => {}
                 Demand::DrainIdle if !session.is_idle() => {}
-                Demand::Drain | Demand::DrainIdle => {
-                    if let Some(frame) = session.drain() {
+                // A message that is under way, or has come meanwhile, is traffic.
+                Demand::Goodbye(Goodbye::Idle)
+                    if !session.is_between_messages() || control.has_message() =>
+                {
+                    control.message();
+                }
+                Demand::Goodbye(_) | Demand::DrainIdle => {
+                    let goodbye = match demand {
+                        Demand::Goodbye(goodbye) => goodbye,
+                        _ => Goodbye::Stopping,
+                    };
+                    if let Some(frame) = session.say_goodbye(goodbye) {
                         count_sent(counters, control, frame.len());
                         write_close(writer, control, frame).await?;
                     }
@@ -182,23 +202,19 @@ impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Carrier<'_, R, W> {
         is_closing: bool,
     ) -> Result<Vec<u8>, ConnectionEnd> {
         let Self { reader, writer, control, bounds, ahead, session, .. } = self;
-        control.begin_sending();
         let ahead_max = bounds.unsent_max.saturating_sub(range.len());
         let mut write = pin!(write_all(writer, bytes, range, control));
-        let written = match select(write.as_mut(), pin!(control.send_stalled())).await {
+        match select(write.as_mut(), pin!(control.send_stalled())).await {
             Either::Left((written, _)) => written,
             Either::Right(_) => {
-                if is_closing || session.is_stopping() {
+                if is_closing || session.is_closing() {
                     control.closing();
                 }
                 // Reserved at once: growing would leave memory behind that the allocator keeps.
                 ahead.reserve_exact(ahead_max.saturating_sub(ahead.len()));
-                control.note_memory(control.memory().0, ahead.capacity());
                 receive_ahead(reader, ahead, ahead_max, control, write).await
             }
-        };
-        control.end_sending();
-        written
+        }
     }
 }
 
@@ -220,6 +236,7 @@ async fn receive_ahead<T>(
     control: &Control,
     mut write: Pin<&mut impl Future<Output = T>>,
 ) -> T {
+    let held_beside = control.held() - ahead.len().min(control.held());
     while ahead.len() < len_max {
         let canceller = Canceller::new();
         let filled_len = ahead.len();
@@ -233,6 +250,7 @@ async fn receive_ahead<T>(
             Either::Right((received, _)) => (None, received),
         };
         *ahead = filled.into_inner();
+        control.hold(held_beside + ahead.len());
         if let Some(written) = written {
             return written;
         }
