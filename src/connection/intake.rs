@@ -99,7 +99,7 @@ mod tests {
     /// An hour is longer than the test, so nothing depends on its speed.
     #[test]
     fn peer_is_quiet_that_neither_sends_nor_owes() {
-        const HOUR: Duration = Duration::from_secs(3600);
+        const HOUR: Duration = Duration::from_hours(1);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut connection, _) = listener.accept().unwrap();

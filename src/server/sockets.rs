@@ -18,7 +18,7 @@ use crate::{
 
 /// The listening sockets of a server.
 pub(super) struct Sockets {
-    sockets: Vec<TcpListener>,
+    all: Vec<TcpListener>,
     workers: usize,
     /// The service manager has opened them, and keeps them.
     are_supervised: bool,
@@ -62,9 +62,9 @@ impl Sockets {
 
     /// Opens a socket for each worker, by the CPUs that the workers are pinned to.
     fn open(listening: &mut Listening, cpus: &[usize]) -> Result<Self, ListenError> {
-        let sockets = cpus.iter().map(|cpu| listening.open(*cpu));
-        let sockets = sockets.collect::<Result<_, _>>()?;
-        Ok(Self { sockets, workers: cpus.len(), are_supervised: false })
+        let all = cpus.iter().map(|cpu| listening.open(*cpu));
+        let all = all.collect::<Result<_, _>>()?;
+        Ok(Self { all, workers: cpus.len(), are_supervised: false })
     }
 
     /// Takes over sockets, at least one, that another process has opened.
@@ -79,24 +79,24 @@ impl Sockets {
         for (at, socket) in sockets.iter().enumerate().rev() {
             listening.adopt(socket, cpus[at % workers])?;
         }
-        Ok(Self { sockets, workers, are_supervised: false })
+        Ok(Self { all: sockets, workers, are_supervised: false })
     }
 
     /// The sockets of a worker: duplicates of the server's own. With more sockets than workers a
     /// worker has several; with fewer, workers share them.
     pub(super) fn of_worker(&self, worker: usize) -> Result<Vec<TcpListener>, SystemCallError> {
-        let Self { sockets, workers, .. } = self;
-        turns(sockets.len(), *workers, worker).map(|place| duplicate(&sockets[place])).collect()
+        let Self { all, workers, .. } = self;
+        turns(all.len(), *workers, worker).map(|place| duplicate(&all[place])).collect()
     }
 
     /// Closes all of the server's own duplicates.
     pub(super) fn close(&mut self) {
-        self.sockets.clear();
+        self.all.clear();
     }
 
     /// Duplicates of all sockets, for another server.
     pub(super) fn duplicates(&self) -> Result<Vec<TcpListener>, SystemCallError> {
-        self.sockets.iter().map(duplicate).collect()
+        self.all.iter().map(duplicate).collect()
     }
 }
 

@@ -21,12 +21,14 @@ use crate::{
 
 /// The program with these descriptors as the first inherited ones, under a shell that passes them on.
 fn with_inherited(descriptors: &[&dyn AsFd], names: &str) -> Command {
-    let mut script =
-        format!("export LISTEN_PID=$$ LISTEN_FDS={}; exec \"$0\" \"$@\"", descriptors.len());
-    for (at, descriptor) in descriptors.iter().enumerate() {
+    let redirections = descriptors.iter().zip(3..).map(|(descriptor, number)| {
         SockRef::from(descriptor).set_cloexec(false).unwrap();
-        script += &format!(" {}<&{}", at + 3, descriptor.as_fd().as_raw_fd());
-    }
+        format!(" {number}<&{}", descriptor.as_fd().as_raw_fd())
+    });
+    let redirections: String = redirections.collect();
+    let count = descriptors.len();
+    let script =
+        format!("export LISTEN_PID=$$ LISTEN_FDS={count}; exec \"$0\" \"$@\"{redirections}");
     let mut command = Command::new("bash");
     command.args(["-c", &script]).arg(ringecho().get_program());
     command.env("LISTEN_FDNAMES", names);

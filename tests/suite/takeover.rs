@@ -70,7 +70,8 @@ fn echo(peer: &mut Peer, message: &str) {
     peer.expect(text(message).encode_echo());
 }
 
-fn expect_goodbye(peer: &mut Peer) {
+/// The peer ends its side too, so that the server need not wait for that.
+fn expect_goodbye(mut peer: Peer) {
     let goodbye = close(1001, "the server is stopping");
     peer.expect(goodbye.encode_echo());
     peer.send(goodbye.encode());
@@ -99,7 +100,7 @@ fn old_connections_go_on_and_new_ones_go_to_the_new_server() {
         waiting.send(rest);
         assert!(waiting.read_head().starts_with("HTTP/1.1 101 "));
         echo(&mut waiting, "waited");
-        for peer in [&mut before, &mut waiting] {
+        for mut peer in [before, waiting] {
             peer.send(close(1000, "").encode());
             peer.expect(b"\x88\x02\x03\xe8");
             peer.expect_end();
@@ -124,11 +125,11 @@ fn quiet_connection_is_told_to_go_and_a_message_that_is_under_way_is_echoed_firs
         halfway.send(&message[..8]);
         echo(&mut quiet, "both are there");
         let new = TestServer::start(&successor(&config, old.address));
-        expect_goodbye(&mut quiet);
+        expect_goodbye(quiet);
         // By now the other one has been quiet for as long, but for its message.
         halfway.send(&message[8..]);
         halfway.expect(text("halfway").encode_echo());
-        expect_goodbye(&mut halfway);
+        expect_goodbye(halfway);
         let totals = old.stop();
         assert_eq!(totals.ended, [("closed_by_server", 2)], "{totals:?}");
         assert_eq!(new.stop().accepted, 0);
@@ -146,7 +147,7 @@ fn connection_that_is_never_quiet_is_told_to_go_when_the_time_is_over() {
         let mut peer = old.open();
         echo(&mut peer, "before");
         let new = TestServer::start(&successor(&config, old.address));
-        expect_goodbye(&mut peer);
+        expect_goodbye(peer);
         assert_eq!(old.stop().ended, [("closed_by_server", 1)]);
         new.stop();
     }
@@ -168,10 +169,14 @@ fn numbers_of_workers_may_differ_from_one_server_to_the_next() {
             }
             let server = running.as_ref().unwrap();
             let mut peers: Vec<_> = (0..PEERS).map(|_| server.open()).collect();
-            peers.iter_mut().for_each(|peer| echo(peer, "here"));
-            peers.iter_mut().for_each(|peer| peer.send(close(1000, "").encode()));
-            peers.iter_mut().for_each(|peer| peer.expect(b"\x88\x02\x03\xe8"));
-            peers.iter_mut().for_each(Peer::expect_end);
+            for peer in &mut peers {
+                echo(peer, "here");
+            }
+            for peer in &mut peers {
+                peer.send(close(1000, "").encode());
+                peer.expect(b"\x88\x02\x03\xe8");
+                peer.expect_end();
+            }
         }
         let totals = running.unwrap().stop();
         assert_eq!((totals.accepted, totals.accepted_by_worker.len()), (PEERS, 1));
@@ -232,6 +237,7 @@ fn third_program_takes_over_from_the_second() {
         let Message::Close(Some(frame)) = client.read().unwrap() else { panic!("no goodbye") };
         assert_eq!(frame.code, CloseCode::Away);
         while client.read().is_ok() {}
+        drop(client);
         let (code, log) = generations.pop().unwrap().end();
         assert_eq!(code, Some(0), "{log}");
         assert!(log.contains("another server has taken over"), "{log}");

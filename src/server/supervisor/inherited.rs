@@ -28,15 +28,15 @@ const UNNAMED: &str = "unnamed";
 /// Takes so many descriptors, from [`FIRST`] on.
 pub(super) fn claim(count: u32, names: &[String]) -> Result<Vec<Inherited>, SupervisorError> {
     let descriptors = FIRST..FIRST + count.cast_signed();
-    let named = descriptors.enumerate().map(|(at, descriptor)| {
+    let with_names = descriptors.enumerate().map(|(at, descriptor)| {
         let name = names.get(at).filter(|name| !name.is_empty());
         (descriptor, name.map_or(UNNAMED, String::as_str).to_owned())
     });
-    let inherited = named.map(|(descriptor, name)| {
-        let refuse = |found| SupervisorError::Socket { descriptor, name: name.clone(), found };
-        let owned = own(descriptor).ok_or_else(|| refuse("not open"))?;
+    let inherited = with_names.map(|(descriptor, name)| {
+        let refusal = |found| SupervisorError::Socket { descriptor, name: name.clone(), found };
+        let owned = own(descriptor).ok_or_else(|| refusal("not open"))?;
         if let Some(found) = fault(owned.as_fd()) {
-            return Err(refuse(found));
+            return Err(refusal(found));
         }
         Ok(Inherited { listener: owned.into(), name: name.clone() })
     });

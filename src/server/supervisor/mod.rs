@@ -1,7 +1,7 @@
 //! The service manager that may have started this process, such as systemd: sockets that it has
 //! opened, and what it is told.
 //!
-//! Both are agreed on by variables, as in sd_listen_fds(3) and sd_notify(3). Without the variables
+//! Both are agreed on by variables, as in `sd_listen_fds(3)` and `sd_notify(3)`. Without the variables
 //! all of this does nothing. Variables that are meant for another process, by its number, are ignored.
 
 mod inherited;

@@ -1,4 +1,4 @@
-//! Datagrams to the socket of a service manager, as in sd_notify(3).
+//! Datagrams to the socket of a service manager, as in `sd_notify(3)`.
 
 use std::{
     ffi::{OsStr, OsString},

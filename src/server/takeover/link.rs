@@ -226,7 +226,7 @@ mod tests {
         (Link::new(one, deadline), Link::new(other, deadline))
     }
 
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const PATIENCE: Duration = Duration::from_mins(1);
 
     #[test]
     fn sockets_come_with_their_message_and_are_the_same() {

@@ -20,6 +20,7 @@
 
 mod door;
 mod link;
+#[doc(hidden)]
 pub mod message;
 mod predecessor;
 mod successor;

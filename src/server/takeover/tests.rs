@@ -81,7 +81,7 @@ fn link(path: &Path) -> Link {
     let Behind::Server(socket) = knock(path, Duration::from_secs(1)).unwrap() else {
         panic!("a server listens at the path")
     };
-    Link::new(socket, Instant::now() + Duration::from_secs(60))
+    Link::new(socket, Instant::now() + Duration::from_mins(1))
 }
 
 /// A server answers there, be it with a refusal.
