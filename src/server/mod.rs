@@ -212,7 +212,9 @@ impl Server {
     ) -> Result<Self, StartError> {
         config.check()?;
         let observation = &config.observation;
-        let admin = observation.admin_listen.as_ref().map(AdminListener::bind).transpose()?;
+        let takes_over = config.network.takeover.is_some();
+        let bind = |address| AdminListener::bind(address, takes_over);
+        let admin = observation.admin_listen.as_ref().map(bind).transpose()?;
         let access_log = observation.access_log.as_ref().map(AccessLog::open).transpose()?;
         let Places { cpus, are_pinned } = resolve_places(config)?;
         try_socket_pair()?;

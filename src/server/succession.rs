@@ -94,7 +94,11 @@ impl Server {
                 self.succession.is_handed_over = false;
                 None
             }
-            News::Accepts => Some(Stop::Ordered(drain_of_takeover(&self.service.time))),
+            News::Accepts => {
+                // Whoever asks is told of the successor from now on.
+                self.admin = None;
+                Some(Stop::Ordered(drain_of_takeover(&self.service.time)))
+            }
         }
     }
 

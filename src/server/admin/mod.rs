@@ -19,8 +19,11 @@ use std::{
     fs,
     io::{self, Read, Write},
     net::{Shutdown, SocketAddr},
-    os::unix::{fs::PermissionsExt, net::UnixStream},
-    path::Path,
+    os::unix::{
+        fs::{FileTypeExt, MetadataExt, PermissionsExt},
+        net::UnixStream,
+    },
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -67,12 +70,15 @@ const SOCKET_MODE: u32 = 0o660;
 pub(super) struct AdminListener {
     socket: Socket,
     address: AdminAddress,
+    /// The file of a Unix socket until it is served, if another server's is still at its path.
+    staged: Option<PathBuf>,
 }
 
 /// The threads that serve it. They end when this is dropped.
 pub(super) struct Admin {
     socket: Arc<Socket>,
     address: AdminAddress,
+    inode: Option<u64>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -93,14 +99,16 @@ pub enum AdminError {
 }
 
 impl AdminListener {
-    /// Binds the address. A socket file that nobody listens at is replaced.
-    pub(super) fn bind(address: &AdminAddress) -> Result<Self, AdminError> {
+    /// Binds the address. A socket file that nobody listens at is replaced. With `takes_over`, a server
+    /// may still listen there that is about to be taken over: its port is shared with it, and its
+    /// socket file is replaced once this listener is served.
+    pub(super) fn bind(address: &AdminAddress, takes_over: bool) -> Result<Self, AdminError> {
         let bound = match address {
-            AdminAddress::Tcp(address) => bind_tcp(*address),
-            AdminAddress::Unix(path) => bind_unix(path),
+            AdminAddress::Tcp(address) => bind_tcp(*address, takes_over).map(|it| (it, None)),
+            AdminAddress::Unix(path) => bind_unix(path, takes_over),
         };
         match bound {
-            Ok(socket) => Ok(Self { socket, address: address.clone() }),
+            Ok((socket, staged)) => Ok(Self { socket, address: address.clone(), staged }),
             Err(error)
                 if error.kind() == io::ErrorKind::AddrInUse
                     && matches!(address, AdminAddress::Unix(_)) =>
@@ -113,7 +121,11 @@ impl AdminListener {
 
     /// Starts to serve.
     pub(super) fn serve(self, directory: Arc<Directory>) -> io::Result<Admin> {
-        let Self { socket, address } = self;
+        let Self { socket, address, staged } = self;
+        if let (Some(staged), AdminAddress::Unix(path)) = (staged, &address) {
+            fs::rename(staged, path)?;
+        }
+        let inode = inode_of(&address);
         let socket = Arc::new(socket);
         let address = match socket.local_addr()?.as_socket() {
             Some(bound) => AdminAddress::Tcp(bound),
@@ -123,7 +135,7 @@ impl AdminListener {
         let accepting = socket.clone();
         let run = move || accept(&accepting, &directory);
         let thread = thread::Builder::new().name("admin".to_owned()).spawn(run)?;
-        Ok(Admin { socket, address, thread: Some(thread) })
+        Ok(Admin { socket, address, inode, thread: Some(thread) })
     }
 }
 
@@ -141,34 +153,63 @@ impl Drop for Admin {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-        if let AdminAddress::Unix(path) = &self.address {
+        // A server that has taken over may have put its own file there.
+        if let AdminAddress::Unix(path) = &self.address
+            && self.inode.is_some()
+            && inode_of(&self.address) == self.inode
+        {
             let _ = fs::remove_file(path);
         }
     }
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<Socket> {
+/// The number of the file of a Unix socket.
+fn inode_of(address: &AdminAddress) -> Option<u64> {
+    let AdminAddress::Unix(path) = address else { return None };
+    fs::symlink_metadata(path).ok().map(|file| file.ino())
+}
+
+fn bind_tcp(address: SocketAddr, takes_over: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
+    socket.set_reuse_port(takes_over)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket)
 }
 
-fn bind_unix(path: &Path) -> io::Result<Socket> {
+/// Binds a socket file. Where another server's stands that is to be taken over, the file has another
+/// name for now, which is returned.
+fn bind_unix(path: &Path, takes_over: bool) -> io::Result<(Socket, Option<PathBuf>)> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    let address = SockAddr::unix(path)?;
-    if let Err(error) = socket.bind(&address) {
-        if error.kind() != io::ErrorKind::AddrInUse || !is_stale_socket(path) {
+    let mut staged = None;
+    if let Err(error) = socket.bind(&SockAddr::unix(path)?) {
+        if error.kind() != io::ErrorKind::AddrInUse {
             return Err(error);
         }
-        fs::remove_file(path)?;
-        socket.bind(&address)?;
+        if is_stale_socket(path) {
+            fs::remove_file(path)?;
+            socket.bind(&SockAddr::unix(path)?)?;
+        } else if takes_over && is_socket(path) {
+            let mut name = path.as_os_str().to_owned();
+            name.push(format!(".{}", std::process::id()));
+            let free = PathBuf::from(name);
+            socket.bind(&SockAddr::unix(&free)?)?;
+            staged = Some(free);
+        } else {
+            return Err(error);
+        }
     }
     // Nobody can connect before it listens.
-    fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
+    let file = staged.as_deref().unwrap_or(path);
+    fs::set_permissions(file, fs::Permissions::from_mode(SOCKET_MODE))?;
     socket.listen(BACKLOG)?;
-    Ok(socket)
+    Ok((socket, staged))
+}
+
+/// Whether a path is a socket.
+fn is_socket(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
 }
 
 /// Whether a path is a socket at which nobody listens, as a process leaves it that was killed.
@@ -204,12 +245,17 @@ fn accept(socket: &Socket, directory: &Arc<Directory>) {
     }
 }
 
-/// Tells a client that there are too many, if its socket takes that at once.
-fn turn_away(stream: &Socket) {
+/// Tells a client that there are too many, if its socket takes that at once. What it has sent is
+/// discarded, since unread bytes would reset the connection, and the response with it.
+fn turn_away(mut stream: &Socket) {
     let text = "there are too many connections to the admin listener; try again".to_owned();
     let headers = &[("Retry-After", "1")];
     let refusal = Refusal { status: StatusCode::SERVICE_UNAVAILABLE, headers, text };
-    let _ = stream.set_nonblocking(true).and_then(|()| stream.send(&encode_refusal(&refusal)));
+    let response = encode_refusal(&refusal);
+    if stream.set_nonblocking(true).and_then(|()| stream.send(&response)).is_ok() {
+        let _ = stream.shutdown(Shutdown::Write);
+        let _ = stream.read(&mut [0; REQUEST_HEAD_LEN_MAX]);
+    }
 }
 
 /// One of the connections that may be answered at the same time.

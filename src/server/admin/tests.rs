@@ -1,6 +1,6 @@
 //! Requests that do not come whole, and workers that do not answer.
 
-use std::io::Cursor as Bytes;
+use std::{io::Cursor as Bytes, os::unix::fs::MetadataExt};
 
 use super::*;
 use crate::{
@@ -73,13 +73,43 @@ fn socket_file_is_replaced_unless_somebody_listens_there() {
     let path = std::env::temp_dir().join(name);
     let _ = fs::remove_file(&path);
     let address = AdminAddress::Unix(path.clone());
-    drop(AdminListener::bind(&address).unwrap());
+    drop(AdminListener::bind(&address, false).unwrap());
     assert!(path.exists());
-    let listener = AdminListener::bind(&address).unwrap();
-    let refusal = AdminListener::bind(&address).err().expect("somebody listens there").to_string();
+    let listener = AdminListener::bind(&address, false).unwrap();
+    let refusal =
+        AdminListener::bind(&address, false).err().expect("somebody listens there").to_string();
     assert!(refusal.contains("another program listens there"), "{refusal}");
     let admin = listener.serve(directory().into()).unwrap();
     assert_eq!(admin.address(), &address);
     drop(admin);
     assert!(!path.exists());
+}
+
+/// The file of a server that is about to be taken over stays at its path until the new one is served.
+#[test]
+fn socket_file_passes_to_the_server_that_takes_over() {
+    let name = format!("ringecho-{}-passing.sock", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    let _ = fs::remove_file(&path);
+    let address = AdminAddress::Unix(path.clone());
+    let inode = || fs::metadata(&path).unwrap().ino();
+    let old = AdminListener::bind(&address, true).unwrap().serve(directory().into()).unwrap();
+    let old_inode = inode();
+    let new = AdminListener::bind(&address, true).unwrap();
+    assert_eq!(inode(), old_inode);
+    let new = new.serve(directory().into()).unwrap();
+    let new_inode = inode();
+    assert_ne!(new_inode, old_inode);
+    drop(old);
+    assert_eq!(inode(), new_inode);
+    drop(new);
+    assert!(!path.exists());
+}
+
+#[test]
+fn port_is_shared_with_the_server_that_takes_over() {
+    let any = AdminAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let old = AdminListener::bind(&any, true).unwrap().serve(directory().into()).unwrap();
+    assert!(AdminListener::bind(old.address(), true).is_ok());
+    assert!(AdminListener::bind(old.address(), false).is_err());
 }
