@@ -281,9 +281,11 @@ proptest! {
             Some(ConnectionEnd::Broken(kind)) => prop_assert_eq!(broken.get(), Some(kind)),
             Some(ConnectionEnd::ClosedByServer) => prop_assert!(ends_with_close && said_goodbye),
             Some(ConnectionEnd::Abandoned) => prop_assert!(is_abandoned.get()),
-            Some(ConnectionEnd::KeepAliveTimeout | ConnectionEnd::CloseTimeout) => {
-                prop_assert!(fails_too);
-            }
+            Some(
+                ConnectionEnd::KeepAliveTimeout
+                | ConnectionEnd::CloseTimeout
+                | ConnectionEnd::WriteTimeout,
+            ) => prop_assert!(fails_too),
             Some(other) => prop_assert!(false, "ended as {:?}", other),
         }
     }
