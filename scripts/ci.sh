@@ -27,7 +27,7 @@ scripts/rfc6455.py --check
 step 'fuzz targets'
 cargo check --manifest-path fuzz/Cargo.toml --target-dir target --locked
 
-step 'fuzzing, a minute for each target'
+step 'fuzzing, a minute for each target (6 min)'
 LEAVE_CORPUS=1 DURATION=60 scripts/fuzz.sh
 
 step 'the engine and the libraries under AddressSanitizer'
@@ -72,7 +72,7 @@ step 'load test, a short one'
 DURATION=1s WARMUP=200ms scripts/loadtest.sh
 
 step 'takeovers, three (1 min)'
-TAKEOVERS=3 scripts/takeover.sh
+TAKEOVERS=3 PROFILE=dev scripts/takeover.sh
 
 step 'comparison, a short one'
 scripts/compare.sh --payloads 64 --connections 8 --depths 4 --rounds 1 --duration 300ms --warmup 50ms

@@ -12,16 +12,28 @@ tools=$PWD/.tools/cargo-fuzz
 [ -x "$tools/bin/cargo-fuzz" ] || cargo install cargo-fuzz --locked --root "$tools"
 export PATH=$tools/bin:$PATH
 
+# fuzz TARGET: fuzzes it, and forgets what is found.
+fuzz() {
+  local found
+  found=$(mktemp --directory)
+  # libFuzzer writes what it finds to the first directory.
+  cargo +nightly fuzz run "$1" "$found" "fuzz/corpus/$1" -- \
+    -max_total_time="$duration" -max_len=512 -print_final_stats=1
+  rm -r "$found"
+}
+
+if [ "${LEAVE_CORPUS:-}" ]; then
+  cargo +nightly fuzz build
+  export -f fuzz
+  export duration
+  # Two at a time, since each has one thread.
+  # shellcheck disable=SC2016  # that shell expands it
+  printf '%s\n' "$@" | xargs --max-procs=2 --max-args=1 bash -euo pipefail -c 'fuzz "$1"' fuzz
+  exit
+fi
+
 for target; do
   corpus=fuzz/corpus/$target
-  if [ "${LEAVE_CORPUS:-}" ]; then
-    # libFuzzer writes what it finds to the first directory.
-    found=$(mktemp --directory)
-    cargo +nightly fuzz run "$target" "$found" "$corpus" -- \
-      -max_total_time="$duration" -max_len=512 -print_final_stats=1
-    rm -r "$found"
-    continue
-  fi
   cargo +nightly fuzz run "$target" "$corpus" -- \
     -max_total_time="$duration" -max_len=512 -print_final_stats=1
   mkdir "$corpus.kept"

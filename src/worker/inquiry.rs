@@ -1,8 +1,8 @@
 //! How another thread looks at a worker's connections: it asks, and a task of the worker answers. The
 //! worker never waits for whoever asks, and whoever asks waits only as long as it likes.
 //!
-//! Bounded: at most [`QUESTIONS_MAX`] questions wait, and an answer has as many connections as were
-//! asked for, in the order of their numbers.
+//! Bounded: at most so many questions wait (`QUESTIONS_MAX`), and an answer has as many connections
+//! as were asked for, in the order of their numbers.
 
 use std::{
     io::{self, Write},
