@@ -85,11 +85,19 @@ struct Line<'a> {
     refusal: Option<&'static str>,
 }
 
-impl AccessLog {
-    /// Opens the log, and starts the thread that writes it.
+/// An access log whose thread has not started.
+pub struct OpenAccessLog(Output);
+
+impl OpenAccessLog {
+    /// Opens the log.
     pub fn open(target: &AccessLogTarget) -> Result<Self, AccessLogError> {
-        let mut output = Output::open(target)?;
-        let log = Self { queue: Arc::default(), reopening: Arc::default() };
+        Output::open(target).map(Self)
+    }
+
+    /// Starts the thread that writes.
+    pub fn write_in_background(self) -> Result<AccessLog, AccessLogError> {
+        let Self(mut output) = self;
+        let log = AccessLog { queue: Arc::default(), reopening: Arc::default() };
         let (queue, reopening) = (log.queue.clone(), log.reopening.clone());
         let write = move || {
             // Whether the last line may have been written in part.
@@ -115,7 +123,9 @@ impl AccessLog {
             .map_err(AccessLogError::Thread)?;
         Ok(log)
     }
+}
 
+impl AccessLog {
     /// Opens the file anew before the next line is written, as after a rotation of logs. If it cannot be
     /// opened, a warning is logged, and the file that is open stays in use.
     pub fn reopen(&self) {
@@ -228,6 +238,10 @@ mod tests {
         protocol::ProtocolError,
     };
 
+    fn open(target: &AccessLogTarget) -> AccessLog {
+        OpenAccessLog::open(target).unwrap().write_in_background().unwrap()
+    }
+
     fn view(path: &[u8]) -> RecordView {
         let record = Record::new(1, SocketAddr::from(([127, 0, 0, 1], 80)));
         record.asked_for(RequestRecord { path: printable(path), ..RequestRecord::default() });
@@ -249,7 +263,7 @@ mod tests {
     #[test]
     fn ended_connection_is_one_line_whatever_its_peer_said() {
         let path = path_without_file("access.log");
-        let log = AccessLog::open(&AccessLogTarget::File(path.clone())).unwrap();
+        let log = open(&AccessLogTarget::File(path.clone()));
         let end = ConnectionEnd::Failed(ProtocolError::MaskMissing);
         log.write(&view(b"/a\r\n{\"fake\":1}\x1b"), end, Some(1002));
         drop(log);
@@ -267,7 +281,7 @@ mod tests {
     fn rotated_file_is_left_for_a_new_one_before_the_next_line() {
         let (path, rotated) =
             (path_without_file("rotated.log"), path_without_file("rotated.log.1"));
-        let log = AccessLog::open(&AccessLogTarget::File(path.clone())).unwrap();
+        let log = open(&AccessLogTarget::File(path.clone()));
         log.write(&view(b"/first"), ConnectionEnd::PeerLeft, None);
         log.queue.wait_until_written(Duration::from_mins(1));
         fs::rename(&path, &rotated).unwrap();
@@ -286,7 +300,7 @@ mod tests {
 
     #[test]
     fn full_disk_loses_lines_and_nothing_else() {
-        let log = AccessLog::open(&AccessLogTarget::File("/dev/full".into())).unwrap();
+        let log = open(&AccessLogTarget::File("/dev/full".into()));
         for _ in 0..3 {
             log.write(&view(b"/"), ConnectionEnd::PeerLeft, None);
         }
@@ -297,7 +311,7 @@ mod tests {
     #[test]
     fn file_that_cannot_be_opened_is_refused_with_its_path() {
         let target = AccessLogTarget::File("/no/such/folder/access.log".into());
-        let refusal = AccessLog::open(&target).unwrap_err().to_string();
+        let refusal = OpenAccessLog::open(&target).err().expect("it is refused").to_string();
         assert!(refusal.starts_with("--access-log /no/such/folder/access.log: "), "{refusal}");
     }
 }

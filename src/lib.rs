@@ -46,7 +46,7 @@
 //!
 //! | module | what it owns |
 //! | --- | --- |
-//! | [`server`] | the workers from start to stop: what this kernel can do, replacements, watchdog, takeover, signals |
+//! | [`server`] | the workers from start to stop: what this kernel can do, replacements, watchdog, takeover, signals, sandbox |
 //! | `worker` | one core: accepting, the conversation of one connection, sweep, drain |
 //! | `entry` | listening sockets, which connections may stay, and which worker gets one |
 //! | `plane` | who moves the bytes of upgraded connections: the engine, or the portable path |

@@ -15,7 +15,8 @@ use ringecho::{
     log::{LevelHandle, Log, write_line},
     metrics::Totals,
     server::{
-        RunError, Server, StartError, StopHandle,
+        RunError, Server, StartError, StopHandle, directory_of,
+        sandbox::Sandbox,
         signals::{OnHangup, Stopper},
         supervisor::Supervisor,
     },
@@ -76,12 +77,24 @@ fn say(text: &str) -> ExitCode {
 }
 
 fn run(log: &mut Log, arguments: Arguments) -> Result<(), Failure> {
+    // What the sandbox holds for depends on this order (`server::sandbox`): no thread starts before it
+    // begins. Signals and lines of the log wait until then.
+    let is_reread = arguments.file.path.is_some();
+    let signals = Stopper::register(is_reread)?;
     let mut supervisor = Supervisor::from_environment().map_err(StartError::from)?;
-    log.write_in_background().map_err(StartError::Thread)?;
     let config = arguments.config.clone();
-    let on_hangup = arguments.file.path.is_some().then(|| reread(arguments, log.level_handle()));
-    let stopper = Stopper::listen(on_hangup)?;
-    let mut server = Server::start_on(&config, supervisor.take_sockets())?;
+    let prepared = Server::prepare_on(&config, supervisor.take_sockets())?;
+    let mut needs = prepared.needs();
+    needs.local_sockets |= supervisor.is_there();
+    if let Some(file) = &arguments.file.path {
+        needs.readable.push(directory_of(file));
+    }
+    let sandbox = Sandbox::begin(&arguments.privileges, needs).map_err(StartError::from)?;
+    log.write_in_background().map_err(StartError::Thread)?;
+    let on_hangup = is_reread.then(|| reread(arguments, log.level_handle()));
+    let stopper = signals.listen(on_hangup)?;
+    let mut server = prepared.start()?;
+    sandbox.finish().map_err(StartError::from)?;
     stopper.attach(server.stop_handle());
     print_ready_line(server.ready_line())?;
     server.report_to(supervisor);

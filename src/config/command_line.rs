@@ -15,7 +15,7 @@ use clap::{
 
 use super::file::{self, FileError, FileFlag, FileValues};
 use crate::{
-    config::{Config, LogFormat, Logging, Settings},
+    config::{Config, LogFormat, Logging, Privileges, Settings},
     host::arguments::join_negative_values,
 };
 
@@ -38,6 +38,10 @@ pub struct Arguments {
     /// What the program logs, and in what form.
     #[command(flatten)]
     pub logging: Logging,
+
+    /// What the program gives up once it has started.
+    #[command(flatten)]
+    pub privileges: Privileges,
 
     /// Where values come from that neither flags nor variables set.
     #[command(flatten)]

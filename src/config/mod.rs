@@ -15,6 +15,7 @@ mod handshake;
 mod log;
 mod network;
 mod observation;
+mod privileges;
 mod settings;
 mod time;
 mod values;
@@ -31,6 +32,7 @@ pub use self::{
     log::{LogFormat, LogLevel, Logging},
     network::{Network, TakeoverPath},
     observation::{AccessLogTarget, AdminAddress, Observation},
+    privileges::{Account, Id, Privileges, Sandboxing},
     settings::{Change, Settings},
     time::Time,
     values::{PowerOfTwo, Quantity, ShortTime, Size, ValueError, Within, format_duration},

@@ -12,7 +12,7 @@ use crate::{
     entry::listener::ListenError,
     host::{cpu_list::CpuListError, descriptors::SystemCallError},
     metrics::Totals,
-    server::{supervisor::SupervisorError, takeover::TakeoverError},
+    server::{sandbox::SandboxError, supervisor::SupervisorError, takeover::TakeoverError},
 };
 
 /// Why a server did not start.
@@ -67,6 +67,9 @@ pub enum StartError {
          or service's) and on memory (ulimit -v), or lower --workers"
     )]
     Thread(#[source] io::Error),
+    /// The program cannot give up what it should.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// The system refused another call.
     #[error(transparent)]
     System(#[from] SystemCallError),

@@ -8,8 +8,11 @@
 mod admin;
 mod capabilities;
 mod errors;
+mod prepared;
 mod replacement;
 mod room;
+#[doc(hidden)]
+pub mod sandbox;
 mod shortages;
 pub mod signals;
 mod sockets;
@@ -28,28 +31,29 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
-        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+        mpsc::{Receiver, RecvTimeoutError, Sender},
     },
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use tracing::{error, info, warn};
 
+#[doc(hidden)]
+pub use self::prepared::directory_of;
 pub use self::{
     admin::AdminError,
     errors::{Hopeless, RunError, StartError, WorkerLoss},
+    prepared::Prepared,
 };
 use self::{
     admin::{Admin, AdminListener, Directory},
-    capabilities::{Places, resolve_places, resolve_platforms, try_socket_pair},
     replacement::{Deaths, Place, Verdict},
-    room::find_room,
     shortages::{log_shortage_of_replacement, log_shortages},
     sockets::Sockets,
     succession::Succession,
     summary::Summary,
-    supervisor::{Inherited, Supervisor, Watch},
+    supervisor::{Supervisor, Watch},
     takeover::News,
     watchdog::Watchdog,
 };
@@ -58,7 +62,7 @@ use crate::{
     config::{AdminAddress, Config},
     connection::{ConnectionEnd, memory_budget::MemoryBudget},
     entry::{balance::Balance, listener::Listening},
-    host::descriptors::{SystemCallError, find_want, raise_limit},
+    host::descriptors::{SystemCallError, find_want},
     http::{encode_page, page},
     metrics::{Counters, Totals},
     pulse::Activity,
@@ -190,95 +194,12 @@ impl StopHandle {
 impl Server {
     /// Starts a server. It accepts connections when this returns.
     pub fn start(config: &Config) -> Result<Self, StartError> {
-        Self::start_on(config, Vec::new())
-    }
-
-    /// The same on sockets that a service manager has opened, if there are any, instead of on the
-    /// configured address.
-    pub fn start_on(config: &Config, inherited: Vec<Inherited>) -> Result<Self, StartError> {
-        let run_worker = Arc::new(|_, plan, announce| worker::run(plan, announce));
-        Self::start_from(config, inherited, run_worker)
+        Self::prepare(config)?.start()
     }
 
     #[cfg(test)]
     fn start_with(config: &Config, run_worker: RunWorker) -> Result<Self, StartError> {
-        Self::start_from(config, Vec::new(), run_worker)
-    }
-
-    fn start_from(
-        config: &Config,
-        inherited: Vec<Inherited>,
-        run_worker: RunWorker,
-    ) -> Result<Self, StartError> {
-        config.check()?;
-        let observation = &config.observation;
-        let takes_over = config.network.takeover.is_some();
-        let bind = |address| AdminListener::bind(address, takes_over);
-        let admin = observation.admin_listen.as_ref().map(bind).transpose()?;
-        let access_log = observation.access_log.as_ref().map(AccessLog::open).transpose()?;
-        let Places { cpus, are_pinned } = resolve_places(config)?;
-        try_socket_pair()?;
-        // Each connection takes a descriptor.
-        if let Err(error) = raise_limit(u64::MAX) {
-            warn!(%error, "the limit of open files stays as it is");
-        }
-        let platforms = resolve_platforms(config)?;
-        let mut listening = Listening::new(config);
-        let mut predecessor = Self::find_predecessor(config)?;
-        let sockets =
-            Sockets::find(config, predecessor.as_mut(), inherited, &mut listening, &cpus)?;
-        let (events_sender, events) = channel();
-        let service = Arc::new(build_service(config, Arc::new(ServerState::new(config))));
-        let access_log = access_log.map(Arc::new);
-        let directory =
-            Arc::new(Directory::new(config, service.server.readiness.clone(), access_log));
-        let mut server = Self {
-            listening,
-            sockets,
-            succession: Succession::default(),
-            supervisor: Supervisor::default(),
-            watch: None,
-            backlog: config.network.backlog.get(),
-            config: config.clone(),
-            service,
-            reopen: Vec::new(),
-            accepts_until: None,
-            balance: (config.cores.balance && cpus.len() > 1)
-                .then(|| Arc::new(Balance::new(cpus.len()))),
-            memory: MemoryBudget::new(config.echo.memory_max.get().0, cpus.len()),
-            workers: Vec::new(),
-            replacements: Vec::new(),
-            deaths: Deaths::default(),
-            watchdog: None,
-            events,
-            events_sender,
-            run_worker,
-            spawn_thread: |name, run| thread::Builder::new().name(name).spawn(run),
-            directory,
-            admin: None,
-            summary: None,
-        };
-        for (worker, cpu) in cpus.into_iter().enumerate() {
-            let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
-            let cpu = are_pinned.then_some(cpu);
-            let (orders, thread) =
-                server.spawn_worker(worker, cpu, &platforms, counters.clone())?;
-            let (platforms, place) = (platforms.clone(), Place::new());
-            server.workers.push(WorkerThread { cpu, platforms, counters, orders, thread, place });
-        }
-        server.succeed(config, predecessor)?;
-        let watchdog = config.cores.watchdog.get();
-        if !watchdog.is_zero() {
-            let counters = server.workers.iter().map(|worker| worker.counters.clone()).collect();
-            server.watchdog = Some(Watchdog::start(counters, watchdog)?);
-        }
-        let room = find_room(&config.bounds, server.workers.len());
-        server.service.server.admission.set_room(room, &config.bounds);
-        server.serve_observers(admin)?;
-        if let Some(access_log) = server.directory.access_log().cloned() {
-            server.on_reread(move || access_log.reopen());
-        }
-        Ok(server)
+        Self::prepare(config)?.start_with(run_worker)
     }
 
     /// The address that the server listens on, with its real port.

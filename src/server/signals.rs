@@ -41,14 +41,35 @@ enum Target {
     Running(StopHandle),
 }
 
-impl Stopper {
-    /// Listens for signals from now on, so that a server has no moment in which it serves and a signal
-    /// would end the process. As PID 1 the process also collects orphans, whose entries would otherwise
-    /// fill the process table. Without `on_hangup`, SIGHUP stops the server too.
-    pub fn listen(on_hangup: Option<OnHangup>) -> Result<Self, StartError> {
+/// Signals that are kept until a thread listens for them.
+pub struct Registered(Signals);
+
+impl Registered {
+    /// Starts the thread that hears the signals, also those that have come already. Without
+    /// `on_hangup`, SIGHUP stops the server too.
+    pub fn listen(self, on_hangup: Option<OnHangup>) -> Result<Stopper, StartError> {
         let target = Arc::new(Mutex::new(Target::Starting { is_unwanted: false }));
-        listen_for_signals(target.clone(), on_hangup)?;
-        Ok(Self(target))
+        listen_for_signals(self.0, target.clone(), on_hangup)?;
+        Ok(Stopper(target))
+    }
+}
+
+impl Stopper {
+    /// Keeps signals from now on, so that a server has no moment in which it serves and a signal would
+    /// end the process. As PID 1 the process also collects orphans, whose entries would otherwise fill
+    /// the process table. SIGHUP is heard even where it is ignored, if it `rereads` the configuration.
+    pub fn register(rereads: bool) -> Result<Registered, StartError> {
+        let signals =
+            Signals::new([SIGINT, SIGTERM]).map_err(SystemCallError::naming("sigaction"))?;
+        // nohup has a program ignore SIGHUP, so that it outlives its terminal.
+        if rereads || !is_ignored(SIGHUP) {
+            signals.add_signal(SIGHUP).map_err(SystemCallError::naming("sigaction"))?;
+        }
+        if process::id() == 1 {
+            signals.add_signal(SIGCHLD).map_err(SystemCallError::naming("sigaction"))?;
+            collect_orphans();
+        }
+        Ok(Registered(signals))
     }
 
     /// Has the signals stop this server, also one that has come already.
@@ -71,19 +92,10 @@ impl Target {
 }
 
 fn listen_for_signals(
+    mut signals: Signals,
     target: Arc<Mutex<Target>>,
     mut on_hangup: Option<OnHangup>,
 ) -> Result<(), StartError> {
-    let mut signals =
-        Signals::new([SIGINT, SIGTERM]).map_err(SystemCallError::naming("sigaction"))?;
-    // nohup has a program ignore SIGHUP, so that it outlives its terminal.
-    if on_hangup.is_some() || !is_ignored(SIGHUP) {
-        signals.add_signal(SIGHUP).map_err(SystemCallError::naming("sigaction"))?;
-    }
-    if process::id() == 1 {
-        signals.add_signal(SIGCHLD).map_err(SystemCallError::naming("sigaction"))?;
-        collect_orphans();
-    }
     let mut stop_signals = StopSignals::default();
     let listen = move || {
         for signal in signals.forever() {

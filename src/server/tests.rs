@@ -2,24 +2,27 @@
 
 use std::{
     env,
-    io::{self, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     net::TcpStream,
-    process::Command,
+    process::{Command, Stdio},
     sync::{
         Barrier, Mutex,
         atomic::{AtomicBool, AtomicU32, Ordering},
+        mpsc::channel,
     },
+    thread,
 };
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::{
     replacement::{DEATHS_MAX, TRIES_MAX},
+    sandbox::{Sandbox, SandboxError},
     watchdog::Report,
     *,
 };
 use crate::{
-    config::{Cores, Network, Within},
+    config::{self, Cores, DataPlane, Network, Privileges, Sandboxing, Within},
     entry::listener::ListenError,
     host::descriptors::count_free,
 };
@@ -351,4 +354,82 @@ fn worker_that_stands_still_is_reported_with_what_it_was_doing_and_when_it_goes_
     drop(watchdog);
     server.stop_handle().stop();
     server.run().unwrap();
+}
+
+/// The child's number among those below.
+const CONFINED: &str = "RINGECHO_TESTS_CONFINED";
+
+/// Every driver and data plane; a process that is confined stays so, so each has its own.
+const CONFINED_CORES: [(config::Driver, DataPlane); 4] = [
+    (config::Driver::Auto, DataPlane::Auto),
+    (config::Driver::Epoll, DataPlane::Auto),
+    (config::Driver::Auto, DataPlane::Portable),
+    (config::Driver::Epoll, DataPlane::Portable),
+];
+
+#[test]
+fn worker_that_dies_in_the_sandbox_is_replaced() {
+    if let Ok(number) = env::var(CONFINED) {
+        return die_in_the_sandbox(CONFINED_CORES[number.parse::<usize>().unwrap()]);
+    }
+    for number in 0..CONFINED_CORES.len() {
+        let mut child = Command::new(env::current_exe().unwrap());
+        child.args(["--exact", "server::tests::worker_that_dies_in_the_sandbox_is_replaced"]);
+        child.arg("--nocapture").env(CONFINED, number.to_string());
+        child.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = child.spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let said = lines
+            .find_map(|line| line.split_once(LISTENING).map(|(_, address)| address.to_owned()));
+        let Some(address) = said.filter(|said| said != "nowhere") else {
+            assert!(child.wait().unwrap().success());
+            return eprintln!("skipped, this kernel has not all of the sandbox");
+        };
+        for _ in 0..20 {
+            let mut client = TcpStream::connect(&address).unwrap();
+            client.write_all(b"GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+            let mut response = String::new();
+            client.read_to_string(&mut response).unwrap();
+            assert!(response.starts_with("HTTP/1.1 404 "), "{response}");
+        }
+        // The end of its input tells it to stop.
+        drop(child.stdin.take());
+        lines.for_each(drop);
+        assert!(child.wait().unwrap().success());
+    }
+}
+
+const LISTENING: &str = "listening on ";
+
+fn die_in_the_sandbox((driver, data_plane): (config::Driver, DataPlane)) {
+    let first = AtomicBool::new(true);
+    let (ready, replaced) = channel();
+    let (die, told) = channel();
+    let told = Mutex::new(told);
+    let run_worker = running(move |_| {
+        if first.swap(false, Ordering::Relaxed) {
+            let () = told.lock().unwrap().recv().unwrap();
+            panic!("a defect, for the test");
+        }
+        ready.send(()).unwrap();
+    });
+    let config = with_workers(1);
+    let config = Config { cores: Cores { driver, data_plane, ..config.cores }, ..config };
+    let prepared = Server::prepare(&config).unwrap();
+    let privileges = Privileges { sandbox: Sandboxing::Required, user: None };
+    let sandbox = match Sandbox::begin(&privileges, prepared.needs()) {
+        Ok(sandbox) => sandbox,
+        Err(SandboxError::Unavailable(_)) => return println!("{LISTENING}nowhere"),
+        Err(error) => panic!("{error}"),
+    };
+    let server = prepared.start_with(run_worker).unwrap();
+    sandbox.finish().unwrap();
+    let (address, stop) = (server.address(), server.stop_handle());
+    let running = thread::spawn(move || server.run());
+    die.send(()).unwrap();
+    replaced.recv().unwrap();
+    println!("{LISTENING}{address}");
+    io::stdin().read_to_end(&mut Vec::new()).unwrap();
+    stop.stop();
+    assert_eq!(running.join().unwrap().unwrap().ended, [("refused", 20)]);
 }

@@ -30,6 +30,7 @@ mod peer;
 mod process;
 mod program;
 mod proxy;
+mod sandbox;
 #[path = "../seccomp/mod.rs"]
 mod seccomp;
 mod seen;

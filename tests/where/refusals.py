@@ -14,8 +14,9 @@ IO_URING_CALLS = ["io_uring_setup", "io_uring_enter", "io_uring_register"]
 #   write                                 nothing could be said
 SERVER_CALLS = [
     "accept4", "bind", "clone3", "epoll_create1", "epoll_ctl", "epoll_wait", "eventfd2", "fcntl",
-    "getrandom", "getsockname", "gettid", "ioctl", "listen", "madvise", "munmap", "prctl",
-    "prlimit64", "recvfrom", "rt_sigprocmask", "sched_getaffinity", "sched_setaffinity", "sendto",
+    "getrandom", "getsockname", "gettid", "ioctl", "landlock_create_ruleset", "landlock_restrict_self",
+    "listen", "madvise", "munmap", "prctl", "prlimit64", "recvfrom", "rt_sigprocmask",
+    "sched_getaffinity", "sched_setaffinity", "seccomp", "sendto",
     "setsockopt SO_REUSEADDR", "setsockopt SO_REUSEPORT", "setsockopt TCP_NODELAY", "shutdown",
     "sigaltstack", "socket", "socketpair", "statx", "sysinfo", "timerfd_create", "timerfd_settime",
 ]
@@ -36,6 +37,10 @@ SERVER_MAY_NEED = [
 
 # Calls that the server does without, and says so.
 SERVER_SAYS = {
+    "landlock_create_ruleset": ["the sandbox is not whole: files"],
+    "landlock_restrict_self": ["the sandbox is not whole: files"],
+    "prctl": ["the sandbox is not whole: prctl.*files.*system calls"],
+    "seccomp": ["the sandbox is not whole: system calls"],
     "sched_setaffinity": ["pinned"],
     "setsockopt SO_REUSEADDR": ["listening without SO_REUSEADDR"],
     "setsockopt TCP_NODELAY": ["listening without TCP_NODELAY"],

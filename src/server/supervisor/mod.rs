@@ -65,6 +65,11 @@ impl Supervisor {
         })
     }
 
+    /// Whether there is a service manager that is told something.
+    pub fn is_there(&self) -> bool {
+        self.notifier.is_some()
+    }
+
     /// Takes the sockets that the manager has opened.
     pub fn take_sockets(&mut self) -> Vec<Inherited> {
         std::mem::take(&mut self.sockets)
