@@ -2,8 +2,8 @@
 //! was doing. It ends nothing: whether a worker that stands still is to be killed, with what it
 //! carries, is the operator's to decide.
 //!
-//! A process that was stopped (SIGSTOP, a paused container) is no stall: the watchdog stood still too,
-//! and counts of the time between two of its looks no more than it wanted to let pass.
+//! A process that was stopped (SIGSTOP, a paused container) is no stall: the watchdog stood still too.
+//! Of the time between two of its looks it counts at most twice what it meant to let pass.
 
 use std::{
     sync::{
@@ -95,7 +95,7 @@ impl Drop for Watchdog {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // It panics as little as it can be waited for in vain.
+            // It ends at once. Had it panicked, the workers would only go unwatched.
             let _ = thread.join();
         }
     }
