@@ -129,6 +129,80 @@ fn confined_program_serves_and_drains_on_every_data_plane() {
     }
 }
 
+/// Its log is rotated, its configuration changed, its socket file removed, and it is taken over.
+#[test]
+fn confined_program_does_what_its_flags_ask_for_later() {
+    if !has_sandbox() {
+        return;
+    }
+    let directory = Directory::new();
+    let path = |name: &str| directory.0.join(name).to_str().unwrap().to_owned();
+    let (log_file, config, takeover) = (path("access.log"), path("config.toml"), path("takeover"));
+    fs::write(&config, "allowed-origin = 'https://a.example'\n").unwrap();
+    let flags = [
+        format!("--access-log={log_file}"),
+        format!("--config={config}"),
+        format!("--takeover={takeover}"),
+        format!("--admin-listen=unix:{}", path("admin")),
+    ];
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let (mut old, line) = start(&mut confined(&flags));
+    let ask_for_page = || {
+        let mut page = TcpStream::connect(address(&line)).unwrap();
+        page.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        page.read_to_end(&mut Vec::new()).unwrap();
+    };
+    let wait_for = |is_there: &dyn Fn() -> bool| {
+        while !is_there() {
+            thread::yield_now();
+        }
+    };
+    let has_a_line = || fs::read_to_string(&log_file).is_ok_and(|it| it.ends_with('\n'));
+    ask_for_page();
+    wait_for(&has_a_line);
+    fs::rename(&log_file, path("access.log.1")).unwrap();
+    // Editors put a new file into the place of the old one.
+    fs::write(path("new"), "allowed-origin = 'https://b.example'\n").unwrap();
+    fs::rename(path("new"), &config).unwrap();
+    signal(&old, Signal::SIGHUP);
+    wait_for(&|| {
+        ask_for_page();
+        has_a_line()
+    });
+    fs::remove_file(&takeover).unwrap();
+    wait_for(&|| Path::new(&takeover).exists());
+    let listen = format!("--listen={}", address(&line));
+    let mut flags_of_new = flags.clone();
+    flags_of_new.push(&listen);
+    let mut new = ringecho();
+    let (mut new, _) = start(new.arg("--sandbox=required").args(&flags_of_new));
+    assert_eq!(old.wait().unwrap().code(), Some(0));
+    assert!(UnixStream::connect(path("admin")).is_ok());
+    signal(&new, Signal::SIGTERM);
+    assert_eq!(new.wait().unwrap().code(), Some(0));
+    let log = log(old);
+    assert!(log.contains("https://b.example") && !log.contains("WARN"), "{log}");
+    assert!(log.contains("another server has taken over"), "{log}");
+    assert!(!Path::new(&takeover).exists() && !Path::new(&path("admin")).exists());
+}
+
+/// A directory of a test's own, which goes with this.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> Self {
+        let path = env::temp_dir().join(format!("ringecho-sandbox-{}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
 #[test]
 fn what_of_the_sandbox_cannot_be_had_is_said_once_or_refused() {
     for (call, said) in [
