@@ -142,8 +142,8 @@ fn peers_that_read_a_little_now_and_then_are_held_back() {
     endless.resize(64 << 20, 7);
     let arguments = ["--unsent-max=4MiB", "--receive-buffer=64KiB"];
     // On the portable path, each has a receive buffer of its own. 4 MiB is what a worker keeps of copies
-    // for those to come.
-    let growth_max = PEERS as u64 * (4 * MIB + 64 * KIB) + 4 * MIB;
+    // for those to come; the allocator gives back what is freed some time later.
+    let growth_max = PEERS as u64 * (4 * MIB + 64 * KIB) + 12 * MIB;
     let name = "10 peers that send without end and read a little";
     assert_bounded(name, growth_max, &arguments, |address| {
         let open = || {

@@ -105,12 +105,15 @@ fn old_connections_go_on_and_new_ones_go_to_the_new_server() {
             peer.expect(b"\x88\x02\x03\xe8");
             peer.expect_end();
         }
+        drop(after);
         let totals = old.stop();
-        assert_eq!(totals.accepted, 3, "{totals:?}");
         let closed = totals.ended.iter().find(|(kind, _)| *kind == "closed_by_peer");
         assert_eq!(closed, Some(&("closed_by_peer", 2)), "{totals:?}");
-        drop(after);
-        assert_eq!(new.stop().accepted, 1);
+        echo(&mut new.open(), "one server is left");
+        // Both accept for a moment, so either may have had the one behind the takeover.
+        let of_new = new.stop().accepted;
+        assert_eq!(totals.accepted + of_new, 5, "{totals:?}");
+        assert!(of_new > 0);
     }
 }
 
