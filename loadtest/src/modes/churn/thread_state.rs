@@ -11,7 +11,7 @@ use std::{
 
 use rand::{SeedableRng, rngs::SmallRng};
 
-use super::{cycle_error::CycleError, plan::ChurnPlan, turns::Turn};
+use super::{cycle_error::CycleError, plan::ChurnPlan};
 use crate::{
     count::{tally::Tally, timeline::PortionSender},
     payload::Payloads,
@@ -31,6 +31,15 @@ pub(super) struct Gauges {
     pub(super) errors: AtomicU64,
     /// Nanoseconds in which the thread polled, and there was nothing to do.
     pub(super) polled_in_vain: AtomicU64,
+}
+
+/// A cycle that may begin.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Turn {
+    /// The instant for which it was planned, which in a closed loop is that of its beginning.
+    pub(super) planned: u64,
+    /// Whether every task of the thread had a cycle when this instant came.
+    pub(super) is_held_back: bool,
 }
 
 /// When a cycle began.

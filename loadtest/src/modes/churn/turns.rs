@@ -14,20 +14,11 @@ use std::{
     time::Duration,
 };
 
-use super::thread_state::ThreadState;
+use super::thread_state::{ThreadState, Turn};
 use crate::{
     drive::pacer::{Pause, SLEEP_MIN, explained},
     plan::{Load, rate::Arrivals},
 };
-
-/// A cycle that may begin.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Turn {
-    /// The instant for which it was planned, which in a closed loop is that of its beginning.
-    pub(super) planned: u64,
-    /// Whether every task of the thread had a cycle when this instant came.
-    pub(super) is_held_back: bool,
-}
 
 /// The turns of one thread.
 #[derive(Debug)]
