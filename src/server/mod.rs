@@ -58,7 +58,6 @@ use self::{
     watchdog::Watchdog,
 };
 use crate::{
-    access_log::AccessLog,
     config::{AdminAddress, Config},
     connection::{ConnectionEnd, memory_budget::MemoryBudget},
     entry::{balance::Balance, listener::Listening},
@@ -210,11 +209,6 @@ impl Server {
     /// Where metrics, status and connections are served, with the real port, if they are.
     pub fn admin_address(&self) -> Option<&AdminAddress> {
         self.admin.as_ref().map(Admin::address)
-    }
-
-    /// The access log, if there is one, for whoever has it opened anew.
-    pub fn access_log(&self) -> Option<Arc<AccessLog>> {
-        self.directory.access_log().cloned()
     }
 
     /// The line that says that the server is ready. Workers that had to fall back are in the log.
