@@ -21,7 +21,7 @@ use super::{
     signal::{Signal, source},
 };
 use crate::{
-    connection::{ConnectionEnd, Control},
+    connection::{ConnectionEnd, Control, record::Record},
     entry::{
         admission::{AdmissionRefusal, PauseEnd, Ticket},
         balance::{Accepted, Member},
@@ -217,9 +217,14 @@ impl<P: Plane> Worker<P> {
         let reason = RefusalReason::from(refusal);
         debug!(%peer, ?reason, "connection refused");
         self.turned_away.answer(stream, refusal.response(), self.now.get());
+        let end = ConnectionEnd::Refused(reason);
         self.counters.accepted.add(1);
-        self.counters.ended(ConnectionEnd::Refused(reason).kind()).add(1);
+        self.counters.ended(end.kind()).add(1);
         self.counters.refused(reason).add(1);
+        if let Some(access_log) = &self.access_log {
+            let record = Record::new(self.counters.accepted.get(), peer);
+            access_log.write(&record.view(), end, None);
+        }
     }
 
     /// Starts an admitted connection, unless it is another worker's to start.

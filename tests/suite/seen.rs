@@ -13,7 +13,7 @@ use std::{
 };
 
 use ringecho::config::{
-    AccessLogTarget, AdminAddress, Config, Handshake, Observation, Time, Within,
+    AccessLogTarget, AdminAddress, Bounds, Config, Handshake, Observation, Time, Within,
 };
 use serde_json::{Value, json};
 use socket2::SockRef;
@@ -419,6 +419,28 @@ fn every_connection_has_a_line_in_the_access_log_when_it_ends() {
         assert_eq!(agents, [r#"a" \u{85}\u{202e}"#]);
         fs::remove_file(path).unwrap();
     }
+}
+
+#[test]
+fn connection_beyond_a_bound_has_a_line_in_the_access_log_too() {
+    let name = format!("ringecho-{}-access-beyond.log", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    let _ = fs::remove_file(&path);
+    let access_log = Some(AccessLogTarget::File(path.clone()));
+    let observation = Observation { access_log, ..Observation::default() };
+    let bounds = Bounds { connections_max: Some(Within::new(1).unwrap()), ..Bounds::default() };
+    let server = TestServer::start(&Config { observation, bounds, ..config_with_workers(1) });
+    let open = server.open();
+    let mut response = String::new();
+    TcpStream::connect(server.address).unwrap().read_to_string(&mut response).unwrap();
+    assert!(response.starts_with("HTTP/1.1 503 "), "{response}");
+    drop(open);
+    assert_eq!(server.stop().accepted, 2);
+    let lines = lines(&path);
+    assert_eq!(lines.len(), 2);
+    assert_eq!(lines[0]["refusal"], json!("connections_max"));
+    assert_eq!((&lines[0]["end"], &lines[0]["path"]), (&json!("refused"), &Value::Null));
+    fs::remove_file(path).unwrap();
 }
 
 fn lines(path: &PathBuf) -> Vec<Value> {
