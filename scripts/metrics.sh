@@ -18,7 +18,7 @@ python=$tools/python/bin
 package=$tools/prometheus
 
 [ -x "$python/python" ] || python3 -m venv "$tools/python"
-"$python/pip" install --quiet --disable-pip-version-check --requirement tests/metrics/requirements.txt
+"$python/python" -m pip install --quiet --disable-pip-version-check --requirement tests/metrics/requirements.txt
 
 prometheus=$(command -v prometheus || true)
 promtool=$(command -v promtool || true)

@@ -2,6 +2,8 @@
 //!
 //! Unlike the filter of system calls it sees paths, and it holds for what `io_uring` does too.
 
+use std::path::PathBuf;
+
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus,
     PathBeneath, PathFd, RestrictionStatus, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError,
@@ -9,6 +11,9 @@ use landlock::{
 };
 
 use super::Needs;
+
+/// Where Rust's library reads what its hash maps begin with, if it may not ask the kernel for that.
+const RANDOM: [&str; 2] = ["/dev/random", "/dev/urandom"];
 
 /// The newest version whose restrictions are asked for, which is the newest that this was tested on
 /// (Linux 6.18). An older kernel gives those that it has: files from Linux 5.13, truncation from 6.2,
@@ -49,13 +54,15 @@ fn restrict(needs: &Needs) -> Result<RestrictionStatus, String> {
         .and_then(Ruleset::create)
         .map_err(said)?;
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    let random = RANDOM.iter().map(PathBuf::from).filter(|device| device.exists());
+    let readable: Vec<_> = random.chain(needs.readable.iter().cloned()).collect();
     let change = read
         | AccessFs::WriteFile
         | AccessFs::Truncate
         | AccessFs::MakeReg
         | AccessFs::MakeSock
         | AccessFs::RemoveFile;
-    for (paths, access) in [(&needs.readable, read), (&needs.changeable, change)] {
+    for (paths, access) in [(&readable, read), (&needs.changeable, change)] {
         for path in paths {
             let beneath = PathFd::new(path).map_err(|error| error.to_string())?;
             let access: BitFlags<AccessFs> =
