@@ -15,6 +15,7 @@ mod room;
 pub mod sandbox;
 mod shortages;
 pub mod signals;
+mod socket_file;
 mod sockets;
 mod succession;
 mod summary;

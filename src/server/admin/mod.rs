@@ -16,14 +16,9 @@ mod report;
 mod tests;
 
 use std::{
-    fs,
     io::{self, Read, Write},
     net::{Shutdown, SocketAddr},
-    os::unix::{
-        fs::{FileTypeExt, MetadataExt, PermissionsExt},
-        net::UnixStream,
-    },
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -34,12 +29,13 @@ use std::{
 
 use futures_util::FutureExt;
 use http::{Method, StatusCode};
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, Socket, Type};
 use thiserror::Error;
 use tracing::{info, warn};
 
 use self::answer::answer;
 pub(super) use self::directory::Directory;
+use super::socket_file::{Behind, PassingFile, SocketFile, knock, listen, remove_stale};
 use crate::{
     config::AdminAddress,
     http::{
@@ -66,19 +62,28 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Whoever may connect to the file of a Unix socket: the server's user and group.
 const SOCKET_MODE: u32 = 0o660;
 
+/// How long it may take to find out whether somebody listens at a path.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// A bound socket, before it is served.
 pub(super) struct AdminListener {
     socket: Socket,
     address: AdminAddress,
-    /// The file of a Unix socket until it is served, if another server's is still at its path.
-    staged: Option<PathBuf>,
+    file: Option<ListenerFile>,
+}
+
+/// The file of a Unix socket.
+enum ListenerFile {
+    InPlace(SocketFile),
+    /// Another server's is still at its path.
+    Passing(PassingFile),
 }
 
 /// The threads that serve it. They end when this is dropped.
 pub(super) struct Admin {
     socket: Arc<Socket>,
     address: AdminAddress,
-    inode: Option<u64>,
+    file: Option<SocketFile>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -105,27 +110,31 @@ impl AdminListener {
     pub(super) fn bind(address: &AdminAddress, takes_over: bool) -> Result<Self, AdminError> {
         let bound = match address {
             AdminAddress::Tcp(address) => bind_tcp(*address, takes_over).map(|it| (it, None)),
-            AdminAddress::Unix(path) => bind_unix(path, takes_over),
+            AdminAddress::Unix(path) => {
+                let cannot_listen =
+                    |source| AdminError::Listen { address: address.clone(), source };
+                let behind = knock(path, Type::STREAM, PATIENCE).map_err(cannot_listen)?;
+                let is_taken = matches!(behind, Behind::Server(_));
+                if is_taken && !takes_over {
+                    return Err(AdminError::InUse(address.clone()));
+                }
+                bind_unix(path, is_taken).map(|(socket, file)| (socket, Some(file)))
+            }
         };
         match bound {
-            Ok((socket, staged)) => Ok(Self { socket, address: address.clone(), staged }),
-            Err(error)
-                if error.kind() == io::ErrorKind::AddrInUse
-                    && matches!(address, AdminAddress::Unix(_)) =>
-            {
-                Err(AdminError::InUse(address.clone()))
-            }
+            Ok((socket, file)) => Ok(Self { socket, address: address.clone(), file }),
             Err(source) => Err(AdminError::Listen { address: address.clone(), source }),
         }
     }
 
     /// Starts to serve.
     pub(super) fn serve(self, directory: Arc<Directory>) -> io::Result<Admin> {
-        let Self { socket, address, staged } = self;
-        if let (Some(staged), AdminAddress::Unix(path)) = (staged, &address) {
-            fs::rename(staged, path)?;
-        }
-        let inode = inode_of(&address);
+        let Self { socket, address, file } = self;
+        let file = match file {
+            Some(ListenerFile::Passing(file)) => Some(file.put_in_place()?),
+            Some(ListenerFile::InPlace(file)) => Some(file),
+            None => None,
+        };
         let socket = Arc::new(socket);
         let address = match socket.local_addr()?.as_socket() {
             Some(bound) => AdminAddress::Tcp(bound),
@@ -135,7 +144,7 @@ impl AdminListener {
         let accepting = socket.clone();
         let run = move || accept(&accepting, &directory);
         let thread = thread::Builder::new().name("admin".to_owned()).spawn(run)?;
-        Ok(Admin { socket, address, inode, thread: Some(thread) })
+        Ok(Admin { socket, address, file, thread: Some(thread) })
     }
 }
 
@@ -154,19 +163,10 @@ impl Drop for Admin {
             let _ = thread.join();
         }
         // A server that has taken over may have put its own file there.
-        if let AdminAddress::Unix(path) = &self.address
-            && self.inode.is_some()
-            && inode_of(&self.address) == self.inode
-        {
-            let _ = fs::remove_file(path);
+        if let Some(file) = &self.file {
+            file.remove();
         }
     }
-}
-
-/// The number of the file of a Unix socket.
-fn inode_of(address: &AdminAddress) -> Option<u64> {
-    let AdminAddress::Unix(path) = address else { return None };
-    fs::symlink_metadata(path).ok().map(|file| file.ino())
 }
 
 fn bind_tcp(address: SocketAddr, takes_over: bool) -> io::Result<Socket> {
@@ -178,44 +178,16 @@ fn bind_tcp(address: SocketAddr, takes_over: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Binds a socket file. Where another server's stands that is to be taken over, the file has another
-/// name for now, which is returned.
-fn bind_unix(path: &Path, takes_over: bool) -> io::Result<(Socket, Option<PathBuf>)> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    let mut staged = None;
-    if let Err(error) = socket.bind(&SockAddr::unix(path)?) {
-        if error.kind() != io::ErrorKind::AddrInUse {
-            return Err(error);
-        }
-        if is_stale_socket(path) {
-            fs::remove_file(path)?;
-            socket.bind(&SockAddr::unix(path)?)?;
-        } else if takes_over && is_socket(path) {
-            let mut name = path.as_os_str().to_owned();
-            name.push(format!(".{}", std::process::id()));
-            let free = PathBuf::from(name);
-            socket.bind(&SockAddr::unix(&free)?)?;
-            staged = Some(free);
-        } else {
-            return Err(error);
-        }
+/// Binds a socket file. If its place `is_taken`, by a server that is to be taken over, the file has
+/// another name for now.
+fn bind_unix(path: &Path, is_taken: bool) -> io::Result<(Socket, ListenerFile)> {
+    if is_taken {
+        let (socket, file) = PassingFile::listen(path, Type::STREAM, SOCKET_MODE, BACKLOG)?;
+        return Ok((socket, ListenerFile::Passing(file)));
     }
-    // Nobody can connect before it listens.
-    let file = staged.as_deref().unwrap_or(path);
-    fs::set_permissions(file, fs::Permissions::from_mode(SOCKET_MODE))?;
-    socket.listen(BACKLOG)?;
-    Ok((socket, staged))
-}
-
-/// Whether a path is a socket.
-fn is_socket(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
-}
-
-/// Whether a path is a socket at which nobody listens, as a process leaves it that was killed.
-fn is_stale_socket(path: &Path) -> bool {
-    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-    UnixStream::connect(path).is_err_and(refused)
+    remove_stale(path);
+    let socket = listen(path, Type::STREAM, SOCKET_MODE, BACKLOG)?;
+    Ok((socket, ListenerFile::InPlace(SocketFile::at(path)?)))
 }
 
 /// Accepts connections until the socket is shut down.

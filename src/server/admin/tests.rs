@@ -1,6 +1,6 @@
 //! Requests that do not come whole, and workers that do not answer.
 
-use std::{io::Cursor as Bytes, os::unix::fs::MetadataExt};
+use std::{fs, io::Cursor as Bytes, os::unix::fs::MetadataExt};
 
 use super::*;
 use crate::{
@@ -83,6 +83,20 @@ fn socket_file_is_replaced_unless_somebody_listens_there() {
     assert_eq!(admin.address(), &address);
     drop(admin);
     assert!(!path.exists());
+}
+
+#[test]
+fn file_that_is_no_socket_is_left_alone() {
+    let name = format!("ringecho-{}-no-socket", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    fs::write(&path, "kept").unwrap();
+    let address = AdminAddress::Unix(path.clone());
+    for takes_over in [false, true] {
+        let refusal = AdminListener::bind(&address, takes_over).err().expect("a file is there");
+        assert!(refusal.to_string().contains("there is a file that is no socket"), "{refusal}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "kept");
+    }
+    fs::remove_file(path).unwrap();
 }
 
 /// The file of a server that is about to be taken over stays at its path until the new one is served.
