@@ -83,8 +83,6 @@ pub struct Server {
     /// The configuration, with what has been taken over since the start.
     config: Config,
     service: Arc<Service>,
-    /// What opens again whatever it holds open by its name, when the configuration is read again.
-    reopen: Vec<Box<dyn FnMut() + Send>>,
     /// When the server, which is to stop, stops accepting.
     accepts_until: Option<Instant>,
     balance: Option<Arc<Balance>>,
@@ -236,11 +234,6 @@ impl Server {
         StopHandle(self.events_sender.clone())
     }
 
-    /// Calls this whenever the configuration is read again, for what holds a file open by its name.
-    pub fn on_reread(&mut self, reopen: impl FnMut() + Send + 'static) {
-        self.reopen.push(Box::new(reopen));
-    }
-
     /// Runs until the server is stopped or cannot go on, and until its connections have ended.
     /// Returns the totals of all workers' counters, also in the error.
     pub fn run(mut self) -> Result<Totals, RunError> {
@@ -313,8 +306,8 @@ impl Server {
         for worker in &self.workers {
             worker.orders.serve(self.service.clone());
         }
-        for reopen in &mut self.reopen {
-            reopen();
+        if let Some(access_log) = self.directory.access_log() {
+            access_log.reopen();
         }
         self.supervisor.ready(&self.ready_line(), false);
     }

@@ -116,7 +116,6 @@ impl Prepared<'_> {
             backlog: config.network.backlog.get(),
             config: config.clone(),
             service,
-            reopen: Vec::new(),
             accepts_until: None,
             balance: (config.cores.balance && cpus.len() > 1)
                 .then(|| Arc::new(Balance::new(cpus.len()))),
@@ -150,9 +149,6 @@ impl Prepared<'_> {
         let room = find_room(&config.bounds, server.workers.len());
         server.service.server.admission.set_room(room, &config.bounds);
         server.serve_observers(self.admin)?;
-        if let Some(access_log) = server.directory.access_log().cloned() {
-            server.on_reread(move || access_log.reopen());
-        }
         Ok(server)
     }
 

@@ -217,14 +217,10 @@ impl<P: Plane> Worker<P> {
         let reason = RefusalReason::from(refusal);
         debug!(%peer, ?reason, "connection refused");
         self.turned_away.answer(stream, refusal.response(), self.now.get());
-        let end = ConnectionEnd::Refused(reason);
         self.counters.accepted.add(1);
-        self.counters.ended(end.kind()).add(1);
-        self.counters.refused(reason).add(1);
-        if let Some(access_log) = &self.access_log {
-            let record = Record::new(self.counters.accepted.get(), peer);
-            access_log.write(&record.view(), end, None);
-        }
+        let number = self.counters.accepted.get();
+        let record = self.access_log.is_some().then(|| Record::new(number, peer));
+        self.note_end(ConnectionEnd::Refused(reason), None, record.as_ref());
     }
 
     /// Starts an admitted connection, unless it is another worker's to start.

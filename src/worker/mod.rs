@@ -420,19 +420,10 @@ impl<P: Plane> Worker<P> {
     /// Counts the end of a connection that has been removed from its table, with the close code that
     /// it was sent.
     fn count_end(&self, end: ConnectionEnd, close_code: Option<u16>, record: Option<&Record>) {
-        self.counters.count_end(end.kind(), close_code);
-        if let ConnectionEnd::Refused(reason) = end {
-            self.counters.refused(reason).add(1);
-        }
-        if let ConnectionEnd::Failed(error) = end {
-            self.counters.count_protocol_error(error);
-        }
         if let Some(record) = record {
             self.records.leave(record);
-            if let Some(access_log) = &self.access_log {
-                access_log.write(&record.view(), end, close_code);
-            }
         }
+        self.note_end(end, close_code, record);
         if let Some(member) = &self.member {
             member.connection_ended();
         }
@@ -440,6 +431,20 @@ impl<P: Plane> Worker<P> {
             && let Some(drained) = self.drained.take()
         {
             drained.wake();
+        }
+    }
+
+    /// Counts an end, and tells whoever wants to know of it.
+    fn note_end(&self, end: ConnectionEnd, close_code: Option<u16>, record: Option<&Record>) {
+        self.counters.count_end(end.kind(), close_code);
+        if let ConnectionEnd::Refused(reason) = end {
+            self.counters.refused(reason).add(1);
+        }
+        if let ConnectionEnd::Failed(error) = end {
+            self.counters.count_protocol_error(error);
+        }
+        if let (Some(record), Some(access_log)) = (record, &self.access_log) {
+            access_log.write(&record.view(), end, close_code);
         }
     }
 

@@ -78,6 +78,12 @@ fn platforms() -> Vec<Platform> {
     platforms
 }
 
+/// A worker that has not started, of a runtime on epoll.
+fn portable_worker(counters: Arc<Counters>) -> Worker<Portable> {
+    let (plane, bounds) = (Portable::on_epoll(), Bounds::new(&Echo::default()));
+    Worker::new(plane, Arc::new(service()), bounds, counters, None, Share::unlimited())
+}
+
 /// A worker that is alone.
 fn plan(
     platform: Platform,
@@ -191,15 +197,7 @@ fn stopping_worker_answers_everything_that_waits_in_its_queue() {
 fn tasks_are_drained_in_shares_and_none_is_forgotten() {
     runtime::build_on_epoll().unwrap().block_on(async {
         let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
-        let (plane, bounds) = (Portable::on_epoll(), Bounds::new(&Echo::default()));
-        let worker = Rc::new(Worker::new(
-            plane,
-            Arc::new(service()),
-            bounds,
-            counters,
-            None,
-            Share::unlimited(),
-        ));
+        let worker = Rc::new(portable_worker(counters));
         let add = |is_open: bool| {
             let control = Rc::new(Control::new(worker.now.clone(), None));
             if is_open {
@@ -540,15 +538,7 @@ fn nobody_is_lost_where_accepting_fails_now_and_then() {
 fn connection_whose_end_was_demanded_is_not_handed_over() {
     runtime::build_on_epoll().unwrap().block_on(async {
         let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
-        let (plane, bounds) = (Portable::on_epoll(), Bounds::new(&Echo::default()));
-        let worker = Worker::new(
-            plane,
-            Arc::new(service()),
-            bounds,
-            counters.clone(),
-            None,
-            Share::unlimited(),
-        );
+        let worker = portable_worker(counters.clone());
         let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         client
@@ -591,15 +581,7 @@ fn failure_that_lasts_begins_once() {
 fn panic_in_a_connection_ends_that_connection_only() {
     runtime::build_on_epoll().unwrap().block_on(async {
         let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
-        let (plane, bounds) = (Portable::on_epoll(), Bounds::new(&Echo::default()));
-        let worker = Worker::new(
-            plane,
-            Arc::new(service()),
-            bounds,
-            counters.clone(),
-            None,
-            Share::unlimited(),
-        );
+        let worker = portable_worker(counters.clone());
         let worker = Rc::new(worker);
         let control = || Rc::new(Control::new(worker.now.clone(), None));
         worker.spawn_connection(control(), async { panic!("as a defect would") });

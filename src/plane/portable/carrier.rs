@@ -151,6 +151,9 @@ impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Carrier<'_, R, W> {
         loop {
             // Demands come first, since a peer that streams always has something to read.
             let demand = match select(pin!(control.demanded()), read.as_mut()).await {
+                Either::Left((Demand::DrainIdle, _)) if session.is_idle() => {
+                    Demand::Goodbye(Goodbye::Stopping)
+                }
                 Either::Left((demand, _)) => demand,
                 Either::Right(((Ok(0), _), _)) => return Err(ConnectionEnd::PeerVanished),
                 Either::Right(((Ok(_), chunk), _)) => {
@@ -169,20 +172,15 @@ impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Carrier<'_, R, W> {
                         write_all(writer, frame, 0..frame.len(), control).await?;
                     }
                 }
-                // A handshake's time is over once its connection is open.
-                Demand::TimeOut => {}
-                Demand::DrainIdle if !session.is_idle() => {}
+                // A handshake's time is over once its connection is open, and who is not idle stays.
+                Demand::TimeOut | Demand::DrainIdle => {}
                 // A message that is under way, or has come meanwhile, is traffic.
                 Demand::Goodbye(Goodbye::Idle)
                     if !session.is_between_messages() || control.has_message() =>
                 {
                     control.message();
                 }
-                Demand::Goodbye(_) | Demand::DrainIdle => {
-                    let goodbye = match demand {
-                        Demand::Goodbye(goodbye) => goodbye,
-                        _ => Goodbye::Stopping,
-                    };
+                Demand::Goodbye(goodbye) => {
                     if let Some(frame) = session.say_goodbye(goodbye) {
                         count_sent(counters, control, frame.len());
                         write_close(writer, control, frame).await?;
