@@ -243,7 +243,7 @@ mod tests {
     }
 
     fn view(path: &[u8]) -> RecordView {
-        let record = Record::new(1, SocketAddr::from(([127, 0, 0, 1], 80)));
+        let record = Record::new(1, SocketAddr::from(([127, 0, 0, 1], 80)).into());
         record.asked_for(RequestRecord { path: printable(path), ..RequestRecord::default() });
         RecordView { age: Duration::from_millis(1500), ..record.view() }
     }

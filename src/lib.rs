@@ -37,7 +37,8 @@
 //!
 //! The API is [`config`], [`server`] and [`metrics`]. The other modules are public for the project's
 //! own tests and benchmarks, may change with every version, and are hidden in this documentation.
-//! Without the feature `server` there are `host` and `protocol` alone, which the load generator uses.
+//! Without the feature `server` there are `host`, `protocol` and `stream` alone, which the load
+//! generator uses.
 //!
 //! The modules from the highest to the lowest: each uses modules below it and no other. In short,
 //! `server` uses `worker`, which uses `entry`, `http` and `plane`; below these are `handshake`,
@@ -58,6 +59,7 @@
 //! | `http` | request heads in, small responses out: routes, refusals, the page |
 //! | [`metrics`] | counters of each worker, their totals, and their exposition |
 //! | `protocol` | RFC 6455 without I/O: session, echo, frame headers, masking, UTF-8, close codes |
+//! | `stream` | what tasks read and write: halves, and waiting for them |
 //! | `pulse` | what a worker's thread is doing, for the watchdog |
 //! | `host` | CPUs, descriptors, runtimes, and what the kernel lets this process do |
 
@@ -95,6 +97,8 @@ pub mod protocol;
 pub mod pulse;
 #[cfg(feature = "server")]
 pub mod server;
+#[doc(hidden)]
+pub mod stream;
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod worker;

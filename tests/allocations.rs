@@ -201,7 +201,7 @@ fn record_of_a_browser_takes_no_more_than_the_documentation_says() {
     let agent = b"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
     let mut record = None;
     let allocations = measure(|| {
-        let kept = Rc::new(Record::new(1, SocketAddr::from(([127, 0, 0, 1], 80))));
+        let kept = Rc::new(Record::new(1, SocketAddr::from(([127, 0, 0, 1], 80)).into()));
         kept.asked_for(RequestRecord {
             path: printable(b"/ws"),
             origin: Some(printable(b"https://example.org")),

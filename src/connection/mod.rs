@@ -7,6 +7,7 @@ mod end;
 pub mod intake;
 mod linger;
 pub mod memory_budget;
+pub mod peer;
 mod quota;
 pub mod record;
 mod reset;

@@ -8,11 +8,12 @@
 use std::{
     cell::{Cell, OnceCell},
     fmt::Write,
-    net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use strum::IntoStaticStr;
+
+use super::peer::Peer;
 
 /// The most bytes of a text that are kept, such as a path.
 pub const TEXT_LEN_MAX: usize = 256;
@@ -21,7 +22,7 @@ pub const TEXT_LEN_MAX: usize = 256;
 #[derive(Debug)]
 pub struct Record {
     number: u64,
-    peer: SocketAddr,
+    peer: Peer,
     admitted: Instant,
     request: OnceCell<Box<RequestRecord>>,
     subprotocol: OnceCell<Box<str>>,
@@ -68,8 +69,8 @@ pub struct Traffic {
 pub struct RecordView {
     /// The connection's number among those of its worker's place.
     pub number: u64,
-    /// The peer's address.
-    pub peer: SocketAddr,
+    /// Who is at the other end.
+    pub peer: Peer,
     /// The time since the connection was admitted.
     pub age: Duration,
     /// What the peer asked for, once it is known.
@@ -84,7 +85,7 @@ pub struct RecordView {
 
 impl Record {
     /// The record of a connection that is admitted now.
-    pub fn new(number: u64, peer: SocketAddr) -> Self {
+    pub fn new(number: u64, peer: Peer) -> Self {
         Self {
             number,
             peer,
@@ -172,6 +173,8 @@ fn is_invisible(character: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     #[test]
@@ -193,7 +196,7 @@ mod tests {
 
     #[test]
     fn record_counts_what_goes_over_its_connection() {
-        let record = Record::new(7, SocketAddr::from(([127, 0, 0, 1], 80)));
+        let record = Record::new(7, SocketAddr::from(([127, 0, 0, 1], 80)).into());
         record.asked_for(RequestRecord { path: "/ws".into(), ..RequestRecord::default() });
         record.opened(Some("chat"));
         record.count(100, 96, 1);

@@ -6,7 +6,7 @@
 use std::{
     cell::RefCell,
     fs, io,
-    net::{SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener, TcpStream},
     thread,
     time::{Duration, Instant},
 };
@@ -16,7 +16,31 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use thiserror::Error;
 use tracing::warn;
 
-use crate::{config::Config, host::descriptors::SystemCallError};
+use super::arrival::Arrival;
+use crate::{config::Config, connection::peer::Peer, host::descriptors::SystemCallError};
+
+/// A listening socket, and what is spoken on the connections that it accepts.
+#[derive(Debug)]
+pub struct Listener {
+    /// The socket, of whatever family.
+    pub socket: TcpListener,
+    /// TLS is spoken.
+    pub speaks_tls: bool,
+}
+
+impl Listener {
+    /// Accepts a connection.
+    pub fn accept(&self) -> io::Result<(TcpStream, Arrival)> {
+        let (socket, address) = SockRef::from(&self.socket).accept()?;
+        let peer = address.as_socket().map_or(Peer::Local, Peer::from);
+        Ok((socket.into(), Arrival { peer, speaks_tls: self.speaks_tls }))
+    }
+
+    /// The same socket once more.
+    pub fn duplicate(&self) -> io::Result<Self> {
+        Ok(Self { socket: self.socket.try_clone()?, ..*self })
+    }
+}
 
 /// The address that a server's workers listen on, and the options of their sockets.
 #[derive(Clone, Debug)]
@@ -231,9 +255,7 @@ fn read_kernel_setting(path: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::TcpStream, time::Duration};
-
-    use socket2::SockRef;
+    use std::time::Duration;
 
     use super::*;
     use crate::{

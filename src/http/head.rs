@@ -39,14 +39,18 @@ pub enum HeadError {
     },
 }
 
-/// Reads a request head. Bytes that arrived behind it, the first frames, are returned with it.
+/// Reads a request head, of which `received` has arrived. Bytes that arrived behind it, the first
+/// frames, are returned with it.
 pub async fn read_request_head(
     reader: &mut impl AsyncReadRent,
+    mut received: BytesMut,
 ) -> Result<(Request<()>, BytesMut), HeadError> {
-    let mut received = BytesMut::with_capacity(REQUEST_HEAD_LEN_MAX);
     let mut scanner = Scanner::default();
-    loop {
+    if received.is_empty() {
+        received = BytesMut::with_capacity(REQUEST_HEAD_LEN_MAX);
         received = read_more(reader, received).await?;
+    }
+    loop {
         let head = match scanner.reaches_end(&received) {
             Ok(true) => decode_request_head(&mut received).map(Some),
             Ok(false) if received.len() >= REQUEST_HEAD_LEN_MAX => Err(RequestRefusal::HeadTooLong),
@@ -55,7 +59,7 @@ pub async fn read_request_head(
         };
         match head {
             Ok(Some(head)) => return Ok((Request::from_parts(head, ()), received)),
-            Ok(None) => {}
+            Ok(None) => received = read_more(reader, received).await?,
             Err(refusal) => {
                 return Err(HeadError::Refused { refusal, is_head: scanner.is_head });
             }
@@ -68,7 +72,9 @@ async fn read_more(
     reader: &mut impl AsyncReadRent,
     mut received: BytesMut,
 ) -> Result<BytesMut, HeadError> {
-    let unfilled = received.split_off(received.len());
+    let len = received.len();
+    received.reserve(REQUEST_HEAD_LEN_MAX.saturating_sub(len));
+    let unfilled = received.split_off(len);
     let (result, filled) = reader.read(unfilled).await;
     match result {
         Ok(0) | Err(_) => Err(HeadError::PeerLeft),
@@ -187,7 +193,7 @@ mod tests {
     use super::*;
 
     fn read(mut input: &[u8]) -> Result<Request<()>, RequestRefusal> {
-        match block_on(read_request_head(&mut input)) {
+        match block_on(read_request_head(&mut input, BytesMut::new())) {
             Ok((request, _)) => Ok(request),
             Err(HeadError::Refused { refusal, .. }) => Err(refusal),
             Err(HeadError::PeerLeft) => panic!("the input ended before anything was clear"),
@@ -282,7 +288,7 @@ mod tests {
             ("GET /HEAD HTTP/2.0\r\n", false),
             ("HEADER / HTTP/2.0\r\n", false),
         ] {
-            match block_on(read_request_head(&mut input.as_bytes())) {
+            match block_on(read_request_head(&mut input.as_bytes(), BytesMut::new())) {
                 Err(HeadError::Refused { is_head: known, .. }) => assert_eq!(known, is_head),
                 other => panic!("{other:?}"),
             }

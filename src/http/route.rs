@@ -83,7 +83,7 @@ mod tests {
     use crate::http::read_request_head;
 
     fn read(head: &str) -> Request<()> {
-        block_on(read_request_head(&mut head.as_bytes())).unwrap().0
+        block_on(read_request_head(&mut head.as_bytes(), bytes::BytesMut::new())).unwrap().0
     }
 
     #[test]

@@ -16,10 +16,7 @@ use std::{
     time::Duration,
 };
 
-use monoio::{
-    io::{AsyncReadRent, AsyncWriteRent},
-    task::JoinHandle,
-};
+use monoio::task::JoinHandle;
 
 use crate::{
     config::Echo,
@@ -30,6 +27,7 @@ use crate::{
     },
     metrics::Counters,
     protocol::echo::{Compression, Rules},
+    stream::Duplex,
 };
 
 pub(crate) use self::{on_engine::OnEngine, portable::Portable};
@@ -37,10 +35,7 @@ pub(crate) use self::{on_engine::OnEngine, portable::Portable};
 /// The data plane of a worker, and its tasks' way to wait.
 pub(crate) trait Plane: Sized + 'static {
     /// An accepted connection.
-    type Stream: AsyncReadRent + AsyncWriteRent + AsRawFd;
-    /// Its halves.
-    type Reader: AsyncReadRent;
-    type Writer: AsyncWriteRent;
+    type Stream: Duplex + AsRawFd;
     /// A descriptor that the worker waits for, such as its listener's.
     type Source;
 
@@ -59,9 +54,6 @@ pub(crate) trait Plane: Sized + 'static {
 
     /// An accepted connection, to be read and written.
     fn stream(&self, stream: StdTcpStream) -> io::Result<Self::Stream>;
-
-    /// Splits a connection into its halves.
-    fn split(stream: Self::Stream) -> (Self::Reader, Self::Writer);
 
     /// Carries an upgraded connection to its end, or takes it over (`None`): then it is given back by
     /// [`drive`](Self::drive).

@@ -12,7 +12,7 @@ use tracing::info;
 use super::{StartError, supervisor::Inherited, takeover::Predecessor};
 use crate::{
     config::Config,
-    entry::listener::{ListenError, Listening},
+    entry::listener::{ListenError, Listener, Listening},
     host::descriptors::SystemCallError,
 };
 
@@ -84,9 +84,10 @@ impl Sockets {
 
     /// The sockets of a worker: duplicates of the server's own. With more sockets than workers a
     /// worker has several; with fewer, workers share them.
-    pub(super) fn of_worker(&self, worker: usize) -> Result<Vec<TcpListener>, SystemCallError> {
+    pub(super) fn of_worker(&self, worker: usize) -> Result<Vec<Listener>, SystemCallError> {
         let Self { all, workers, .. } = self;
-        turns(all.len(), *workers, worker).map(|place| duplicate(&all[place])).collect()
+        let duplicates = turns(all.len(), *workers, worker).map(|place| duplicate(&all[place]));
+        duplicates.map(|socket| Ok(Listener { socket: socket?, speaks_tls: false })).collect()
     }
 
     /// Closes all of the server's own duplicates.

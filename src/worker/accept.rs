@@ -4,7 +4,7 @@
 use std::{
     convert::Infallible,
     io, mem,
-    net::{Shutdown, SocketAddr, TcpListener as StdTcpListener, TcpStream as StdTcpStream},
+    net::{Shutdown, TcpStream as StdTcpStream},
     os::{fd::AsRawFd, unix::net::UnixStream as StdUnixStream},
     pin::pin,
     rc::Rc,
@@ -21,10 +21,12 @@ use super::{
     signal::{Signal, source},
 };
 use crate::{
-    connection::{ConnectionEnd, Control, record::Record},
+    connection::{ConnectionEnd, Control, peer::Peer, record::Record},
     entry::{
         admission::{AdmissionRefusal, PauseEnd, Ticket},
+        arrival::Arrival,
         balance::{Accepted, Member},
+        listener::Listener,
     },
     host::descriptors::{self, SystemCallError},
     http::REQUEST_HEAD_LEN_MAX,
@@ -79,16 +81,17 @@ impl Failing {
 
 /// A listening socket, and the source by which the worker waits for it.
 pub(super) struct Queue<P: Plane> {
-    pub(super) listener: StdTcpListener,
+    pub(super) listener: Listener,
     source: P::Source,
     /// Ends the pause after a failure to accept.
     pause: PauseSignal<P>,
 }
 
 impl<P: Plane> Queue<P> {
-    pub(super) fn new(listener: StdTcpListener, plane: &P) -> Result<Self, SystemCallError> {
-        listener.set_nonblocking(true).map_err(SystemCallError::naming("ioctl(FIONBIO)"))?;
-        let source = source(&listener, plane)?;
+    pub(super) fn new(listener: Listener, plane: &P) -> Result<Self, SystemCallError> {
+        let socket = &listener.socket;
+        socket.set_nonblocking(true).map_err(SystemCallError::naming("ioctl(FIONBIO)"))?;
+        let source = source(socket, plane)?;
         Ok(Self { listener, source, pause: PauseSignal::new(plane)? })
     }
 }
@@ -97,10 +100,10 @@ impl<P: Plane> Worker<P> {
     /// Tries to accept, to see whether that is allowed. A connection that waits already is admitted.
     pub(super) fn try_to_accept(
         self: &Rc<Self>,
-        listener: &StdTcpListener,
+        listener: &Listener,
     ) -> Result<(), SystemCallError> {
         match listener.accept() {
-            Ok((stream, peer)) => self.receive(stream, peer),
+            Ok((stream, arrival)) => self.receive(stream, arrival),
             Err(error) if is_refusal(&error) => {
                 return Err(SystemCallError { call: "accept4", source: error });
             }
@@ -164,25 +167,25 @@ impl<P: Plane> Worker<P> {
 
     /// Accepts the connections that wait when the worker is to stop, at most `count_max`, and closes
     /// the queue.
-    pub(super) fn accept_the_last(self: &Rc<Self>, listener: &StdTcpListener, count_max: usize) {
+    pub(super) fn accept_the_last(self: &Rc<Self>, listener: &Listener, count_max: usize) {
         // Closing the queue resets the connections in it. Those that come from here on may be reset.
         if let Err(Exhausted { error, remedy }) = self.accept_waiting(listener, count_max) {
             warn!(%error, "cannot accept all who wait; {remedy}");
         }
         // Without this, a ring that waits for the queue would keep it open for a while.
-        let _ = SockRef::from(listener).shutdown(Shutdown::Both);
+        let _ = SockRef::from(&listener.socket).shutdown(Shutdown::Both);
     }
 
     /// Accepts the connections that wait in the queue, at most `count_max`.
     fn accept_waiting(
         self: &Rc<Self>,
-        listener: &StdTcpListener,
+        listener: &Listener,
         count_max: usize,
     ) -> Result<(), Exhausted> {
         let mut failures = 0;
         for _ in 0..count_max {
             match listener.accept() {
-                Ok((stream, peer)) => self.receive(stream, peer),
+                Ok((stream, arrival)) => self.receive(stream, arrival),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // Another worker that has the same socket has emptied and closed the queue.
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => break,
@@ -204,16 +207,16 @@ impl<P: Plane> Worker<P> {
     }
 
     /// Admits an accepted connection, or turns it away.
-    fn receive(self: &Rc<Self>, stream: StdTcpStream, peer: SocketAddr) {
-        match self.service().server.admission.admit(peer.ip()) {
-            Ok(ticket) => self.assign(stream, peer, ticket),
-            Err(refusal) => self.turn_away(stream, peer, refusal),
+    fn receive(self: &Rc<Self>, stream: StdTcpStream, arrival: Arrival) {
+        match self.service().server.admission.admit(arrival.peer.ip()) {
+            Ok(ticket) => self.assign(stream, arrival, ticket),
+            Err(refusal) => self.turn_away(stream, arrival.peer, refusal),
         }
     }
 
     /// Refuses a connection without having read from it. It counts as accepted here, and as ended.
     #[cold]
-    fn turn_away(&self, stream: StdTcpStream, peer: SocketAddr, refusal: AdmissionRefusal) {
+    fn turn_away(&self, stream: StdTcpStream, peer: Peer, refusal: AdmissionRefusal) {
         let reason = RefusalReason::from(refusal);
         debug!(%peer, ?reason, "connection refused");
         self.turned_away.answer(stream, refusal.response(), self.now.get());
@@ -224,10 +227,10 @@ impl<P: Plane> Worker<P> {
     }
 
     /// Starts an admitted connection, unless it is another worker's to start.
-    fn assign(self: &Rc<Self>, stream: StdTcpStream, peer: SocketAddr, ticket: Ticket) {
+    fn assign(self: &Rc<Self>, stream: StdTcpStream, arrival: Arrival, ticket: Ticket) {
         let release = |(stream, ticket): (StdTcpStream, Ticket)| Accepted {
             descriptor: stream.into(),
-            peer,
+            arrival,
             ticket,
         };
         let stays = match &self.member {
@@ -235,7 +238,7 @@ impl<P: Plane> Worker<P> {
             None => Some((stream, ticket)),
         };
         if let Some((stream, ticket)) = stays {
-            self.admit(stream, peer, ticket);
+            self.admit(stream, arrival, ticket);
         }
     }
 
@@ -260,13 +263,14 @@ impl<P: Plane> Worker<P> {
     }
 
     pub(super) fn empty_inbox(self: &Rc<Self>, member: &Member) {
-        for Accepted { descriptor, peer, ticket } in member.take() {
-            self.admit(descriptor.into(), peer, ticket);
+        for Accepted { descriptor, arrival, ticket } in member.take() {
+            self.admit(descriptor.into(), arrival, ticket);
         }
     }
 
     /// Starts the task of an admitted connection.
-    fn admit(self: &Rc<Self>, stream: StdTcpStream, peer: SocketAddr, ticket: Ticket) {
+    fn admit(self: &Rc<Self>, stream: StdTcpStream, arrival: Arrival, ticket: Ticket) {
+        let peer = arrival.peer;
         self.counters.accepted.add(1);
         self.last_admission.set(Some(self.now.get()));
         let stream = match self.plane.stream(stream) {
@@ -283,7 +287,7 @@ impl<P: Plane> Worker<P> {
         control.hold(REQUEST_HEAD_LEN_MAX);
         let worker = self.clone();
         self.spawn_connection(control.clone(), async move {
-            let end = worker.converse(stream, &control, &entered).await;
+            let end = worker.converse(stream, arrival, &control, &entered).await;
             debug!(%peer, ?end, "connection ended, or was handed over");
             if end.is_none() {
                 entered.hand_over();

@@ -2,7 +2,7 @@
 
 use std::{future::Future, panic::AssertUnwindSafe, pin::pin, rc::Rc};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::{
     FutureExt,
     future::{Either, select},
@@ -11,6 +11,7 @@ use http::{
     HeaderMap, HeaderName, Method, Request,
     header::{ORIGIN, USER_AGENT},
 };
+use monoio::io::AsyncReadRent;
 use tracing::{debug, error};
 
 use super::Worker;
@@ -20,16 +21,44 @@ use crate::{
         record::{RequestRecord, printable},
         write_all,
     },
-    entry::admission::Entered,
+    entry::{admission::Entered, arrival::Arrival},
     handshake::http1,
     http::{
         HeadError, Refusal, RequestRefusal, Route, encode_healthy, encode_refusal,
         read_request_head, route, without_body,
     },
-    metrics::RefusalReason,
-    plane::{Plane, Upgraded},
+    metrics::{Counters, RefusalReason},
+    plane::{Bounds, Plane, Upgraded},
     pulse::Activity,
+    stream::Duplex,
 };
+
+/// Who carries a session once its handshake is done.
+trait Carry<S> {
+    /// Carries it to its end, or gives it to a plane that has taken it over (`None`).
+    async fn carry(
+        self,
+        upgraded: Upgraded<S>,
+        bounds: &Bounds,
+        counters: &Counters,
+        control: &Control,
+    ) -> Option<ConnectionEnd>;
+}
+
+/// The worker's plane, which carries its own streams in its own way.
+struct ByPlane<'a, P>(&'a P);
+
+impl<P: Plane> Carry<P::Stream> for ByPlane<'_, P> {
+    async fn carry(
+        self,
+        upgraded: Upgraded<P::Stream>,
+        bounds: &Bounds,
+        counters: &Counters,
+        control: &Control,
+    ) -> Option<ConnectionEnd> {
+        self.0.carry(upgraded, bounds, counters, control).await
+    }
+}
 
 /// How a request is answered.
 enum Answer {
@@ -53,11 +82,26 @@ impl<P: Plane> Worker<P> {
     /// Converses until the connection is over, or its plane has taken it over (`None`).
     pub(super) async fn converse(
         &self,
-        mut stream: P::Stream,
+        stream: P::Stream,
+        _arrival: Arrival,
         control: &Control,
         entered: &Entered,
     ) -> Option<ConnectionEnd> {
-        let (answer, early) = match self.answer_request(&mut stream, control).await {
+        let carrier = ByPlane(&self.plane);
+        self.converse_http(stream, BytesMut::new(), carrier, control, entered).await
+    }
+
+    /// Converses in HTTP, from a request head on. `received` are its first bytes, as far as they have
+    /// arrived.
+    async fn converse_http<S: Duplex>(
+        &self,
+        mut stream: S,
+        received: BytesMut,
+        carrier: impl Carry<S>,
+        control: &Control,
+        entered: &Entered,
+    ) -> Option<ConnectionEnd> {
+        let (answer, early) = match self.answer_request(&mut stream, received, control).await {
             Ok(answer) => answer,
             Err(end) => return Some(end),
         };
@@ -79,7 +123,7 @@ impl<P: Plane> Worker<P> {
                     record.opened(negotiated.subprotocol.as_deref());
                 }
                 let upgraded = Upgraded { stream, early, compression, record };
-                self.plane.carry(upgraded, &self.bounds, &self.counters, control).await
+                carrier.carry(upgraded, &self.bounds, &self.counters, control).await
             }
             Answer::Respond(response, end) => {
                 // The close timeout is also for a client that does not take its response.
@@ -89,7 +133,7 @@ impl<P: Plane> Worker<P> {
                     return Some(end);
                 }
                 entered.handshake_over();
-                let (mut reader, mut writer) = P::split(stream);
+                let (mut reader, mut writer) = stream.split();
                 linger(&mut reader, &mut writer, control).await;
                 Some(end)
             }
@@ -116,10 +160,11 @@ impl<P: Plane> Worker<P> {
     /// Reads the request head and finds its answer, with the bytes that came behind the head.
     async fn answer_request(
         &self,
-        stream: &mut P::Stream,
+        stream: &mut impl AsyncReadRent,
+        received: BytesMut,
         control: &Control,
     ) -> Result<(Answer, Vec<u8>), ConnectionEnd> {
-        let mut head = pin!(read_request_head(stream));
+        let mut head = pin!(read_request_head(stream, received));
         let (refusal, is_head) = loop {
             match select(head.as_mut(), pin!(control.demanded())).await {
                 Either::Left((Ok((request, early)), _)) => {

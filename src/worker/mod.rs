@@ -33,7 +33,6 @@ use std::{
     cell::{Cell, Ref, RefCell},
     future::poll_fn,
     io, mem,
-    net::TcpListener as StdTcpListener,
     os::{fd::AsRawFd, unix::net::UnixStream as StdUnixStream},
     pin::pin,
     rc::Rc,
@@ -66,6 +65,7 @@ use crate::{
         admission::{Admission, Roster},
         balance::Member,
         complaints::Complaints,
+        listener::Listener,
     },
     handshake::Policy,
     host::{descriptors::SystemCallError, memory, runtime},
@@ -93,7 +93,7 @@ pub struct Plan {
     pub platforms: Vec<Platform>,
     /// The sockets that it accepts from, at least one. Other workers, and the server, may have the
     /// same ones.
-    pub listeners: Vec<StdTcpListener>,
+    pub listeners: Vec<Listener>,
     /// How many connections may wait in the queue of each.
     pub backlog: u32,
     /// Its place in the balance, with the stream that wakes it; `None` leaves connections where

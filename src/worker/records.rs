@@ -1,10 +1,10 @@
 //! The records of a worker's connections, by number, whoever carries them. They are kept only where
 //! somebody may ask for them: for `--admin-listen` and `--access-log`.
 
-use std::{cell::RefCell, collections::BTreeMap, net::SocketAddr, ops::Bound, rc::Rc};
+use std::{cell::RefCell, collections::BTreeMap, ops::Bound, rc::Rc};
 
 use super::inquiry::Answer;
-use crate::connection::record::Record;
+use crate::connection::{peer::Peer, record::Record};
 
 /// Records of connections that have not ended, if they are kept.
 #[derive(Debug, Default)]
@@ -17,7 +17,7 @@ impl Records {
     }
 
     /// The record of a connection that is admitted now, if records are kept. The number must be new.
-    pub(super) fn enter(&self, number: u64, peer: SocketAddr) -> Option<Rc<Record>> {
+    pub(super) fn enter(&self, number: u64, peer: Peer) -> Option<Rc<Record>> {
         let records = self.0.as_ref()?;
         let record = Rc::new(Record::new(number, peer));
         records.borrow_mut().insert(number, record.clone());
@@ -52,11 +52,13 @@ impl Records {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     #[test]
     fn connections_are_listed_in_pages() {
-        let peer = SocketAddr::from(([127, 0, 0, 1], 80));
+        let peer = SocketAddr::from(([127, 0, 0, 1], 80)).into();
         assert!(Records::default().enter(1, peer).is_none());
         let kept = Records::keeping();
         let records: Vec<_> = (1..=5).map(|number| kept.enter(number, peer).unwrap()).collect();

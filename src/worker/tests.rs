@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     io::{Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     os::fd::{AsRawFd, OwnedFd, RawFd},
     process::Command,
     sync::mpsc::channel,
@@ -28,6 +28,7 @@ use crate::{
     connection::memory_budget::MemoryBudget,
     entry::{
         admission::Ticket,
+        arrival::Arrival,
         balance::{Accepted, Balance},
     },
     host::cpu_list::CpuList,
@@ -87,13 +88,14 @@ fn portable_worker(counters: Arc<Counters>) -> Worker<Portable> {
 /// A worker that is alone.
 fn plan(
     platform: Platform,
-    listener: StdTcpListener,
+    listener: TcpListener,
     orders: OrderReceiver,
     counters: Arc<Counters>,
     service: Service,
 ) -> Plan {
     let cpu = Some(CpuList::usable().unwrap().as_slice()[0]);
     let (platforms, service) = (vec![platform], Arc::new(service));
+    let listener = Listener { socket: listener, speaks_tls: false };
     let (listeners, backlog, member) = (vec![listener], 128, None);
     let (observers, memory) = (Observers::default(), MemoryBudget::new(u64::MAX, 1).shares(0));
     Plan {
@@ -116,7 +118,7 @@ fn plan(
 fn stopping_worker_answers_everything_that_was_assigned_to_it() {
     const CONNECTIONS: usize = 200;
     for platform in platforms() {
-        let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let balance = Arc::new(Balance::new(2));
         let (acceptor, _woken) = balance.join(0).unwrap();
@@ -126,7 +128,7 @@ fn stopping_worker_answers_everything_that_was_assigned_to_it() {
         }
         let (stop, worker_orders) = orders().unwrap();
         let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
-        let own_listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
+        let own_listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let service = service();
         let admission = service.server.admission.clone();
         let plan = Plan {
@@ -142,7 +144,7 @@ fn stopping_worker_answers_everything_that_was_assigned_to_it() {
             let ticket = admission.admit(peer.ip()).unwrap();
             let release = |(stream, ticket): (TcpStream, Ticket)| Accepted {
                 descriptor: stream.into(),
-                peer,
+                arrival: Arrival { peer: peer.into(), speaks_tls: false },
                 ticket,
             };
             match acceptor.assign((stream, ticket), release) {
@@ -172,7 +174,7 @@ fn stopping_worker_answers_everything_that_was_assigned_to_it() {
 fn stopping_worker_answers_everything_that_waits_in_its_queue() {
     const WAITING: usize = 128;
     for platform in platforms() {
-        let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let mut clients: Vec<_> =
             (0..WAITING).map(|_| TcpStream::connect(address).unwrap()).collect();
@@ -241,7 +243,7 @@ fn response_that_is_not_taken_is_given_up_after_the_close_timeout() {
             ..Time::default()
         };
         let service = Service { page: vec![b' '; 64 << 20].into(), time, ..service() };
-        let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, worker_orders) = orders().unwrap();
         let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
@@ -267,7 +269,7 @@ fn start(
     platform: Platform,
     service: Service,
 ) -> (SocketAddr, JoinHandle<Result<(), WorkerError>>, Arc<Counters>, OrderSender) {
-    let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, worker_orders) = orders().unwrap();
     let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
@@ -342,7 +344,7 @@ fn worker_whose_ring_fails_lets_go_of_its_listener_and_its_connections() {
 
 /// The stream by which a worker is told to stop, and what makes reading from it fail.
 fn stop_that_can_fail() -> (OrderReceiver, TcpStream) {
-    let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let other = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (stream, _) = listener.accept().unwrap();
     SockRef::from(&other).set_linger(Some(Duration::ZERO)).unwrap();
@@ -354,7 +356,7 @@ fn stop_that_can_fail() -> (OrderReceiver, TcpStream) {
 fn dead_worker_gives_back_what_its_connections_were_counted_for() {
     for platform in platforms() {
         let (worker_orders, fail) = stop_that_can_fail();
-        let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
         let bounds = config::Bounds {
@@ -400,13 +402,13 @@ fn connections_that_wait_for_a_dead_worker_stay_counted_until_its_replacement_en
         let (acceptor, _woken) = balance.join(0).unwrap();
         let (dead, _) = balance.join(1).unwrap();
         assert!(acceptor.assign((), |()| unreachable!("it prefers itself")).is_some());
-        let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, peer) = listener.accept().unwrap();
         let ticket = admission.admit(peer.ip()).unwrap();
         let release = |(stream, ticket): (TcpStream, Ticket)| Accepted {
             descriptor: stream.into(),
-            peer,
+            arrival: Arrival { peer: peer.into(), speaks_tls: false },
             ticket,
         };
         assert!(acceptor.assign((stream, ticket), release).is_none());
@@ -539,7 +541,7 @@ fn connection_whose_end_was_demanded_is_not_handed_over() {
     runtime::build_on_epoll().unwrap().block_on(async {
         let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
         let worker = portable_worker(counters.clone());
-        let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         client
             .write_all(
@@ -554,7 +556,8 @@ fn connection_whose_end_was_demanded_is_not_handed_over() {
         let entered = worker.roster.enter(ticket, stream.as_raw_fd());
         let control = Control::new(worker.now.clone(), None);
         control.demand(Demand::End(ConnectionEnd::Abandoned));
-        let end = worker.converse(stream, &control, &entered).await;
+        let arrival = Arrival { peer: peer.into(), speaks_tls: false };
+        let end = worker.converse(stream, arrival, &control, &entered).await;
         assert_eq!(end, Some(ConnectionEnd::Abandoned));
         assert_eq!(counters.upgraded.get(), 0);
     });

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 
+use bytes::BytesMut;
 use futures_executor::block_on;
 use http::{
     Method,
@@ -97,7 +98,7 @@ const RESPONSE_FIELDS: [&str; 9] = [
 /// whole head comes. Bytes behind the head are handed on as they came.
 fn answer_to(input: &[u8], seed: u8) -> Option<Vec<u8>> {
     let mut reader = PrefixedReadIo::new(&[][..], Pieces(cut(input, seed)));
-    let mut request = match block_on(read_request_head(&mut reader)) {
+    let mut request = match block_on(read_request_head(&mut reader, BytesMut::new())) {
         Ok((request, behind)) => {
             // What comes with a later read is left to whoever carries the connection.
             let arrived = &input[..input.len().min(REQUEST_HEAD_LEN_MAX)];

@@ -5,8 +5,9 @@ use std::io;
 use monoio::{
     BufResult,
     buf::{IoBuf, IoBufMut, IoVecBuf, IoVecBufMut},
-    io::{AsyncReadRent, AsyncWriteRent, CancelHandle, CancelableAsyncReadRent},
+    io::{AsyncReadRent, AsyncWriteRent},
 };
+use ringecho::stream::WaitReadable;
 
 /// What a [`Reader`] reads from.
 pub(crate) trait Source {
@@ -37,22 +38,10 @@ impl<S: Source> AsyncReadRent for Reader<S> {
     }
 }
 
-impl<S: Source> CancelableAsyncReadRent for Reader<S> {
-    /// A read that somebody wants to cancel may as well complete.
-    async fn cancelable_read<T: IoBufMut>(
-        &mut self,
-        buffer: T,
-        _: CancelHandle,
-    ) -> BufResult<usize, T> {
-        self.read(buffer).await
-    }
-
-    async fn cancelable_readv<T: IoVecBufMut>(
-        &mut self,
-        _: T,
-        _: CancelHandle,
-    ) -> BufResult<usize, T> {
-        unreachable!("the portable path reads into one buffer")
+impl<S: Source> WaitReadable for Reader<S> {
+    /// A source has its next piece at once, or waits for it in the read.
+    async fn readable(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

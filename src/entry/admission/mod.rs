@@ -101,13 +101,18 @@ impl Admission {
         self.set_bounds(bounds);
     }
 
-    /// Admits a connection of this peer, whose handshake is in progress from now on.
-    pub fn admit(self: &Arc<Self>, peer: IpAddr) -> Result<Ticket, AdmissionRefusal> {
-        let block = if self.bounds_addresses.load(Relaxed) {
-            let block = AddressBlock::from(peer);
-            self.addresses().admit(block, self.epoch.elapsed())?.then_some(block)
-        } else {
-            None
+    /// Admits a connection of a peer with this address, whose handshake is in progress from now on. A
+    /// peer without an address meets the bounds of all.
+    pub fn admit(
+        self: &Arc<Self>,
+        peer: impl Into<Option<IpAddr>>,
+    ) -> Result<Ticket, AdmissionRefusal> {
+        let block = match peer.into() {
+            Some(ip) if self.bounds_addresses.load(Relaxed) => {
+                let block = AddressBlock::from(ip);
+                self.addresses().admit(block, self.epoch.elapsed())?.then_some(block)
+            }
+            _ => None,
         };
         if !self.connections.raise() {
             self.give_back_address(block);

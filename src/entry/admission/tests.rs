@@ -172,8 +172,9 @@ fn flood_from_one_ipv6_network_is_one_address() {
 #[test]
 fn addresses_are_known_only_while_they_have_connections() {
     let shared = admission(&bounds(1 << 20, 3, 1 << 20));
-    let tickets: Vec<_> =
-        (0..10_000).map(|at| shared.admit(Ipv4Addr::from_bits(at).into()).unwrap()).collect();
+    let tickets: Vec<_> = (0..10_000)
+        .map(|at| shared.admit(IpAddr::from(Ipv4Addr::from_bits(at))).unwrap())
+        .collect();
     assert_eq!(shared.addresses().known(), (10_000, 0));
     drop(tickets);
     assert_eq!(shared.addresses().known(), (0, 0));

@@ -26,7 +26,6 @@ mod tests;
 use std::{
     io::{self, Write},
     mem,
-    net::SocketAddr,
     os::{fd::OwnedFd, unix::net::UnixStream},
     sync::{Arc, PoisonError},
 };
@@ -44,11 +43,13 @@ use loom::sync::{
 };
 
 #[cfg(not(loom))]
-use super::admission::Ticket;
+use super::{admission::Ticket, arrival::Arrival};
 
 /// Under loom connections are numbers.
 #[cfg(loom)]
 type Ticket = ();
+#[cfg(loom)]
+type Arrival = ();
 
 /// The seats of all workers of a server, by the worker's number.
 #[derive(Debug)]
@@ -97,8 +98,8 @@ impl WakeWorker for UnixStream {
 pub struct Accepted {
     /// The connection.
     pub descriptor: OwnedFd,
-    /// The peer's address.
-    pub peer: SocketAddr,
+    /// How it came in.
+    pub arrival: Arrival,
     /// What it was admitted with.
     pub ticket: Ticket,
 }

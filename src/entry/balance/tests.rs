@@ -1,18 +1,26 @@
 //! The balance against a naive model, and with threads that accept at once.
 
-use std::{fs::File, io::Read, sync::Barrier, thread};
+use std::{fs::File, io::Read, net::SocketAddr, sync::Barrier, thread};
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::{config::Bounds, entry::admission::Admission};
+use crate::{config::Bounds, connection::peer::Peer, entry::admission::Admission};
 
 /// A connection that is known by its peer's port.
 fn accepted(port: u16) -> Accepted {
     let descriptor = File::open("/dev/null").unwrap().into();
-    let peer = SocketAddr::from(([127, 0, 0, 1], port));
+    let peer = SocketAddr::from(([127, 0, 0, 1], port)).into();
     let admission = Arc::new(Admission::new(&Bounds::default()));
-    Accepted { descriptor, peer, ticket: admission.admit(peer.ip()).unwrap() }
+    let arrival = Arrival { peer, speaks_tls: false };
+    Accepted { descriptor, arrival, ticket: admission.admit(peer.ip()).unwrap() }
+}
+
+fn port(accepted: &Accepted) -> u16 {
+    match accepted.arrival.peer {
+        Peer::Address(address) => address.port(),
+        Peer::Local => unreachable!("all are of TCP"),
+    }
 }
 
 fn members(workers: usize) -> (Vec<Member>, Vec<UnixStream>) {
@@ -123,8 +131,7 @@ fn worker_that_accepts_everything_hands_over_all_but_its_share() {
     let stayed = (0..64).filter(|port| members[3].assign(*port, accepted).is_some()).count();
     assert_eq!(stayed, 8);
     assert_eq!(counts(&members), [8; 8]);
-    let mut ports: Vec<u16> =
-        members.iter().flat_map(Member::take).map(|accepted| accepted.peer.port()).collect();
+    let mut ports: Vec<u16> = members.iter().flat_map(Member::take).map(|it| port(&it)).collect();
     ports.sort_unstable();
     ports.dedup();
     assert_eq!(ports.len(), 56, "each of the others once");
@@ -153,7 +160,7 @@ fn workers_that_leave_swallow_nothing() {
     let (acceptors, others) = members.split_at(ACCEPTORS.into());
     let arrived = Mutex::new(Vec::new());
     let arrive = |accepted: Vec<Accepted>| {
-        arrived.lock().unwrap().extend(accepted.iter().map(|accepted| accepted.peer.port()));
+        arrived.lock().unwrap().extend(accepted.iter().map(port));
     };
     thread::scope(|scope| {
         for (first, acceptor) in (0..).step_by(EACH.into()).zip(acceptors) {
@@ -202,6 +209,6 @@ fn replacement_begins_with_what_waits_in_the_inbox() {
     assert!(members[0].assign(6, accepted).is_some(), "nobody else is there");
     let (replacement, _woken) = members[1].balance.join(1).unwrap();
     assert_eq!(count(&replacement), 1);
-    assert_eq!(replacement.take()[0].peer.port(), 5);
+    assert_eq!(port(&replacement.take()[0]), 5);
     assert!(members[0].assign(7, accepted).is_none());
 }

@@ -34,6 +34,7 @@ use crate::{
     metrics::{Counters, RefusalReason},
     protocol::{close_code::CloseCode, session::Session},
     pulse::Activity,
+    stream::Duplex,
 };
 
 /// The engine, shared by the tasks that wait in its kernel.
@@ -105,7 +106,7 @@ impl<K: Kernel> OnEngine<K> {
         if let Err(end) = write_all(&mut stream, frame, 0..frame_len, control).await {
             return end;
         }
-        let (mut reader, mut writer) = Self::split(stream);
+        let (mut reader, mut writer) = stream.split();
         linger(&mut reader, &mut writer, control).await;
         ConnectionEnd::Refused(RefusalReason::EngineFull)
     }
@@ -146,8 +147,6 @@ impl<K: Kernel> Drop for Waiting<'_, K> {
 
 impl<K: Kernel> Plane for OnEngine<K> {
     type Stream = TaskStream<K>;
-    type Reader = TaskStream<K>;
-    type Writer = TaskStream<K>;
     type Source = OwnedFd;
 
     fn spawn<T: 'static>(&self, task: impl Future<Output = T> + 'static) -> JoinHandle<T> {
@@ -179,10 +178,6 @@ impl<K: Kernel> Plane for OnEngine<K> {
 
     fn stream(&self, stream: StdTcpStream) -> io::Result<TaskStream<K>> {
         Ok(TaskStream::new(stream, self.clone()))
-    }
-
-    fn split(stream: TaskStream<K>) -> (TaskStream<K>, TaskStream<K>) {
-        (stream.clone(), stream)
     }
 
     async fn carry(

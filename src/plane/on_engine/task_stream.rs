@@ -16,7 +16,10 @@ use monoio::{
 use socket2::SockRef;
 
 use super::OnEngine;
-use crate::plane::engine::{Interest, Kernel};
+use crate::{
+    plane::engine::{Interest, Kernel},
+    stream::{Duplex, WaitReadable},
+};
 
 /// A connection that is read and written without blocking. What would block waits in the kernel.
 pub(crate) struct TaskStream<K> {
@@ -98,6 +101,23 @@ impl<K: Kernel> AsyncReadRent for TaskStream<K> {
 
     async fn readv<T: IoVecBufMut>(&mut self, buffers: T) -> BufResult<usize, T> {
         (Err(io::ErrorKind::Unsupported.into()), buffers)
+    }
+}
+
+impl<K: Kernel> WaitReadable for TaskStream<K> {
+    async fn readable(&mut self) -> io::Result<()> {
+        self.plane.ready(&*self.socket, Interest::Readable).await?;
+        self.has_read = false;
+        Ok(())
+    }
+}
+
+impl<K: Kernel> Duplex for TaskStream<K> {
+    type Reader = Self;
+    type Writer = Self;
+
+    fn split(self) -> (Self, Self) {
+        (self.clone(), self)
     }
 }
 

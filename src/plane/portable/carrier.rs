@@ -12,10 +12,7 @@ use std::{
 };
 
 use futures_util::future::{Either, select};
-use monoio::{
-    buf::IoBufMut,
-    io::{AsyncWriteRent, CancelableAsyncReadRent, Canceller},
-};
+use monoio::{buf::IoBufMut, io::AsyncWriteRent};
 
 use crate::{
     config::RECEIVE_BUFFER_START,
@@ -27,12 +24,13 @@ use crate::{
         reply::{Closing, Reply},
         session::{Goodbye, Session},
     },
+    stream::WaitReadable,
 };
 
 /// Echoes over the two halves of a stream until the connection is over. `early` are the bytes that
 /// came together with the request head, and `compression` is what the handshake has agreed on.
 pub async fn run(
-    mut reader: impl CancelableAsyncReadRent,
+    mut reader: impl WaitReadable,
     mut writer: impl AsyncWriteRent,
     early: Vec<u8>,
     compression: Compression,
@@ -81,7 +79,7 @@ struct Carrier<'a, R, W> {
     ahead: Vec<u8>,
 }
 
-impl<R: CancelableAsyncReadRent, W: AsyncWriteRent> Carrier<'_, R, W> {
+impl<R: WaitReadable, W: AsyncWriteRent> Carrier<'_, R, W> {
     /// Echoes until the session is over (`Ok`) or the connection is (`Err`).
     async fn echo_until_closed(&mut self, early: Vec<u8>) -> Result<ConnectionEnd, ConnectionEnd> {
         let mut chunk = early;
@@ -228,7 +226,7 @@ fn count_sent(counters: &Counters, control: &Control, len: usize) {
 /// the memory: a peer may send everything that it has before it begins to read.
 #[cold]
 async fn receive_ahead<T>(
-    reader: &mut impl CancelableAsyncReadRent,
+    reader: &mut impl WaitReadable,
     ahead: &mut Vec<u8>,
     len_max: usize,
     control: &Control,
@@ -236,22 +234,18 @@ async fn receive_ahead<T>(
 ) -> T {
     let held_beside = control.held() - ahead.len().min(control.held());
     while ahead.len() < len_max {
-        let canceller = Canceller::new();
+        let readable = match select(write.as_mut(), pin!(reader.readable())).await {
+            Either::Left((written, _)) => return written,
+            Either::Right((readable, _)) => readable,
+        };
+        if readable.is_err() {
+            break;
+        }
         let filled_len = ahead.len();
         let free = mem::take(ahead).slice_mut(filled_len..len_max);
-        let mut read = pin!(reader.cancelable_read(free, canceller.handle()));
-        let (written, (received, filled)) = match select(write.as_mut(), read.as_mut()).await {
-            Either::Left((written, _)) => {
-                canceller.cancel();
-                (Some(written), read.await)
-            }
-            Either::Right((received, _)) => (None, received),
-        };
+        let (received, filled) = reader.read(free).await;
         *ahead = filled.into_inner();
         control.hold(held_beside + ahead.len());
-        if let Some(written) = written {
-            return written;
-        }
         // The end of the stream, or an error, is found by the next read again.
         if !matches!(received, Ok(1..)) {
             break;

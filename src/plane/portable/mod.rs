@@ -11,7 +11,6 @@ use std::{
 };
 
 use monoio::{
-    io::{OwnedReadHalf, OwnedWriteHalf, Splitable},
     net::{TcpStream, UnixStream},
     task::JoinHandle,
 };
@@ -24,6 +23,7 @@ use crate::{
         let_others_go_on,
     },
     metrics::Counters,
+    stream::Duplex,
 };
 
 pub use self::carrier::run;
@@ -48,8 +48,6 @@ impl Portable {
 
 impl Plane for Portable {
     type Stream = TcpStream;
-    type Reader = OwnedReadHalf<TcpStream>;
-    type Writer = OwnedWriteHalf<TcpStream>;
     // The descriptor may be of any kind, since it is only waited for.
     type Source = UnixStream;
 
@@ -77,10 +75,6 @@ impl Plane for Portable {
         TcpStream::from_std(stream)
     }
 
-    fn split(stream: TcpStream) -> (Self::Reader, Self::Writer) {
-        stream.into_split()
-    }
-
     async fn carry(
         &self,
         upgraded: Upgraded<TcpStream>,
@@ -89,7 +83,7 @@ impl Plane for Portable {
         control: &Control,
     ) -> Option<ConnectionEnd> {
         let Upgraded { stream, early, compression, .. } = upgraded;
-        let (reader, writer) = stream.into_split();
+        let (reader, writer) = stream.split();
         Some(run(reader, writer, early, compression, control, bounds, counters).await)
     }
 

@@ -27,6 +27,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::BytesMut;
 use futures_util::FutureExt;
 use http::{Method, StatusCode};
 use socket2::{Domain, Socket, Type};
@@ -327,7 +328,7 @@ fn read_request(stream: &mut impl Read) -> Result<http::Request<()>, HeadError> 
         let is_whole = received[at.saturating_sub(3)..].windows(4).any(|it| it == b"\r\n\r\n");
         if is_whole || received.len() == REQUEST_HEAD_LEN_MAX {
             // Bytes in memory are read without waiting.
-            let head = read_request_head(&mut &received[..]).now_or_never();
+            let head = read_request_head(&mut &received[..], BytesMut::new()).now_or_never();
             return head.unwrap_or(Err(HeadError::PeerLeft)).map(|(request, _)| request);
         }
     }
