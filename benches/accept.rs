@@ -40,7 +40,7 @@ fn bench_accept(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(CLIENTS));
     for workers in [2, 8] {
         for (balance, name) in [(true, "balanced"), (false, "unbalanced")] {
-            let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+            let listen = vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()];
             let config = Config {
                 network: Network { listen, ..Network::default() },
                 cores: Cores { workers: Within::new(workers).ok(), balance, ..Cores::default() },

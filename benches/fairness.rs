@@ -64,7 +64,7 @@ fn main() {
         [first, .., last] => (first, last),
         [] => unreachable!("this thread runs"),
     };
-    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    let listen = vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()];
     let config = Config {
         network: Network { listen, ..Network::default() },
         cores: Cores {

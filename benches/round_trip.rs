@@ -26,7 +26,7 @@ criterion_group!(benches, bench_round_trip);
 criterion_main!(benches);
 
 fn bench_round_trip(criterion: &mut Criterion) {
-    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    let listen = vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()];
     let config = Config {
         network: Network { listen, ..Network::default() },
         cores: Cores { workers: Within::new(1).ok(), ..Cores::default() },

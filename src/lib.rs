@@ -12,7 +12,7 @@
 //! };
 //!
 //! // Port 0 takes a free one.
-//! let network = Network { listen: "127.0.0.1:0".parse()?, ..Network::default() };
+//! let network = Network { listen: vec!["127.0.0.1:0".parse()?], ..Network::default() };
 //! let config = Config { network, ..Config::default() };
 //! let server = Server::start(&config)?;
 //! let (address, stop) = (server.address(), server.stop_handle());

@@ -4,7 +4,7 @@
 //! The exit code is 0 after a stop, 1 if the server could not start, 2 if the command line is
 //! wrong, and 70 if the server could not go on.
 
-use std::{io, process::ExitCode, thread};
+use std::{io, iter::once, process::ExitCode, thread};
 
 use clap::{CommandFactory, error::ErrorKind};
 use ringecho::{
@@ -96,7 +96,8 @@ fn run(log: &mut Log, arguments: Arguments) -> Result<(), Failure> {
     let mut server = prepared.start()?;
     sandbox.finish().map_err(StartError::from)?;
     stopper.attach(server.stop_handle());
-    print_ready_line(server.ready_line())?;
+    let further_lines = server.further_ready_lines();
+    print_ready_lines(once(server.ready_line()).chain(further_lines).collect())?;
     server.report_to(supervisor);
     let result = server.run();
     match &result {
@@ -153,11 +154,12 @@ fn log_totals(totals: &Totals) {
     );
 }
 
-/// Prints on stdout that the server is ready. A thread of its own does that, since the server runs
-/// even if nobody reads stdout.
-fn print_ready_line(line: String) -> Result<(), StartError> {
+/// Prints on stdout that the server is ready, a line for each address at which it listens. A thread of
+/// its own does that, since the server runs even if nobody reads stdout.
+fn print_ready_lines(lines: Vec<String>) -> Result<(), StartError> {
     let print = move || {
-        if let Err(error) = write_line(io::stdout(), format!("{line}\n").as_bytes()) {
+        let text: String = lines.into_iter().map(|line| line + "\n").collect();
+        if let Err(error) = write_line(io::stdout(), text.as_bytes()) {
             warn!(%error, "the ready line could not be written to stdout");
         }
     };

@@ -12,6 +12,7 @@ mod cores;
 mod echo;
 mod file;
 mod handshake;
+mod listen;
 mod log;
 mod network;
 mod observation;
@@ -29,9 +30,10 @@ pub use self::{
     echo::{Echo, RECEIVE_BUFFER_START, RECEIVE_BUFFERS_TOTAL_MAX},
     file::{FILE_LEN_MAX, FileError, FileFlag},
     handshake::{Compression, EchoPath, EchoPathError, Handshake, Subprotocol, SubprotocolError},
+    listen::{Listen, ListenAddress, SocketMode},
     log::{LogFormat, LogLevel, Logging},
     network::{Network, TakeoverPath},
-    observation::{AccessLogTarget, AdminAddress, Observation},
+    observation::{AccessLogTarget, Observation},
     privileges::{Account, Id, Privileges, Sandboxing},
     settings::{Change, Settings},
     time::Time,
@@ -86,6 +88,12 @@ pub enum ConfigError {
         /// The size of all buffers together.
         total: Size,
     },
+    /// There is nowhere to listen.
+    #[error("--listen is empty, but must be one address or more, such as 127.0.0.1:9001")]
+    ListenEmpty,
+    /// An address is named twice.
+    #[error("--listen names {0} twice")]
+    ListenRepeated(ListenAddress),
     /// Two ways of spreading connections contradict each other.
     #[error(
         "--incoming-cpu leaves a connection on the CPU that its packets arrive on, but --balance \
@@ -129,6 +137,7 @@ impl Config {
         if self.cores.incoming_cpu && self.cores.balance {
             return Err(ConfigError::IncomingCpuBalanced);
         }
+        check_listens(&self.network.listen)?;
         check_paths(&self.handshake.paths)?;
         let subprotocols = &self.handshake.subprotocols;
         for (at, subprotocol) in subprotocols.iter().enumerate() {
@@ -138,6 +147,19 @@ impl Config {
         }
         Ok(())
     }
+}
+
+fn check_listens(listens: &[Listen]) -> Result<(), ConfigError> {
+    if listens.is_empty() {
+        return Err(ConfigError::ListenEmpty);
+    }
+    let is_free = |listen: &Listen| listen.socket_address().is_some_and(|it| it.port() == 0);
+    for (at, Listen { address, .. }) in listens.iter().enumerate().filter(|(_, it)| !is_free(it)) {
+        if listens[..at].iter().any(|other| other.address == *address) {
+            return Err(ConfigError::ListenRepeated(address.clone()));
+        }
+    }
+    Ok(())
 }
 
 fn check_paths(paths: &[EchoPath]) -> Result<(), ConfigError> {
@@ -184,6 +206,21 @@ mod tests {
             "--receive-buffers 1024 of --receive-buffer 16MiB take 16GiB for each worker, but \
              may take at most 1GiB; have fewer or smaller ones"
         );
+    }
+
+    #[test]
+    fn addresses_are_named_once_but_for_free_ports() {
+        let check = |listens: &[&str]| {
+            let listen = listens.iter().map(|listen| listen.parse().unwrap()).collect();
+            let network = Network { listen, ..Network::default() };
+            Config { network, ..Config::default() }.check()
+        };
+        assert_eq!(check(&["127.0.0.1:1", "[::1]:1", "unix:a"]), Ok(()));
+        assert_eq!(check(&["127.0.0.1:0", "tls+127.0.0.1:0", "127.0.0.1:0"]), Ok(()));
+        assert_eq!(check(&[]), Err(ConfigError::ListenEmpty));
+        for repeated in [["unix:a", "tls+unix:a"], ["[::]:1", "[::]:1"]] {
+            assert!(matches!(check(&repeated), Err(ConfigError::ListenRepeated(_))));
+        }
     }
 
     fn check(paths: &[&str]) -> Result<(), ConfigError> {

@@ -2,25 +2,37 @@
 
 use std::{
     fmt,
-    net::SocketAddr,
     path::{Path, PathBuf},
     str::FromStr,
 };
 
 use clap::Args;
 
-use crate::config::values::{ValueError, Within, group_defaults, parse_switch};
+use crate::config::{
+    listen::{Listen, SocketMode},
+    values::{ValueError, Within, group_defaults, parse_switch},
+};
 
 /// Where a server listens, and how connections come in.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Network")]
 pub struct Network {
-    /// Address and port to listen on; port 0 takes a free one
+    /// Where to listen, with tls+ in front for TLS; port 0 takes a free one; repeatable
+    ///
+    /// [::] takes connections of IPv4 too, unless an address of IPv4 with the same port is named
+    /// beside it. A Unix socket's file is removed when the server stops, and one that a dead server
+    /// has left is replaced.
     #[arg(
-        long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9001",
-        value_parser = parse_address
+        long,
+        value_name = "[tls+]ADDRESS:PORT|unix:PATH",
+        default_value = "127.0.0.1:9001",
+        value_delimiter = ','
     )]
-    pub listen: SocketAddr,
+    pub listen: Vec<Listen>,
+
+    /// Permissions of the files of Unix sockets; to connect takes that of writing
+    #[arg(long, value_name = "MODE", default_value = "660")]
+    pub unix_mode: SocketMode,
 
     /// Share the port with other programs that share it too, instead of refusing to start
     #[arg(long, value_parser = parse_switch)]
@@ -83,14 +95,6 @@ impl Default for Network {
     fn default() -> Self {
         group_defaults()
     }
-}
-
-fn parse_address(text: &str) -> Result<SocketAddr, ValueError> {
-    text.parse().map_err(|_| {
-        let expected =
-            "an IP address and a port are needed: 127.0.0.1:9001, 0.0.0.0:80, [::1]:9001";
-        ValueError::Unreadable(expected.to_owned())
-    })
 }
 
 #[cfg(test)]

@@ -1,12 +1,14 @@
-//! Listening sockets: whether their port is free, and what accepted connections inherit.
+//! Listening sockets: whether their address is free, and what accepted connections inherit.
 //!
-//! Each worker listens on a socket of its own. The sockets share the port, and the kernel spreads
-//! connections over them.
+//! At an address of IP each worker listens on a socket of its own. The sockets share the port, and the
+//! kernel spreads connections over them. A Unix socket is one, which all workers accept from.
 
 use std::{
     cell::RefCell,
     fs, io,
     net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::OwnedFd,
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -16,8 +18,15 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use thiserror::Error;
 use tracing::warn;
 
-use super::arrival::Arrival;
-use crate::{config::Config, connection::peer::Peer, host::descriptors::SystemCallError};
+use super::{
+    arrival::Arrival,
+    socket_file::{Behind, SocketFile, knock, listen, remove_stale},
+};
+use crate::{
+    config::{Config, Listen, ListenAddress},
+    connection::peer::Peer,
+    host::descriptors::SystemCallError,
+};
 
 /// A listening socket, and what is spoken on the connections that it accepts.
 #[derive(Debug)]
@@ -42,10 +51,13 @@ impl Listener {
     }
 }
 
-/// The address that a server's workers listen on, and the options of their sockets.
+/// Where a server's workers listen, and the options of their sockets.
 #[derive(Clone, Debug)]
 pub struct Listening {
-    address: SocketAddr,
+    listen: Listen,
+    /// At an address of IPv6: connections of IPv4 are not taken.
+    only_v6: bool,
+    unix_mode: u32,
     /// Whether other programs may listen there as well.
     reuse_port: bool,
     backlog: u32,
@@ -63,21 +75,34 @@ pub enum ListenError {
         "--listen {0}: another program listens there; choose another port, or share this one \
          with --reuse-port"
     )]
-    AddressInUse(SocketAddr),
+    AddressInUse(Listen),
+    /// Another program listens at the path of a Unix socket.
+    #[error("--listen {0}: another program listens there; stop it, or choose another path")]
+    PathInUse(Listen),
+    /// There can be no Unix socket at the path.
+    #[error(
+        "--listen {listen}: {source}; it must be a path in a directory that this user may write to"
+    )]
+    Path {
+        /// The path.
+        listen: Listen,
+        /// The cause.
+        source: io::Error,
+    },
     /// Another program listens on the address and does not share it.
     #[error(
         "--listen {0}: another program listens there, which does not share the port or runs as \
          another user; choose another port, or start that one as this user, with --reuse-port too"
     )]
-    AddressNotShared(SocketAddr),
+    AddressNotShared(Listen),
     /// The address cannot be listened on.
     #[error(
-        "--listen {address}: {source}; it must be an address of this machine, with a port \
+        "--listen {listen}: {source}; it must be an address of this machine, with a port \
          that this user may listen on"
     )]
     Address {
         /// The address.
-        address: SocketAddr,
+        listen: Listen,
         /// The kernel's error.
         source: io::Error,
     },
@@ -97,10 +122,10 @@ pub enum ListenError {
         allowed: String,
     },
     /// The system refused another call.
-    #[error("--listen {address}: {source}")]
+    #[error("--listen {listen}: {source}")]
     System {
         /// The address.
-        address: SocketAddr,
+        listen: Listen,
         /// The refused call.
         source: SystemCallError,
     },
@@ -113,54 +138,101 @@ const IN_USE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The pause between two tries.
 const IN_USE_PAUSE: Duration = Duration::from_millis(10);
 
+/// How long it may take to find out whether somebody listens at a path.
+const KNOCK_TIMEOUT: Duration = Duration::from_secs(1);
+
 impl Listening {
-    /// Takes address and options from the configuration, and warns if the kernel caps the backlog.
-    pub fn new(config: &Config) -> Self {
-        let listening = Self {
-            address: config.network.listen,
-            reuse_port: config.network.reuse_port,
-            backlog: config.network.backlog.get(),
-            tcp_congestion: config.network.tcp_congestion.clone(),
+    /// Takes addresses and options from the configuration, and warns if the kernel caps the backlog.
+    pub fn all(config: &Config) -> Vec<Self> {
+        let network = &config.network;
+        warn_of_capped_backlog(network.backlog.get());
+        let new = |listen: &Listen| Self {
+            listen: listen.clone(),
+            only_v6: has_v4_beside(listen, &network.listen),
+            unix_mode: network.unix_mode.bits(),
+            reuse_port: network.reuse_port,
+            backlog: network.backlog.get(),
+            tcp_congestion: network.tcp_congestion.clone(),
             incoming_cpu: config.cores.incoming_cpu,
             missing_options: RefCell::default(),
         };
-        listening.warn_of_capped_backlog();
-        listening
+        network.listen.iter().map(new).collect()
+    }
+
+    /// The same for what listens elsewhere, as on a socket of another process.
+    #[must_use]
+    pub fn at(&self, listen: Listen) -> Self {
+        Self { listen, ..self.clone() }
+    }
+
+    /// Where it is listened, with the real port once a socket has been opened.
+    pub fn listen(&self) -> &Listen {
+        &self.listen
+    }
+
+    /// Opens the listening sockets of workers that are pinned to these CPUs: one for each worker, or
+    /// one for all and its file.
+    pub(crate) fn open(
+        &mut self,
+        cpus: &[usize],
+    ) -> Result<(Vec<TcpListener>, Option<SocketFile>), ListenError> {
+        if let ListenAddress::Unix(path) = &self.listen.address {
+            let (socket, file) = self.open_unix(path)?;
+            return Ok((vec![socket], Some(file)));
+        }
+        if !self.reuse_port {
+            self.probe()?;
+        }
+        let sockets = cpus.iter().map(|cpu| self.open_tcp(*cpu));
+        Ok((sockets.collect::<Result<_, _>>()?, None))
     }
 
     /// Finds out whether another program listens on the address.
     ///
     /// A socket that shares its port would join the other program's silently. A socket that does
     /// not share can only be bound where nobody listens.
-    pub fn probe(&self) -> Result<(), ListenError> {
-        retry_while_in_use(|| self.bind(false)).map(drop)
+    fn probe(&self) -> Result<(), ListenError> {
+        let Some(address) = self.listen.socket_address() else { return Ok(()) };
+        retry_while_in_use(|| self.bind(address, false)).map(drop)
     }
 
-    /// The address. Its port is the real one once a socket has been opened.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Opens the listening socket of a worker that is pinned to `cpu`. All workers' sockets share
-    /// the address.
-    pub fn open(&mut self, cpu: usize) -> Result<TcpListener, ListenError> {
-        let socket = retry_while_in_use(|| self.listen(cpu))?;
+    /// Opens the listening socket of a worker. All workers' sockets share the address.
+    fn open_tcp(&mut self, cpu: usize) -> Result<TcpListener, ListenError> {
+        let Some(address) = self.listen.socket_address() else {
+            unreachable!("Unix sockets are opened elsewhere")
+        };
+        let socket = retry_while_in_use(|| self.listen_tcp(address, cpu))?;
         let listener: TcpListener = socket.into();
-        self.address = listener.local_addr().map_err(self.system_error("getsockname"))?;
+        let address = listener.local_addr().map_err(self.system_error("getsockname"))?;
+        self.listen.address = ListenAddress::Tcp(address);
         Ok(listener)
+    }
+
+    /// Opens the one socket at a path. The file of a server that is gone is replaced.
+    fn open_unix(&self, path: &Path) -> Result<(TcpListener, SocketFile), ListenError> {
+        let refuse = |source| ListenError::Path { listen: self.listen.clone(), source };
+        match knock(path, Type::STREAM, KNOCK_TIMEOUT).map_err(refuse)? {
+            Behind::Server(_) => return Err(ListenError::PathInUse(self.listen.clone())),
+            Behind::Nobody => remove_stale(path),
+        }
+        let backlog = self.backlog.cast_signed();
+        let socket = listen(path, Type::STREAM, self.unix_mode, backlog).map_err(refuse)?;
+        let file = SocketFile::at(path).map_err(refuse)?;
+        Ok((OwnedFd::from(socket).into(), file))
     }
 
     /// Gives a socket that another process has opened the options of this server's own, for a worker
     /// that is pinned to `cpu`. Its backlog becomes this server's as well.
     pub fn adopt(&mut self, listener: &TcpListener, cpu: usize) -> Result<(), ListenError> {
-        self.address = listener.local_addr().map_err(self.system_error("getsockname"))?;
         let socket = SockRef::from(listener);
-        self.set_options(&socket, cpu)?;
+        if self.listen.socket_address().is_some() {
+            self.set_options(&socket, cpu)?;
+        }
         socket.listen(self.backlog.cast_signed()).map_err(self.system_error("listen"))
     }
 
-    fn listen(&self, cpu: usize) -> Result<Socket, ListenError> {
-        let socket = self.bind(true)?;
+    fn listen_tcp(&self, address: SocketAddr, cpu: usize) -> Result<Socket, ListenError> {
+        let socket = self.bind(address, true)?;
         self.set_options(&socket, cpu)?;
         socket.listen(self.backlog.cast_signed()).map_err(|source| self.address_error(source))?;
         Ok(socket)
@@ -186,13 +258,16 @@ impl Listening {
         Ok(())
     }
 
-    fn bind(&self, reuse_port: bool) -> Result<Socket, ListenError> {
-        let domain = Domain::for_address(self.address);
+    fn bind(&self, address: SocketAddr, reuse_port: bool) -> Result<Socket, ListenError> {
+        let domain = Domain::for_address(address);
         let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP));
         let socket = socket.map_err(self.system_error("socket"))?;
         self.try_option("SO_REUSEADDR", socket.set_reuse_address(true));
         socket.set_reuse_port(reuse_port).map_err(self.system_error("setsockopt(SO_REUSEPORT)"))?;
-        socket.bind(&self.address.into()).map_err(|source| self.address_error(source))?;
+        if address.is_ipv6() {
+            self.try_option("IPV6_V6ONLY", socket.set_only_v6(self.only_v6));
+        }
+        socket.bind(&address.into()).map_err(|source| self.address_error(source))?;
         Ok(socket)
     }
 
@@ -207,29 +282,39 @@ impl Listening {
     }
 
     fn system_error(&self, call: &'static str) -> impl Fn(io::Error) -> ListenError {
-        let address = self.address;
-        move |source| ListenError::System { address, source: SystemCallError { call, source } }
+        let listen = self.listen.clone();
+        move |source| ListenError::System {
+            listen: listen.clone(),
+            source: SystemCallError { call, source },
+        }
     }
 
     fn address_error(&self, source: io::Error) -> ListenError {
-        let address = self.address;
+        let listen = self.listen.clone();
         match source.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::EADDRINUSE) if self.reuse_port => ListenError::AddressNotShared(address),
-            Some(Errno::EADDRINUSE) => ListenError::AddressInUse(address),
-            _ => ListenError::Address { address, source },
+            Some(Errno::EADDRINUSE) if self.reuse_port => ListenError::AddressNotShared(listen),
+            Some(Errno::EADDRINUSE) => ListenError::AddressInUse(listen),
+            _ => ListenError::Address { listen, source },
         }
     }
+}
 
-    fn warn_of_capped_backlog(&self) {
-        let backlog = self.backlog;
-        let cap = read_kernel_setting("net/core/somaxconn").and_then(|cap| cap.parse().ok());
-        if let Some(cap) = cap.filter(|cap: &u32| *cap < backlog) {
-            warn!(
-                "--backlog {backlog}: the kernel caps it at {cap}; to raise that: \
-                 sysctl -w net.core.somaxconn={backlog}"
-            );
-        }
+fn warn_of_capped_backlog(backlog: u32) {
+    let cap = read_kernel_setting("net/core/somaxconn").and_then(|cap| cap.parse().ok());
+    if let Some(cap) = cap.filter(|cap: &u32| *cap < backlog) {
+        warn!(
+            "--backlog {backlog}: the kernel caps it at {cap}; to raise that: \
+             sysctl -w net.core.somaxconn={backlog}"
+        );
     }
+}
+
+/// Whether another address, of IPv4, takes the connections of IPv4 at the port of an address of IPv6.
+fn has_v4_beside(listen: &Listen, all: &[Listen]) -> bool {
+    listen.socket_address().is_some_and(|own| {
+        let mut others = all.iter().filter_map(Listen::socket_address);
+        own.port() != 0 && others.any(|other| other.is_ipv4() && other.port() == own.port())
+    })
 }
 
 /// Tries again while the address is in use, until [`IN_USE_TIMEOUT`] has passed.
@@ -265,14 +350,14 @@ mod tests {
 
     /// Opens a listener on a free port.
     fn open(network: Network, cores: Cores) -> Result<TcpListener, ListenError> {
-        let network = Network { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..network };
+        let network = Network { listen: vec!["127.0.0.1:0".parse().unwrap()], ..network };
         let config = Config { network, cores, ..Config::default() };
-        Listening::new(&config).open(CpuList::usable().unwrap().as_slice()[0])
+        Listening::all(&config)[0].open_tcp(CpuList::usable().unwrap().as_slice()[0])
     }
 
     /// A configuration that listens on an address that may be in use.
     fn config(listen: SocketAddr, reuse_port: bool) -> Config {
-        let network = Network { listen, reuse_port, ..Network::default() };
+        let network = Network { listen: vec![listen.into()], reuse_port, ..Network::default() };
         Config { network, ..Config::default() }
     }
 
@@ -290,7 +375,7 @@ mod tests {
             [(false, "share this one with --reuse-port"), (true, "which does not share the port")]
         {
             let refusal =
-                Listening::new(&config(listen, reuse_port)).open(0).unwrap_err().to_string();
+                Listening::all(&config(listen, reuse_port))[0].open_tcp(0).unwrap_err().to_string();
             assert!(refusal.contains(advice), "{refusal}");
         }
     }
@@ -300,12 +385,12 @@ mod tests {
         for reuse_port in [false, true] {
             let closing = TcpListener::bind("127.0.0.1:0").unwrap();
             let listen = closing.local_addr().unwrap();
-            let mut listening = Listening::new(&config(listen, reuse_port));
+            let mut listening = Listening::all(&config(listen, reuse_port)).remove(0);
             let closer = thread::spawn(move || {
                 thread::sleep(5 * IN_USE_PAUSE);
                 drop(closing);
             });
-            assert_eq!(listening.open(0).unwrap().local_addr().unwrap(), listen);
+            assert_eq!(listening.open_tcp(0).unwrap().local_addr().unwrap(), listen);
             closer.join().unwrap();
         }
     }

@@ -5,3 +5,4 @@ pub mod arrival;
 pub mod balance;
 pub mod complaints;
 pub mod listener;
+pub(crate) mod socket_file;

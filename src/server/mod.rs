@@ -15,7 +15,6 @@ mod room;
 pub mod sandbox;
 mod shortages;
 pub mod signals;
-mod socket_file;
 mod sockets;
 mod succession;
 mod summary;
@@ -59,9 +58,9 @@ use self::{
     watchdog::Watchdog,
 };
 use crate::{
-    config::{AdminAddress, Config},
+    config::{Config, Listen, ListenAddress},
     connection::{ConnectionEnd, memory_budget::MemoryBudget},
-    entry::{balance::Balance, listener::Listening},
+    entry::balance::Balance,
     host::descriptors::{SystemCallError, find_want},
     http::{encode_page, page},
     metrics::{Counters, Totals},
@@ -73,7 +72,6 @@ use crate::{
 
 /// A running server.
 pub struct Server {
-    listening: Listening,
     sockets: Sockets,
     succession: Succession,
     supervisor: Supervisor,
@@ -200,25 +198,47 @@ impl Server {
         Self::prepare(config)?.start_with(run_worker)
     }
 
-    /// The address that the server listens on, with its real port.
+    /// Where the server listens, in the order of the configuration, with real ports.
+    pub fn listens(&self) -> impl Iterator<Item = &Listen> {
+        self.sockets.listens()
+    }
+
+    /// The first of these addresses that is one of IP.
+    ///
+    /// # Panics
+    ///
+    /// If the server listens on Unix sockets alone.
     pub fn address(&self) -> SocketAddr {
-        self.listening.address()
+        let address = self.listens().find_map(Listen::socket_address);
+        address.expect("the server listens at an address of IP")
     }
 
     /// Where metrics, status and connections are served, with the real port, if they are.
-    pub fn admin_address(&self) -> Option<&AdminAddress> {
+    pub fn admin_address(&self) -> Option<&ListenAddress> {
         self.admin.as_ref().map(Admin::address)
     }
 
-    /// The line that says that the server is ready. Workers that had to fall back are in the log.
+    /// The line that says that the server is ready, and its first address. Workers that had to fall back are in the log.
     pub fn ready_line(&self) -> String {
-        let address = self.address();
-        let Self { service, workers, .. } = self;
-        let platform = workers[0].platforms[0];
-        let count = workers.len();
+        let platform = self.workers[0].platforms[0];
+        let count = self.workers.len();
         let plural = if count == 1 { "worker" } else { "workers" };
-        let path = service.echo_paths.first();
-        format!("listening on ws://{address}{path} ({count} {plural}, {platform})")
+        let first = self.listening_lines().next().unwrap_or_default();
+        format!("{first} ({count} {plural}, {platform})")
+    }
+
+    /// The lines of the other addresses at which the server listens.
+    pub fn further_ready_lines(&self) -> impl Iterator<Item = String> {
+        self.listening_lines().skip(1)
+    }
+
+    fn listening_lines(&self) -> impl Iterator<Item = String> {
+        let path = self.service.echo_paths.first();
+        self.listens().map(move |listen| match (&listen.address, listen.speaks_tls) {
+            (ListenAddress::Tcp(address), false) => format!("listening on ws://{address}{path}"),
+            (ListenAddress::Tcp(address), true) => format!("listening on wss://{address}{path}"),
+            (ListenAddress::Unix(_), _) => format!("listening on {listen}"),
+        })
     }
 
     /// Tells a service manager that the server is ready, and from now on what becomes of it.
@@ -317,7 +337,7 @@ impl Server {
         let drain = self.leaving_shared_queues(drain);
         self.succession.end();
         // The queues end with the workers, and that of a dead worker at once.
-        self.sockets.close();
+        self.sockets.close(drain.leaves_queues);
         let mut totals = Totals::default();
         let workers = std::mem::take(&mut self.workers);
         let counters: Vec<_> = workers.iter().map(|worker| worker.counters.clone()).collect();
@@ -490,7 +510,7 @@ impl Server {
 
     /// Starts the threads of those who want to know of the server.
     fn serve_observers(&mut self, admin: Option<AdminListener>) -> Result<(), StartError> {
-        self.directory.listens_at(self.address());
+        self.directory.listens_at(self.listens().map(ToString::to_string).collect());
         let summary = Summary::start(self.directory.counters()).map_err(StartError::Thread)?;
         self.summary = Some(summary);
         if let Some(listener) = admin {

@@ -28,9 +28,9 @@ use super::{
 };
 use crate::{
     access_log::OpenAccessLog,
-    config::{AccessLogTarget, AdminAddress, Config},
+    config::{AccessLogTarget, Config, ListenAddress},
     connection::{ConnectionEnd, memory_budget::MemoryBudget},
-    entry::{balance::Balance, listener::Listening},
+    entry::balance::Balance,
     host::descriptors::raise_limit,
     metrics::Counters,
     worker::{self, Driver, Platform, ServerState},
@@ -41,7 +41,6 @@ pub struct Prepared<'a> {
     config: &'a Config,
     places: Places,
     platforms: Vec<Platform>,
-    listening: Listening,
     sockets: Sockets,
     /// The server that is to be taken over.
     predecessor: Option<Predecessor>,
@@ -75,20 +74,9 @@ impl Server {
             warn!(%error, "the limit of open files stays as it is");
         }
         let platforms = resolve_platforms(config)?;
-        let mut listening = Listening::new(config);
         let mut predecessor = Self::find_predecessor(config)?;
-        let sockets =
-            Sockets::find(config, predecessor.as_mut(), inherited, &mut listening, &places.cpus)?;
-        Ok(Prepared {
-            config,
-            places,
-            platforms,
-            listening,
-            sockets,
-            predecessor,
-            admin,
-            access_log,
-        })
+        let sockets = Sockets::find(config, predecessor.as_mut(), inherited, &places.cpus)?;
+        Ok(Prepared { config, places, platforms, sockets, predecessor, admin, access_log })
     }
 }
 
@@ -99,7 +87,7 @@ impl Prepared<'_> {
     }
 
     pub(super) fn start_with(self, run_worker: RunWorker) -> Result<Server, StartError> {
-        let Self { config, places, platforms, listening, sockets, predecessor, .. } = self;
+        let Self { config, places, platforms, sockets, predecessor, .. } = self;
         let Places { cpus, are_pinned } = places;
         let (events_sender, events) = channel();
         let service = Arc::new(build_service(config, Arc::new(ServerState::new(config))));
@@ -108,7 +96,6 @@ impl Prepared<'_> {
         let readiness = service.server.readiness.clone();
         let directory = Arc::new(Directory::new(config, readiness, access_log));
         let mut server = Server {
-            listening,
             sockets,
             succession: Succession::default(),
             supervisor: Supervisor::default(),
@@ -162,15 +149,20 @@ impl Prepared<'_> {
         let local_sockets = takeover.is_some();
         let observation = &self.config.observation;
         let admin = match &observation.admin_listen {
-            Some(AdminAddress::Unix(path)) => Some(directory_of(path)),
-            Some(AdminAddress::Tcp(_)) | None => None,
+            Some(ListenAddress::Unix(path)) => Some(directory_of(path)),
+            Some(ListenAddress::Tcp(_)) | None => None,
         };
         // The file is opened anew after a rotation.
         let access_log = match &observation.access_log {
             Some(AccessLogTarget::File(path)) => Some(directory_of(path)),
             Some(AccessLogTarget::Stdout) | None => None,
         };
-        let changeable = takeover.into_iter().chain(admin).chain(access_log).collect();
+        let listens = self.sockets.listens().filter_map(|listen| match &listen.address {
+            ListenAddress::Unix(path) => Some(directory_of(path)),
+            ListenAddress::Tcp(_) => None,
+        });
+        let changeable =
+            takeover.into_iter().chain(admin).chain(access_log).chain(listens).collect();
         Needs { rings, local_sockets, changeable, ..Needs::default() }.with_backtraces()
     }
 }

@@ -54,7 +54,7 @@ impl Server {
     /// Finds the server that runs at the configured path, and takes its sockets.
     pub(super) fn find_predecessor(config: &Config) -> Result<Option<Predecessor>, StartError> {
         let Some(path) = &config.network.takeover else { return Ok(None) };
-        Ok(Predecessor::find(path.as_ref(), config.network.listen)?)
+        Ok(Predecessor::find(path.as_ref(), &config.network.listen)?)
     }
 
     /// Waits until all workers accept connections, and takes the predecessor's place if there is one.

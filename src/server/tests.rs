@@ -32,6 +32,7 @@ pub(super) fn config() -> Config {
 }
 
 fn listening_at(listen: SocketAddr) -> Config {
+    let listen = vec![listen.into()];
     Config { network: Network { listen, ..Network::default() }, ..Config::default() }
 }
 

@@ -408,7 +408,7 @@ fn stopping_server_says_goodbye_between_messages() {
 #[test]
 fn ipv6_is_served() {
     let listen = SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 0));
-    let network = Network { listen, ..Network::default() };
+    let network = Network { listen: vec![listen.into()], ..Network::default() };
     with_server(&Config { network, ..config() }, |server| {
         let mut peer = server.open();
         peer.send(text("over IPv6").encode());

@@ -24,6 +24,7 @@ mod hostile_port;
 mod hostile_tcp;
 mod hostile_text;
 mod http;
+mod listeners;
 mod log;
 mod oracle;
 mod peer;

@@ -3,12 +3,14 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    path::Path,
     thread::{self, JoinHandle},
     time::Duration,
 };
 
 use ringecho::{
-    config::{AdminAddress, Config, Cores, DataPlane, Driver, Network, Within},
+    config::{Config, Cores, DataPlane, Driver, Listen, ListenAddress, Network, Within},
     metrics::Totals,
     server::{Server, StopHandle},
     worker::Drain,
@@ -20,9 +22,12 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running server.
 pub struct TestServer {
+    /// The first address of IP at which it listens; any address if there is none.
     pub address: SocketAddr,
+    /// Where it listens.
+    pub listens: Vec<Listen>,
     /// Where metrics are served, if they are.
-    pub admin: Option<AdminAddress>,
+    pub admin: Option<ListenAddress>,
     stop: StopHandle,
     running: JoinHandle<Totals>,
 }
@@ -34,7 +39,8 @@ pub fn config() -> Config {
 
 /// The same with so many workers.
 pub fn config_with_workers(workers: u32) -> Config {
-    let network = Network { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..Network::default() };
+    let listen = vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()];
+    let network = Network { listen, ..Network::default() };
     let workers = Some(Within::new(workers).unwrap());
     Config { network, cores: Cores { workers, ..Cores::default() }, ..Config::default() }
 }
@@ -74,10 +80,13 @@ pub fn with_server(config: &Config, test: impl Fn(&TestServer)) {
 impl TestServer {
     pub fn start(config: &Config) -> Self {
         let server = Server::start(config).expect("the server starts");
-        let (address, stop) = (server.address(), server.stop_handle());
+        let listens: Vec<_> = server.listens().cloned().collect();
+        let address = listens.iter().find_map(Listen::socket_address);
+        let address = address.unwrap_or(SocketAddr::from(([0; 4], 0)));
+        let stop = server.stop_handle();
         let admin = server.admin_address().cloned();
         let running = thread::spawn(move || server.run().expect("the server runs"));
-        Self { address, admin, stop, running }
+        Self { address, listens, admin, stop, running }
     }
 
     /// A stop that somebody else may give while the server runs.
@@ -128,9 +137,29 @@ impl Peer {
         Self { stream }
     }
 
+    /// A connection over a Unix socket, without a request.
+    pub fn connect_unix(path: &Path) -> Self {
+        let stream = UnixStream::connect(path).expect("the server accepts");
+        // What a test does with a stream is the same for sockets of both families.
+        let stream = TcpStream::from(OwnedFd::from(stream));
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self { stream }
+    }
+
+    /// A connection to wherever a server listens, after its opening handshake.
+    pub fn open_at(listen: &Listen) -> Self {
+        Self::opened(match &listen.address {
+            ListenAddress::Tcp(address) => Self::connect(*address),
+            ListenAddress::Unix(path) => Self::connect_unix(path),
+        })
+    }
+
     /// A connection after its opening handshake.
     pub fn open(address: SocketAddr) -> Self {
-        let mut peer = Self::connect(address);
+        Self::opened(Self::connect(address))
+    }
+
+    fn opened(mut peer: Self) -> Self {
         peer.send(UPGRADE.as_bytes());
         assert!(peer.read_head().starts_with("HTTP/1.1 101 "));
         peer

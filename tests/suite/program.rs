@@ -182,7 +182,7 @@ fn negative_values_are_refused_with_flag_and_what_is_allowed() {
         ("--backlog", "-.5", "<COUNT>': expected a whole number from 1 to 1048576"),
         ("--receive-buffers", "-2", "<COUNT>': expected a power of two from 2 to 1024"),
         ("--cpus", "-1", "<LIST>': \"-1\" is no CPU; expected numbers"),
-        ("--listen", "-1:80", "<ADDRESS:PORT>': an IP address and a port are needed"),
+        ("--listen", "-1:80", "<[tls+]ADDRESS:PORT|unix:PATH>': an IP address and a port"),
         ("--balance", "-1", "<CHOICE>': expected on or off"),
     ] {
         let (refused, message) = output(ringecho().args([flag, value]));
@@ -261,7 +261,10 @@ fn failure_is_a_line_of_json_in_a_log_of_json() {
 #[test]
 fn bad_values_are_refused_with_flag_value_and_what_is_allowed() {
     for (arguments, expected) in [
-        (&["--listen", "9001"][..], "'9001' for '--listen <ADDRESS:PORT>': an IP address and"),
+        (
+            &["--listen", "9001"][..],
+            "'9001' for '--listen <[tls+]ADDRESS:PORT|unix:PATH>': an IP address and",
+        ),
         (
             &["--receive-buffer", "1KiB"],
             "'1KiB' for '--receive-buffer <SIZE>': must be from 4KiB to 16MiB",
@@ -312,7 +315,10 @@ fn bad_values_are_refused_with_flag_value_and_what_is_allowed() {
             "for '--allowed-origin <ORIGIN>': browsers send the origin of the page alone, which is \
              https://example.org here",
         ),
-        (&["--listen", "localhost:9001"], "'localhost:9001' for '--listen <ADDRESS:PORT>': an IP"),
+        (
+            &["--listen", "localhost:9001"],
+            "'localhost:9001' for '--listen <[tls+]ADDRESS:PORT|unix:PATH>': an IP",
+        ),
         (
             &["--subprotocol", "a b"],
             "'a b' for '--subprotocol <NAME>': must be one or more letters",

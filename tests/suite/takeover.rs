@@ -62,6 +62,7 @@ fn with_takeover(config: Config, path: &TestPath, drain_quiet: Duration) -> Conf
 
 /// The configuration of a server that takes over.
 fn successor(config: &Config, listen: SocketAddr) -> Config {
+    let listen = vec![listen.into()];
     Config { network: Network { listen, ..config.network.clone() }, ..config.clone() }
 }
 
@@ -163,7 +164,8 @@ fn numbers_of_workers_may_differ_from_one_server_to_the_next() {
     for config in planes(&with_takeover(config(), &path, Duration::ZERO)) {
         let mut running: Option<TestServer> = None;
         for workers in [1, 3, 2, 5, 1] {
-            let listen = running.as_ref().map_or(config.network.listen, |server| server.address);
+            let any = SocketAddr::from(([127, 0, 0, 1], 0));
+            let listen = running.as_ref().map_or(any, |server| server.address);
             let mut config = successor(&config, listen);
             config.cores.workers = Some(Within::new(workers).unwrap());
             let new = TestServer::start(&config);

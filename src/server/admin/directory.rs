@@ -3,7 +3,6 @@
 
 use std::{
     io,
-    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc::Receiver},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -29,7 +28,7 @@ pub(in crate::server) struct Directory {
     pub(super) config: Config,
     pub(super) started: Instant,
     started_at: SystemTime,
-    pub(super) address: OnceLock<SocketAddr>,
+    pub(super) listens: OnceLock<Vec<String>>,
     readiness: Arc<Readiness>,
     access_log: Option<Arc<AccessLog>>,
     workers: Mutex<Vec<Worker>>,
@@ -63,7 +62,7 @@ impl Directory {
             config: config.clone(),
             started: Instant::now(),
             started_at: SystemTime::now(),
-            address: OnceLock::new(),
+            listens: OnceLock::new(),
             readiness,
             access_log,
             workers: Mutex::default(),
@@ -71,8 +70,8 @@ impl Directory {
     }
 
     /// Notes where the server listens.
-    pub(in crate::server) fn listens_at(&self, address: SocketAddr) {
-        let _ = self.address.set(address);
+    pub(in crate::server) fn listens_at(&self, listens: Vec<String>) {
+        let _ = self.listens.set(listens);
     }
 
     /// The access log, if there is one.

@@ -36,9 +36,9 @@ use tracing::{info, warn};
 
 use self::answer::answer;
 pub(super) use self::directory::Directory;
-use super::socket_file::{Behind, PassingFile, SocketFile, knock, listen, remove_stale};
 use crate::{
-    config::AdminAddress,
+    config::ListenAddress,
+    entry::socket_file::{Behind, PassingFile, SocketFile, knock, listen, remove_stale},
     http::{
         HeadError, REQUEST_HEAD_LEN_MAX, Refusal, RequestRefusal, encode_refusal,
         read_request_head, without_body,
@@ -69,7 +69,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// A bound socket, before it is served.
 pub(super) struct AdminListener {
     socket: Socket,
-    address: AdminAddress,
+    address: ListenAddress,
     file: Option<ListenerFile>,
 }
 
@@ -83,7 +83,7 @@ enum ListenerFile {
 /// The threads that serve it. They end when this is dropped.
 pub(super) struct Admin {
     socket: Arc<Socket>,
-    address: AdminAddress,
+    address: ListenAddress,
     file: Option<SocketFile>,
     thread: Option<JoinHandle<()>>,
 }
@@ -95,23 +95,23 @@ pub enum AdminError {
     #[error("--admin-listen {address}: cannot listen: {source}")]
     Listen {
         /// The address or path.
-        address: AdminAddress,
+        address: ListenAddress,
         /// The cause.
         source: io::Error,
     },
     /// Another program listens at the path.
     #[error("--admin-listen {0}: another program listens there; choose another path")]
-    InUse(AdminAddress),
+    InUse(ListenAddress),
 }
 
 impl AdminListener {
     /// Binds the address. A socket file that nobody listens at is replaced. With `takes_over`, a server
     /// may still listen there that is about to be taken over: its port is shared with it, and its
     /// socket file is replaced once this listener is served.
-    pub(super) fn bind(address: &AdminAddress, takes_over: bool) -> Result<Self, AdminError> {
+    pub(super) fn bind(address: &ListenAddress, takes_over: bool) -> Result<Self, AdminError> {
         let bound = match address {
-            AdminAddress::Tcp(address) => bind_tcp(*address, takes_over).map(|it| (it, None)),
-            AdminAddress::Unix(path) => {
+            ListenAddress::Tcp(address) => bind_tcp(*address, takes_over).map(|it| (it, None)),
+            ListenAddress::Unix(path) => {
                 let cannot_listen =
                     |source| AdminError::Listen { address: address.clone(), source };
                 let behind = knock(path, Type::STREAM, PATIENCE).map_err(cannot_listen)?;
@@ -138,7 +138,7 @@ impl AdminListener {
         };
         let socket = Arc::new(socket);
         let address = match socket.local_addr()?.as_socket() {
-            Some(bound) => AdminAddress::Tcp(bound),
+            Some(bound) => ListenAddress::Tcp(bound),
             None => address,
         };
         info!(%address, "serving metrics, status and connections");
@@ -151,7 +151,7 @@ impl AdminListener {
 
 impl Admin {
     /// Where it listens, with its real port.
-    pub(super) fn address(&self) -> &AdminAddress {
+    pub(super) fn address(&self) -> &ListenAddress {
         &self.address
     }
 }

@@ -72,7 +72,7 @@ fn socket_file_is_replaced_unless_somebody_listens_there() {
     let name = format!("ringecho-{}-admin.sock", std::process::id());
     let path = std::env::temp_dir().join(name);
     let _ = fs::remove_file(&path);
-    let address = AdminAddress::Unix(path.clone());
+    let address = ListenAddress::Unix(path.clone());
     drop(AdminListener::bind(&address, false).unwrap());
     assert!(path.exists());
     let listener = AdminListener::bind(&address, false).unwrap();
@@ -90,7 +90,7 @@ fn file_that_is_no_socket_is_left_alone() {
     let name = format!("ringecho-{}-no-socket", std::process::id());
     let path = std::env::temp_dir().join(name);
     fs::write(&path, "kept").unwrap();
-    let address = AdminAddress::Unix(path.clone());
+    let address = ListenAddress::Unix(path.clone());
     for takes_over in [false, true] {
         let refusal = AdminListener::bind(&address, takes_over).err().expect("a file is there");
         assert!(refusal.to_string().contains("there is a file that is no socket"), "{refusal}");
@@ -105,7 +105,7 @@ fn socket_file_passes_to_the_server_that_takes_over() {
     let name = format!("ringecho-{}-passing.sock", std::process::id());
     let path = std::env::temp_dir().join(name);
     let _ = fs::remove_file(&path);
-    let address = AdminAddress::Unix(path.clone());
+    let address = ListenAddress::Unix(path.clone());
     let inode = || fs::metadata(&path).unwrap().ino();
     let old = AdminListener::bind(&address, true).unwrap().serve(directory().into()).unwrap();
     let old_inode = inode();
@@ -122,7 +122,7 @@ fn socket_file_passes_to_the_server_that_takes_over() {
 
 #[test]
 fn port_is_shared_with_the_server_that_takes_over() {
-    let any = AdminAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let any = ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
     let old = AdminListener::bind(&any, true).unwrap().serve(directory().into()).unwrap();
     assert!(AdminListener::bind(old.address(), true).is_ok());
     assert!(AdminListener::bind(old.address(), false).is_err());

@@ -4,11 +4,17 @@ use std::{
     io,
     net::TcpListener,
     os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    path::Path,
 };
 
-use socket2::{Domain, SockRef, Type};
+use socket2::{Domain, SockAddr, SockRef, Type};
+use tracing::info;
 
 use super::SupervisorError;
+use crate::{
+    config::{Listen, ListenAddress},
+    server::sockets::Opened,
+};
 
 /// A listening socket that a service manager has opened.
 #[derive(Debug)]
@@ -17,6 +23,32 @@ pub struct Inherited {
     pub listener: TcpListener,
     /// Its name, as in `FileDescriptorName=`.
     pub name: String,
+}
+
+/// The beginning of the names of sockets on which TLS is spoken.
+const TLS: &str = "tls";
+
+impl Inherited {
+    /// The socket, and where it listens.
+    pub(in crate::server) fn into_opened(self) -> Opened {
+        let Self { listener: socket, name } = self;
+        let address = listen_address(&socket);
+        info!(%address, name, "listening on a socket of the service manager");
+        Opened { socket, listen: Listen { address, speaks_tls: name.starts_with(TLS) } }
+    }
+}
+
+/// Where a socket listens. A Unix socket without a path has an empty one.
+pub(in crate::server) fn listen_address(socket: &impl AsFd) -> ListenAddress {
+    let address = SockRef::from(socket).local_addr().ok();
+    let of_ip = address.as_ref().and_then(SockAddr::as_socket);
+    of_ip.map_or_else(
+        || {
+            let path = address.as_ref().and_then(SockAddr::as_pathname);
+            ListenAddress::Unix(path.unwrap_or(Path::new("")).to_owned())
+        },
+        ListenAddress::Tcp,
+    )
 }
 
 /// The number of the first descriptor (`SD_LISTEN_FDS_START`).
@@ -43,12 +75,12 @@ pub(super) fn claim(count: u32, names: &[String]) -> Result<Vec<Inherited>, Supe
     inherited.collect()
 }
 
-/// What a descriptor is, unless it is a listening TCP socket.
+/// What a descriptor is, unless it is a listening socket of TCP or a Unix one.
 fn fault(descriptor: BorrowedFd<'_>) -> Option<&'static str> {
     let socket = SockRef::from(&descriptor);
     let Ok(kind) = socket.r#type() else { return Some("no socket") };
-    if !matches!(socket.domain(), Ok(Domain::IPV4 | Domain::IPV6)) {
-        return Some("no IP socket");
+    if !matches!(socket.domain(), Ok(Domain::IPV4 | Domain::IPV6 | Domain::UNIX)) {
+        return Some("no socket of IP, and no Unix socket");
     }
     if kind != Type::STREAM {
         return Some("no stream socket");
@@ -82,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_listening_tcp_sockets_are_taken() {
+    fn only_listening_stream_sockets_are_taken() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let connected = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let path = std::env::temp_dir().join(format!("inherited-{}", std::process::id()));
@@ -92,7 +124,7 @@ mod tests {
         assert_eq!(fault(listener.as_fd()), None);
         assert_eq!(fault(sixth.as_fd()), None);
         assert_eq!(fault(connected.as_fd()), Some("a socket that does not listen"));
-        assert_eq!(fault(unix.as_fd()), Some("no IP socket"));
+        assert_eq!(fault(unix.as_fd()), None);
         let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
         assert_eq!(fault(datagrams.as_fd()), Some("no stream socket"));
         assert_eq!(fault(File::open("/dev/null").unwrap().as_fd()), Some("no socket"));

@@ -14,6 +14,7 @@ use nix::time::{ClockId, clock_gettime};
 use thiserror::Error;
 
 pub use self::inherited::Inherited;
+pub(super) use self::inherited::listen_address;
 use self::notifier::Notifier;
 pub(super) use self::watch::Watch;
 
@@ -40,7 +41,7 @@ pub enum SupervisorError {
     },
     /// A descriptor is not what this server can listen on.
     #[error(
-        "LISTEN_FDS: descriptor {descriptor} ({name}) is {found}; a listening TCP socket is needed, \
+        "LISTEN_FDS: descriptor {descriptor} ({name}) is {found}; a listening stream socket is needed, \
          as ListenStream=PORT makes"
     )]
     Socket {

@@ -6,8 +6,8 @@ use std::{io, io::ErrorKind, net::Shutdown, path::Path, time::Duration};
 use socket2::Socket;
 
 use super::link::Link;
-pub(super) use crate::server::socket_file::Behind;
-use crate::server::socket_file::{self, PassingFile, SocketFile};
+pub(super) use crate::entry::socket_file::Behind;
+use crate::entry::socket_file::{self, PassingFile, SocketFile};
 
 /// A listening socket, and the file by which it is reached.
 pub(in crate::server) struct Door {

@@ -5,7 +5,6 @@
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
-    net::TcpListener,
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
     time::{Duration, Instant},
 };
@@ -117,9 +116,8 @@ impl Link {
     }
 
     /// Sends a message, and duplicates of sockets beside it.
-    pub(super) fn send(&self, message: &Message, sockets: &[TcpListener]) -> Result<(), LinkError> {
-        let descriptors: Vec<RawFd> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
-        let rights = [ControlMessage::ScmRights(&descriptors)];
+    pub(super) fn send(&self, message: &Message, descriptors: &[RawFd]) -> Result<(), LinkError> {
+        let rights = [ControlMessage::ScmRights(descriptors)];
         let control = if descriptors.is_empty() { &[][..] } else { &rights };
         self.limit_wait()?;
         let (packet, flags) = (message.encode(), MsgFlags::MSG_NOSIGNAL);
@@ -215,6 +213,7 @@ fn own(messages: impl Iterator<Item = ControlMessageOwned>) -> Vec<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
+    use std::net::TcpListener;
 
     use socket2::Domain;
 
@@ -232,7 +231,7 @@ mod tests {
     fn sockets_come_with_their_message_and_are_the_same() {
         let (one, other) = pair(PATIENCE);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        one.send(&Message::Ask, &[listener.try_clone().unwrap()]).unwrap();
+        one.send(&Message::Ask, &[listener.as_raw_fd()]).unwrap();
         let (message, mut descriptors) = other.receive_with_descriptors().unwrap();
         assert_eq!((message, descriptors.len()), (Message::Ask, 1));
         let twin = TcpListener::from(descriptors.remove(0));
@@ -244,7 +243,8 @@ mod tests {
         let (one, other) = pair(PATIENCE);
         let (reader, writer) = nix::unistd::pipe().unwrap();
         let listener = TcpListener::from(OwnedFd::from(File::from(writer)));
-        one.send(&Message::Accepting, &[listener]).unwrap();
+        one.send(&Message::Accepting, &[listener.as_raw_fd()]).unwrap();
+        drop(listener);
         assert_eq!(other.receive().unwrap(), Message::Accepting);
         // Nobody has the writing end any more.
         assert_eq!(nix::unistd::read(&reader, &mut [0]).unwrap(), 0);

@@ -8,15 +8,21 @@
 //!
 //! The invariant: a packet that is decoded is encoded to the same bytes again.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::{
+    ffi::OsStr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    os::unix::ffi::OsStrExt,
+};
 
 use thiserror::Error;
 
+use crate::config::{Listen, ListenAddress};
+
 /// The version of the messages that this program speaks.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// No packet is longer.
-pub const PACKET_LEN_MAX: usize = 2048;
+pub const PACKET_LEN_MAX: usize = 8 << 10;
 
 /// At most this many sockets come with one packet. The kernel passes up to 253 descriptors at once.
 pub const SOCKETS_PER_PACKET_MAX: usize = 64;
@@ -52,7 +58,7 @@ pub struct Sockets {
     /// The service manager opened the sockets.
     pub are_supervised: bool,
     /// Where they listen: 1 to [`SOCKETS_PER_PACKET_MAX`].
-    pub addresses: Vec<SocketAddr>,
+    pub listens: Vec<Listen>,
 }
 
 /// Why bytes are no message.
@@ -88,9 +94,14 @@ const ACCEPTING: u8 = 3;
 const YOURS: u8 = 4;
 const OFF: u8 = 5;
 
-// The bytes before an address, which say of which family it is.
+// The bytes before an address, which say of which family it is. Behind that of a Unix socket stand the
+// length of its path, one byte, and the path.
+const UNIX: u8 = 1;
 const IPV4: u8 = 4;
 const IPV6: u8 = 6;
+
+/// Added to such a byte where TLS is spoken.
+const TLS: u8 = 0x80;
 
 impl Message {
     /// The message's packet.
@@ -148,15 +159,22 @@ impl Sockets {
         packet.extend(self.total.to_be_bytes());
         packet.extend(self.before.to_be_bytes());
         packet.push(self.are_supervised.into());
-        for address in &self.addresses {
+        for Listen { address, speaks_tls } in &self.listens {
+            let tls = if *speaks_tls { TLS } else { 0 };
             match address {
-                SocketAddr::V4(address) => {
-                    packet.push(IPV4);
+                ListenAddress::Unix(path) => {
+                    let path = path.as_os_str().as_bytes();
+                    packet.push(UNIX | tls);
+                    packet.push(path.len() as u8);
+                    packet.extend(path);
+                }
+                ListenAddress::Tcp(SocketAddr::V4(address)) => {
+                    packet.push(IPV4 | tls);
                     packet.extend(address.ip().octets());
                     packet.extend(address.port().to_be_bytes());
                 }
-                SocketAddr::V6(address) => {
-                    packet.push(IPV6);
+                ListenAddress::Tcp(SocketAddr::V6(address)) => {
+                    packet.push(IPV6 | tls);
                     packet.extend(address.ip().octets());
                     packet.extend(address.port().to_be_bytes());
                     packet.extend(address.scope_id().to_be_bytes());
@@ -175,18 +193,18 @@ impl Sockets {
             [1] => true,
             _ => return Err(wrong("supervision")),
         };
-        let mut addresses = Vec::new();
+        let mut listens = Vec::new();
         while !fields.0.is_empty() {
-            if addresses.len() == SOCKETS_PER_PACKET_MAX {
+            if listens.len() == SOCKETS_PER_PACKET_MAX {
                 return Err(MessageError::Length(SOCKETS));
             }
-            addresses.push(fields.take_address()?);
+            listens.push(fields.take_listen()?);
         }
-        let count = before as usize + addresses.len();
-        if total > SOCKETS_MAX || addresses.is_empty() || count > total.into() {
+        let count = before as usize + listens.len();
+        if total > SOCKETS_MAX || listens.is_empty() || count > total.into() {
             return Err(wrong("number of sockets"));
         }
-        Ok(Self { total, before, are_supervised, addresses })
+        Ok(Self { total, before, are_supervised, listens })
     }
 }
 
@@ -200,13 +218,32 @@ impl Fields<'_> {
         Ok(*bytes)
     }
 
-    fn take_address(&mut self) -> Result<SocketAddr, MessageError> {
-        match self.take()? {
-            [IPV4] => {
+    fn take_slice(&mut self, len: usize) -> Result<&[u8], MessageError> {
+        let (bytes, rest) = self.0.split_at_checked(len).ok_or(MessageError::Length(SOCKETS))?;
+        self.0 = rest;
+        Ok(bytes)
+    }
+
+    fn take_listen(&mut self) -> Result<Listen, MessageError> {
+        let [family] = self.take()?;
+        let address = match family & !TLS {
+            UNIX => {
+                let [len] = self.take()?;
+                let path = OsStr::from_bytes(self.take_slice(len.into())?);
+                ListenAddress::Unix(path.into())
+            }
+            family => ListenAddress::Tcp(self.take_address(family)?),
+        };
+        Ok(Listen { address, speaks_tls: family & TLS != 0 })
+    }
+
+    fn take_address(&mut self, family: u8) -> Result<SocketAddr, MessageError> {
+        match family {
+            IPV4 => {
                 let ip = IpAddr::from(Ipv4Addr::from(self.take::<4>()?));
                 Ok(SocketAddr::new(ip, u16::from_be_bytes(self.take()?)))
             }
-            [IPV6] => {
+            IPV6 => {
                 let ip = Ipv6Addr::from(self.take::<16>()?);
                 let port = u16::from_be_bytes(self.take()?);
                 let scope = u32::from_be_bytes(self.take()?);
@@ -222,17 +259,17 @@ mod tests {
     use super::*;
 
     fn messages() -> Vec<Message> {
-        let addresses: Vec<SocketAddr> =
-            ["127.0.0.1:9001", "[::1]:80", "[fe80::1%7]:65535", "0.0.0.0:0"]
-                .map(|address| address.parse().unwrap())
-                .into();
-        let full = vec![addresses[2]; SOCKETS_PER_PACKET_MAX];
-        let sockets = |total, before, are_supervised, addresses| {
-            Message::Sockets(Sockets { total, before, are_supervised, addresses })
+        let longest = format!("tls+unix:{}", "p".repeat(107));
+        let texts = ["127.0.0.1:9001", "[::1]:80", "tls+[fe80::1%7]:65535", "tls+0.0.0.0:0"];
+        let texts = texts.iter().copied().chain(["unix:/run/a", &longest]);
+        let listens: Vec<Listen> = texts.map(|text| text.parse().unwrap()).collect();
+        let full = vec![listens[5].clone(); SOCKETS_PER_PACKET_MAX];
+        let sockets = |total, before, are_supervised, listens| {
+            Message::Sockets(Sockets { total, before, are_supervised, listens })
         };
         vec![
             Message::Ask,
-            sockets(4, 0, false, addresses.clone()),
+            sockets(6, 0, false, listens.clone()),
             sockets(SOCKETS_MAX, SOCKETS_MAX - 64, true, full),
             Message::Accepting,
             Message::Yours,
@@ -270,7 +307,7 @@ mod tests {
             (b"GET / HTTP/1.1\r\n".to_vec(), MessageError::Foreign),
             (MAGIC.to_vec(), MessageError::Foreign),
             (packet(VERSION, &[]), MessageError::Foreign),
-            (packet(2, &[ASK]), MessageError::Version(2)),
+            (packet(1, &[ASK]), MessageError::Version(1)),
             (packet(VERSION, &[9]), MessageError::Kind(9)),
             (packet(VERSION, &[ASK, 0]), MessageError::Length(ASK)),
             (packet(VERSION, &[SOCKETS, 0, 1, 0]), MessageError::Length(SOCKETS)),

@@ -27,7 +27,7 @@ mod successor;
 #[cfg(test)]
 mod tests;
 
-use std::{io, net::SocketAddr, path::Path};
+use std::{io, path::Path};
 
 use thiserror::Error;
 
@@ -37,6 +37,7 @@ pub(super) use self::{
     predecessor::Predecessor,
     successor::{Doorkeeper, HandOver, News, PATIENCE},
 };
+use crate::config::Listen;
 
 /// Why a server cannot take over from the one that runs.
 #[derive(Debug, Error)]
@@ -44,15 +45,15 @@ pub enum TakeoverError {
     /// The running server listens elsewhere.
     #[error(
         "--takeover {path}: the server there listens on {theirs}, and this one is told --listen \
-         {ours}; give both the same address, or this one another --takeover"
+         {ours}; give both the same addresses, or this one another --takeover"
     )]
     Elsewhere {
         /// The socket file.
         path: String,
         /// The address of the running server.
-        theirs: SocketAddr,
-        /// The address in the configuration.
-        ours: SocketAddr,
+        theirs: Listen,
+        /// The addresses in the configuration.
+        ours: String,
     },
     /// The two servers do not come to terms.
     #[error("--takeover {path}: {source}")]

@@ -2,7 +2,6 @@
 //! place.
 
 use std::{
-    net::{SocketAddr, TcpListener},
     os::fd::OwnedFd,
     path::Path,
     thread,
@@ -18,6 +17,13 @@ use super::{
     link::{Link, LinkError, Peer},
     message::{Message, Sockets},
 };
+use crate::{
+    config::Listen,
+    server::{
+        sockets::{Opened, fits},
+        supervisor::listen_address,
+    },
+};
 
 /// How long a new server waits for the running one in all. The running one may have to wait for
 /// another new one first.
@@ -32,23 +38,23 @@ const SEARCH_PAUSE: Duration = Duration::from_millis(10);
 pub(in crate::server) struct Predecessor {
     link: Link,
     peer: Peer,
-    sockets: Vec<TcpListener>,
+    sockets: Vec<Opened>,
     are_supervised: bool,
 }
 
 impl Predecessor {
-    /// Finds the server that runs at a path, and takes its sockets; `None` if there is none. `listen`
-    /// is where they should be, unless a service manager has opened them.
+    /// Finds the server that runs at a path, and takes its sockets; `None` if there is none. `listens`
+    /// is where they may be, unless a service manager has opened them.
     pub(in crate::server) fn find(
         path: &Path,
-        listen: SocketAddr,
+        listens: &[Listen],
     ) -> Result<Option<Self>, TakeoverError> {
         let began = Instant::now();
         loop {
             let behind = knock(path, PATIENCE).map_err(TakeoverError::at(path))?;
             let Behind::Server(socket) = behind else { return Ok(None) };
             match Self::meet(Link::new(socket, began + PATIENCE)) {
-                Ok(predecessor) => return predecessor.check_addresses(path, listen).map(Some),
+                Ok(predecessor) => return predecessor.check_addresses(path, listens).map(Some),
                 Err(LinkError::Gone) if began.elapsed() < SEARCH => thread::sleep(SEARCH_PAUSE),
                 Err(error) => return Err(TakeoverError::with(path)(error)),
             }
@@ -75,23 +81,26 @@ impl Predecessor {
         }
     }
 
-    fn check_addresses(self, path: &Path, listen: SocketAddr) -> Result<Self, TakeoverError> {
-        let mut addresses = self.sockets.iter().filter_map(|socket| socket.local_addr().ok());
-        let elsewhere = addresses.find(|address| !fits(listen, *address));
+    fn check_addresses(self, path: &Path, listens: &[Listen]) -> Result<Self, TakeoverError> {
+        let mut found = self.sockets.iter().map(|opened| &opened.listen);
+        let elsewhere = found.find(|found| !listens.iter().any(|listen| fits(listen, found)));
         match elsewhere.filter(|_| !self.are_supervised) {
             None => Ok(self),
             Some(theirs) => {
-                let reason = format!("a new server is told to listen on {listen}, not {theirs}");
+                let theirs = theirs.clone();
+                let ours: Vec<_> = listens.iter().map(ToString::to_string).collect();
+                let ours = ours.join(",");
+                let reason = format!("a new server is told to listen on {ours}, not {theirs}");
                 // The takeover is off whether or not the other one hears why.
                 let _ = self.link.send(&Message::Off(reason), &[]);
                 let path = path.display().to_string();
-                Err(TakeoverError::Elsewhere { path, theirs, ours: listen })
+                Err(TakeoverError::Elsewhere { path, theirs, ours })
             }
         }
     }
 
     /// Takes the sockets, which are the other server's too.
-    pub(in crate::server) fn take_sockets(&mut self) -> Vec<TcpListener> {
+    pub(in crate::server) fn take_sockets(&mut self) -> Vec<Opened> {
         std::mem::take(&mut self.sockets)
     }
 
@@ -126,45 +135,26 @@ impl Predecessor {
     }
 }
 
-/// Whether a server that is told to listen at `listen` may take a socket that listens at `address`.
-/// Port 0 is any port.
-fn fits(listen: SocketAddr, address: SocketAddr) -> bool {
-    listen.ip() == address.ip() && [0, address.port()].contains(&listen.port())
-}
-
 /// The sockets that come with a message, if they are what it says.
-fn identify(message: &Sockets, descriptors: Vec<OwnedFd>) -> Option<Vec<TcpListener>> {
-    if descriptors.len() != message.addresses.len() {
+fn identify(message: &Sockets, descriptors: Vec<OwnedFd>) -> Option<Vec<Opened>> {
+    if descriptors.len() != message.listens.len() {
         return None;
     }
-    let sockets = descriptors.into_iter().zip(&message.addresses).map(|(descriptor, address)| {
+    let sockets = descriptors.into_iter().zip(&message.listens).map(|(descriptor, listen)| {
         let socket = SockRef::from(&descriptor);
         let is_right = socket.is_listener().is_ok_and(|is_listener| is_listener)
             && socket.r#type().is_ok_and(|kind| kind == Type::STREAM)
-            && socket.local_addr().is_ok_and(|local| local.as_socket() == Some(*address));
-        is_right.then(|| TcpListener::from(descriptor))
+            && listen_address(&descriptor) == listen.address;
+        is_right.then(|| Opened { socket: descriptor.into(), listen: listen.clone() })
     });
     sockets.collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::net::{SocketAddr, TcpListener};
 
-    #[test]
-    fn address_fits_that_is_the_same_or_has_any_port() {
-        for (listen, address, expected) in [
-            ("127.0.0.1:9001", "127.0.0.1:9001", true),
-            ("127.0.0.1:0", "127.0.0.1:9001", true),
-            ("127.0.0.1:9002", "127.0.0.1:9001", false),
-            ("0.0.0.0:9001", "127.0.0.1:9001", false),
-            ("0.0.0.0:0", "127.0.0.1:9001", false),
-            ("[::1]:9001", "127.0.0.1:9001", false),
-        ] {
-            let (listen, address) = (listen.parse().unwrap(), address.parse().unwrap());
-            assert_eq!(fits(listen, address), expected, "{listen} {address}");
-        }
-    }
+    use super::*;
 
     #[test]
     fn sockets_that_are_not_what_is_said_are_not_taken() {
@@ -175,7 +165,7 @@ mod tests {
             total: addresses.len() as u16,
             before: 0,
             are_supervised: false,
-            addresses,
+            listens: addresses.into_iter().map(Listen::from).collect(),
         };
         let twin = || OwnedFd::from(listener.try_clone().unwrap());
         assert!(identify(&sockets(vec![address]), vec![twin()]).is_some());

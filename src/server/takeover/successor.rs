@@ -5,7 +5,7 @@
 //! their turns one after another, each for [`PATIENCE`] at most.
 
 use std::{
-    net::TcpListener,
+    os::fd::AsRawFd,
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{Sender, channel},
@@ -22,7 +22,10 @@ use super::{
     link::{Link, LinkError},
     message::{Message, SOCKETS_PER_PACKET_MAX, Sockets},
 };
-use crate::{host::descriptors::SystemCallError, server::StartError};
+use crate::{
+    host::descriptors::SystemCallError,
+    server::{StartError, sockets::Opened},
+};
 
 /// How long a new server may take from its first word until it accepts connections.
 pub(in crate::server) const PATIENCE: Duration = Duration::from_secs(30);
@@ -47,7 +50,7 @@ pub(in crate::server) enum News {
 /// What is handed over.
 pub(in crate::server) struct HandOver {
     /// Duplicates of the sockets.
-    pub(in crate::server) sockets: Vec<TcpListener>,
+    pub(in crate::server) sockets: Vec<Opened>,
     /// A service manager has opened them.
     pub(in crate::server) are_supervised: bool,
 }
@@ -179,12 +182,11 @@ impl<T: Fn(News) -> bool> Keeping<T> {
         info!(pid = peer.process, sockets = sockets.len(), "another server is taking over");
         let total = sockets.len() as u16;
         for (at, some) in sockets.chunks(SOCKETS_PER_PACKET_MAX).enumerate() {
-            let addresses = some.iter().map(TcpListener::local_addr).collect::<Result<_, _>>();
-            let addresses =
-                addresses.map_err(|source| LinkError::System { call: "getsockname", source })?;
+            let listens = some.iter().map(|opened| opened.listen.clone()).collect();
+            let descriptors: Vec<_> = some.iter().map(|it| it.socket.as_raw_fd()).collect();
             let before = (at * SOCKETS_PER_PACKET_MAX) as u16;
-            let message = Sockets { total, before, are_supervised, addresses };
-            link.send(&Message::Sockets(message), some)?;
+            let message = Sockets { total, before, are_supervised, listens };
+            link.send(&Message::Sockets(message), &descriptors)?;
         }
         drop(sockets);
         let Message::Accepting = link.receive()? else { return Err(LinkError::OutOfTurn) };

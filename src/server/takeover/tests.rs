@@ -27,7 +27,7 @@ use super::{
 use crate::{
     config::{Config, Network},
     metrics::Totals,
-    server::{Server, StartError, StopHandle, tests},
+    server::{Server, StartError, StopHandle, sockets::Opened, tests},
 };
 
 /// A path that no other test has, whose file is removed at the end.
@@ -44,6 +44,7 @@ impl TestPath {
     fn config(&self, listen: SocketAddr) -> Config {
         let takeover = Some(self.0.to_str().unwrap().parse().unwrap());
         let config = tests::config();
+        let listen = vec![listen.into()];
         Config { network: Network { listen, takeover, ..config.network }, ..config }
     }
 }
@@ -158,7 +159,9 @@ fn new_server_that_hangs_is_given_up_and_the_next_one_has_its_turn() {
     let tell = move |news: News| {
         let name = match news {
             News::Asks(answer) => {
-                let sockets = vec![twin.try_clone().unwrap()];
+                let socket = twin.try_clone().unwrap();
+                let listen = socket.local_addr().unwrap().into();
+                let sockets = vec![Opened { socket, listen }];
                 let _ = answer.send(Ok(HandOver { sockets, are_supervised: false }));
                 "asks"
             }
@@ -201,13 +204,13 @@ fn connections_that_wait_at_a_takeover_are_the_new_servers() {
     const CLIENTS: usize = 16;
     let path = TestPath::new();
     let old = run(&path.config(ANY_PORT)).unwrap();
-    let mut predecessor = Predecessor::find(&path.0, old.address).unwrap().unwrap();
+    let mut predecessor = Predecessor::find(&path.0, &[old.address.into()]).unwrap().unwrap();
     let sockets = predecessor.take_sockets();
     let door = predecessor.succeed(&path.0).unwrap();
     assert_eq!(old.thread.join().unwrap().accepted, 0);
     let clients = [(); CLIENTS].map(|()| TcpStream::connect(old.address).unwrap());
     let mut accepted = 0;
-    for socket in &sockets {
+    for Opened { socket, .. } in &sockets {
         socket.set_nonblocking(true).unwrap();
         while socket.accept().is_ok() {
             accepted += 1;

@@ -18,7 +18,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 /// A socket's file at the path by which it is reached.
 #[derive(Clone, Debug)]
-pub(super) struct SocketFile {
+pub(crate) struct SocketFile {
     path: PathBuf,
     device: u64,
     inode: u64,
@@ -27,13 +27,13 @@ pub(super) struct SocketFile {
 /// A socket's file under a name that no other server has, which is removed unless it is put in its
 /// place.
 #[derive(Debug)]
-pub(super) struct PassingFile {
+pub(crate) struct PassingFile {
     name: PathBuf,
     path: PathBuf,
 }
 
 /// What is behind a path.
-pub(super) enum Behind {
+pub(crate) enum Behind {
     /// A server that listens.
     Server(Socket),
     /// Nothing, or the file of a server that is gone.
@@ -41,7 +41,7 @@ pub(super) enum Behind {
 }
 
 /// Listens at a path at which there is no file.
-pub(super) fn listen(path: &Path, kind: Type, mode: u32, backlog: i32) -> io::Result<Socket> {
+pub(crate) fn listen(path: &Path, kind: Type, mode: u32, backlog: i32) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, kind, None)?;
     socket.bind(&SockAddr::unix(path)?)?;
     // Nobody can connect before the socket listens.
@@ -57,7 +57,7 @@ pub(super) fn listen(path: &Path, kind: Type, mode: u32, backlog: i32) -> io::Re
 }
 
 /// Finds out who is behind a path. Connecting waits for at most this long.
-pub(super) fn knock(path: &Path, kind: Type, patience: Duration) -> io::Result<Behind> {
+pub(crate) fn knock(path: &Path, kind: Type, patience: Duration) -> io::Result<Behind> {
     match fs::metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Behind::Nobody),
         Err(error) => return Err(error),
@@ -81,7 +81,7 @@ pub(super) fn knock(path: &Path, kind: Type, patience: Duration) -> io::Result<B
 }
 
 /// Removes the file of a server that is gone, if one is there.
-pub(super) fn remove_stale(path: &Path) {
+pub(crate) fn remove_stale(path: &Path) {
     if fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
         let _ = fs::remove_file(path);
     }
@@ -89,23 +89,23 @@ pub(super) fn remove_stale(path: &Path) {
 
 impl SocketFile {
     /// The file that is at a path now.
-    pub(super) fn at(path: &Path) -> io::Result<Self> {
+    pub(crate) fn at(path: &Path) -> io::Result<Self> {
         let metadata = fs::symlink_metadata(path)?;
         Ok(Self { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Whether the file at the path is still this one.
-    pub(super) fn is_in_place(&self) -> bool {
+    pub(crate) fn is_in_place(&self) -> bool {
         Self::at(&self.path)
             .is_ok_and(|file| (file.device, file.inode) == (self.device, self.inode))
     }
 
     /// Removes the file, unless it is another server's by now.
-    pub(super) fn remove(&self) {
+    pub(crate) fn remove(&self) {
         if self.is_in_place() {
             let _ = fs::remove_file(&self.path);
         }
@@ -114,7 +114,7 @@ impl SocketFile {
 
 impl PassingFile {
     /// Listens under a name of its own, to be put at a path later.
-    pub(super) fn listen(
+    pub(crate) fn listen(
         path: &Path,
         kind: Type,
         mode: u32,
@@ -131,7 +131,7 @@ impl PassingFile {
     }
 
     /// Puts the file at its path, in place of whichever is there.
-    pub(super) fn put_in_place(self) -> io::Result<SocketFile> {
+    pub(crate) fn put_in_place(self) -> io::Result<SocketFile> {
         let file = SocketFile::at(&self.name)?;
         fs::rename(&self.name, &self.path)?;
         Ok(SocketFile { path: self.path.clone(), ..file })
