@@ -74,6 +74,15 @@ pub fn resident(pid: u32) -> io::Result<u64> {
     kibibytes(&status, "VmRSS:").map(|kibibytes| kibibytes * 1024).ok_or_else(unexpected_format)
 }
 
+/// Bytes of the process `pid` that are in memory now and are no pages of files (`RssAnon` and
+/// `RssShmem` in proc(5)). A program's own code is such pages, which the kernel maps in blocks as the
+/// code is first run.
+pub(crate) fn resident_beside_files(pid: u32) -> io::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let kibibytes = kibibytes(&status, "RssAnon:").zip(kibibytes(&status, "RssShmem:"));
+    kibibytes.map(|(own, shared)| (own + shared) * 1024).ok_or_else(unexpected_format)
+}
+
 fn kibibytes(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix(" kB")?.parse().ok()
@@ -103,6 +112,8 @@ mod tests {
         let usage = ProcessUsage::read(std::process::id()).unwrap();
         assert!(usage.resident > 0 && usage.resident_peak >= usage.resident);
         assert!(resident(std::process::id()).unwrap() > 0);
+        let beside_files = resident_beside_files(std::process::id()).unwrap();
+        assert!(beside_files > 0 && beside_files < usage.resident);
     }
 
     #[test]

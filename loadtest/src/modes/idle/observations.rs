@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::plan::IdlePlan;
-use crate::count::process_usage::{ProcessUsage, kernel_slabs};
+use crate::count::process_usage::{kernel_slabs, resident_beside_files};
 
 /// What the main thread has seen.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub(super) struct Footprint {
 
 impl Footprint {
     pub(super) fn read(plan: &IdlePlan, connections: u64) -> Self {
-        let resident = |pid| ProcessUsage::read(pid).ok().map(|usage| usage.resident);
+        let resident = |pid| resident_beside_files(pid).ok();
         Self {
             connections,
             generator: resident(std::process::id()),
