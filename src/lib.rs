@@ -37,7 +37,7 @@
 //!
 //! The API is [`config`], [`server`] and [`metrics`]. The other modules are public for the project's
 //! own tests and benchmarks, may change with every version, and are hidden in this documentation.
-//! Without the feature `server` there are `host`, `protocol` and `stream` alone, which the load
+//! Without the feature `server` there are `host`, `protocol`, `stream` and `tls` alone, which the load
 //! generator uses.
 //!
 //! The modules from the highest to the lowest: each uses modules below it and no other. In short,
@@ -61,6 +61,7 @@
 //! | `protocol` | RFC 6455 without I/O: session, echo, frame headers, masking, UTF-8, close codes |
 //! | `stream` | what tasks read and write: halves, and waiting for them |
 //! | `pulse` | what a worker's thread is doing, for the watchdog |
+//! | `tls` | TLS: sessions without I/O, and their streams, which the load generator uses too |
 //! | `host` | CPUs, descriptors, runtimes, and what the kernel lets this process do |
 
 #[cfg(feature = "server")]
@@ -99,6 +100,8 @@ pub mod pulse;
 pub mod server;
 #[doc(hidden)]
 pub mod stream;
+#[doc(hidden)]
+pub mod tls;
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod worker;

@@ -1,0 +1,18 @@
+//! TLS 1.2 and 1.3 by rustls: a session without I/O, for both sides, and its adaptor to the streams
+//! of tasks. The server and the load generator use both.
+//!
+//! Certificates, tickets and what the operator sets are the server's and the generator's own.
+
+mod error;
+mod scratch;
+mod session;
+mod stream;
+
+pub use self::{
+    error::{TlsError, TlsFault},
+    session::{
+        HANDSHAKE_LEN_MAX, Opened, RECORD_LEN_MAX, RECORD_PAYLOAD_MAX, Sealed, TlsSession,
+        note_server_name,
+    },
+    stream::{HandshakeError, TlsReader, TlsStream, TlsWriter},
+};
