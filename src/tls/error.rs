@@ -1,6 +1,6 @@
 //! What can go wrong with TLS: the kind, which is counted, and rustls' own words for people.
 
-use rustls::{AlertDescription, Error};
+use rustls::{AlertDescription, Error, InvalidMessage};
 use thiserror::Error as ThisError;
 
 /// Who is at fault, and for what.
@@ -84,11 +84,12 @@ impl From<TlsFault> for TlsError {
 impl From<Error> for TlsError {
     fn from(cause: Error) -> Self {
         let fault = match &cause {
+            Error::InvalidMessage(InvalidMessage::MessageTooLarge)
+            | Error::PeerSentOversizedRecord => TlsFault::RecordTooLong,
             Error::InvalidMessage(_) | Error::UnsupportedNameType => TlsFault::Malformed,
             Error::InappropriateMessage { .. }
             | Error::InappropriateHandshakeMessage { .. }
             | Error::PeerMisbehaved(_) => TlsFault::Misbehaved,
-            Error::PeerSentOversizedRecord => TlsFault::RecordTooLong,
             Error::DecryptError => TlsFault::NotDecrypted,
             Error::PeerIncompatible(_) => TlsFault::NothingInCommon,
             Error::NoApplicationProtocol => TlsFault::NoProtocolInCommon,

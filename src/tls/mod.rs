@@ -16,3 +16,6 @@ pub use self::{
     },
     stream::{HandshakeError, TlsReader, TlsStream, TlsWriter},
 };
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 
 use std::{io, time::Duration};
 
+use ringecho::tls::{TlsError, TlsFault};
 use thiserror::Error;
 
 use super::handshake::HandshakeError;
@@ -40,9 +41,9 @@ fn explain_connect(error: &io::Error) -> String {
 
 /// The cause, and the flags that mend it where there are some.
 fn explain_tls(error: &io::Error) -> String {
-    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
-    match cause {
-        Some(rustls::Error::InvalidCertificate(_)) => {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<TlsError>());
+    match cause.map(TlsError::fault) {
+        Some(TlsFault::CertificateRefused) => {
             format!("{error}; name whom to trust with --ca FILE, or use --insecure")
         }
         _ => error.to_string(),

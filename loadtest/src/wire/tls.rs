@@ -1,24 +1,19 @@
-//! TLS for `wss://`: rustls, fed from one half of a socket and emptied into the other.
-//!
-//! A session is shared by both directions, which go on concurrently in one task. Neither holds it
-//! while it waits for its socket.
+//! TLS for `wss://`: whom to trust, and streams of the library's ([`ringecho::tls`]).
 
 use std::{
-    cell::RefCell,
-    io::{self, BufRead, ErrorKind, Write},
-    mem,
+    io,
     path::{Path, PathBuf},
-    rc::Rc,
     sync::Arc,
 };
 
 use monoio::{
     BufResult,
-    io::{OwnedReadHalf, OwnedWriteHalf},
+    io::{AsyncReadRent, AsyncWriteRentExt, OwnedReadHalf, OwnedWriteHalf},
     net::TcpStream,
 };
+use ringecho::tls::{self, TlsSession, TlsStream};
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::{
         Resumption,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -30,8 +25,11 @@ use thiserror::Error;
 
 use super::halves::{ReadHalf, WriteHalf};
 
-/// Bytes that are read from a socket at once, at most: as long as a record may be.
-const READ_LEN: usize = 16 * 1024;
+/// The side of a TLS stream that is read.
+pub(crate) type TlsReader = tls::TlsReader<OwnedReadHalf<TcpStream>>;
+
+/// The side of a TLS stream that is written.
+pub(crate) type TlsWriter = tls::TlsWriter<OwnedWriteHalf<TcpStream>>;
 
 /// Whom a client believes that it is the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,26 +97,11 @@ impl Tls {
         read_half: OwnedReadHalf<TcpStream>,
         write_half: OwnedWriteHalf<TcpStream>,
     ) -> io::Result<(TlsReader, TlsWriter)> {
-        let session = ClientConnection::new(Arc::clone(&self.config), self.server_name.clone());
-        let session = Rc::new(RefCell::new(session.map_err(io::Error::other)?));
-        let mut writer =
-            TlsWriter { half: write_half, session: Rc::clone(&session), records: Vec::new() };
-        let mut reader = TlsReader { half: read_half, session, records: Vec::new(), consumed: 0 };
-        loop {
-            writer.flush().await?;
-            if !reader.session.borrow().is_handshaking() {
-                return Ok((reader, writer));
-            }
-            match reader.receive().await {
-                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-                Ok(_) => {}
-                Err(error) => {
-                    // The alert that says why; the server may be gone already.
-                    let _ = writer.flush().await;
-                    return Err(error);
-                }
-            }
-        }
+        let session = TlsSession::client(Arc::clone(&self.config), self.server_name.clone());
+        let session = session.map_err(io::Error::other)?;
+        let mut stream = TlsStream::new(session, read_half, write_half);
+        stream.shake_hands(Vec::new()).await?;
+        Ok(stream.into_split())
     }
 }
 
@@ -190,118 +173,14 @@ impl ServerCertVerifier for TrustsAnyone {
     }
 }
 
-/// The side of a TLS stream that is read.
-pub(crate) struct TlsReader {
-    half: OwnedReadHalf<TcpStream>,
-    session: Rc<RefCell<ClientConnection>>,
-    /// What was read from the socket, and how much of it the session has taken. It takes no more
-    /// than it has room for the plaintext of.
-    records: Vec<u8>,
-    consumed: usize,
-}
-
 impl ReadHalf for TlsReader {
-    async fn read(&mut self, mut buffer: Vec<u8>) -> BufResult<usize, Vec<u8>> {
-        buffer.clear();
-        loop {
-            match self.take_plaintext(&mut buffer) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                // WebSocket has an ending of its own: it needs none of TLS.
-                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return (Ok(0), buffer),
-                taken => return (taken, buffer),
-            }
-            if let Err(error) = self.receive().await {
-                return (Err(error), buffer);
-            }
-        }
+    fn read(&mut self, buffer: Vec<u8>) -> impl Future<Output = BufResult<usize, Vec<u8>>> {
+        AsyncReadRent::read(self, buffer)
     }
-}
-
-impl TlsReader {
-    /// Takes what is decrypted, as far as `buffer` has capacity for it.
-    fn take_plaintext(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
-        let mut session = self.session.borrow_mut();
-        let mut reader = session.reader();
-        while buffer.len() < buffer.capacity() {
-            let chunk = match reader.fill_buf() {
-                Ok([]) => break,
-                Ok(chunk) => chunk,
-                Err(_) if !buffer.is_empty() => break,
-                Err(error) => return Err(error),
-            };
-            let len = chunk.len().min(buffer.capacity() - buffer.len());
-            buffer.extend_from_slice(&chunk[..len]);
-            reader.consume(len);
-        }
-        Ok(buffer.len())
-    }
-
-    /// Gives the session bytes of the socket, and says how many; 0 at the end of the stream.
-    async fn receive(&mut self) -> io::Result<usize> {
-        if self.consumed == self.records.len() {
-            let mut records = mem::take(&mut self.records);
-            records.reserve_exact(READ_LEN.saturating_sub(records.len()));
-            let read;
-            (read, self.records) = self.half.read(records).await;
-            self.consumed = 0;
-            self.records.truncate(read?);
-        }
-        let mut session = self.session.borrow_mut();
-        let taken = session.read_tls(&mut &self.records[self.consumed..])?;
-        self.consumed += taken;
-        session
-            .process_new_packets()
-            .map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
-        Ok(taken)
-    }
-}
-
-/// The side of a TLS stream that is written.
-pub(crate) struct TlsWriter {
-    half: OwnedWriteHalf<TcpStream>,
-    session: Rc<RefCell<ClientConnection>>,
-    /// The records that are written to the socket at once.
-    records: Vec<u8>,
 }
 
 impl WriteHalf for TlsWriter {
-    async fn write_all(&mut self, buffer: Vec<u8>) -> BufResult<usize, Vec<u8>> {
-        let mut encrypted = 0;
-        while encrypted < buffer.len() {
-            // The session takes a bounded number of bytes at once.
-            let taken = self.session.borrow_mut().writer().write(&buffer[encrypted..]);
-            let flushed = match taken {
-                Ok(taken) => {
-                    encrypted += taken;
-                    self.flush().await
-                }
-                Err(error) => Err(error),
-            };
-            if let Err(error) = flushed {
-                return (Err(error), buffer);
-            }
-        }
-        (Ok(encrypted), buffer)
-    }
-}
-
-impl TlsWriter {
-    /// Writes what the session has to say.
-    async fn flush(&mut self) -> io::Result<()> {
-        loop {
-            self.records.clear();
-            {
-                let mut session = self.session.borrow_mut();
-                while session.wants_write() {
-                    session.write_tls(&mut self.records)?;
-                }
-            }
-            if self.records.is_empty() {
-                return Ok(());
-            }
-            let written;
-            (written, self.records) = self.half.write_all(mem::take(&mut self.records)).await;
-            written?;
-        }
+    fn write_all(&mut self, buffer: Vec<u8>) -> impl Future<Output = BufResult<usize, Vec<u8>>> {
+        AsyncWriteRentExt::write_all(self, buffer)
     }
 }
