@@ -71,6 +71,8 @@ struct Line<'a> {
     /// When the connection ended.
     time: String,
     peer: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client: Option<&'a str>,
     path: Option<&'a str>,
     origin: Option<&'a str>,
     agent: Option<&'a str>,
@@ -161,7 +163,7 @@ impl Drop for AccessLog {
 
 impl<'a> Line<'a> {
     fn new(record: &'a RecordView, end: ConnectionEnd, close_code: Option<u16>) -> Self {
-        let RecordView { peer, age, request, subprotocol, traffic, .. } = record;
+        let RecordView { peer, age, client, request, subprotocol, traffic, .. } = record;
         let request = request.as_ref();
         let refusal = match end {
             ConnectionEnd::Refused(reason) => Some(RefusalReason::NAMES[reason.index()]),
@@ -171,6 +173,7 @@ impl<'a> Line<'a> {
         Self {
             time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
             peer: peer.to_string(),
+            client: client.as_deref(),
             path: request.map(|request| &*request.path),
             origin: request.and_then(|request| request.origin.as_deref()),
             agent: request.and_then(|request| request.agent.as_deref()),

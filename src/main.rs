@@ -79,7 +79,7 @@ fn say(text: &str) -> ExitCode {
 fn run(log: &mut Log, arguments: Arguments) -> Result<(), Failure> {
     // What the sandbox holds for depends on this order (`server::sandbox`): no thread starts before it
     // begins. Signals and lines of the log wait until then.
-    let is_reread = arguments.file.path.is_some();
+    let is_reread = arguments.file.path.is_some() || arguments.config.tls.is_on();
     let signals = Stopper::register(is_reread)?;
     let mut supervisor = Supervisor::from_environment().map_err(StartError::from)?;
     let config = arguments.config.clone();
@@ -144,6 +144,7 @@ fn log_totals(totals: &Totals) {
     info!(
         connections = totals.accepted,
         by_worker = ?totals.accepted_by_worker,
+        tls_handshakes = totals.tls_handshakes,
         upgraded = totals.upgraded,
         messages = totals.messages,
         received_bytes = totals.received_bytes,

@@ -19,6 +19,7 @@ mod observation;
 mod privileges;
 mod settings;
 mod time;
+mod tls;
 mod values;
 
 use clap::Args;
@@ -37,6 +38,7 @@ pub use self::{
     privileges::{Account, Id, Privileges, Sandboxing},
     settings::{Change, Settings},
     time::Time,
+    tls::Tls,
     values::{PowerOfTwo, Quantity, ShortTime, Size, ValueError, Within, format_duration},
 };
 use crate::http::echo_paths::EchoPaths;
@@ -52,6 +54,9 @@ pub struct Config {
     /// Where the server listens, and how connections come in.
     #[command(flatten)]
     pub network: Network,
+    /// By which certificates the server is known, and whom it wants to know.
+    #[command(flatten)]
+    pub tls: Tls,
     /// Which paths lead to the echo, who may connect, and what may be agreed on.
     #[command(flatten)]
     pub handshake: Handshake,
@@ -100,6 +105,34 @@ pub enum ConfigError {
          is on and would hand it to another; add --balance off"
     )]
     IncomingCpuBalanced,
+    /// A listener speaks TLS, and there is no certificate.
+    #[error(
+        "--listen tls+… needs a certificate: add --tls-cert FILE and --tls-key FILE, or \
+         --tls-self-signed for a trial"
+    )]
+    TlsCertificateMissing,
+    /// There is a certificate, and no listener speaks TLS.
+    #[error(
+        "--tls-cert, --tls-client-ca and --tls-self-signed are for listeners with TLS, and there is \
+         none: add --listen tls+ADDRESS:PORT"
+    )]
+    TlsListenerMissing,
+    /// A certificate has no key, or a key no certificate.
+    #[error(
+        "--tls-cert names {certificates} files, and --tls-key {keys}; each certificate needs its \
+         key, in the same order"
+    )]
+    TlsKeyMissing {
+        /// The number of certificates.
+        certificates: usize,
+        /// The number of keys.
+        keys: usize,
+    },
+    /// There are certificates, and another is to be made.
+    #[error(
+        "--tls-self-signed makes a certificate, and --tls-cert names one; leave one of them out"
+    )]
+    TlsCertifiedTwice,
     /// There is no echo path.
     #[error("--path is empty, but must be one path or more, such as /ws, or * for all")]
     PathsEmpty,
@@ -138,6 +171,7 @@ impl Config {
             return Err(ConfigError::IncomingCpuBalanced);
         }
         check_listens(&self.network.listen)?;
+        self.tls.check(self.network.listen.iter().any(|listen| listen.speaks_tls))?;
         check_paths(&self.handshake.paths)?;
         let subprotocols = &self.handshake.subprotocols;
         for (at, subprotocol) in subprotocols.iter().enumerate() {

@@ -24,6 +24,7 @@ pub struct Record {
     number: u64,
     peer: Peer,
     admitted: Instant,
+    client: OnceCell<Box<str>>,
     request: OnceCell<Box<RequestRecord>>,
     subprotocol: OnceCell<Box<str>>,
     state: Cell<State>,
@@ -73,6 +74,8 @@ pub struct RecordView {
     pub peer: Peer,
     /// The time since the connection was admitted.
     pub age: Duration,
+    /// Who the peer is by its certificate, if it has shown one.
+    pub client: Option<Box<str>>,
     /// What the peer asked for, once it is known.
     pub request: Option<RequestRecord>,
     /// The subprotocol that was agreed on.
@@ -90,6 +93,7 @@ impl Record {
             number,
             peer,
             admitted: Instant::now(),
+            client: OnceCell::new(),
             request: OnceCell::new(),
             subprotocol: OnceCell::new(),
             state: Cell::new(State::Request),
@@ -100,6 +104,11 @@ impl Record {
     /// The connection's number.
     pub fn number(&self) -> u64 {
         self.number
+    }
+
+    /// Notes who the peer is by its certificate.
+    pub fn certified(&self, client: Box<str>) {
+        let _ = self.client.set(client);
     }
 
     /// Notes what the peer asks for; the first request stands.
@@ -135,6 +144,7 @@ impl Record {
             number: self.number,
             peer: self.peer,
             age: self.admitted.elapsed(),
+            client: self.client.get().cloned(),
             request: self.request.get().map(|request| (**request).clone()),
             subprotocol: self.subprotocol.get().cloned(),
             state: self.state.get(),

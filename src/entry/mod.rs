@@ -6,3 +6,4 @@ pub mod balance;
 pub mod complaints;
 pub mod listener;
 pub(crate) mod socket_file;
+pub mod tls;

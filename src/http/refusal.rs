@@ -67,20 +67,23 @@ pub enum RequestRefusal {
     /// The server is stopping.
     #[error("the server is stopping")]
     Stopping,
+    /// A plain request came where TLS is spoken.
+    #[error("this port speaks TLS: use https:// or wss://")]
+    TlsExpected,
 }
 
 impl From<RequestRefusal> for Refusal {
     fn from(reason: RequestRefusal) -> Self {
         use RequestRefusal::{
             Foreign, HeadTooLong, HeaderFieldsTooMany, HostInvalid, LineEndBare, LinesEmpty,
-            Malformed, MethodNotAllowed, NoEcho, PathUnknown, Stopping, TimedOut,
+            Malformed, MethodNotAllowed, NoEcho, PathUnknown, Stopping, TimedOut, TlsExpected,
             VersionUnsupported,
         };
         let (status, headers): (_, &[_]) = match reason {
             HeadTooLong | HeaderFieldsTooMany(_) => {
                 (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &[])
             }
-            Malformed | Foreign(_) | LinesEmpty | LineEndBare | HostInvalid => {
+            Malformed | Foreign(_) | LinesEmpty | LineEndBare | HostInvalid | TlsExpected => {
                 (StatusCode::BAD_REQUEST, &[])
             }
             TimedOut => (StatusCode::REQUEST_TIMEOUT, &[]),
@@ -109,6 +112,7 @@ impl From<&RequestRefusal> for RefusalReason {
             RequestRefusal::NoEcho(_) => Self::NoEcho,
             RequestRefusal::MethodNotAllowed => Self::MethodNotAllowed,
             RequestRefusal::Stopping => Self::Stopping,
+            RequestRefusal::TlsExpected => Self::PlainHttpOnTls,
         }
     }
 }

@@ -52,6 +52,8 @@ struct Snapshot {
     shared_buffer_bytes: u64,
     own_buffer_bytes: u64,
     copy_bytes: u64,
+    tls_handshakes: BTreeMap<(&'static str, &'static str), u64>,
+    tls_handshake_times: Distribution,
     handshake_times: Distribution,
     turn_times: Distribution,
     sweep_latenesses: Distribution,
@@ -134,6 +136,10 @@ impl Snapshot {
         ] {
             *sum += level.get();
         }
+        for (outcome, version, count) in counters.tls.handshakes() {
+            *self.tls_handshakes.entry((outcome, version)).or_default() += count;
+        }
+        self.tls_handshake_times.add(&counters.tls.times);
         self.handshake_times.add(&counters.handshake_times);
         self.turn_times.add(&counters.turn_times);
         self.sweep_latenesses.add(&counters.sweep_latenesses);
@@ -208,6 +214,11 @@ impl Collector for Snapshot {
             &self.handshake_times,
         )?;
         families.histogram(
+            "ringecho_tls_handshake",
+            "From the first bytes of a TLS handshake to its end",
+            &self.tls_handshake_times,
+        )?;
+        families.histogram(
             "ringecho_engine_turn",
             "From what the kernel reports in a turn of an engine to the end of the turn; one turn of 64",
             &self.turn_times,
@@ -243,6 +254,12 @@ impl Snapshot {
         let help = "Connections of each worker that have not ended";
         families.add(("ringecho_worker_connections_open", help), MetricType::Gauge, open)?;
         families.counter("ringecho_upgrades", "Opening handshakes done", self.upgraded)?;
+        let handshakes = self.tls_handshakes.iter().map(|((outcome, version), count)| {
+            let labels = [("outcome", (*outcome).to_owned()), ("version", (*version).to_owned())];
+            (labels, *count)
+        });
+        let help = "TLS handshakes by outcome, and by the version of those that were done";
+        families.add(("ringecho_tls_handshakes", help), MetricType::Counter, handshakes)?;
         let help = "Refused requests by reason";
         families.add(
             ("ringecho_refusals", help),

@@ -10,10 +10,14 @@ mod close_codes;
 pub mod exposition;
 mod histogram;
 mod refusal_reason;
+mod tls;
 
-use std::sync::atomic::{
-    AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
+use std::{
+    array,
+    sync::atomic::{
+        AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
+    },
 };
 
 use strum::{EnumCount, VariantNames};
@@ -33,7 +37,7 @@ use crate::{
 pub use self::refusal_reason::RefusalReason;
 
 #[doc(hidden)]
-pub use self::histogram::Histogram;
+pub use self::{histogram::Histogram, tls::TlsCounters};
 
 /// What one worker counts. The numbers only grow, but for those that are a [`Level`].
 #[doc(hidden)]
@@ -67,6 +71,8 @@ pub struct Counters {
     pub own_buffer_bytes: Level,
     /// Bytes of the engine's copies for peers that do not read, as of the last sweep.
     pub copy_bytes: Level,
+    /// TLS handshakes.
+    pub tls: TlsCounters,
     /// From a connection's admission to its 101.
     pub handshake_times: Histogram,
     /// From what the kernel reports in a turn of the engine to the end of the turn; of every so many
@@ -112,6 +118,8 @@ pub struct Totals {
     pub accepted: u64,
     /// Connections accepted, by worker.
     pub accepted_by_worker: Vec<u64>,
+    /// TLS handshakes done.
+    pub tls_handshakes: u64,
     /// Connections upgraded to the WebSocket protocol.
     pub upgraded: u64,
     /// Messages whose echo was produced.
@@ -143,12 +151,13 @@ impl Counters {
             shared_buffer_bytes: Level::default(),
             own_buffer_bytes: Level::default(),
             copy_bytes: Level::default(),
+            tls: TlsCounters::default(),
             handshake_times: Histogram::new(HANDSHAKE_TIMES),
             turn_times: Histogram::new(TURN_TIMES),
             sweep_latenesses: Histogram::new(LATENESSES),
             ended: counters_of(end_kinds.iter().copied()),
             ended_with_code: CloseCodes::new(end_kinds.len()),
-            refused: Default::default(),
+            refused: array::from_fn(|_| Counter::default()),
             protocol_errors: counters_of(ProtocolError::VARIANTS.iter().copied()),
             pulse: Pulse::default(),
         }
@@ -283,6 +292,7 @@ impl Totals {
         add_by_name(&mut self.refused, counters.refusals());
         self.accepted += counters.accepted.get();
         self.accepted_by_worker.push(counters.accepted.get());
+        self.tls_handshakes += counters.tls.done_count();
         self.upgraded += counters.upgraded.get();
         self.messages += counters.messages.get();
         self.received_bytes += counters.received_bytes.get();

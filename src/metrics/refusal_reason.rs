@@ -58,6 +58,24 @@ pub enum RefusalReason {
     ExtensionsMalformed,
     /// The origin is not allowed.
     OriginForbidden,
+    /// A plain request came where TLS is spoken.
+    PlainHttpOnTls,
+    /// The TLS handshake did not end in time.
+    TlsTimedOut,
+    /// What the peer sent in its TLS handshake is not TLS, or breaks its rules.
+    TlsMalformed,
+    /// The peer's TLS handshake is too long.
+    TlsHandshakeTooLong,
+    /// No version of TLS, cipher suite or application protocol is common to both.
+    TlsIncompatible,
+    /// The client has no certificate, and needs one.
+    TlsCertificateMissing,
+    /// The client's certificate is not accepted.
+    TlsCertificateRefused,
+    /// The client refused the server, as for a certificate that it does not trust.
+    TlsRefusedByClient,
+    /// TLS failed without the client's fault.
+    TlsFailed,
 }
 
 impl RefusalReason {
@@ -84,6 +102,6 @@ mod tests {
         ] {
             assert_eq!(RefusalReason::NAMES[reason.index()], name);
         }
-        assert_eq!(RefusalReason::NAMES.len(), 26);
+        assert_eq!(RefusalReason::NAMES.len(), 35);
     }
 }

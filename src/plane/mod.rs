@@ -27,7 +27,7 @@ use crate::{
     },
     metrics::Counters,
     protocol::echo::{Compression, Rules},
-    stream::Duplex,
+    stream::{Duplex, TryRead},
 };
 
 pub(crate) use self::{on_engine::OnEngine, portable::Portable};
@@ -35,7 +35,7 @@ pub(crate) use self::{on_engine::OnEngine, portable::Portable};
 /// The data plane of a worker, and its tasks' way to wait.
 pub(crate) trait Plane: Sized + 'static {
     /// An accepted connection.
-    type Stream: Duplex + AsRawFd;
+    type Stream: Duplex<Reader: TryRead> + AsRawFd;
     /// A descriptor that the worker waits for, such as its listener's.
     type Source;
 

@@ -9,7 +9,7 @@ use super::admin::AdminError;
 use crate::{
     access_log::AccessLogError,
     config::{ConfigError, format_duration},
-    entry::listener::ListenError,
+    entry::{listener::ListenError, tls::CertificateError},
     host::{cpu_list::CpuListError, descriptors::SystemCallError},
     metrics::Totals,
     server::{sandbox::SandboxError, supervisor::SupervisorError, takeover::TakeoverError},
@@ -33,6 +33,9 @@ pub enum StartError {
     /// The access log cannot be written.
     #[error(transparent)]
     AccessLog(#[from] AccessLogError),
+    /// The certificates cannot be served.
+    #[error(transparent)]
+    Certificates(#[from] CertificateError),
     /// `io_uring` was asked for and is not available.
     #[error("--driver io_uring: {0}; use --driver auto to fall back to epoll")]
     IoUringUnavailable(String),

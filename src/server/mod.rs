@@ -60,7 +60,7 @@ use self::{
 use crate::{
     config::{Config, Listen, ListenAddress},
     connection::{ConnectionEnd, memory_budget::MemoryBudget},
-    entry::balance::Balance,
+    entry::{balance::Balance, tls::Certificates},
     host::descriptors::{SystemCallError, find_want},
     http::{encode_page, page},
     metrics::{Counters, Totals},
@@ -80,6 +80,9 @@ pub struct Server {
     backlog: u32,
     /// The configuration, with what has been taken over since the start.
     config: Config,
+    certificates: Option<Certificates>,
+    /// When the certificates' files are looked at next.
+    certificates_due: Option<Instant>,
     service: Arc<Service>,
     /// When the server, which is to stop, stops accepting.
     accepts_until: Option<Instant>,
@@ -144,6 +147,7 @@ enum Event {
     /// A new server is about to take over.
     Successor(News),
     WatchDue,
+    CertificatesDue,
     Stop(Stop),
 }
 
@@ -271,6 +275,7 @@ impl Server {
     }
 
     fn run_until_stopped(&mut self) -> Result<Drain, WorkerLoss> {
+        self.look_at_certificates();
         loop {
             match self.next_event() {
                 Event::Stop(stop) => {
@@ -287,6 +292,7 @@ impl Server {
                     }
                 }
                 Event::WatchDue => self.watch_workers(),
+                Event::CertificatesDue => self.look_at_certificates(),
                 Event::Ready { worker, ready } => {
                     self.workers[worker].place.mark_ready();
                     self.directory.mark_ready(worker, ready.platform);
@@ -320,16 +326,33 @@ impl Server {
     fn configure(&mut self, config: &Config) {
         self.supervisor.reloading();
         self.config.take_over(config);
-        let state = self.service.server.clone();
-        state.admission.set_bounds(&self.config.bounds);
-        self.service = Arc::new(build_service(&self.config, state));
-        for worker in &self.workers {
-            worker.orders.serve(self.service.clone());
+        self.service.server.admission.set_bounds(&self.config.bounds);
+        if let Some(certificates) = &mut self.certificates {
+            certificates.reload();
         }
+        self.renew_service();
         if let Some(access_log) = self.directory.access_log() {
             access_log.reopen();
         }
         self.supervisor.ready(&self.ready_line(), false);
+    }
+
+    /// Has the workers answer with what the configuration and the certificates say now.
+    fn renew_service(&mut self) {
+        let Self { config, certificates, service, workers, .. } = self;
+        *service = Arc::new(build_service(config, certificates.as_ref(), service.server.clone()));
+        for worker in workers {
+            worker.orders.serve(service.clone());
+        }
+    }
+
+    /// Reads the certificates again if their files have changed, and plans the next look.
+    fn look_at_certificates(&mut self) {
+        let Some(certificates) = &mut self.certificates else { return };
+        self.certificates_due = Some(Instant::now() + CERTIFICATES_INTERVAL);
+        if certificates.reload_if_changed() {
+            self.renew_service();
+        }
     }
 
     /// Stops all workers, waits for their ends, and returns the totals of their counters.
@@ -392,7 +415,8 @@ impl Server {
         let replacement = self.replacements.iter().min();
         let watch = self.watch.as_ref().map(Watch::next);
         let replacement_due = replacement.map(|(due, _)| *due);
-        let due = replacement_due.into_iter().chain(self.accepts_until).chain(watch).min();
+        let due = replacement_due.into_iter().chain(self.accepts_until).chain(watch);
+        let due = due.chain(self.certificates_due).min();
         let wait = due.map_or(Duration::MAX, |due| due.saturating_duration_since(Instant::now()));
         match (self.events.recv_timeout(wait), replacement) {
             (Ok(event), _) => event,
@@ -401,6 +425,9 @@ impl Server {
             }
             (Err(RecvTimeoutError::Timeout), Some(&(at, worker))) if Some(at) == due => {
                 Event::ReplacementDue { worker }
+            }
+            (Err(RecvTimeoutError::Timeout), _) if due == self.certificates_due => {
+                Event::CertificatesDue
             }
             (Err(RecvTimeoutError::Timeout), _) => Event::WatchDue,
             (Err(RecvTimeoutError::Disconnected), _) => {
@@ -499,6 +526,7 @@ impl Server {
                 | Event::Configure(_)
                 | Event::Successor(_)
                 | Event::WatchDue
+                | Event::CertificatesDue
                 | Event::ReplacementDue { .. } => {
                     unreachable!("nobody knows of the server yet, and nothing is replaced")
                 }
@@ -613,6 +641,9 @@ impl WorkerEnd {
 /// The pause before a worker is put in a place for which there were no descriptors.
 const WANT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The time between two looks at the certificates' files.
+const CERTIFICATES_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Leaves out the platforms on `io_uring`, which has failed, if there are others.
 fn keep_without_rings(platforms: &mut Vec<Platform>) {
     if platforms.iter().any(|platform| platform.driver == Driver::Epoll) {
@@ -632,7 +663,11 @@ fn count_lost_connections(counters: &Counters) -> u64 {
     lost
 }
 
-fn build_service(config: &Config, server: Arc<ServerState>) -> Service {
+fn build_service(
+    config: &Config,
+    certificates: Option<&Certificates>,
+    server: Arc<ServerState>,
+) -> Service {
     let echo_paths = config.handshake.echo_paths();
     Service {
         policy: config.handshake.policy(),
@@ -641,6 +676,7 @@ fn build_service(config: &Config, server: Arc<ServerState>) -> Service {
         echo: config.echo.clone(),
         time: config.time.clone(),
         header_fields_max: config.bounds.header_fields_max.get() as usize,
+        tls: certificates.map(Certificates::config),
         server,
     }
 }

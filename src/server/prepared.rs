@@ -10,6 +10,7 @@ use std::{
     thread,
 };
 
+use nix::sys::utsname::uname;
 use tracing::warn;
 
 use super::{
@@ -28,9 +29,9 @@ use super::{
 };
 use crate::{
     access_log::OpenAccessLog,
-    config::{AccessLogTarget, Config, ListenAddress},
+    config::{AccessLogTarget, Config, Listen, ListenAddress},
     connection::{ConnectionEnd, memory_budget::MemoryBudget},
-    entry::balance::Balance,
+    entry::{balance::Balance, tls::Certificates},
     host::descriptors::raise_limit,
     metrics::Counters,
     worker::{self, Driver, Platform, ServerState},
@@ -46,6 +47,7 @@ pub struct Prepared<'a> {
     predecessor: Option<Predecessor>,
     admin: Option<AdminListener>,
     access_log: Option<OpenAccessLog>,
+    certificates: Option<Certificates>,
 }
 
 impl Server {
@@ -67,6 +69,7 @@ impl Server {
         let bind = |address| AdminListener::bind(address, takes_over);
         let admin = observation.admin_listen.as_ref().map(bind).transpose()?;
         let access_log = observation.access_log.as_ref().map(OpenAccessLog::open).transpose()?;
+        let certificates = Certificates::load(&config.tls, &names_of(config))?;
         let places = resolve_places(config)?;
         try_socket_pair()?;
         // Each connection takes a descriptor.
@@ -76,7 +79,16 @@ impl Server {
         let platforms = resolve_platforms(config)?;
         let mut predecessor = Self::find_predecessor(config)?;
         let sockets = Sockets::find(config, predecessor.as_mut(), inherited, &places.cpus)?;
-        Ok(Prepared { config, places, platforms, sockets, predecessor, admin, access_log })
+        Ok(Prepared {
+            config,
+            places,
+            platforms,
+            sockets,
+            predecessor,
+            admin,
+            access_log,
+            certificates,
+        })
     }
 }
 
@@ -90,7 +102,9 @@ impl Prepared<'_> {
         let Self { config, places, platforms, sockets, predecessor, .. } = self;
         let Places { cpus, are_pinned } = places;
         let (events_sender, events) = channel();
-        let service = Arc::new(build_service(config, Arc::new(ServerState::new(config))));
+        let certificates = self.certificates;
+        let state = Arc::new(ServerState::new(config));
+        let service = Arc::new(build_service(config, certificates.as_ref(), state));
         let access_log = self.access_log.map(OpenAccessLog::write_in_background).transpose()?;
         let access_log = access_log.map(Arc::new);
         let readiness = service.server.readiness.clone();
@@ -102,6 +116,8 @@ impl Prepared<'_> {
             watch: None,
             backlog: config.network.backlog.get(),
             config: config.clone(),
+            certificates,
+            certificates_due: None,
             service,
             accepts_until: None,
             balance: (config.cores.balance && cpus.len() > 1)
@@ -163,8 +179,25 @@ impl Prepared<'_> {
         });
         let changeable =
             takeover.into_iter().chain(admin).chain(access_log).chain(listens).collect();
-        Needs { rings, local_sockets, changeable, ..Needs::default() }.with_backtraces()
+        // Certificates are read again when they change.
+        let readable = Certificates::directories(&self.config.tls);
+        Needs { rings, local_sockets, readable, changeable }.with_backtraces()
     }
+}
+
+/// The names that a certificate is for which is made for this run: those of this machine, and the
+/// addresses that the server listens on.
+fn names_of(config: &Config) -> Vec<String> {
+    let mut names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
+    let host = uname().ok().and_then(|it| it.nodename().to_str().map(str::to_owned));
+    let addresses = config.network.listen.iter().filter_map(Listen::socket_address);
+    let addresses = addresses.map(|address| address.ip()).filter(|ip| !ip.is_unspecified());
+    for name in host.into_iter().chain(addresses.map(|ip| ip.to_string())) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
 }
 
 /// The directory that a file is in.

@@ -3,12 +3,13 @@
 //! A stream may be a socket, or a layer over another stream. What goes over it is left to others. The
 //! load generator uses these traits too.
 
-use std::{future::Future, io};
+use std::{future::Future, io, os::fd::AsRawFd};
 
 use monoio::{
     io::{AsyncReadRent, AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf, Splitable},
     net::TcpStream,
 };
+use nix::sys::socket::{MsgFlags, recv};
 
 /// A stream that can be waited for before it is given a buffer.
 pub trait WaitReadable: AsyncReadRent {
@@ -28,6 +29,13 @@ pub trait Duplex: AsyncReadRent + AsyncWriteRent + Sized {
     fn split(self) -> (Self::Reader, Self::Writer);
 }
 
+/// A stream that can be read without waiting, as a layer over it needs to be waited for itself.
+pub trait TryRead: WaitReadable {
+    /// Reads what has arrived, into the start of `buffer`; [`WouldBlock`](io::ErrorKind::WouldBlock)
+    /// if nothing has.
+    fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+}
+
 impl<R: WaitReadable> WaitReadable for &mut R {
     fn readable(&mut self) -> impl Future<Output = io::Result<()>> {
         R::readable(self)
@@ -41,6 +49,15 @@ impl WaitReadable for OwnedReadHalf<TcpStream> {
         // nothing of the stream's own, whatever the other half does meanwhile.
         let stream = unsafe { &*self.0.get() };
         stream.readable(false).await
+    }
+}
+
+impl TryRead for OwnedReadHalf<TcpStream> {
+    #[expect(unsafe_code, reason = "monoio's half has no way to say its descriptor")]
+    fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // SAFETY: both halves belong to one thread, and the descriptor is all that is asked for.
+        let descriptor = unsafe { &*self.0.get() }.as_raw_fd();
+        Ok(recv(descriptor, buffer, MsgFlags::MSG_DONTWAIT)?)
     }
 }
 

@@ -4,12 +4,14 @@
 //! Certificates, tickets and what the operator sets are the server's and the generator's own.
 
 mod error;
+mod provider;
 mod scratch;
 mod session;
 mod stream;
 
 pub use self::{
     error::{TlsError, TlsFault},
+    provider::{default_provider, fingerprint, new_ticketer},
     session::{
         HANDSHAKE_LEN_MAX, Opened, RECORD_LEN_MAX, RECORD_PAYLOAD_MAX, Sealed, TlsSession,
         note_server_name,

@@ -35,6 +35,14 @@ pub(super) fn give_back_records(buffer: Vec<u8>) {
     });
 }
 
+/// Calls `work` with a buffer to receive into; its bytes are whatever was there before.
+pub(super) fn with_ciphertext<T>(work: impl FnOnce(&mut [u8]) -> T) -> T {
+    let mut ciphertext = take_records();
+    let result = work(&mut ciphertext);
+    give_back_records(ciphertext);
+    result
+}
+
 /// Calls `work` with an empty buffer for plaintext.
 pub(super) fn with_plaintext<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
     let mut plaintext = PLAINTEXT.take();

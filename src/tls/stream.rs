@@ -10,15 +10,16 @@ use std::{cell::RefCell, io, rc::Rc, slice};
 use monoio::{
     BufResult,
     buf::{IoBuf, IoBufMut, IoVecBuf, IoVecBufMut},
-    io::{AsyncReadRent, AsyncWriteRent, CancelHandle, CancelableAsyncReadRent},
+    io::{AsyncReadRent, AsyncWriteRent},
 };
 use rustls::ProtocolVersion;
 use thiserror::Error;
 
 use super::{
     TlsError, TlsFault, TlsSession,
-    scratch::{WRITE_LEN_MAX, give_back_records, take_records, with_plaintext},
+    scratch::{WRITE_LEN_MAX, give_back_records, take_records, with_ciphertext, with_plaintext},
 };
+use crate::stream::{Duplex, TryRead, WaitReadable};
 
 /// Bytes that are read at once during the handshake.
 const HANDSHAKE_READ_LEN: usize = 4 << 10;
@@ -124,7 +125,7 @@ impl<R: AsyncReadRent, W: AsyncWriteRent> TlsStream<R, W> {
         let shared = Shared { session, pending: Vec::new(), taken_len: 0 };
         let shared = Rc::new(RefCell::new(shared));
         Self {
-            reader: TlsReader { half: reader, shared: shared.clone() },
+            reader: TlsReader { half: reader, shared: shared.clone(), failure: None },
             writer: TlsWriter { half: writer, shared, is_broken: false },
         }
     }
@@ -179,6 +180,20 @@ impl<R: AsyncReadRent, W: AsyncWriteRent> TlsStream<R, W> {
     pub fn into_split(self) -> (TlsReader<R>, TlsWriter<W>) {
         (self.reader, self.writer)
     }
+
+    /// The halves of the stream below, once no more TLS is spoken.
+    pub fn into_below(self) -> (R, W) {
+        (self.reader.half, self.writer.half)
+    }
+}
+
+impl<R: TryRead, W: AsyncWriteRent> Duplex for TlsStream<R, W> {
+    type Reader = TlsReader<R>;
+    type Writer = TlsWriter<W>;
+
+    fn split(self) -> (TlsReader<R>, TlsWriter<W>) {
+        self.into_split()
+    }
 }
 
 impl<R: AsyncReadRent, W> AsyncReadRent for TlsStream<R, W> {
@@ -214,14 +229,29 @@ impl<R, W: AsyncWriteRent> AsyncWriteRent for TlsStream<R, W> {
 pub struct TlsReader<R> {
     half: R,
     shared: Rc<RefCell<Shared>>,
+    /// What [`readable`](WaitReadable::readable) has met, for the next read. The end of the stream
+    /// below is [`UnexpectedEof`](io::ErrorKind::UnexpectedEof).
+    failure: Option<io::Error>,
 }
 
 impl<R> TlsReader<R> {
-    /// What can be said without the stream below: pending plaintext, or the end.
-    fn at_hand(&mut self, buffer: &mut impl IoBufMut) -> Option<usize> {
+    /// What can be said without the stream below: pending plaintext, the end, or an error.
+    fn at_hand(&mut self, buffer: &mut impl IoBufMut) -> Option<io::Result<usize>> {
         let shared = &mut *self.shared.borrow_mut();
-        let taken = shared.take_pending(buffer);
-        (taken > 0 || shared.session.is_closed_by_peer()).then_some(taken)
+        match shared.take_pending(buffer) {
+            0 if shared.session.is_closed_by_peer() => Some(Ok(0)),
+            0 => match self.failure.take()? {
+                end if end.kind() == io::ErrorKind::UnexpectedEof => Some(Ok(0)),
+                error => Some(Err(error)),
+            },
+            taken => Some(Ok(taken)),
+        }
+    }
+
+    /// Whether [`at_hand`](Self::at_hand) has something to say.
+    fn is_readable(&self) -> bool {
+        let shared = self.shared.borrow();
+        self.failure.is_some() || shared.session.is_closed_by_peer() || !shared.pending.is_empty()
     }
 
     /// Takes what the stream below has received; `None` if there is no plaintext in it.
@@ -244,8 +274,8 @@ impl<R> TlsReader<R> {
 impl<R: AsyncReadRent> AsyncReadRent for TlsReader<R> {
     async fn read<T: IoBufMut>(&mut self, mut buffer: T) -> BufResult<usize, T> {
         loop {
-            if let Some(len) = self.at_hand(&mut buffer) {
-                return (Ok(len), buffer);
+            if let Some(taken) = self.at_hand(&mut buffer) {
+                return (taken, buffer);
             }
             let received;
             (received, buffer) = self.half.read(buffer).await;
@@ -260,31 +290,31 @@ impl<R: AsyncReadRent> AsyncReadRent for TlsReader<R> {
     }
 }
 
-impl<R: CancelableAsyncReadRent> CancelableAsyncReadRent for TlsReader<R> {
-    async fn cancelable_read<T: IoBufMut>(
-        &mut self,
-        mut buffer: T,
-        handle: CancelHandle,
-    ) -> BufResult<usize, T> {
-        loop {
-            if let Some(len) = self.at_hand(&mut buffer) {
-                return (Ok(len), buffer);
-            }
-            let received;
-            (received, buffer) = self.half.cancelable_read(buffer, handle.clone()).await;
-            if let Some(taken) = self.take_received(received, &mut buffer) {
-                return (taken, buffer);
-            }
+impl<R: TryRead> WaitReadable for TlsReader<R> {
+    /// Decrypts what arrives until there is plaintext for the next read, of one record or more.
+    async fn readable(&mut self) -> io::Result<()> {
+        while !self.is_readable() {
+            self.half.readable().await?;
+            // Nothing is awaited while bytes are between the streams, so none are lost if this is
+            // dropped.
+            with_ciphertext(|ciphertext| match self.half.try_read(ciphertext) {
+                Ok(0) => self.failure = Some(io::ErrorKind::UnexpectedEof.into()),
+                Ok(len) => {
+                    let shared = &mut *self.shared.borrow_mut();
+                    let opened = shared.session.open(&mut ciphertext[..len], &mut shared.pending);
+                    self.failure = opened.err().map(broken);
+                }
+                Err(error) if is_passing(&error) => {}
+                Err(error) => self.failure = Some(error),
+            });
         }
+        Ok(())
     }
+}
 
-    async fn cancelable_readv<T: IoVecBufMut>(
-        &mut self,
-        buffers: T,
-        _: CancelHandle,
-    ) -> BufResult<usize, T> {
-        (Err(io::ErrorKind::Unsupported.into()), buffers)
-    }
+/// Whether a read may succeed if it is tried again.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 /// The half that is written.

@@ -28,13 +28,13 @@ use crate::{
         read_request_head, route, without_body,
     },
     metrics::{Counters, RefusalReason},
-    plane::{Bounds, Plane, Upgraded},
+    plane::{Bounds, Plane, Upgraded, portable},
     pulse::Activity,
     stream::Duplex,
 };
 
 /// Who carries a session once its handshake is done.
-trait Carry<S> {
+pub(super) trait Carry<S> {
     /// Carries it to its end, or gives it to a plane that has taken it over (`None`).
     async fn carry(
         self,
@@ -57,6 +57,22 @@ impl<P: Plane> Carry<P::Stream> for ByPlane<'_, P> {
         control: &Control,
     ) -> Option<ConnectionEnd> {
         self.0.carry(upgraded, bounds, counters, control).await
+    }
+}
+
+/// A task of the connection's own, which carries any stream.
+pub(super) struct ByTask;
+
+impl<S: Duplex> Carry<S> for ByTask {
+    async fn carry(
+        self,
+        Upgraded { stream, early, compression, .. }: Upgraded<S>,
+        bounds: &Bounds,
+        counters: &Counters,
+        control: &Control,
+    ) -> Option<ConnectionEnd> {
+        let (reader, writer) = stream.split();
+        Some(portable::run(reader, writer, early, compression, control, bounds, counters).await)
     }
 }
 
@@ -83,17 +99,22 @@ impl<P: Plane> Worker<P> {
     pub(super) async fn converse(
         &self,
         stream: P::Stream,
-        _arrival: Arrival,
+        arrival: Arrival,
         control: &Control,
         entered: &Entered,
     ) -> Option<ConnectionEnd> {
+        if arrival.speaks_tls {
+            // In memory of its own, so that the tasks of plain connections are not as large.
+            let secured = self.converse_securely(stream, BytesMut::new(), control, entered);
+            return Box::pin(secured).await;
+        }
         let carrier = ByPlane(&self.plane);
         self.converse_http(stream, BytesMut::new(), carrier, control, entered).await
     }
 
     /// Converses in HTTP, from a request head on. `received` are its first bytes, as far as they have
     /// arrived.
-    async fn converse_http<S: Duplex>(
+    pub(super) async fn converse_http<S: Duplex>(
         &self,
         mut stream: S,
         received: BytesMut,

@@ -24,6 +24,7 @@ mod platform;
 mod quiet;
 mod readiness;
 mod records;
+mod secure;
 mod signal;
 #[cfg(test)]
 mod tests;
@@ -148,6 +149,8 @@ pub struct Service {
     pub time: Time,
     /// The most header fields of a request.
     pub header_fields_max: usize,
+    /// What TLS handshakes are answered with, if there are certificates.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
     /// What stays when the service is replaced.
     pub server: Arc<ServerState>,
 }

@@ -45,7 +45,7 @@ fn service() -> Service {
     let echo_paths = EchoPaths::new(&["/ws"]);
     let (page, header_fields_max) = (bytes::Bytes::new(), HEADER_FIELDS_MAX);
     let server = Arc::new(ServerState::new(&Config::default()));
-    Service { echo_paths, policy, page, echo, time, header_fields_max, server }
+    Service { echo_paths, policy, page, echo, time, header_fields_max, tls: None, server }
 }
 
 const DIMENSIONS: engine::Dimensions = engine::Dimensions {

@@ -13,12 +13,13 @@ use monoio::{
     buf::{IoBuf, IoBufMut, IoVecBuf, IoVecBufMut},
     io::{AsyncReadRent, AsyncWriteRent},
 };
+use nix::sys::socket::{MsgFlags, recv};
 use socket2::SockRef;
 
 use super::OnEngine;
 use crate::{
     plane::engine::{Interest, Kernel},
-    stream::{Duplex, WaitReadable},
+    stream::{Duplex, TryRead, WaitReadable},
 };
 
 /// A connection that is read and written without blocking. What would block waits in the kernel.
@@ -109,6 +110,13 @@ impl<K: Kernel> WaitReadable for TaskStream<K> {
         self.plane.ready(&*self.socket, Interest::Readable).await?;
         self.has_read = false;
         Ok(())
+    }
+}
+
+impl<K: Kernel> TryRead for TaskStream<K> {
+    fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.has_read = true;
+        Ok(recv(self.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)?)
     }
 }
 

@@ -125,7 +125,7 @@ pub(super) fn connections(directory: &Directory, after: Option<Cursor>, limit: u
 }
 
 fn connection(cursor: Cursor, record: &RecordView) -> Value {
-    let RecordView { peer, age, request, subprotocol, state, traffic, .. } = record;
+    let RecordView { peer, age, client, request, subprotocol, state, traffic, .. } = record;
     let Traffic { received_bytes, sent_bytes, messages } = *traffic;
     let unknown = RequestRecord::default();
     let RequestRecord { path, origin, agent } = request.as_ref().unwrap_or(&unknown);
@@ -133,6 +133,7 @@ fn connection(cursor: Cursor, record: &RecordView) -> Value {
         "id": cursor.to_string(),
         "worker": cursor.worker,
         "peer": peer.to_string(),
+        "client": client,
         "age_seconds": age.as_secs_f64(),
         "state": <&str>::from(*state),
         "path": request.as_ref().map(|_| path),

@@ -64,7 +64,13 @@ fn restrict(needs: &Needs) -> Result<RestrictionStatus, String> {
         | AccessFs::RemoveFile;
     for (paths, access) in [(&readable, read), (&needs.changeable, change)] {
         for path in paths {
-            let beneath = PathFd::new(path).map_err(|error| error.to_string())?;
+            let beneath = match PathFd::new(path) {
+                Ok(beneath) => beneath,
+                // What the user of the program cannot reach, such as root's certificates, it cannot
+                // read either.
+                Err(_) if access == read => continue,
+                Err(error) => return Err(error.to_string()),
+            };
             let access: BitFlags<AccessFs> =
                 if path.is_dir() { access } else { access & AccessFs::from_file(NEWEST) };
             rules = rules.add_rule(PathBeneath::new(beneath, access)).map_err(said)?;

@@ -1,0 +1,195 @@
+//! The TLS door: the handshake of a connection whose listener speaks TLS, and what becomes of one that
+//! does not get through.
+//!
+//! The handshake is within the time of the whole opening (`--handshake-timeout`), and the connection
+//! counts as one whose handshake is in progress until its HTTP handshake is over too. What it sends is
+//! bounded by `crate::tls`.
+
+use std::{future::Future, pin::pin, sync::Arc, time::Instant};
+
+use bytes::BytesMut;
+use futures_util::future::{Either, select};
+use monoio::io::{AsyncReadRent, AsyncWriteRent};
+use rustls::{ProtocolVersion, ServerConfig};
+use tracing::debug;
+
+use super::{Worker, conversation::ByTask};
+use crate::{
+    connection::{ConnectionEnd, Control, Demand, linger, write_all},
+    entry::{admission::Entered, tls::name_of},
+    http::{RequestRefusal, encode_refusal, without_body},
+    metrics::RefusalReason,
+    plane::Plane,
+    stream::Duplex,
+    tls::{HandshakeError, TlsError, TlsFault, TlsSession, TlsStream},
+};
+
+/// Bytes that are read at first: a ClientHello has 0.3 to 2 KiB.
+const FIRST_READ_LEN: usize = 4 << 10;
+
+/// What came of a handshake.
+enum Opening<R, W> {
+    Done(TlsStream<R, W>),
+    /// Plain HTTP came, and whether it is a HEAD request.
+    Plain {
+        below: (R, W),
+        is_head: bool,
+    },
+    /// The peer has been sent an alert, where there is one.
+    Failed {
+        below: (R, W),
+        error: TlsError,
+    },
+    /// The peer left, or the connection broke.
+    PeerLeft,
+}
+
+impl<P: Plane> Worker<P> {
+    /// Converses over TLS until the connection is over. `received` are the first bytes, as far as they
+    /// have arrived.
+    pub(super) async fn converse_securely(
+        &self,
+        stream: P::Stream,
+        received: BytesMut,
+        control: &Control,
+        entered: &Entered,
+    ) -> Option<ConnectionEnd> {
+        let Some(config) = self.service().tls.clone() else {
+            // Listeners with TLS are refused at the start if there is no certificate.
+            return Some(ConnectionEnd::Refused(RefusalReason::TlsFailed));
+        };
+        let (reader, writer) = stream.split();
+        let began = Instant::now();
+        let opening = open(config, reader, writer, received.into());
+        let end = match within_time(opening, control).await {
+            Ok(Opening::Done(stream)) => {
+                self.note_handshake(&stream, began, control);
+                return self.converse_http(stream, BytesMut::new(), ByTask, control, entered).await;
+            }
+            Ok(Opening::Plain { below: (mut reader, mut writer), is_head }) => {
+                entered.handshake_over();
+                self.counters.tls.failed.add(1);
+                return Some(refuse_plainly(&mut reader, &mut writer, is_head, control).await);
+            }
+            Ok(Opening::Failed { below: (mut reader, mut writer), error }) => {
+                entered.handshake_over();
+                debug!(%error, "TLS handshake failed");
+                linger(&mut reader, &mut writer, control).await;
+                ConnectionEnd::Refused(reason(error.fault()))
+            }
+            Ok(Opening::PeerLeft) => ConnectionEnd::PeerLeft,
+            Err(end) => end,
+        };
+        self.counters.tls.failed.add(1);
+        Some(end)
+    }
+
+    /// Counts a handshake that is done, and notes who the client is.
+    fn note_handshake<R: AsyncReadRent, W: AsyncWriteRent>(
+        &self,
+        stream: &TlsStream<R, W>,
+        began: Instant,
+        control: &Control,
+    ) {
+        stream.with_session(|session| {
+            let is_tls13 = session.protocol_version() == Some(ProtocolVersion::TLSv1_3);
+            self.counters.tls.count(session.is_resumed(), is_tls13, began.elapsed());
+            if let (Some(certificate), Some(record)) =
+                (session.peer_certificate(), control.record())
+            {
+                record.certified(name_of(certificate));
+            }
+        });
+    }
+}
+
+/// Goes through the handshake.
+async fn open<R: AsyncReadRent, W: AsyncWriteRent>(
+    config: Arc<ServerConfig>,
+    mut reader: R,
+    writer: W,
+    mut early: Vec<u8>,
+) -> Opening<R, W> {
+    if early.is_empty() {
+        let received;
+        (received, early) = reader.read(Vec::with_capacity(FIRST_READ_LEN)).await;
+        if !matches!(received, Ok(1..)) {
+            return Opening::PeerLeft;
+        }
+    }
+    // No record of TLS begins with a letter or a line's end.
+    if matches!(early[0], b'A'..=b'Z' | b'a'..=b'z' | b'\r' | b'\n') {
+        let is_head = early.starts_with(b"HEAD ");
+        return Opening::Plain { below: (reader, writer), is_head };
+    }
+    let session = match TlsSession::server(config) {
+        Ok(session) => session,
+        Err(error) => return Opening::Failed { below: (reader, writer), error },
+    };
+    let mut stream = TlsStream::new(session, reader, writer);
+    match stream.shake_hands(early).await {
+        Ok(()) => Opening::Done(stream),
+        Err(HandshakeError::Tls(error)) if error.fault() != TlsFault::CutOff => {
+            Opening::Failed { below: stream.into_below(), error }
+        }
+        Err(_) => Opening::PeerLeft,
+    }
+}
+
+/// Waits for a handshake, unless the worker demands its end. Nobody could be told why: there is no
+/// HTTP yet.
+async fn within_time<T>(
+    opening: impl Future<Output = T>,
+    control: &Control,
+) -> Result<T, ConnectionEnd> {
+    let mut opening = pin!(opening);
+    loop {
+        match select(opening.as_mut(), pin!(control.demanded())).await {
+            Either::Left((opened, _)) => return Ok(opened),
+            Either::Right((Demand::TimeOut, _)) => {
+                return Err(ConnectionEnd::Refused(RefusalReason::TlsTimedOut));
+            }
+            Either::Right((Demand::Goodbye(_), _)) => {
+                return Err(ConnectionEnd::Refused(RefusalReason::Stopping));
+            }
+            Either::Right((Demand::Ping | Demand::DrainIdle, _)) => {}
+            Either::Right((Demand::End(end), _)) => return Err(end),
+        }
+    }
+}
+
+/// Tells a client without TLS, in plain HTTP, what to change.
+async fn refuse_plainly(
+    reader: &mut impl AsyncReadRent,
+    writer: &mut impl AsyncWriteRent,
+    is_head: bool,
+    control: &Control,
+) -> ConnectionEnd {
+    control.closing();
+    let response = encode_refusal(&RequestRefusal::TlsExpected.into());
+    let response = if is_head { without_body(response.into()) } else { response.into() };
+    let len = response.len();
+    if let Err(end) = write_all(writer, response, 0..len, control).await {
+        return end;
+    }
+    linger(reader, writer, control).await;
+    ConnectionEnd::Refused(RefusalReason::PlainHttpOnTls)
+}
+
+/// Under which reason a handshake is counted that failed.
+fn reason(fault: TlsFault) -> RefusalReason {
+    match fault {
+        TlsFault::Malformed
+        | TlsFault::Misbehaved
+        | TlsFault::RecordTooLong
+        | TlsFault::NotDecrypted => RefusalReason::TlsMalformed,
+        TlsFault::HandshakeTooLong => RefusalReason::TlsHandshakeTooLong,
+        TlsFault::NothingInCommon | TlsFault::NoProtocolInCommon => RefusalReason::TlsIncompatible,
+        TlsFault::CertificateMissing => RefusalReason::TlsCertificateMissing,
+        TlsFault::CertificateRefused => RefusalReason::TlsCertificateRefused,
+        TlsFault::RefusedByPeer(_) | TlsFault::Closed | TlsFault::CutOff => {
+            RefusalReason::TlsRefusedByClient
+        }
+        TlsFault::Internal => RefusalReason::TlsFailed,
+    }
+}
