@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Other people's clients against a real server, on each data plane, with and without compression:
-# Python's websockets, node's ws, and the page in headless Chromium; and once the page behind nginx,
-# over TLS and below a prefix. WAYS: see each-server.sh.
+# Python's websockets, node's ws, and the page in headless Chromium, each with TLS and without, and
+# OpenSSL's client; and once the page behind nginx, over TLS and below a prefix. WAYS: see
+# each-server.sh.
 # Installs the clients below .tools/ (Chromium from Debian's packages, if missing; nginx from them is
 # only unpacked there, since installing it would start it).
 set -euo pipefail
@@ -11,6 +12,7 @@ tools=$PWD/.tools
 python=$tools/python
 node=$tools/node
 proxy=$tools/nginx
+tls=$tools/tls
 
 [ -x "$python/bin/python" ] || python3 -m venv "$python"
 "$python/bin/pip" install --quiet --disable-pip-version-check --requirement tests/clients/requirements.txt
@@ -38,8 +40,28 @@ run_clients() {
   "$python/bin/python" tests/clients/python.py "$url" "$compression"
   node "$node/node.mjs" "$url" "$compression"
   run_page "${page%ws}" "$compression"
+  run_over_tls "$compression"
   [ -n "$proxy_ran" ] || run_behind_proxy "$url" "$compression"
   proxy_ran=1
+}
+
+# The same clients at the server's second listener, which speaks TLS.
+run_over_tls() {
+  local compression=$1 url page version
+  # shellcheck disable=SC2154  # each_server has it
+  read -r _ _ url _ <&"${server[0]}"
+  page=https:${url#wss:}
+  printf -- '-- over TLS\n'
+  SSL_CERT_FILE=$tls/certificate.pem "$python/bin/python" tests/clients/python.py "$url" "$compression"
+  NODE_EXTRA_CA_CERTS=$tls/certificate.pem node "$node/node.mjs" "$url" "$compression"
+  run_page "${page%ws}" "$compression"
+  url=${url#wss://}
+  for version in tls1_2 tls1_3; do
+    printf 'GET /healthz HTTP/1.0\r\n\r\n' |
+      openssl s_client -connect "${url%/ws}" "-$version" -CAfile "$tls/certificate.pem" \
+        -verify_return_error -alpn http/1.1 -quiet 2>/dev/null |
+      grep --quiet '^HTTP/1.1 200'
+  done
 }
 
 run_page() {
@@ -69,6 +91,13 @@ run_behind_proxy() {
     done
   )
 }
+
+mkdir -p "$tls"
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost \
+  -addext subjectAltName=DNS:localhost,IP:127.0.0.1 \
+  -keyout "$tls/key.pem" -out "$tls/certificate.pem" 2>/dev/null
+# shellcheck disable=SC2034  # each_server reads it
+SERVER_FLAGS=(--listen tls+127.0.0.1:0 --tls-cert "$tls/certificate.pem" --tls-key "$tls/key.pem")
 
 proxy_ran=
 . scripts/each-server.sh

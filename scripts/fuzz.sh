@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 duration=${DURATION:-600}
-[ $# -gt 0 ] || set -- frame_stream request_head extension_offer config_file takeover_message
+[ $# -gt 0 ] || set -- frame_stream request_head extension_offer config_file takeover_message tls_records
 
 tools=$PWD/.tools/cargo-fuzz
 [ -x "$tools/bin/cargo-fuzz" ] || cargo install cargo-fuzz --locked --root "$tools"

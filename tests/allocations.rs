@@ -10,6 +10,7 @@ mod frames;
 use std::{
     env,
     io::{Read, Write},
+    mem::size_of,
     net::SocketAddr,
     os::unix::net::UnixStream,
     rc::Rc,
@@ -32,6 +33,12 @@ use ringecho::{
         echo::{Compression, Echo, Rules},
         reply::Next,
     },
+    tls::{RECORD_PAYLOAD_MAX, TlsSession, default_provider, new_ticketer},
+};
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion,
+    pki_types::{PrivateKeyDer, ServerName},
+    version::{TLS12, TLS13},
 };
 
 const RULES: Rules = Rules { hold: 4096, frame_size_max: u64::MAX, message_size_max: u64::MAX };
@@ -211,4 +218,100 @@ fn record_of_a_browser_takes_no_more_than_the_documentation_says() {
     });
     println!("a record takes {} bytes", allocations.bytes_current);
     assert!((1..=BYTES_MAX).contains(&allocations.bytes_current), "{allocations:?}");
+}
+
+/// Both sides of a TLS session before its handshake, and what making the server's has allocated.
+fn tls_pair(version: &'static SupportedProtocolVersion) -> (TlsSession, TlsSession, i64) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(default_provider());
+    let mut server = ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    server.ticketer = new_ticketer().unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let client = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from("localhost").unwrap();
+    let client = TlsSession::client(Arc::new(client), name).unwrap();
+    let (server, mut session) = (Arc::new(server), None);
+    let made = measure(|| session = Some(TlsSession::server(server.clone()).unwrap()));
+    (session.unwrap(), client, made.bytes_current)
+}
+
+/// An idle TLS connection holds no buffer. What rustls holds for its session is named in
+/// docs/operate/security.md.
+#[test]
+fn idle_tls_session_takes_less_than_four_kibibytes() {
+    for version in [&TLS12, &TLS13] {
+        let (mut server, mut client, mut held) = tls_pair(version);
+        let mut hold = |what: &mut dyn FnMut()| held += measure(what).bytes_current;
+        let (mut to_server, mut to_client) = (Vec::new(), Vec::with_capacity(8 << 10));
+        let mut plaintext = Vec::with_capacity(RECORD_PAYLOAD_MAX);
+        while client.has_output() || server.has_output() {
+            to_server.clear();
+            client.take_output(&mut to_server);
+            hold(&mut || {
+                server.open(&mut to_server, &mut plaintext).unwrap();
+            });
+            to_client.clear();
+            hold(&mut || server.take_output(&mut to_client));
+            client.open(&mut to_client, &mut Vec::new()).unwrap();
+        }
+        assert!(!server.is_handshaking());
+        // A record in two pieces, and its answer.
+        let mut ciphertext = Vec::new();
+        client.seal(&[7; RECORD_PAYLOAD_MAX], &mut ciphertext).unwrap();
+        let (first, second) = ciphertext.split_at_mut(1000);
+        hold(&mut || {
+            server.open(first, &mut plaintext).unwrap();
+        });
+        hold(&mut || {
+            server.open(second, &mut plaintext).unwrap();
+        });
+        assert_eq!(plaintext.len(), RECORD_PAYLOAD_MAX);
+        let mut place = vec![0; server.sealed_len(plaintext.len())];
+        hold(&mut || {
+            server.seal_into(&plaintext, &mut place).unwrap();
+        });
+        assert_eq!(server.held_len(), 0);
+        let all = held + size_of::<TlsSession>() as i64;
+        println!("{version:?}: {} bytes, and {held} on the heap", size_of::<TlsSession>());
+        assert!(all < 4 << 10, "{all}");
+    }
+}
+
+/// A record costs rustls its allocations, whatever its length; the session adds none.
+#[test]
+fn tls_record_takes_as_many_allocations_whatever_its_length() {
+    for len in [16, 1024, RECORD_PAYLOAD_MAX] {
+        let (mut server, mut client, _) = tls_pair(&TLS13);
+        let (mut ciphertext, mut plaintext) = (Vec::new(), Vec::with_capacity(RECORD_PAYLOAD_MAX));
+        while client.has_output() || server.has_output() {
+            client.take_output(&mut ciphertext);
+            server.open(&mut ciphertext, &mut plaintext).unwrap();
+            ciphertext.clear();
+            server.take_output(&mut ciphertext);
+            client.open(&mut ciphertext, &mut plaintext).unwrap();
+            ciphertext.clear();
+        }
+        client.seal(&vec![7; len], &mut ciphertext).unwrap();
+        let mut place = vec![0; server.sealed_len(len)];
+        let opening = measure(|| {
+            server.open(&mut ciphertext, &mut plaintext).unwrap();
+        });
+        assert_eq!(plaintext.len(), len);
+        let sealing = measure(|| {
+            server.seal_into(&plaintext, &mut place).unwrap();
+        });
+        println!("{len} bytes: {} to open, {} to seal", opening.count_total, sealing.count_total);
+        assert!(opening.count_total <= 3 && sealing.count_total <= 3, "{len} bytes");
+    }
 }

@@ -1,6 +1,9 @@
 //! What the fuzz targets in `fuzz/` run, and the replay of their corpora.
 
-use std::io::{self, Read};
+use std::{
+    io::{self, Read},
+    sync::{Arc, LazyLock},
+};
 
 use bytes::BytesMut;
 use futures_executor::block_on;
@@ -21,6 +24,12 @@ use ringecho::{
         extensions::{Offer, parse_offers},
     },
     server::takeover::message::{Message, PACKET_LEN_MAX},
+    tls::{HANDSHAKE_LEN_MAX, TlsSession, default_provider},
+};
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    pki_types::{PrivateKeyDer, ServerName},
+    version::{TLS12, TLS13},
 };
 
 use crate::oracle::{assert_agrees, judge, transform_with};
@@ -191,6 +200,73 @@ pub fn takeover_message(input: &[u8]) {
     }
 }
 
+/// The configurations of both sides of a session, by version: TLS 1.2, TLS 1.3.
+static TLS_SIDES: LazyLock<[(Arc<ServerConfig>, Arc<ClientConfig>); 2]> = LazyLock::new(|| {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    [&TLS12, &TLS13].map(|version| {
+        let provider = Arc::new(default_provider());
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let server = ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots.clone())
+            .with_no_client_auth();
+        (Arc::new(server), Arc::new(client))
+    })
+});
+
+/// Any bytes are taken or refused by either side of a TLS session, before and after its handshake and
+/// however they are cut, and as a message they arrive as they were sent. What is kept is bounded.
+pub fn tls_records(input: &[u8]) {
+    let Some((&[setting, seed], bytes)) = input.split_first_chunk::<SETTING_LEN>() else {
+        return;
+    };
+    let (server, client) = &TLS_SIDES[usize::from(setting & 1)];
+    let mut server = TlsSession::server(server.clone()).unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut client = TlsSession::client(client.clone(), name).unwrap();
+    if setting & 2 != 0 {
+        while client.has_output() || server.has_output() {
+            assert_eq!(pass_tls(&mut client, &mut server, seed), b"");
+            assert_eq!(pass_tls(&mut server, &mut client, seed), b"");
+        }
+        assert!(!server.is_handshaking() && !client.is_handshaking());
+        client.seal(bytes, &mut Vec::new()).unwrap();
+        let mut ciphertext = Vec::new();
+        server.seal(bytes, &mut ciphertext).unwrap();
+        assert_eq!(open_tls(&mut client, &ciphertext, seed).as_deref(), Some(bytes));
+    }
+    let session = if setting & 4 == 0 { &mut server } else { &mut client };
+    // Nobody has encrypted them, so they are no message.
+    assert!(open_tls(session, bytes, seed).is_none_or(|plaintext| plaintext.is_empty()));
+    assert!(session.held_len() <= HANDSHAKE_LEN_MAX + 2 * bytes.len() + (16 << 10));
+    session.close(&mut Vec::new());
+}
+
+/// Sends what one side has to say to the other.
+fn pass_tls(from: &mut TlsSession, to: &mut TlsSession, seed: u8) -> Vec<u8> {
+    let mut ciphertext = Vec::new();
+    from.take_output(&mut ciphertext);
+    open_tls(to, &ciphertext, seed).expect("a handshake goes on")
+}
+
+/// The plaintext of bytes that arrive cut by a seed; `None` if they are refused.
+fn open_tls(session: &mut TlsSession, bytes: &[u8], seed: u8) -> Option<Vec<u8>> {
+    let mut plaintext = Vec::new();
+    for piece in cut(bytes, seed) {
+        session.open(&mut piece.to_vec(), &mut plaintext).ok()?;
+    }
+    Some(plaintext)
+}
+
 fn write(offer: &Offer) -> String {
     let parameters = offer.parameters.iter().map(|parameter| match &parameter.value {
         Some(value) => format!("; {}=\"{value}\"", parameter.name),
@@ -233,6 +309,11 @@ mod tests {
     #[test]
     fn corpus_of_extension_offers_is_replayed() {
         replay("extension_offer", extension_offer);
+    }
+
+    #[test]
+    fn corpus_of_tls_records_is_replayed() {
+        replay("tls_records", tls_records);
     }
 
     #[test]

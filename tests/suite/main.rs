@@ -45,4 +45,5 @@ mod streams;
 mod supervisor;
 mod takeover;
 mod time;
+mod tls;
 mod transformer;
