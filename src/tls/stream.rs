@@ -95,7 +95,7 @@ fn received(buffer: &mut impl IoBufMut, len: usize) -> &mut [u8] {
 
 /// Copies `bytes` to the start of `buffer`, as far as it has room, and returns how many.
 #[expect(unsafe_code, reason = "IoBufMut has no safe view of its memory")]
-fn fill(buffer: &mut impl IoBufMut, bytes: &[u8]) -> usize {
+pub(super) fn fill(buffer: &mut impl IoBufMut, bytes: &[u8]) -> usize {
     let len = bytes.len().min(buffer.bytes_total());
     // SAFETY: an IoBufMut has bytes_total() bytes at write_ptr(), which are its own and so apart from
     // `bytes`; `len` of them are initialised here.
@@ -108,7 +108,7 @@ fn fill(buffer: &mut impl IoBufMut, bytes: &[u8]) -> usize {
 
 /// The bytes of a buffer that is to be written.
 #[expect(unsafe_code, reason = "IoBuf has no safe view of its bytes")]
-fn written(buffer: &impl IoBuf) -> &[u8] {
+pub(super) fn written(buffer: &impl IoBuf) -> &[u8] {
     // SAFETY: an IoBuf has bytes_init() initialised bytes at read_ptr() for as long as it lives.
     unsafe { slice::from_raw_parts(buffer.read_ptr(), buffer.bytes_init()) }
 }

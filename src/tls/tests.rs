@@ -1,8 +1,17 @@
 use std::{
-    io::Write,
+    collections::VecDeque,
+    future::pending,
+    io::{self, Write},
+    rc::Rc,
     sync::{Arc, LazyLock},
 };
 
+use futures_executor::block_on;
+use monoio::{
+    BufResult,
+    buf::{IoBuf, IoBufMut, IoVecBuf, IoVecBufMut},
+    io::{AsyncReadRent, AsyncWriteRent},
+};
 use proptest::{collection::vec, prelude::*};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::{
@@ -13,7 +22,8 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-use super::*;
+use super::{stream::fill, *};
+use crate::stream::{TryRead, WaitReadable};
 
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 
@@ -450,4 +460,168 @@ fn keys_are_changed_when_the_peer_asks_for_it() {
         assert_eq!(plaintext, [round; 50]);
     }
     assert_eq!(server.protocol_version(), Some(ProtocolVersion::TLSv1_3));
+}
+
+/// What arrives at one end of a stream, and what is written there.
+#[derive(Clone, Default)]
+struct Wire(Rc<std::cell::RefCell<(VecDeque<Vec<u8>>, Vec<Vec<u8>>)>>);
+
+impl Wire {
+    fn arrive(&self, bytes: &[u8], piece_len: usize) {
+        let mut wire = self.0.borrow_mut();
+        wire.0.extend(bytes.chunks(piece_len.max(1)).map(<[u8]>::to_vec));
+    }
+
+    fn take_written(&self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.0.borrow_mut().1)
+    }
+
+    /// Takes of the first piece as much as is wanted.
+    fn take(&self, len_max: usize) -> Option<Vec<u8>> {
+        let mut wire = self.0.borrow_mut();
+        let mut piece = wire.0.pop_front()?;
+        if piece.len() > len_max {
+            let rest = piece.split_off(len_max);
+            wire.0.push_front(rest);
+        }
+        Some(piece)
+    }
+}
+
+impl AsyncReadRent for Wire {
+    async fn read<T: IoBufMut>(&mut self, mut buffer: T) -> BufResult<usize, T> {
+        let Some(piece) = self.take(buffer.bytes_total()) else { return pending().await };
+        (Ok(fill(&mut buffer, &piece)), buffer)
+    }
+
+    async fn readv<T: IoVecBufMut>(&mut self, buffers: T) -> BufResult<usize, T> {
+        (Err(io::ErrorKind::Unsupported.into()), buffers)
+    }
+}
+
+impl WaitReadable for Wire {
+    async fn readable(&mut self) -> io::Result<()> {
+        if self.0.borrow().0.is_empty() { pending().await } else { Ok(()) }
+    }
+}
+
+impl TryRead for Wire {
+    fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let piece = self.take(buffer.len()).ok_or(io::ErrorKind::WouldBlock)?;
+        buffer[..piece.len()].copy_from_slice(&piece);
+        Ok(piece.len())
+    }
+}
+
+impl AsyncWriteRent for Wire {
+    async fn write<T: IoBuf>(&mut self, buffer: T) -> BufResult<usize, T> {
+        let mut bytes = vec![0; buffer.bytes_init()];
+        bytes.copy_from_slice(super::stream::written(&buffer));
+        let len = bytes.len();
+        self.0.borrow_mut().1.push(bytes);
+        (Ok(len), buffer)
+    }
+
+    async fn writev<T: IoVecBuf>(&mut self, buffers: T) -> BufResult<usize, T> {
+        (Err(io::ErrorKind::Unsupported.into()), buffers)
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    async fn shutdown(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Polls a future once, and drops it.
+fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match std::pin::pin!(future).as_mut().poll(&mut context) {
+        std::task::Poll::Ready(output) => Some(output),
+        std::task::Poll::Pending => None,
+    }
+}
+
+#[test]
+fn a_wait_that_is_dropped_loses_nothing() {
+    let Pair { server, mut client } = Pair::open(&TLS13);
+    let wire = Wire::default();
+    let (mut reader, _) = TlsStream::new(server, wire.clone(), wire.clone()).into_split();
+    let message = pattern(40_000);
+    let mut ciphertext = Vec::new();
+    client.seal(&message, &mut ciphertext).unwrap();
+    let mut plaintext = Vec::new();
+    for piece in ciphertext.chunks(700) {
+        wire.arrive(piece, 700);
+        if poll_once(reader.readable()).is_some() {
+            let (read, bytes) = poll_once(reader.read(Vec::with_capacity(100))).expect("at once");
+            assert_eq!(read.unwrap(), bytes.len());
+            plaintext.extend(bytes);
+        }
+    }
+    while poll_once(reader.readable()).is_some() {
+        plaintext.extend(poll_once(reader.read(Vec::with_capacity(4096))).expect("at once").1);
+    }
+    assert!(plaintext == message);
+}
+
+#[test]
+fn a_batch_is_one_write_whatever_came_before() {
+    let Pair { mut server, mut client } = Pair::new(&TLS13);
+    pass(&mut client, &mut server, &mut whole);
+    pass(&mut server, &mut client, &mut whole);
+    let mut flight = Vec::new();
+    client.seal(b"request", &mut flight).unwrap();
+    let wire = Wire::default();
+    let mut stream = TlsStream::new(server, wire.clone(), wire.clone());
+    block_on(stream.shake_hands(flight)).unwrap();
+    assert_eq!(wire.take_written().len(), 0, "tickets wait for the first write");
+    let (_, request) = block_on(stream.read(Vec::with_capacity(100)));
+    assert_eq!(request, b"request");
+    for len in [1, 16_384, 65_536, 200_000] {
+        let message = pattern(len);
+        let mut sent_len = 0;
+        while sent_len < len {
+            let (sent, _) = block_on(stream.write(message[sent_len..].to_vec()));
+            sent_len += sent.unwrap();
+        }
+        let writes = wire.take_written();
+        assert_eq!(writes.len(), len.div_ceil(65_536), "{len}");
+        let plaintext = receive(&mut client, &mut writes.concat(), &mut whole);
+        assert!(plaintext == message);
+    }
+    block_on(stream.shutdown()).unwrap();
+    receive(&mut client, &mut wire.take_written().concat(), &mut whole);
+    assert!(client.is_closed_by_peer());
+}
+
+#[test]
+fn a_write_that_is_dropped_breaks_the_stream() {
+    let Pair { server, .. } = Pair::open(&TLS13);
+    /// Never takes anything.
+    struct Full;
+    impl AsyncWriteRent for Full {
+        async fn write<T: IoBuf>(&mut self, _: T) -> BufResult<usize, T> {
+            pending().await
+        }
+
+        async fn writev<T: IoVecBuf>(&mut self, _: T) -> BufResult<usize, T> {
+            pending().await
+        }
+
+        async fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+
+        async fn shutdown(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let (_, mut writer) = TlsStream::new(server, Wire::default(), Full).into_split();
+    assert!(poll_once(writer.write(vec![1; 10])).is_none());
+    let (written, _) = poll_once(writer.write(vec![2; 10])).expect("at once");
+    assert_eq!(written.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    poll_once(writer.shutdown()).expect("at once").unwrap();
 }

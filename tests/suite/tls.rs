@@ -84,10 +84,7 @@ impl Authority {
     /// Writes the files of a server that is known by these names.
     fn write_server(&self, file: &str, names: &[&str]) -> (PathBuf, PathBuf) {
         let (certificate, key) = self.certify(file, names);
-        (
-            self.write(&format!("{file}.pem"), &certificate),
-            self.write(&format!("{file}.key"), &key),
-        )
+        (self.write(&format!("{file}.pem"), &certificate), self.write(&format!("{file}.key"), &key))
     }
 
     /// A server's flags with a certificate for each of these names.
@@ -538,7 +535,11 @@ fn flags_that_contradict_each_other_are_refused_with_what_to_add() {
             named(&["a", "b"], &["c"]),
             ConfigError::TlsKeyMissing { certificates: 2, keys: 1 },
         ),
-        (secure, Tls { self_signed: true, ..named(&["a"], &["b"]) }, ConfigError::TlsCertifiedTwice),
+        (
+            secure,
+            Tls { self_signed: true, ..named(&["a"], &["b"]) },
+            ConfigError::TlsCertifiedTwice,
+        ),
     ] {
         match with(listen, tls) {
             StartError::Config(error) => assert_eq!(error, expected),
@@ -628,10 +629,8 @@ fn serves(program: &Program, authority: &Authority, name: &str) -> bool {
 fn certificates_are_read_again_and_nobody_is_dropped() {
     let authority = Authority::new();
     let (certificate, key) = authority.write_server("server", &["old.example"]);
-    let flags = [
-        format!("--tls-cert={}", certificate.display()),
-        format!("--tls-key={}", key.display()),
-    ];
+    let flags =
+        [format!("--tls-cert={}", certificate.display()), format!("--tls-key={}", key.display())];
     let program = Program::start(&[&flags[0], &flags[1]]);
     let client_config = Arc::new(authority.client(&TLS13, None));
     let mut client = open(program.address, &client_config, "old.example");
