@@ -49,6 +49,13 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with_all = ["case", "sweep", "rates"])]
     boards: bool,
 
+    /// Compare over TLS: ringecho, and an echo that decrypts and encrypts, which ratios are to
+    ///
+    /// A further NAME=COMMAND speaks TLS then, and the generator believes every server. Ratios are
+    /// to the TLS echo (tls-echo). Not beside --sweep.
+    #[arg(long, conflicts_with = "sweep")]
+    tls: bool,
+
     /// Vary one thing over its range instead, and plot the cost against it
     #[arg(long, value_name = "WHAT", value_enum)]
     sweep: Option<Axis>,
@@ -68,13 +75,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", requires = "rates")]
     against: Option<String>,
 
-    /// Payloads of the messages [default: 64,1KiB,16KiB,256KiB; at rates and churn: 64; boards: 5;
-    /// swept: 16 to 1MiB]
+    /// Payloads of the messages [default: 64,1KiB,16KiB,256KiB; over TLS not the last; at rates and
+    /// churn: 64; boards: 5; swept: 16 to 1MiB]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     payloads: Vec<ByteSize>,
 
-    /// Numbers of connections, of those that come and go at a time [default: 1,64,512; at rates:
-    /// 64; churn: 64,512; boards: 512,4096,16384; swept: 1 to 10000]
+    /// Numbers of connections, of those that come and go at a time [default: 1,64,512; over TLS not
+    /// the first; at rates: 64; churn: 64,512; boards: 512,4096,16384; swept: 1 to 10000]
     #[arg(
         long, value_name = "LIST", value_delimiter = ',',
         value_parser = clap::value_parser!(u32).range(1..=1_000_000)
@@ -201,7 +208,11 @@ impl Args {
                 _ => server::with_buffers(&programs, server_cpu, generator_cpu),
             });
         }
-        let mut all = server::built_in(&programs);
+        let mut all = if self.tls {
+            server::built_in_over_tls(&programs)
+        } else {
+            server::built_in(&programs)
+        };
         all.extend(self.further.iter().cloned());
         for (at, server) in all.iter().enumerate() {
             let is_repeated = all[..at].iter().any(|other| other.name == server.name);
@@ -230,10 +241,11 @@ impl Args {
             };
             ensure!(
                 mode != Mode::Churn || server.echo == Echo::Messages,
-                "--servers: {name} is a raw TCP echo, which has no closing handshake; leave it out \
-                 with --case churn"
+                "--servers: {name} echoes bytes, so it has no closing handshake; leave it out with \
+                 --case churn"
             );
             let mut server = server.clone();
+            server.is_tls = self.tls;
             server.cpus = vec![server_cpu];
             server.generator_cpus = vec![generator_cpu];
             chosen.push(server);
@@ -262,6 +274,7 @@ impl Args {
 
     fn cases(&self, mode: Mode) -> anyhow::Result<Vec<Case>> {
         let (payloads, connections, depths): (&[u64], &[u32], &[u32]) = match mode {
+            Mode::Cases if self.tls => (&[64, 1 << 10, 16 << 10], &[64, 512], &[1, 16]),
             Mode::Cases => (&[64, 1 << 10, 16 << 10, 256 << 10], &[1, 64, 512], &[1, 16]),
             Mode::Boards => (&[5], &[512, 4096, 16_384], &[1, 16]),
             Mode::Churn => (&[64], &[64, 512], &[1]),
@@ -345,6 +358,20 @@ mod tests {
     }
 
     #[test]
+    fn over_tls_only_what_speaks_it_is_compared() {
+        let over_tls = plan("--tls mine={port}").unwrap();
+        assert_eq!(over_tls.cases.len(), 3 * 2 * 2);
+        let names: Vec<&str> = over_tls.servers.iter().map(|server| &*server.name).collect();
+        assert_eq!(
+            names,
+            ["ringecho-engine", "ringecho-epoll", "ringecho-portable", "tls-echo", "mine"]
+        );
+        assert!(over_tls.servers.iter().all(|server| server.url(1).starts_with("wss://")));
+        let error = plan("--tls --sweep payload").unwrap_err().to_string();
+        assert!(error.contains("cannot be used with"), "{error}");
+    }
+
+    #[test]
     fn of_connections_that_come_and_go_only_websocket_servers_are_compared() {
         let plan = plan("--case churn mine={port}").unwrap();
         let cases: Vec<String> = plan.cases.iter().map(ToString::to_string).collect();
@@ -383,10 +410,7 @@ mod tests {
             ("mine=sleep", "has no {port}"),
             ("--sweep payload --connections 1,2", "--connections has 2 values; with --sweep"),
             ("--sweep workers --servers tcp-epoll", "is about ringecho alone"),
-            (
-                "--case churn --servers tcp-epoll",
-                "tcp-epoll is a raw TCP echo, which has no closing",
-            ),
+            ("--case churn --servers tcp-epoll", "tcp-epoll echoes bytes, so it has no closing"),
             ("--case churn --depths 2", "cannot be used with '--depths <LIST>'"),
             ("--rates --depths 1", "cannot be used with"),
             ("--boards --rates", "cannot be used with"),

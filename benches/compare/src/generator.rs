@@ -110,6 +110,9 @@ fn arguments(plan: &Plan, case: &Case, server: &Server, port: u16, pid: u32) -> 
     if server.echo == Echo::Bytes {
         arguments.push("--raw-tcp".to_owned());
     }
+    if server.is_tls {
+        arguments.push("--insecure".to_owned());
+    }
     if case.is_text {
         arguments.push("--text".to_owned());
     }
@@ -210,6 +213,16 @@ mod tests {
         let of_others = told(&examples::results());
         assert!(!of_others.iter().any(|other| other == "--text"), "{of_others:?}");
         assert!(!of_others.iter().any(|other| other.starts_with("--source")), "{of_others:?}");
+    }
+
+    #[test]
+    fn servers_over_tls_are_believed() {
+        let mut plan = examples::results().plan;
+        let told = |plan: &Plan| arguments(plan, &plan.cases[0], &plan.servers[0], 81, 7);
+        assert!(!told(&plan).contains(&"--insecure".to_owned()));
+        plan.servers[0].is_tls = true;
+        assert!(told(&plan).contains(&"--insecure".to_owned()));
+        assert!(told(&plan)[0].starts_with("wss://"));
     }
 
     #[test]

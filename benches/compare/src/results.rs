@@ -1,5 +1,5 @@
 //! What was measured, and what follows from it: summaries, and ratios to the cheaper raw TCP echo,
-//! among connections that come and go to the cheapest server, or to a server of the plan's choice.
+//! over TLS to the TLS echo, among connections that come and go to the cheapest server, or to a server of the plan's choice.
 
 #![expect(clippy::cast_precision_loss, reason = "memory is less than 2^52 bytes")]
 
@@ -125,7 +125,7 @@ impl Runs {
 
 impl Results {
     /// The server that costs are divided by in a case: that of the plan's choice, or else the raw
-    /// TCP echo that is cheaper in the case, by the median of its server CPU per message. A raw TCP
+    /// TCP echo, or over TLS the TLS echo, that is cheaper in the case, by the median of its server CPU per message. A raw TCP
     /// echo has no closing handshake, so where connections come and go it is the cheapest server.
     pub(crate) fn baseline(&self, case: usize) -> Option<usize> {
         let runs = &self.cases[case];

@@ -11,6 +11,10 @@ use crate::words::counted;
 const PORT: &str = "{port}";
 const CPUS: &str = "{cpus}";
 
+/// Where ringecho listens, without TLS and with it.
+const LISTEN: &str = "127.0.0.1:{port}";
+const TLS_LISTEN: &str = "tls+127.0.0.1:{port}";
+
 /// Those whose cost is plotted by default: ours, the limits, and a library for everybody.
 pub(crate) const SWEPT: [&str; 5] =
     ["ringecho-engine", "ringecho-portable", "tcp-uring", "tcp-epoll", "fastwebsockets-corked"];
@@ -24,6 +28,9 @@ pub(crate) struct Server {
     /// Where it takes WebSocket connections.
     pub(crate) path: String,
     pub(crate) echo: Echo,
+    /// Whether it speaks TLS.
+    #[serde(rename = "tls")]
+    pub(crate) is_tls: bool,
     /// The CPUs that it runs on.
     pub(crate) cpus: Vec<usize>,
     /// The CPUs that the generator runs on in its turns.
@@ -39,7 +46,7 @@ pub(crate) struct Server {
 pub(crate) enum Echo {
     /// The messages.
     Messages,
-    /// The bytes that carried them: a raw TCP echo.
+    /// The bytes that carried them: a raw TCP echo, or a TLS echo.
     Bytes,
 }
 
@@ -69,6 +76,7 @@ impl Server {
             command,
             path: path.to_owned(),
             echo,
+            is_tls: false,
             cpus: Vec::new(),
             generator_cpus: Vec::new(),
             variant: None,
@@ -89,7 +97,13 @@ impl Server {
     }
 
     pub(crate) fn url(&self, port: u16) -> String {
-        format!("ws://127.0.0.1:{port}{}", self.path)
+        let scheme = if self.is_tls { "wss" } else { "ws" };
+        format!("{scheme}://127.0.0.1:{port}{}", self.path)
+    }
+
+    /// The same server, which speaks TLS.
+    pub(crate) fn over_tls(self) -> Self {
+        Self { is_tls: true, ..self }
     }
 }
 
@@ -144,6 +158,19 @@ pub(crate) fn built_in(programs: &Programs) -> Vec<Server> {
     servers
 }
 
+/// What speaks TLS: ringecho, and the limit, which encrypts again what it has decrypted.
+pub(crate) fn built_in_over_tls(programs: &Programs) -> Vec<Server> {
+    let mut servers: Vec<_> = RINGECHO
+        .iter()
+        .map(|(name, flags)| {
+            ringecho_on(&["--listen", TLS_LISTEN, "--tls-self-signed"], programs, name, flags)
+        })
+        .collect();
+    let command = vec![programs.path("tls-echo"), PORT.to_owned()];
+    servers.push(Server::new("tls-echo", command, "/", Echo::Bytes));
+    servers.into_iter().map(Server::over_tls).collect()
+}
+
 /// ringecho with 1 worker to as many as there are CPUs, in each way. The generator has the
 /// CPUs that are left, or shares one if none is.
 pub(crate) fn with_workers(
@@ -193,11 +220,14 @@ pub(crate) fn with_buffers(
 }
 
 fn ringecho(programs: &Programs, name: &str, flags: &[&str]) -> Server {
+    ringecho_on(&["--listen", LISTEN], programs, name, flags)
+}
+
+/// ringecho with a listener that these words make.
+fn ringecho_on(listener: &[&str], programs: &Programs, name: &str, flags: &[&str]) -> Server {
     let mut command = vec![programs.path("ringecho")];
-    let listen = format!("127.0.0.1:{PORT}");
-    for word in ["--listen", &listen, "--cpus", CPUS, "--log-level", "warn"].iter().chain(flags) {
-        command.push((*word).to_owned());
-    }
+    let others = ["--cpus", CPUS, "--log-level", "warn"];
+    command.extend(listener.iter().chain(&others).chain(flags).map(|word| (*word).to_owned()));
     Server::new(name, command, "/ws", Echo::Messages)
 }
 
@@ -240,6 +270,16 @@ mod tests {
         server.cpus = vec![2, 3];
         assert_eq!(server.command_for(81), ["./serve", "--on=:81", "--cpus=2,3", "81"]);
         assert_eq!(server.url(81), "ws://127.0.0.1:81/ws");
+    }
+
+    #[test]
+    fn servers_over_tls_listen_and_are_reached_so() {
+        let servers = built_in_over_tls(&Programs::default());
+        let urls: Vec<_> = servers.iter().map(|server| server.url(81)).collect();
+        assert_eq!(urls.first().unwrap(), "wss://127.0.0.1:81/ws");
+        assert_eq!(urls.last().unwrap(), "wss://127.0.0.1:81/");
+        let command = servers[0].command_for(81).join(" ");
+        assert!(command.contains("--listen tls+127.0.0.1:81 --tls-self-signed"), "{command}");
     }
 
     #[test]

@@ -131,6 +131,7 @@ pub(crate) fn text(results: &Results, case: usize) -> String {
             results.plan.servers[server].name,
             match (&results.plan.against, unit) {
                 (Some(_), _) => "",
+                (None, Unit::Message) if results.plan.servers[server].is_tls => ", the TLS echo",
                 (None, Unit::Message) => ", the cheaper raw TCP echo",
                 (None, Unit::Cycle) => ", the cheapest",
             }

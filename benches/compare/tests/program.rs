@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-const PROGRAMS: [&str; 3] = ["ringecho-loadtest", "tcp-epoll", "tokio-tungstenite"];
+const PROGRAMS: [&str; 4] = ["ringecho-loadtest", "tcp-epoll", "tls-echo", "tokio-tungstenite"];
 
 /// What a comparison has said and written.
 struct Compared {
@@ -102,6 +102,20 @@ fn servers_are_compared_and_a_broken_one_does_not_keep_the_others_from_it() {
     }
     assert!(svg.contains("<svg"));
     assert!(markdown.contains("| 64 B x 2 x 1 |"));
+}
+
+#[test]
+fn over_tls_the_ratios_are_to_the_tls_echo() {
+    let Compared { code, stdout, stderr, json, svg, .. } = compare(
+        "--tls --servers=tls-echo --payloads=20KiB --connections=2 --depths=2 --rounds=1 \
+         --duration=300ms --warmup=10ms",
+        &[],
+    );
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
+    let title = "20 KiB x 2 connections x depth 2; ratio to tls-echo, the TLS echo";
+    assert!(stdout.contains(title), "{stdout}{stderr}");
+    assert_eq!(json["plan"]["servers"][0]["tls"], true);
+    assert!(svg.contains("over TLS"));
 }
 
 #[test]

@@ -35,7 +35,7 @@ pub fn listen(scheme: &str) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("cannot listen on 127.0.0.1:{port}"))?;
     listener.set_nonblocking(true)?;
     SockRef::from(&listener).set_tcp_nodelay(true)?;
-    let path = if scheme == "ws" { "/" } else { "" };
+    let path = if scheme.starts_with("ws") { "/" } else { "" };
     println!("listening on {scheme}://{}{path}", listener.local_addr()?);
     Ok(listener)
 }

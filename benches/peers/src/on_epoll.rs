@@ -29,6 +29,9 @@ use crate::{listen, opening};
 /// Bytes in front of every read that are an [`Echo`]'s to use.
 pub const HEADROOM: usize = 16;
 
+/// Bytes behind the longest read, for a reply that is longer than what it answers.
+const TAILROOM: usize = 32 << 10;
+
 const BUFFER_LEN: usize = 256 << 10;
 
 /// Connections that one `epoll_wait` reports.
@@ -37,13 +40,16 @@ const EVENTS_MAX: usize = 1024;
 /// The listener's place among those of the connections.
 const LISTENER: u64 = u64::MAX;
 
-/// How one connection is answered after its opening handshake.
+/// How one connection is answered, after its opening handshake if that is not its own to answer.
 pub trait Echo: Default {
     /// What a client's URL begins with.
     const SCHEME: &'static str;
 
+    /// Whether it is given the request head too, and answers that itself.
+    const ANSWERS_REQUEST_HEAD: bool = false;
+
     /// Turns `buffer[received]` into what is sent back. At least [`HEADROOM`] bytes are in front of
-    /// it, and the whole buffer may be written to.
+    /// it, 32 KiB behind the longest read, and the whole buffer may be written to.
     ///
     /// An error ends the connection at once.
     fn answer(&mut self, buffer: &mut [u8], received: Range<usize>) -> io::Result<Answer>;
@@ -59,7 +65,7 @@ pub struct Answer {
 
 struct Connection<E> {
     stream: TcpStream,
-    /// The request head as far as it has come; none once it is answered.
+    /// The request head as far as it has come; none once it is answered, or if the echo answers it.
     request_head: Option<Vec<u8>>,
     echo: E,
     /// What a short write has left over.
@@ -96,7 +102,7 @@ pub fn serve<E: Echo>() -> anyhow::Result<()> {
     let listener = listen(E::SCHEME)?;
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
-    let buffer = vec![0; HEADROOM + BUFFER_LEN];
+    let buffer = vec![0; HEADROOM + BUFFER_LEN + TAILROOM];
     let mut server =
         Server::<E> { epoll, listener, connections: Slab::new(), buffer, waiting: Vec::new() };
     server.run()
@@ -165,7 +171,7 @@ impl<E: Echo> Server<E> {
             self.epoll.add(&stream, EpollEvent::new(flags, entry.key() as u64))?;
             entry.insert(Connection {
                 stream,
-                request_head: Some(Vec::new()),
+                request_head: (!E::ANSWERS_REQUEST_HEAD).then(Vec::new),
                 echo: E::default(),
                 unsent: Vec::new(),
                 is_last: false,
@@ -189,7 +195,7 @@ impl<E: Echo> Connection<E> {
                 return Ok(Next::End);
             }
         }
-        let read = match self.stream.read(&mut buffer[HEADROOM..]) {
+        let read = match self.stream.read(&mut buffer[HEADROOM..][..BUFFER_LEN]) {
             Ok(0) => return Ok(Next::End),
             Ok(read) => read,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Next::Event),
@@ -208,7 +214,7 @@ impl<E: Echo> Connection<E> {
             Next::Event
         } else if self.is_last {
             Next::End
-        } else if read == buffer.len() - HEADROOM || self.peer_ended {
+        } else if read == BUFFER_LEN || self.peer_ended {
             Next::Turn
         } else {
             Next::Event

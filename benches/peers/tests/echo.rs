@@ -1,13 +1,22 @@
 //! Every peer echoes what it is sent, and those on WebSocket end in order; the raw TCP echoes also when their client does not read for
-//! a while, and when it ends its side first.
+//! a while, and when it ends its side first. The TLS echo does the same under TLS 1.2 and 1.3.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
     process::{Child, Command, Stdio},
+    sync::Arc,
     thread::{self, JoinHandle},
 };
 
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned,
+    SupportedProtocolVersion,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::ring,
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    version::{TLS12, TLS13},
+};
 use tungstenite::{Error, Message, WebSocket};
 
 const WEBSOCKET_PEERS: [&str; 5] = [
@@ -23,6 +32,8 @@ const RAW_TCP_PEERS: [&str; 3] = [
     env!("CARGO_BIN_EXE_tcp-monoio"),
     env!("CARGO_BIN_EXE_tcp-uring"),
 ];
+
+const TLS_ECHO: &str = env!("CARGO_BIN_EXE_tls-echo");
 
 /// More than the sockets of both sides hold, however far the kernel lets them grow.
 const FLOOD_LEN: usize = 48 << 20;
@@ -185,5 +196,85 @@ fn raw_tcp_peers_outlive_clients_that_vanish() {
         let mut received = [0; 8];
         stream.read_exact(&mut received).unwrap();
         assert_eq!(&received, b"and now?", "{program}");
+    }
+}
+
+/// Takes every server for the one that it says it is.
+#[derive(Debug)]
+struct BelievesAnyone;
+
+impl ServerCertVerifier for BelievesAnyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// A connection to the TLS echo after both handshakes.
+fn connect_tls(
+    peer: &Peer,
+    version: &'static SupportedProtocolVersion,
+) -> StreamOwned<ClientConnection, TcpStream> {
+    let config = ClientConfig::builder_with_provider(ring::default_provider().into())
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(BelievesAnyone))
+        .with_no_client_auth();
+    let session =
+        ClientConnection::new(config.into(), ServerName::try_from("localhost").unwrap()).unwrap();
+    let mut stream = StreamOwned::new(session, TcpStream::connect(peer.address).unwrap());
+    tungstenite::client(format!("wss://{}/", peer.address), &mut stream)
+        .expect("the opening handshake succeeds");
+    stream
+}
+
+#[test]
+fn bytes_come_back_from_the_tls_echo_and_its_end_as_well() {
+    for version in [&TLS12, &TLS13] {
+        let peer = Peer::start(TLS_ECHO);
+        let mut streams: Vec<_> = (0..3).map(|_| connect_tls(&peer, version)).collect();
+        for len in [1, 64, 16_384, 70_000, 1 << 20] {
+            let sent = pattern(len);
+            for stream in &mut streams {
+                stream.write_all(&sent).unwrap();
+                let mut received = vec![0; len];
+                stream.read_exact(&mut received).unwrap();
+                assert!(received == sent, "{len} bytes are changed under {version:?}");
+            }
+        }
+        for mut stream in streams {
+            stream.conn.send_close_notify();
+            stream.flush().unwrap();
+            assert_eq!(stream.read(&mut [0]).unwrap(), 0, "it says that it ends");
+        }
     }
 }

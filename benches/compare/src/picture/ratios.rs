@@ -82,6 +82,10 @@ fn draw_head(canvas: &Canvas<'_>, results: &Results, left: i32) -> Result<(), Er
             "Server CPU per cycle, relative to the cheapest server of the same round",
             "is the cheapest server",
         ),
+        _ if results.plan.servers.iter().any(|server| server.is_tls) => (
+            "Server CPU per message over TLS, relative to a TLS echo in the same round",
+            "is what TLS itself costs",
+        ),
         _ => (
             "Server CPU per message, relative to the cheaper raw TCP echo of the same round",
             "is what TCP itself costs",
