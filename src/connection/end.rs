@@ -10,6 +10,7 @@ use crate::{
         ProtocolError, reply,
         session::{Goodbye, Session},
     },
+    tls::TlsFault,
 };
 
 /// How a connection ended. Every accepted connection ends in one of these ways.
@@ -29,6 +30,9 @@ pub enum ConnectionEnd {
     ClosedByServer,
     /// The peer violated the protocol.
     Failed(ProtocolError),
+    /// TLS could not go on after its handshake: a record was no record of the session's, or the peer
+    /// said that it found such a fault.
+    TlsFailed(TlsFault),
     /// The peer ended its side without a Close frame.
     PeerVanished,
     /// The connection broke.
@@ -62,7 +66,10 @@ impl ConnectionEnd {
     /// Whether the peer may still be reading, so that the connection lingers instead of closing at
     /// once: in the engine, or by [`linger`](super::linger()).
     pub fn is_orderly(self) -> bool {
-        matches!(self, Self::ClosedByPeer | Self::ClosedByServer | Self::Failed(_))
+        matches!(
+            self,
+            Self::ClosedByPeer | Self::ClosedByServer | Self::Failed(_) | Self::TlsFailed(_)
+        )
     }
 
     /// Whether the connection is reset when it is closed, since its peer takes nothing.
@@ -119,6 +126,7 @@ mod tests {
             (ConnectionEnd::PageServed, "page_served"),
             (ConnectionEnd::Refused(RefusalReason::PathUnknown), "refused"),
             (ConnectionEnd::Failed(ProtocolError::MaskMissing), "failed"),
+            (ConnectionEnd::TlsFailed(TlsFault::NotDecrypted), "tls_failed"),
             (ConnectionEnd::KeepAliveTimeout, "keep_alive_timeout"),
             (ConnectionEnd::WriteTimeout, "write_timeout"),
             (ConnectionEnd::IdleTimeout, "idle_timeout"),
@@ -128,7 +136,7 @@ mod tests {
         ] {
             assert_eq!(ConnectionEnd::KINDS[end.kind()], name);
         }
-        assert_eq!(ConnectionEnd::KINDS.len(), 18);
+        assert_eq!(ConnectionEnd::KINDS.len(), 19);
     }
 
     #[test]

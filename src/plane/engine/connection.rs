@@ -7,6 +7,10 @@
 //! resets the connection, and a reset can destroy what the peer has not read yet. So when its last
 //! replies are out the server's side alone is ended, and what arrives is discarded until the peer has
 //! ended its side too.
+//!
+//! A connection over TLS differs in two places: what it receives is opened before the session sees it,
+//! and what it sends is sealed when it is queued. So records go out in the order in which they were
+//! sealed, which is the only order that a peer can open them in.
 
 use std::{
     mem,
@@ -26,6 +30,7 @@ use super::{
     key::Key,
     replies::{PartQueue, Replies},
     sends::Part,
+    tls::{Sealed, seal_frame, seal_reply},
     transfers::{Event, ReceiveEnd, Transfers, Unsent},
 };
 use crate::{
@@ -43,6 +48,7 @@ use crate::{
         reply::{Closing, Reply},
         session::{Goodbye, Session},
     },
+    tls::{TlsError, TlsSession},
 };
 
 /// All that an idle connection costs.
@@ -58,8 +64,17 @@ pub(super) struct Connection {
     is_hungry: bool,
     pub(super) sending: Sending,
     pub(super) stage: Stage,
+    /// What most connections are without.
+    beside: Option<Box<Beside>>,
+}
+
+/// What few connections have, apart from the table since all pay for what is in it.
+#[derive(Default)]
+pub(super) struct Beside {
     /// What an operator may ask, if that is kept.
     pub(super) record: Option<Rc<Record>>,
+    /// The session under that of RFC 6455, of a connection over TLS.
+    pub(super) tls: Option<Box<TlsSession>>,
 }
 
 const _: () = assert!(size_of::<Connection>() <= 112, "an idle connection weighs no more");
@@ -111,6 +126,9 @@ pub(super) struct Work<K> {
     pub(super) now: Tick,
     /// What is kept for connections, counted into the memory budget.
     pub(super) holdings: Holdings<Key>,
+    /// What a chunk is opened into, whichever connection it is of; empty between two chunks. It grows to
+    /// what one chunk and the beginning of a record hold.
+    pub(super) plaintext: Vec<u8>,
     pub(super) rules: Rules,
     pub(super) dimensions: Dimensions,
     pub(super) counters: Arc<Counters>,
@@ -134,8 +152,33 @@ impl Connection {
             is_hungry: false,
             sending: Sending::Ready(PartQueue::default()),
             stage: Stage::Open,
-            record: None,
+            beside: None,
         }
+    }
+
+    /// The same, with what only few connections have.
+    pub(super) fn with(self, beside: Beside) -> Self {
+        let is_empty = beside.record.is_none() && beside.tls.is_none();
+        Self { beside: (!is_empty).then(|| beside.into()), ..self }
+    }
+
+    /// Gives back what it was taken over with.
+    pub(super) fn into_parts(self) -> (OwnedFd, Beside) {
+        (self.descriptor, self.beside.map_or_else(Beside::default, |beside| *beside))
+    }
+
+    #[inline]
+    fn record(&self) -> Option<&Rc<Record>> {
+        self.beside.as_ref()?.record.as_ref()
+    }
+
+    #[inline]
+    fn tls(&self) -> Option<&TlsSession> {
+        self.beside.as_ref()?.tls.as_deref()
+    }
+
+    fn tls_mut(&mut self) -> Option<&mut TlsSession> {
+        self.beside.as_mut()?.tls.as_deref_mut()
     }
 
     /// The close code that the peer was sent, if it was sent one.
@@ -155,7 +198,7 @@ impl Connection {
     #[inline]
     fn count<K>(&self, received_len: usize, reply: &Reply, work: &Work<K>) {
         work.counters.count_reply(received_len, reply);
-        if let Some(record) = &self.record {
+        if let Some(record) = self.record() {
             record.count(received_len, reply.sent_len(), reply.messages);
         }
     }
@@ -163,7 +206,7 @@ impl Connection {
     /// Counts the bytes of a frame of the server's own.
     fn count_sent<K>(&self, len: usize, work: &Work<K>) {
         work.counters.sent_bytes.add(len as u64);
-        if let Some(record) = &self.record {
+        if let Some(record) = self.record() {
             record.count(0, len, 0);
         }
     }
@@ -210,18 +253,36 @@ impl Connection {
         }
     }
 
-    /// Bytes have come together with the request head.
+    /// Answers the bytes that have come together with the request head, which over TLS are opened, and
+    /// sends what the TLS session has to say.
     pub(super) fn receive_early<K: Kernel>(
         &mut self,
         key: Key,
         mut bytes: Vec<u8>,
         work: &mut Work<K>,
     ) {
-        let reply = self.session.receive(&mut bytes, &work.rules);
-        self.count(bytes.len(), &reply, work);
-        bytes.truncate(reply.range.end);
-        bytes.drain(..reply.range.start);
-        self.answer(key, reply, Part::Owned(bytes), work);
+        if !bytes.is_empty() {
+            let reply = self.session.receive(&mut bytes, &work.rules);
+            self.count(bytes.len(), &reply, work);
+            if self.tls().is_some() {
+                self.answer_sealed(key, reply, &bytes, None, work);
+            } else {
+                bytes.truncate(reply.range.end);
+                bytes.drain(..reply.range.start);
+                self.answer(key, reply, Part::Owned(bytes), work);
+            }
+        }
+        if let Some(tls) = self.tls_mut() {
+            let mut output = Vec::new();
+            tls.take_output(&mut output);
+            let is_closed = tls.is_closed_by_peer();
+            if !output.is_empty() {
+                self.queue(key, Part::Owned(output), work);
+            }
+            if is_closed {
+                self.leave(key, ConnectionEnd::PeerVanished, work);
+            }
+        }
     }
 
     /// Bytes have arrived. Unless the receive goes on, it is to be armed again.
@@ -231,7 +292,9 @@ impl Connection {
         if !goes_on {
             self.receiving = Receiving::Idle;
         }
-        if self.stage == Stage::Open {
+        if self.stage == Stage::Open && self.tls().is_some() {
+            self.receive_sealed(key, chunk, work);
+        } else if self.stage == Stage::Open {
             self.timing.traffic(work.now);
             let reply = self.session.receive(work.transfers.chunk_mut(&chunk), &work.rules);
             self.count(chunk.len(), &reply, work);
@@ -245,6 +308,87 @@ impl Connection {
             self.starve(key, work);
         } else if !self.may_receive(key, work) {
             self.disarm(key, work);
+        }
+    }
+
+    /// Records have arrived: opens those that are whole, and seals the reply to them in their place.
+    #[inline(never)]
+    fn receive_sealed<K: Kernel>(&mut self, key: Key, chunk: Chunk, work: &mut Work<K>) {
+        let Some(tls) = self.tls_mut() else { unreachable!("the connection is over TLS") };
+        let mut plaintext = mem::take(&mut work.plaintext);
+        let opened = tls.open(work.transfers.chunk_mut(&chunk), &mut plaintext);
+        self.timing.traffic(work.now);
+        match opened {
+            Ok(opened) => {
+                let reply = self.session.receive(&mut plaintext, &work.rules);
+                self.count(plaintext.len(), &reply, work);
+                if reply.messages > 0 {
+                    self.timing.message(work.now);
+                }
+                self.answer_sealed(key, reply, &plaintext, Some(chunk), work);
+                if opened.is_closed && self.stage == Stage::Open {
+                    self.leave(key, ConnectionEnd::PeerVanished, work);
+                }
+            }
+            Err(error) => self.fail_tls(key, &error, work),
+        }
+        plaintext.clear();
+        work.plaintext = plaintext;
+    }
+
+    /// Queues a reply over TLS, whose range is within `plaintext`, and does what follows from it. It is
+    /// sealed into the chunk, as far as it has room there.
+    fn answer_sealed<K: Kernel>(
+        &mut self,
+        key: Key,
+        reply: Reply,
+        plaintext: &[u8],
+        chunk: Option<Chunk>,
+        work: &mut Work<K>,
+    ) {
+        let Reply { prefix, range, closing, .. } = reply;
+        let Some(tls) = self.tls_mut() else { unreachable!("the connection is over TLS") };
+        let place = chunk.as_ref().map_or(&mut [][..], |chunk| work.transfers.chunk_mut(chunk));
+        match seal_reply(tls, &prefix, &plaintext[range], place) {
+            Ok(Sealed { in_place, rest }) => {
+                if let (Some(chunk), 1..) = (chunk, in_place) {
+                    self.queue(key, Part::Chunk(chunk.narrow(0..in_place)), work);
+                }
+                if !rest.is_empty() {
+                    self.queue(key, Part::Owned(rest), work);
+                }
+                if let Some(closing) = closing {
+                    self.close(key, *closing, work);
+                }
+            }
+            Err(error) => self.fail_tls(key, &error, work),
+        }
+    }
+
+    /// Leaves since TLS cannot go on. The alert that says why goes out before.
+    #[cold]
+    fn fail_tls<K: Kernel>(&mut self, key: Key, error: &TlsError, work: &mut Work<K>) {
+        self.leave(key, ConnectionEnd::TlsFailed(error.fault()), work);
+    }
+
+    /// Queues a frame of the server's own.
+    #[cold]
+    fn queue_frame<K: Kernel>(&mut self, key: Key, frame: Vec<u8>, work: &mut Work<K>) {
+        match self.tls_mut().map(|tls| seal_frame(tls, &frame)) {
+            None => self.queue(key, Part::Owned(frame), work),
+            Some(Ok(records)) => self.queue(key, Part::Owned(records), work),
+            Some(Err(error)) => self.fail_tls(key, &error, work),
+        }
+    }
+
+    /// Queues close_notify, behind which nothing is sent; after an error of TLS it is an alert.
+    fn queue_close_notify<K: Kernel>(&mut self, key: Key, work: &mut Work<K>) {
+        let mut records = Vec::new();
+        if let Some(tls) = self.tls_mut() {
+            tls.close(&mut records);
+        }
+        if !records.is_empty() {
+            self.queue(key, Part::Owned(records), work);
         }
     }
 
@@ -298,25 +442,30 @@ impl Connection {
     pub(super) fn account<K: Kernel>(&self, key: Key, work: &mut Work<K>) {
         let kept_len = match (self.stage, &self.sending) {
             (Stage::Leaving, _) => 0,
-            (_, Sending::Ready(_)) => self.session.held_len(),
+            (_, Sending::Ready(_)) => self.held_len(),
             (_, Sending::Blocked(waiting)) => {
-                self.session.held_len() + work.transfers.patient_len(key) + waiting.len()
+                self.held_len() + work.transfers.patient_len(key) + waiting.len()
             }
         };
         work.holdings.set(key, kept_len);
     }
 
-    /// Whether a frame is held. The sweep counts it, since it comes and goes with messages.
+    /// Whether a frame or a record is held. The sweep counts it, since it comes and goes with messages.
     pub(super) fn holds_frame(&self) -> bool {
-        self.session.held_len() > 0
+        self.held_len() > 0
+    }
+
+    /// Bytes that are kept of a frame and of a record until they are whole.
+    fn held_len(&self) -> usize {
+        self.session.held_len() + self.tls().map_or(0, TlsSession::held_len)
     }
 
     #[cold]
     fn queue_close<K: Kernel>(&mut self, key: Key, frame: Vec<u8>, work: &mut Work<K>) {
         self.count_sent(frame.len(), work);
-        self.queue(key, Part::Owned(frame), work);
+        self.queue_frame(key, frame, work);
         self.timing.closing(work.now);
-        if let Some(record) = &self.record {
+        if let Some(record) = self.record() {
             record.closing();
         }
     }
@@ -425,7 +574,7 @@ impl Connection {
         {
             work.counters.pings_sent.add(1);
             self.count_sent(frame.len(), work);
-            self.queue(key, Part::Owned(frame.to_vec()), work);
+            self.queue_frame(key, frame.to_vec(), work);
         }
     }
 
@@ -488,8 +637,12 @@ impl Connection {
             self.stage = Stage::Closing;
             self.timing.closing(work.now);
             work.leaving.insert(key, end.for_its_cause(&self.session));
-            if let Some(record) = &self.record {
+            if let Some(record) = self.record() {
                 record.closing();
+            }
+            // Whoever may still be reading is told that nothing more comes.
+            if end.is_orderly() || end == ConnectionEnd::PeerVanished {
+                self.queue_close_notify(key, work);
             }
         }
         if !end.is_orderly() {

@@ -15,6 +15,7 @@
 //!
 //! - `kernel`: the operations that the engine asks for; `uring` and `epoll`: who performs them.
 //! - `buffers`: memory to receive into; `sends`: memory to send from; `transfers`: both, turn by turn.
+//! - `tls`: replies in records, for connections over TLS.
 //! - `connection`: what happens to one connection; `table`: all connections, each by its `key`.
 //! - `replies`: parts to send in this turn; `buffer_queue`: connections that wait for a buffer.
 //! - `waits`: what the worker's tasks wait for; `spin`: how long the engine polls before it sleeps.
@@ -37,6 +38,9 @@ mod spin;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tls;
+#[cfg(test)]
+mod tls_peers;
 mod transfers;
 mod uring;
 mod waits;
@@ -54,7 +58,7 @@ use fnv::FnvHashMap;
 
 use self::{
     buffer_queue::BufferQueue,
-    connection::{Connection, DepartureState, Receiving, Sending, Stage, Work},
+    connection::{Beside, Connection, DepartureState, Receiving, Sending, Stage, Work},
     replies::Replies,
     spin::Spin,
     table::Table,
@@ -77,6 +81,7 @@ use crate::{
         session::Goodbye,
     },
     pulse::Activity,
+    tls::TlsSession,
 };
 
 pub use self::{
@@ -87,6 +92,20 @@ pub use self::{
     uring::Uring,
     waits::Wait,
 };
+
+/// A connection for the engine to take over, whose opening handshake is done.
+pub struct Newcomer {
+    /// The connection. Nobody else reads or writes it any more.
+    pub descriptor: OwnedFd,
+    /// What the handshake agreed on about compression.
+    pub compression: Compression,
+    /// Bytes that came together with the request head; over TLS, what they were opened to.
+    pub early: Vec<u8>,
+    /// What an operator may ask, if that is kept.
+    pub record: Option<Rc<Record>>,
+    /// The session of a connection over TLS, with all ciphertext that has been received.
+    pub tls: Option<Box<TlsSession>>,
+}
 
 /// Places for connections that have ended, for which memory is kept in any case.
 const LEAVING_KEPT: usize = 1024;
@@ -161,6 +180,7 @@ impl<K: Kernel> Engine<K> {
             departures_due: Vec::new(),
             now: Tick::default(),
             holdings: Holdings::new(Share::unlimited()),
+            plaintext: Vec::new(),
             rules,
             dimensions,
             counters,
@@ -217,33 +237,29 @@ impl<K: Kernel> Engine<K> {
         compression: Compression,
         early: Vec<u8>,
     ) -> Result<(), (OwnedFd, Vec<u8>)> {
-        self.adopt_recorded(descriptor, compression, early, None)
+        let newcomer = Newcomer { descriptor, compression, early, record: None, tls: None };
+        self.take_over(newcomer).map_err(|newcomer| (newcomer.descriptor, newcomer.early))
     }
 
-    /// The same, with the record of what an operator may ask of the connection.
-    pub fn adopt_recorded(
-        &mut self,
-        descriptor: OwnedFd,
-        compression: Compression,
-        early: Vec<u8>,
-        record: Option<Rc<Record>>,
-    ) -> Result<(), (OwnedFd, Vec<u8>)> {
+    /// The same, with what only few connections have.
+    pub fn take_over(&mut self, newcomer: Newcomer) -> Result<(), Newcomer> {
         let Self { table, work, .. } = self;
         if table.is_full() {
-            return Err((descriptor, early));
+            return Err(newcomer);
         }
         let now = work.now;
-        let (key, connection) =
-            table.insert(|generation| Connection::new(descriptor, generation, compression, now));
+        let Newcomer { descriptor, compression, early, record, tls } = newcomer;
+        let beside = Beside { record, tls };
+        let (key, connection) = table.insert(|generation| {
+            Connection::new(descriptor, generation, compression, now).with(beside)
+        });
         if work.transfers.adopt(key, connection.descriptor.as_fd()).is_err() {
             let Some(connection) = table.remove(key) else { unreachable!("it was just inserted") };
-            return Err((connection.descriptor, early));
+            let (descriptor, Beside { record, tls }) = connection.into_parts();
+            return Err(Newcomer { descriptor, compression, early, record, tls });
         }
-        connection.record = record;
         connection.arm(key, work);
-        if !early.is_empty() {
-            connection.receive_early(key, early, work);
-        }
+        connection.receive_early(key, early, work);
         if self.is_draining {
             connection.say_goodbye(key, Goodbye::Stopping, work);
         }
@@ -521,7 +537,7 @@ impl<K: Kernel> Engine<K> {
                     let connection = table.remove(*key).zip(work.leaving.remove(key));
                     departures.extend(connection.map(|(connection, end)| {
                         let close_code = connection.close_code();
-                        let Connection { descriptor, record, .. } = connection;
+                        let (descriptor, Beside { record, .. }) = connection.into_parts();
                         Departure { descriptor, end, close_code, record }
                     }));
                     false

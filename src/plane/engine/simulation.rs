@@ -18,7 +18,10 @@ use std::{
 use nix::errno::Errno;
 use rand::{RngExt, SeedableRng, rngs::SmallRng, seq::SliceRandom};
 
-use super::kernel::{Completion, Kernel, Operation, SendFrom, SendMode};
+use super::{
+    kernel::{Completion, Kernel, Operation, SendFrom, SendMode},
+    tls_peers::TlsPeer,
+};
 
 /// The kernel, which the engine owns while a test looks at the world behind it.
 #[derive(Clone)]
@@ -110,6 +113,8 @@ pub(super) struct Peer {
     pub(super) broken: bool,
     /// The kernel has failed an operation of its connection, and what was to be sent may be lost.
     pub(super) is_struck: bool,
+    /// What it speaks TLS with, if it does; then input and output are records.
+    pub(super) tls: Option<Box<TlsPeer>>,
     /// The other end of the connection's descriptor, which shows whether that is closed.
     pub(super) witness: Option<UnixStream>,
 }
@@ -120,6 +125,8 @@ pub(super) enum Ending {
     Close,
     /// Its last frame is a violation.
     Violation,
+    /// Its last record is none of its session.
+    BadRecord,
     /// It ends its side.
     Fin,
     /// Its connection breaks, at any time.
@@ -426,8 +433,11 @@ impl Peer {
     /// Whether it ends its side behind its input.
     pub(super) fn has_ended(&self) -> bool {
         match (self.ending, self.farewell) {
-            (Ending::Fin, _) | (Ending::Close | Ending::Violation, Farewell::Ends) => true,
-            (Ending::Close | Ending::Violation, Farewell::Follows) => self.server_has_ended,
+            (Ending::Fin, _)
+            | (Ending::Close | Ending::Violation | Ending::BadRecord, Farewell::Ends) => true,
+            (Ending::Close | Ending::Violation | Ending::BadRecord, Farewell::Follows) => {
+                self.server_has_ended
+            }
             _ => false,
         }
     }

@@ -6,9 +6,13 @@
 //!
 //! Another 10,000 seeds run on a kernel that fails. There a connection may also break, and the whole
 //! engine may die at any point; then every descriptor that it had is closed.
+//!
+//! Connections over TLS take part in runs of their own, among others: their peer is rustls' client,
+//! and what it has sent and got is held to the same.
 
 use std::{
     cell::RefCell,
+    env,
     fs::File,
     io::{self, Read},
     os::{
@@ -23,10 +27,12 @@ use std::{
 };
 
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use rustls::{AlertDescription, Error};
 
 use super::{
-    Departure, Dimensions, Engine, Interest, Wait,
+    Departure, Dimensions, Engine, Interest, Newcomer, Wait,
     simulation::{Death, Ending, Farewell, Faults, Peer, Reads, Simulation, World},
+    tls_peers::{reveal, secure},
     transfers::UnderWay,
 };
 use crate::{
@@ -46,9 +52,13 @@ use crate::{
         reply::Next,
         session::{Goodbye, PING, Session},
     },
+    tls::TlsFault,
 };
 
 const SEEDS: u64 = 10_000;
+
+/// Handshakes take their time. More seeds are for `RINGECHO_TESTS_TLS_SEEDS`.
+const TLS_SEEDS: u64 = 400;
 
 const RULES: Rules = Rules { hold: 200, frame_size_max: u64::MAX, message_size_max: u64::MAX };
 
@@ -85,6 +95,38 @@ fn every_seed_on_a_failing_kernel_is_echoed_or_ended_by_name() {
         deaths += outcome.unwrap_or_else(|_| panic!("seed {seed}: {faults:?}"));
     }
     assert!(deaths > SEEDS / 20 && deaths < SEEDS / 4, "{deaths} deaths");
+}
+
+#[test]
+fn every_seed_over_tls_is_echoed_and_leaves_nothing_behind() {
+    for seed in 0..tls_seeds() {
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            let mut run = Run::new(seed);
+            run.secured_odds = (2, 3);
+            run.converse();
+            run.check_leftovers();
+            for (peer, end) in &run.departed {
+                check(peer, *end);
+            }
+        }));
+        assert!(outcome.is_ok(), "seed {seed}");
+    }
+}
+
+#[test]
+fn every_seed_over_tls_on_a_failing_kernel_is_echoed_or_ended_by_name() {
+    for seed in 0..tls_seeds() {
+        let mut run = Run::new(seed);
+        run.secured_odds = (2, 3);
+        let faults = Faults::random(&mut run.rng);
+        run.world.borrow_mut().faults = faults;
+        let outcome = catch_unwind(AssertUnwindSafe(|| run.converse_or_die()));
+        assert!(outcome.is_ok(), "seed {seed}: {faults:?}");
+    }
+}
+
+fn tls_seeds() -> u64 {
+    env::var("RINGECHO_TESTS_TLS_SEEDS").map_or(TLS_SEEDS, |seeds| seeds.parse().expect("a number"))
 }
 
 /// The kernel has no memory for a reply, when a goodbye waits behind it already or comes later.
@@ -233,6 +275,8 @@ struct Run {
     /// Connections that the engine was to adopt, and those that it has given back.
     accepted: usize,
     given_back: usize,
+    /// How many of so many connections are over TLS.
+    secured_odds: (u32, u32),
 }
 
 impl Run {
@@ -256,7 +300,20 @@ impl Run {
         let (now, accepted, given_back) = (Tick::default(), 0, 0);
         let keep_alive_interval = Within::new(KEEP_ALIVE_INTERVAL).unwrap();
         let time = Time { keep_alive_interval, ..Time::default() };
-        Self { world, engine, waits, rng, now, time, memory, departed, accepted, given_back }
+        let secured_odds = (0, 1);
+        Self {
+            world,
+            engine,
+            waits,
+            rng,
+            now,
+            time,
+            memory,
+            departed,
+            accepted,
+            given_back,
+            secured_odds,
+        }
     }
 
     /// A new connection, whose peer has sent one message with the request head, and has room for
@@ -275,17 +332,26 @@ impl Run {
         witness.set_nonblocking(true).expect("a socket");
         let descriptor = OwnedFd::from(descriptor);
         let raw = descriptor.as_raw_fd();
-        let peer = Peer { witness: Some(witness), ..peer };
+        let mut peer = Peer { witness: Some(witness), ..peer };
         let refused_before = self.world.borrow().refused;
         self.accepted += 1;
-        let early = peer.input[..peer.taken].to_vec();
+        let (secured, all) = self.secured_odds;
+        let (tls, early) = if secured > 0 && self.rng.random_ratio(secured, all) {
+            let (tls, early) = secure(&mut self.rng, &mut peer);
+            (Some(tls), early)
+        } else {
+            (None, peer.input[..peer.taken].to_vec())
+        };
         self.world.borrow_mut().peers.insert(raw, peer);
-        if let Err((descriptor, given_back)) =
-            self.engine.adopt(descriptor, Compression::None, early)
-        {
-            assert_eq!(descriptor.as_raw_fd(), raw);
-            let peer = self.world.borrow_mut().peers.remove(&raw).expect("it was just inserted");
-            assert_eq!(given_back, peer.input[..peer.taken], "early bytes are given back");
+        let is_secured = tls.is_some();
+        let compression = Compression::None;
+        let newcomer =
+            Newcomer { descriptor, compression, early: early.clone(), record: None, tls };
+        if let Err(given_back) = self.engine.take_over(newcomer) {
+            assert_eq!(given_back.descriptor.as_raw_fd(), raw);
+            self.world.borrow_mut().peers.remove(&raw).expect("it was just inserted");
+            assert_eq!(given_back.early, early, "early bytes are given back");
+            assert_eq!(given_back.tls.is_some(), is_secured, "and so is its TLS session");
             let is_full = self.engine.connection_count() == CONNECTIONS_MAX as usize;
             assert!(is_full || self.world.borrow().refused > refused_before);
             self.given_back += 1;
@@ -309,7 +375,8 @@ impl Run {
             let mut world = self.world.borrow_mut();
             let raw = descriptor.as_raw_fd();
             assert!(!world.slots.values().any(|held| *held == raw), "it is still registered");
-            let peer = world.peers.remove(&raw).expect("it departs once");
+            let mut peer = world.peers.remove(&raw).expect("it departs once");
+            check_tls(&mut peer, end);
             self.departed.push((peer, end));
         }
     }
@@ -437,7 +504,8 @@ impl Run {
     fn bury(self) {
         let Self { world, engine, departed, accepted, given_back, .. } = self;
         drop(engine);
-        let world = world.borrow();
+        let mut world = world.borrow_mut();
+        world.peers.values_mut().for_each(|peer| drop(reveal(peer)));
         assert_eq!(accepted, given_back + departed.len() + world.peers.len(), "each ends once");
         for peer in world.peers.values().chain(departed.iter().map(|(peer, _)| peer)) {
             let end = peer.witness.as_ref().expect("it is connected").read(&mut [0]);
@@ -503,6 +571,25 @@ fn split(mut bytes: &[u8]) -> Vec<Vec<u8>> {
     frames
 }
 
+/// Reads the records of a peer that speaks TLS, and holds their end against how it ended.
+fn check_tls(peer: &mut Peer, end: ConnectionEnd) {
+    let is_secured = peer.tls.is_some();
+    let may_be_cut = peer.broken || peer.is_struck;
+    let revealed = reveal(peer);
+    if is_secured && end.is_orderly() && !may_be_cut {
+        match end {
+            ConnectionEnd::TlsFailed(_) => {
+                let alert = Error::AlertReceived(AlertDescription::BadRecordMac);
+                assert_eq!(revealed.error, Some(alert), "it is told what was wrong");
+            }
+            _ => assert!(revealed.is_closed, "{revealed:?}: it is told of the end"),
+        }
+    } else if let Some(error) = revealed.error {
+        // An alert, after which the connection broke.
+        assert!(matches!(error, Error::AlertReceived(_)), "{error:?}: every record can be read");
+    }
+}
+
 /// Holds what a peer has got against what it has sent, and how it ended.
 fn check(peer: &Peer, end: ConnectionEnd) {
     let (expected, next) = reference(&peer.input[..peer.taken]);
@@ -525,6 +612,10 @@ fn check(peer: &Peer, end: ConnectionEnd) {
         ConnectionEnd::Failed(error) => {
             assert_eq!(next, Next::Fail(error));
             !said_goodbye
+        }
+        ConnectionEnd::TlsFailed(fault) => {
+            assert_eq!((fault, peer.ending), (TlsFault::NotDecrypted, Ending::BadRecord));
+            false
         }
         ConnectionEnd::PeerVanished => {
             assert!(peer.ending == Ending::Fin && peer.taken == peer.input.len());
@@ -610,6 +701,7 @@ fn peer(input: Vec<u8>, ending: Ending) -> Peer {
         server_has_ended: false,
         broken: false,
         is_struck: false,
+        tls: None,
         witness: None,
     }
 }
@@ -633,7 +725,7 @@ fn conversation(rng: &mut SmallRng, ending: Ending) -> Vec<u8> {
     match ending {
         Ending::Close => bytes.extend(frame(rng, true, OpCode::Close, vec![0x03, 0xe8])),
         Ending::Violation => bytes.extend(frame(rng, false, OpCode::Ping, Vec::new())),
-        Ending::Fin | Ending::Reset | Ending::Silence => {}
+        Ending::BadRecord | Ending::Fin | Ending::Reset | Ending::Silence => {}
     }
     if matches!(ending, Ending::Close | Ending::Violation) && rng.random_ratio(1, 4) {
         // The server discards what comes behind.

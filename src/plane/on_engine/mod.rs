@@ -23,7 +23,7 @@ use tracing::warn;
 use self::task_stream::TaskStream;
 use super::{
     Bounds, Departure, Plane, Upgraded,
-    engine::{Engine, Interest, Kernel, Wait},
+    engine::{Engine, Interest, Kernel, Newcomer, Wait},
 };
 use crate::{
     connection::{
@@ -190,10 +190,10 @@ impl<K: Kernel> Plane for OnEngine<K> {
         let Upgraded { stream, early, compression, record } = upgraded;
         let descriptor = stream.into_descriptor();
         self.0.is_adopting.set(true);
-        let adopted =
-            self.0.engine.borrow_mut().adopt_recorded(descriptor, compression, early, record);
+        let newcomer = Newcomer { descriptor, compression, early, record, tls: None };
+        let taken_over = self.0.engine.borrow_mut().take_over(newcomer);
         self.0.is_adopting.set(false);
-        let Err((descriptor, _)) = adopted else { return None };
+        let Err(Newcomer { descriptor, .. }) = taken_over else { return None };
         Some(self.turn_away(descriptor, control).await)
     }
 
