@@ -38,7 +38,7 @@ pub use self::{
     privileges::{Account, Id, Privileges, Sandboxing},
     settings::{Change, Settings},
     time::Time,
-    tls::Tls,
+    tls::{Ktls, Tls},
     values::{PowerOfTwo, Quantity, ShortTime, Size, ValueError, Within, format_duration},
 };
 use crate::http::echo_paths::EchoPaths;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::ConfigError;
 use crate::config::values::{group_defaults, parse_switch};
@@ -31,6 +31,22 @@ pub struct Tls {
     /// Make a certificate for this run, and log its fingerprint: for trials
     #[arg(long = "tls-self-signed", value_parser = parse_switch)]
     pub self_signed: bool,
+
+    /// Who opens and seals records after the handshake: this program, or the kernel where it can
+    ///
+    /// With `on`, keys go to the kernel (kTLS, tls.ko) on the engine's data plane. Nobody counts the
+    /// records of a connection then, so its keys last as long as it does: see --lifetime-max.
+    #[arg(long, value_name = "WHEN", default_value = "off")]
+    pub ktls: Ktls,
+}
+
+/// Whether the kernel opens and seals records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Ktls {
+    /// It does not.
+    Off,
+    /// It does, where it has the module.
+    On,
 }
 
 impl Default for Tls {
