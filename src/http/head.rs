@@ -75,10 +75,12 @@ async fn read_more(
     let len = received.len();
     received.reserve(REQUEST_HEAD_LEN_MAX.saturating_sub(len));
     let unfilled = received.split_off(len);
-    let (result, filled) = reader.read(unfilled).await;
+    let (result, mut filled) = reader.read(unfilled).await;
     match result {
         Ok(0) | Err(_) => Err(HeadError::PeerLeft),
-        Ok(_) => {
+        Ok(len) => {
+            // A layer such as TLS may have used more of the buffer than it has filled.
+            filled.truncate(len);
             received.unsplit(filled);
             Ok(received)
         }
