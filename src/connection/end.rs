@@ -10,7 +10,7 @@ use crate::{
         ProtocolError, reply,
         session::{Goodbye, Session},
     },
-    tls::TlsFault,
+    tls::{TlsError, TlsFault},
 };
 
 /// How a connection ended. Every accepted connection ends in one of these ways.
@@ -62,6 +62,12 @@ pub enum ConnectionEnd {
 impl ConnectionEnd {
     /// The names under which ends are counted, by [`kind`](Self::kind): those of the variants.
     pub const KINDS: [&'static str; EndKind::COUNT] = *EndKind::VARIANTS.first_chunk().unwrap();
+
+    /// The end of a connection whose stream has failed with this error.
+    pub fn of_failure(error: &io::Error) -> Self {
+        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());
+        tls.map_or(Self::Broken(error.kind()), |error| Self::TlsFailed(error.fault()))
+    }
 
     /// Whether the peer may still be reading, so that the connection lingers instead of closing at
     /// once: in the engine, or by [`linger`](super::linger()).
@@ -137,6 +143,18 @@ mod tests {
             assert_eq!(ConnectionEnd::KINDS[end.kind()], name);
         }
         assert_eq!(ConnectionEnd::KINDS.len(), 19);
+    }
+
+    #[test]
+    fn failure_of_tls_is_told_from_that_of_a_socket() {
+        let reset = io::Error::from(io::ErrorKind::ConnectionReset);
+        assert_eq!(
+            ConnectionEnd::of_failure(&reset),
+            ConnectionEnd::Broken(io::ErrorKind::ConnectionReset)
+        );
+        let fault = TlsFault::NotDecrypted;
+        let failed = io::Error::new(io::ErrorKind::InvalidData, TlsError::from(fault));
+        assert_eq!(ConnectionEnd::of_failure(&failed), ConnectionEnd::TlsFailed(fault));
     }
 
     #[test]

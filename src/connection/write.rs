@@ -38,7 +38,7 @@ pub async fn write_all<T: IoBuf>(
                 control.taken();
                 unsent = buffer.slice(unsent_at + len..end);
             }
-            Err(error) => return Err(ConnectionEnd::Broken(error.kind())),
+            Err(error) => return Err(ConnectionEnd::of_failure(&error)),
         }
     }
 }

@@ -28,6 +28,7 @@ use crate::{
     metrics::Counters,
     protocol::echo::{Compression, Rules},
     stream::{Duplex, TryRead},
+    tls::TlsStream,
 };
 
 pub(crate) use self::{on_engine::OnEngine, portable::Portable};
@@ -60,6 +61,15 @@ pub(crate) trait Plane: Sized + 'static {
     async fn carry(
         &self,
         upgraded: Upgraded<Self::Stream>,
+        bounds: &Bounds,
+        counters: &Counters,
+        control: &Control,
+    ) -> Option<ConnectionEnd>;
+
+    /// The same for a connection over TLS.
+    async fn carry_secured(
+        &self,
+        upgraded: Upgraded<SecureStream<Self::Stream>>,
         bounds: &Bounds,
         counters: &Counters,
         control: &Control,
@@ -103,6 +113,9 @@ pub(crate) trait Plane: Sized + 'static {
     async fn drive(&self, is_over: impl Fn() -> bool, finish: impl Fn(Departure))
     -> io::Result<()>;
 }
+
+/// A connection of a plane's, over TLS.
+pub(crate) type SecureStream<S> = TlsStream<<S as Duplex>::Reader, <S as Duplex>::Writer>;
 
 /// A connection whose opening handshake is done.
 pub(crate) struct Upgraded<S> {

@@ -28,6 +28,8 @@ pub enum TlsFault {
     RefusedByPeer(AlertDescription),
     /// The stream ended before the handshake was over.
     CutOff,
+    /// The peer has changed its keys, and the kernel that opens its records cannot.
+    KeysChanged,
     /// The session has been closed, or has failed before.
     Closed,
     /// The fault is not the peer's: rustls, its settings, or random numbers.
@@ -49,6 +51,7 @@ impl TlsFault {
             Self::CertificateRefused => "certificate_refused",
             Self::RefusedByPeer(_) => "refused_by_peer",
             Self::CutOff => "cut_off",
+            Self::KeysChanged => "keys_changed",
             Self::Closed => "closed",
             Self::Internal => "internal",
         }

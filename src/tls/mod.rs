@@ -4,6 +4,7 @@
 //! Certificates, tickets and what the operator sets are the server's and the generator's own.
 
 mod error;
+pub mod ktls;
 mod provider;
 mod scratch;
 mod session;

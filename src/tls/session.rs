@@ -9,8 +9,8 @@
 use std::{cell::RefCell, mem, sync::Arc};
 
 use rustls::{
-    ClientConfig, CommonState, Error, HandshakeKind, ProtocolVersion, ServerConfig,
-    SupportedCipherSuite,
+    ClientConfig, CommonState, Error, ExtractedSecrets, HandshakeKind, ProtocolVersion,
+    ServerConfig, SupportedCipherSuite,
     client::{ClientConnectionData, UnbufferedClientConnection},
     pki_types::{CertificateDer, ServerName},
     server::{ServerConnectionData, UnbufferedServerConnection},
@@ -98,13 +98,17 @@ pub struct TlsSession {
     is_peer_done: bool,
     /// We send nothing more.
     is_done: bool,
+    /// Its configuration lets it give its keys away.
+    gives_keys: bool,
     failure: Option<Box<TlsError>>,
 }
 
 impl TlsSession {
     /// The server's side.
     pub fn server(config: Arc<ServerConfig>) -> Result<Self, TlsError> {
-        Ok(Self::new(Side::Server(UnbufferedServerConnection::new(config)?)))
+        let gives_keys = config.enable_secret_extraction;
+        let session = Self::new(Side::Server(UnbufferedServerConnection::new(config)?));
+        Ok(Self { gives_keys, ..session })
     }
 
     /// The client's side, of a session with `name`. Its ClientHello waits to be sent.
@@ -123,6 +127,7 @@ impl TlsSession {
             server_name: None,
             is_peer_done: false,
             is_done: false,
+            gives_keys: false,
             failure: None,
         }
     }
@@ -350,6 +355,27 @@ impl TlsSession {
                 Ok(Some(Err(_))) | Err(_) => return,
             }
         }
+    }
+
+    /// Whether [`into_secrets`](Self::into_secrets) may be called: the configuration allows it
+    /// ([`ServerConfig::enable_secret_extraction`]), and the session is between two records, with
+    /// nothing to send.
+    pub fn may_give_keys_away(&self) -> bool {
+        self.gives_keys
+            && !self.is_handshaking()
+            && self.kept.is_empty()
+            && !self.has_output()
+            && !self.is_peer_done
+            && !self.is_done
+            && self.failure.is_none()
+    }
+
+    /// The keys of both directions, with the numbers of their next records.
+    pub fn into_secrets(self) -> Result<ExtractedSecrets, TlsError> {
+        Ok(match self.side {
+            Side::Server(connection) => connection.dangerous_into_kernel_connection()?.0,
+            Side::Client(connection) => connection.dangerous_into_kernel_connection()?.0,
+        })
     }
 
     /// Whether this is the server's side.

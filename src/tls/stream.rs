@@ -181,6 +181,18 @@ impl<R: AsyncReadRent, W: AsyncWriteRent> TlsStream<R, W> {
         (self.reader, self.writer)
     }
 
+    /// The session, the plaintext that nobody has read yet, and the halves of the stream below.
+    pub fn into_parts(self) -> (TlsSession, Vec<u8>, R, W) {
+        let Self { reader, writer } = self;
+        drop(writer.shared);
+        let Ok(shared) = Rc::try_unwrap(reader.shared) else {
+            unreachable!("the other half is gone")
+        };
+        let Shared { session, mut pending, taken_len } = shared.into_inner();
+        pending.drain(..taken_len);
+        (session, pending, reader.half, writer.half)
+    }
+
     /// The halves of the stream below, once no more TLS is spoken.
     pub fn into_below(self) -> (R, W) {
         (self.reader.half, self.writer.half)

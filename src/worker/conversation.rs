@@ -28,7 +28,7 @@ use crate::{
         read_request_head, route, without_body,
     },
     metrics::{Counters, RefusalReason},
-    plane::{Bounds, Plane, Upgraded, portable},
+    plane::{Bounds, Plane, SecureStream, Upgraded},
     pulse::Activity,
     stream::Duplex,
 };
@@ -60,19 +60,18 @@ impl<P: Plane> Carry<P::Stream> for ByPlane<'_, P> {
     }
 }
 
-/// A task of the connection's own, which carries any stream.
-pub(super) struct ByTask;
+/// The worker's plane, which carries its own streams over TLS.
+pub(super) struct BySecurePlane<'a, P>(pub(super) &'a P);
 
-impl<S: Duplex> Carry<S> for ByTask {
+impl<P: Plane> Carry<SecureStream<P::Stream>> for BySecurePlane<'_, P> {
     async fn carry(
         self,
-        Upgraded { stream, early, compression, .. }: Upgraded<S>,
+        upgraded: Upgraded<SecureStream<P::Stream>>,
         bounds: &Bounds,
         counters: &Counters,
         control: &Control,
     ) -> Option<ConnectionEnd> {
-        let (reader, writer) = stream.split();
-        Some(portable::run(reader, writer, early, compression, control, bounds, counters).await)
+        self.0.carry_secured(upgraded, bounds, counters, control).await
     }
 }
 

@@ -13,7 +13,7 @@ use monoio::io::{AsyncReadRent, AsyncWriteRent};
 use rustls::{ProtocolVersion, ServerConfig};
 use tracing::debug;
 
-use super::{Worker, conversation::ByTask};
+use super::{Worker, conversation::BySecurePlane};
 use crate::{
     connection::{ConnectionEnd, Control, Demand, linger, write_all},
     entry::{admission::Entered, tls::name_of},
@@ -64,7 +64,10 @@ impl<P: Plane> Worker<P> {
         let end = match within_time(opening, control).await {
             Ok(Opening::Done(stream)) => {
                 self.note_handshake(&stream, began, control);
-                return self.converse_http(stream, BytesMut::new(), ByTask, control, entered).await;
+                let carrier = BySecurePlane(&self.plane);
+                return self
+                    .converse_http(stream, BytesMut::new(), carrier, control, entered)
+                    .await;
             }
             Ok(Opening::Plain { below: (mut reader, mut writer), is_head }) => {
                 entered.handshake_over();
@@ -187,9 +190,10 @@ fn reason(fault: TlsFault) -> RefusalReason {
         TlsFault::NothingInCommon | TlsFault::NoProtocolInCommon => RefusalReason::TlsIncompatible,
         TlsFault::CertificateMissing => RefusalReason::TlsCertificateMissing,
         TlsFault::CertificateRefused => RefusalReason::TlsCertificateRefused,
-        TlsFault::RefusedByPeer(_) | TlsFault::Closed | TlsFault::CutOff => {
-            RefusalReason::TlsRefusedByClient
-        }
+        TlsFault::RefusedByPeer(_)
+        | TlsFault::Closed
+        | TlsFault::CutOff
+        | TlsFault::KeysChanged => RefusalReason::TlsRefusedByClient,
         TlsFault::Internal => RefusalReason::TlsFailed,
     }
 }

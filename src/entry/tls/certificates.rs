@@ -31,8 +31,8 @@ use tracing::{info, warn};
 
 use super::OFFERS_HTTP2;
 use crate::{
-    config::Tls,
-    tls::{default_provider, fingerprint, new_ticketer, note_server_name},
+    config::{Ktls, Tls},
+    tls::{default_provider, fingerprint, ktls, new_ticketer, note_server_name},
 };
 
 /// Bytes that a file with certificates or a key may have: thousands of certificates.
@@ -88,6 +88,8 @@ pub struct Certificates {
     stamps: Vec<Option<Stamp>>,
     /// Encrypts tickets. All workers share it, and it changes its keys by itself, every 6 hours.
     tickets: Arc<dyn ProducesTickets>,
+    /// Keys go to the kernel.
+    gives_keys: bool,
     /// Of a certificate that was made for this run.
     self_signed: Option<Arc<CertifiedKey>>,
     config: Arc<ServerConfig>,
@@ -120,8 +122,11 @@ impl Certificates {
         let stamps = stamps(settings);
         let tickets = new_ticketer()?;
         let self_signed = settings.self_signed.then(|| self_sign(names)).transpose()?;
-        let config = Arc::new(build(settings, self_signed.as_ref(), tickets.clone())?);
-        Ok(Some(Self { settings: settings.clone(), stamps, tickets, self_signed, config }))
+        let gives_keys = settings.ktls == Ktls::On && has_ktls();
+        let mut config = build(settings, self_signed.as_ref(), tickets.clone())?;
+        config.enable_secret_extraction = gives_keys;
+        let (settings, config) = (settings.clone(), Arc::new(config));
+        Ok(Some(Self { settings, stamps, tickets, gives_keys, self_signed, config }))
     }
 
     /// What new handshakes are answered with.
@@ -169,8 +174,23 @@ impl Certificates {
         if self.settings.client_authorities.is_some() {
             self.tickets = new_ticketer()?;
         }
-        build(&self.settings, self.self_signed.as_ref(), self.tickets.clone())
+        let mut config = build(&self.settings, self.self_signed.as_ref(), self.tickets.clone())?;
+        config.enable_secret_extraction = self.gives_keys;
+        Ok(config)
     }
+}
+
+/// Whether the kernel can be given keys. If not, a warning says so.
+fn has_ktls() -> bool {
+    let probed = ktls::probe();
+    if let Err(error) = &probed {
+        let cause = match error.raw_os_error() {
+            Some(libc::ENOENT) => "it has no module for it: try modprobe tls".to_owned(),
+            _ => error.to_string(),
+        };
+        warn!("--ktls on: the kernel speaks no TLS ({cause}); this program does");
+    }
+    probed.is_ok()
 }
 
 fn directory(file: &Path) -> PathBuf {

@@ -13,7 +13,7 @@
 //! sealed, which is the only order that a peer can open them in.
 
 use std::{
-    mem,
+    io, mem,
     os::fd::{AsFd, OwnedFd},
     rc::Rc,
     sync::Arc,
@@ -21,6 +21,7 @@ use std::{
 };
 
 use fnv::FnvHashMap;
+use rustls::AlertDescription;
 
 use super::{
     buffer_queue::BufferQueue,
@@ -30,7 +31,7 @@ use super::{
     key::Key,
     replies::{PartQueue, Replies},
     sends::Part,
-    tls::{Sealed, seal_frame, seal_reply},
+    tls::{Sealed, Security, seal_frame, seal_reply},
     transfers::{Event, ReceiveEnd, Transfers, Unsent},
 };
 use crate::{
@@ -48,7 +49,10 @@ use crate::{
         reply::{Closing, Reply},
         session::{Goodbye, Session},
     },
-    tls::{TlsError, TlsSession},
+    tls::{
+        TlsError, TlsFault, TlsSession,
+        ktls::{AlertLevel, fault_of, read_control, send_alert},
+    },
 };
 
 /// All that an idle connection costs.
@@ -73,8 +77,8 @@ pub(super) struct Connection {
 pub(super) struct Beside {
     /// What an operator may ask, if that is kept.
     pub(super) record: Option<Rc<Record>>,
-    /// The session under that of RFC 6455, of a connection over TLS.
-    pub(super) tls: Option<Box<TlsSession>>,
+    /// Who speaks TLS, if it is over TLS.
+    pub(super) security: Security,
 }
 
 const _: () = assert!(size_of::<Connection>() <= 112, "an idle connection weighs no more");
@@ -158,7 +162,7 @@ impl Connection {
 
     /// The same, with what only few connections have.
     pub(super) fn with(self, beside: Beside) -> Self {
-        let is_empty = beside.record.is_none() && beside.tls.is_none();
+        let is_empty = beside.record.is_none() && matches!(beside.security, Security::None);
         Self { beside: (!is_empty).then(|| beside.into()), ..self }
     }
 
@@ -174,11 +178,22 @@ impl Connection {
 
     #[inline]
     fn tls(&self) -> Option<&TlsSession> {
-        self.beside.as_ref()?.tls.as_deref()
+        match &self.beside.as_ref()?.security {
+            Security::Session(session) => Some(session),
+            Security::None | Security::Kernel => None,
+        }
     }
 
     fn tls_mut(&mut self) -> Option<&mut TlsSession> {
-        self.beside.as_mut()?.tls.as_deref_mut()
+        match &mut self.beside.as_mut()?.security {
+            Security::Session(session) => Some(session),
+            Security::None | Security::Kernel => None,
+        }
+    }
+
+    /// Whether the kernel opens and seals its records.
+    fn is_over_ktls(&self) -> bool {
+        self.beside.as_ref().is_some_and(|it| matches!(it.security, Security::Kernel))
     }
 
     /// The close code that the peer was sent, if it was sent one.
@@ -275,12 +290,16 @@ impl Connection {
         if let Some(tls) = self.tls_mut() {
             let mut output = Vec::new();
             tls.take_output(&mut output);
-            let is_closed = tls.is_closed_by_peer();
+            let opened = tls.open(&mut [], &mut Vec::new());
             if !output.is_empty() {
                 self.queue(key, Part::Owned(output), work);
             }
-            if is_closed {
-                self.leave(key, ConnectionEnd::PeerVanished, work);
+            match opened {
+                Ok(opened) if opened.is_closed && self.stage == Stage::Open => {
+                    self.leave(key, ConnectionEnd::PeerVanished, work);
+                }
+                Ok(_) => {}
+                Err(error) => self.fail_tls(key, &error, work),
             }
         }
     }
@@ -513,8 +532,35 @@ impl Connection {
         match end {
             ReceiveEnd::Cancelled => self.arm(key, work),
             ReceiveEnd::BuffersExhausted => self.starve(key, work),
+            ReceiveEnd::Broken(_) if self.stage == Stage::Open && self.is_over_ktls() => {
+                let end = self.take_control_record();
+                self.leave(key, end, work);
+                // The kernel receives nothing more on it, whatever the peer does.
+                self.stop_receiving(key, work);
+            }
             ReceiveEnd::Broken(kind) => self.leave(key, ConnectionEnd::Broken(kind), work),
         }
+    }
+
+    /// How a connection ends whose records the kernel opens, and whose receive has failed: it does that
+    /// where a record is no data, or none of the session's.
+    #[cold]
+    fn take_control_record(&self) -> ConnectionEnd {
+        let (fault, alert) = match read_control(&self.descriptor) {
+            Ok(record) => match fault_of(record) {
+                None => return ConnectionEnd::PeerVanished,
+                Some(fault) => fault,
+            },
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                (TlsFault::NotDecrypted, Some(AlertDescription::BadRecordMac))
+            }
+            Err(error) => return ConnectionEnd::Broken(error.kind()),
+        };
+        if let Some(alert) = alert {
+            // A peer that does not read is not told.
+            let _ = send_alert(&self.descriptor, AlertLevel::Fatal, alert);
+        }
+        ConnectionEnd::TlsFailed(fault)
     }
 
     /// Has a connection that does not receive wait for a shared buffer.
@@ -670,6 +716,11 @@ impl Connection {
         //= https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
         //# The server MUST close the underlying TCP connection immediately
         self.stage = Stage::HalfClosed;
+        if self.is_over_ktls() {
+            // A peer that does not read is not told.
+            let close_notify = AlertDescription::CloseNotify;
+            let _ = send_alert(&self.descriptor, AlertLevel::Warning, close_notify);
+        }
         work.transfers.end_sending(self.descriptor.as_fd());
         self.arm(key, work);
     }

@@ -41,6 +41,27 @@ pub enum SendFrom {
     Gathered(*const libc::msghdr),
 }
 
+impl SendFrom {
+    /// Bytes in all pieces.
+    ///
+    /// # Safety
+    ///
+    /// The header, if there is one, and its pieces are where they say.
+    #[expect(unsafe_code, reason = "a header for sendmsg is an address")]
+    pub unsafe fn len(&self) -> usize {
+        match self {
+            Self::Piece(piece) => piece.iov_len,
+            Self::Gathered(header) => {
+                // SAFETY: the caller vouches for the addresses.
+                let pieces = unsafe {
+                    std::slice::from_raw_parts((**header).msg_iov, (**header).msg_iovlen)
+                };
+                pieces.iter().map(|piece| piece.iov_len).sum()
+            }
+        }
+    }
+}
+
 /// What a descriptor is to become ready for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
@@ -104,6 +125,10 @@ impl Completion {
 pub trait Kernel: 'static {
     /// Puts a descriptor, or none, into a slot.
     fn register(&mut self, slot: u32, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()>;
+
+    /// Says of a slot that has just been registered that the kernel seals the records of its
+    /// connection (kTLS), where that makes a difference to how it is asked to send.
+    fn expect_ktls(&mut self, _slot: u32) {}
 
     /// Ends a connection in both directions, at once.
     fn shut_down(&mut self, descriptor: BorrowedFd<'_>) {

@@ -81,7 +81,6 @@ use crate::{
         session::Goodbye,
     },
     pulse::Activity,
-    tls::TlsSession,
 };
 
 pub use self::{
@@ -89,6 +88,7 @@ pub use self::{
     epoll::Epoll,
     kernel::{Interest, Kernel},
     probe::{Lack, Probe, probe},
+    tls::Security,
     uring::Uring,
     waits::Wait,
 };
@@ -103,8 +103,8 @@ pub struct Newcomer {
     pub early: Vec<u8>,
     /// What an operator may ask, if that is kept.
     pub record: Option<Rc<Record>>,
-    /// The session of a connection over TLS, with all ciphertext that has been received.
-    pub tls: Option<Box<TlsSession>>,
+    /// Who speaks TLS; a session has all ciphertext that has been received.
+    pub security: Security,
 }
 
 /// Places for connections that have ended, for which memory is kept in any case.
@@ -237,7 +237,8 @@ impl<K: Kernel> Engine<K> {
         compression: Compression,
         early: Vec<u8>,
     ) -> Result<(), (OwnedFd, Vec<u8>)> {
-        let newcomer = Newcomer { descriptor, compression, early, record: None, tls: None };
+        let newcomer =
+            Newcomer { descriptor, compression, early, record: None, security: Security::None };
         self.take_over(newcomer).map_err(|newcomer| (newcomer.descriptor, newcomer.early))
     }
 
@@ -248,15 +249,19 @@ impl<K: Kernel> Engine<K> {
             return Err(newcomer);
         }
         let now = work.now;
-        let Newcomer { descriptor, compression, early, record, tls } = newcomer;
-        let beside = Beside { record, tls };
+        let Newcomer { descriptor, compression, early, record, security } = newcomer;
+        let is_over_ktls = matches!(security, Security::Kernel);
+        let beside = Beside { record, security };
         let (key, connection) = table.insert(|generation| {
             Connection::new(descriptor, generation, compression, now).with(beside)
         });
         if work.transfers.adopt(key, connection.descriptor.as_fd()).is_err() {
             let Some(connection) = table.remove(key) else { unreachable!("it was just inserted") };
-            let (descriptor, Beside { record, tls }) = connection.into_parts();
-            return Err(Newcomer { descriptor, compression, early, record, tls });
+            let (descriptor, Beside { record, security }) = connection.into_parts();
+            return Err(Newcomer { descriptor, compression, early, record, security });
+        }
+        if is_over_ktls {
+            work.transfers.expect_ktls(key);
         }
         connection.arm(key, work);
         connection.receive_early(key, early, work);

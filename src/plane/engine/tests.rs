@@ -30,7 +30,7 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use rustls::{AlertDescription, Error};
 
 use super::{
-    Departure, Dimensions, Engine, Interest, Newcomer, Wait,
+    Departure, Dimensions, Engine, Interest, Newcomer, Security, Wait,
     simulation::{Death, Ending, Farewell, Faults, Peer, Reads, Simulation, World},
     tls_peers::{reveal, secure},
     transfers::UnderWay,
@@ -336,22 +336,23 @@ impl Run {
         let refused_before = self.world.borrow().refused;
         self.accepted += 1;
         let (secured, all) = self.secured_odds;
-        let (tls, early) = if secured > 0 && self.rng.random_ratio(secured, all) {
+        let (security, early) = if secured > 0 && self.rng.random_ratio(secured, all) {
             let (tls, early) = secure(&mut self.rng, &mut peer);
-            (Some(tls), early)
+            (Security::Session(tls), early)
         } else {
-            (None, peer.input[..peer.taken].to_vec())
+            (Security::None, peer.input[..peer.taken].to_vec())
         };
         self.world.borrow_mut().peers.insert(raw, peer);
-        let is_secured = tls.is_some();
+        let is_secured = matches!(security, Security::Session(_));
         let compression = Compression::None;
         let newcomer =
-            Newcomer { descriptor, compression, early: early.clone(), record: None, tls };
+            Newcomer { descriptor, compression, early: early.clone(), record: None, security };
         if let Err(given_back) = self.engine.take_over(newcomer) {
             assert_eq!(given_back.descriptor.as_raw_fd(), raw);
             self.world.borrow_mut().peers.remove(&raw).expect("it was just inserted");
             assert_eq!(given_back.early, early, "early bytes are given back");
-            assert_eq!(given_back.tls.is_some(), is_secured, "and so is its TLS session");
+            let has_session = matches!(given_back.security, Security::Session(_));
+            assert_eq!(has_session, is_secured, "and so is its TLS session");
             let is_full = self.engine.connection_count() == CONNECTIONS_MAX as usize;
             assert!(is_full || self.world.borrow().refused > refused_before);
             self.given_back += 1;

@@ -1,4 +1,4 @@
-//! Replies in records, for connections over TLS.
+//! Who speaks TLS on a connection, and replies in records.
 //!
 //! A reply is sealed over the ciphertext that it answers. It usually fits there, since the echo of a
 //! frame is four bytes shorter than the frame and its records are as long as they may be. It is longer
@@ -6,6 +6,18 @@
 //! reply is sealed into memory of its own.
 
 use crate::tls::{TlsError, TlsSession};
+
+/// Who opens and seals the records of a connection.
+#[derive(Default)]
+pub enum Security {
+    /// Nobody: it is not over TLS.
+    #[default]
+    None,
+    /// The engine, with this session.
+    Session(Box<TlsSession>),
+    /// The kernel, which has its keys (kTLS).
+    Kernel,
+}
 
 /// A reply in records, in the order in which they are to be sent.
 pub(super) struct Sealed {

@@ -169,6 +169,11 @@ impl<K: Kernel> Transfers<K> {
         self.kernel.register(key.slot, Some(descriptor))
     }
 
+    /// Has the kernel send on a connection as on one whose records it seals.
+    pub(super) fn expect_ktls(&mut self, key: Key) {
+        self.kernel.expect_ktls(key.slot);
+    }
+
     /// Forgets a connection. Nothing may be under way on it.
     pub(super) fn release(&mut self, key: Key) -> io::Result<()> {
         self.kernel.register(key.slot, None)

@@ -12,6 +12,7 @@ use std::{
     sync::atomic::{AtomicU16, Ordering},
 };
 
+use fnv::{FnvHashMap, FnvHashSet};
 use io_uring::{
     IoUring, cqueue, opcode, squeue,
     types::{BufRingEntry, Fd, Timespec},
@@ -51,6 +52,10 @@ pub struct Uring {
     enter_flags: u32,
     /// The descriptor in each slot.
     descriptors: Vec<RawFd>,
+    /// Slots whose records the kernel seals.
+    over_ktls: FnvHashSet<u32>,
+    /// Bytes of the sends at once of this turn on these slots, by user data.
+    checked: FnvHashMap<u64, u32>,
     /// The queue that the kernel takes free buffers from: an entry for each, and the tail.
     buffer_entries: MmapMut,
     buffer_count: u16,
@@ -92,6 +97,8 @@ impl Uring {
             ring,
             enter_flags,
             descriptors: Vec::new(),
+            over_ktls: FnvHashSet::default(),
+            checked: FnvHashMap::default(),
             buffer_entries,
             buffer_count,
             buffer_head: 0,
@@ -148,7 +155,14 @@ impl Kernel for Uring {
         }
         self.descriptors[at] =
             descriptor.map_or(NO_DESCRIPTOR, |descriptor| descriptor.as_raw_fd());
+        if !self.over_ktls.is_empty() {
+            self.over_ktls.remove(&slot);
+        }
         Ok(())
+    }
+
+    fn expect_ktls(&mut self, slot: u32) {
+        self.over_ktls.insert(slot);
     }
 
     #[inline]
@@ -160,7 +174,14 @@ impl Kernel for Uring {
     #[inline]
     #[expect(unsafe_code, reason = "the kernel is given addresses")]
     unsafe fn push_send(&mut self, slot: u32, from: SendFrom, mode: SendMode, user_data: u64) {
-        let (send_flags, entry_flags) = flags(mode);
+        let (mut send_flags, mut entry_flags) = flags(mode);
+        if mode == SendMode::AtOnce && self.is_over_ktls(slot) {
+            // SAFETY: the caller vouches for the addresses.
+            let len = unsafe { from.len() };
+            self.checked.insert(user_data, len as u32);
+            send_flags &= !libc::MSG_WAITALL;
+            entry_flags = squeue::Flags::empty();
+        }
         let connection = Fd(self.descriptors[slot as usize]);
         let entry = match from {
             SendFrom::Piece(piece) => {
@@ -222,6 +243,9 @@ impl Kernel for Uring {
                 break;
             }
         }
+        if !self.checked.is_empty() {
+            self.drop_whole_sends(completions);
+        }
         self.sleeps.clear();
         Ok(())
     }
@@ -236,6 +260,24 @@ impl Uring {
         while unsafe { self.ring.submission().push(entry) }.is_err() && self.failure.is_none() {
             self.make_room();
         }
+    }
+
+    #[inline]
+    fn is_over_ktls(&self, slot: u32) -> bool {
+        !self.over_ktls.is_empty() && self.over_ktls.contains(&slot)
+    }
+
+    /// Drops the completions of sends at once that have sent everything. On a socket whose records the
+    /// kernel seals, a send may not have `MSG_WAITALL`, so a short one counts as a success, and every
+    /// send completes.
+    #[cold]
+    fn drop_whole_sends(&mut self, completions: &mut Vec<Completion>) {
+        let Self { checked, .. } = self;
+        completions.retain(|completion| match checked.get(&completion.user_data) {
+            Some(len) => u32::try_from(completion.result) != Ok(*len),
+            None => true,
+        });
+        checked.clear();
     }
 
     /// Submits what has been pushed, since the queue is full.

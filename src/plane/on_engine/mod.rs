@@ -22,8 +22,8 @@ use tracing::warn;
 
 use self::task_stream::TaskStream;
 use super::{
-    Bounds, Departure, Plane, Upgraded,
-    engine::{Engine, Interest, Kernel, Newcomer, Wait},
+    Bounds, Departure, Plane, SecureStream, Upgraded,
+    engine::{Engine, Interest, Kernel, Newcomer, Security, Wait},
 };
 use crate::{
     connection::{
@@ -35,6 +35,10 @@ use crate::{
     protocol::{close_code::CloseCode, session::Session},
     pulse::Activity,
     stream::Duplex,
+    tls::{
+        TlsFault,
+        ktls::{self, NotGiven},
+    },
 };
 
 /// The engine, shared by the tasks that wait in its kernel.
@@ -95,11 +99,29 @@ impl<K: Kernel> OnEngine<K> {
         }
     }
 
+    /// Has the engine take a connection over, or closes it.
+    async fn give(&self, newcomer: Newcomer, control: &Control) -> Option<ConnectionEnd> {
+        self.0.is_adopting.set(true);
+        let taken_over = self.0.engine.borrow_mut().take_over(newcomer);
+        self.0.is_adopting.set(false);
+        let Err(refused) = taken_over else { return None };
+        Some(self.turn_away(refused, control).await)
+    }
+
     /// Closes a connection for which the engine has no room.
     #[cold]
-    async fn turn_away(&self, descriptor: OwnedFd, control: &Control) -> ConnectionEnd {
+    async fn turn_away(&self, refused: Newcomer, control: &Control) -> ConnectionEnd {
+        let Newcomer { descriptor, security, .. } = refused;
         let mut stream = TaskStream::new(descriptor.into(), self.clone());
-        let frame = Session::turn_away();
+        let mut frame = Session::turn_away();
+        if let Security::Session(mut tls) = security {
+            let mut records = Vec::new();
+            if let Err(error) = tls.seal(&frame, &mut records) {
+                return ConnectionEnd::TlsFailed(error.fault());
+            }
+            tls.close(&mut records);
+            frame = records;
+        }
         let frame_len = frame.len();
         control.note_close_code(Some(CloseCode::TryAgainLater as u16));
         control.closing();
@@ -189,12 +211,31 @@ impl<K: Kernel> Plane for OnEngine<K> {
     ) -> Option<ConnectionEnd> {
         let Upgraded { stream, early, compression, record } = upgraded;
         let descriptor = stream.into_descriptor();
-        self.0.is_adopting.set(true);
-        let newcomer = Newcomer { descriptor, compression, early, record, tls: None };
-        let taken_over = self.0.engine.borrow_mut().take_over(newcomer);
-        self.0.is_adopting.set(false);
-        let Err(Newcomer { descriptor, .. }) = taken_over else { return None };
-        Some(self.turn_away(descriptor, control).await)
+        let security = Security::None;
+        self.give(Newcomer { descriptor, compression, early, record, security }, control).await
+    }
+
+    async fn carry_secured(
+        &self,
+        upgraded: Upgraded<SecureStream<TaskStream<K>>>,
+        _: &Bounds,
+        _: &Counters,
+        control: &Control,
+    ) -> Option<ConnectionEnd> {
+        let Upgraded { stream, mut early, compression, record } = upgraded;
+        let (session, unread, reader, writer) = stream.into_parts();
+        drop(reader);
+        early.extend(unread);
+        let descriptor = writer.into_descriptor();
+        let security = match ktls::give_away(session, &descriptor) {
+            Ok(()) => Security::Kernel,
+            Err(NotGiven::Session(session)) => Security::Session(session),
+            Err(NotGiven::Lost(error)) => {
+                warn!("the kernel has refused the keys of a connection, which is closed: {error}");
+                return Some(ConnectionEnd::TlsFailed(TlsFault::Internal));
+            }
+        };
+        self.give(Newcomer { descriptor, compression, early, record, security }, control).await
     }
 
     fn connection_count(&self) -> usize {

@@ -62,6 +62,10 @@ pub async fn run(
             if let Some(goodbye) = control.unheard_goodbye() {
                 session.say_goodbye(goodbye);
             }
+            if end.is_orderly() {
+                // The peer has yet to read why TLS failed.
+                linger(&mut reader, &mut writer, control).await;
+            }
             end.for_its_cause(&session)
         }
     }
@@ -159,7 +163,7 @@ impl<R: WaitReadable, W: AsyncWriteRent> Carrier<'_, R, W> {
                     return Ok(chunk);
                 }
                 Either::Right(((Err(error), _), _)) => {
-                    return Err(ConnectionEnd::Broken(error.kind()));
+                    return Err(ConnectionEnd::of_failure(&error));
                 }
             };
             match demand {

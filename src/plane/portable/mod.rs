@@ -15,7 +15,7 @@ use monoio::{
     task::JoinHandle,
 };
 
-use super::{Bounds, Departure, Plane, Upgraded};
+use super::{Bounds, Departure, Plane, SecureStream, Upgraded};
 use crate::{
     connection::{
         ConnectionEnd, Control,
@@ -78,6 +78,18 @@ impl Plane for Portable {
     async fn carry(
         &self,
         upgraded: Upgraded<TcpStream>,
+        bounds: &Bounds,
+        counters: &Counters,
+        control: &Control,
+    ) -> Option<ConnectionEnd> {
+        let Upgraded { stream, early, compression, .. } = upgraded;
+        let (reader, writer) = stream.split();
+        Some(run(reader, writer, early, compression, control, bounds, counters).await)
+    }
+
+    async fn carry_secured(
+        &self,
+        upgraded: Upgraded<SecureStream<TcpStream>>,
         bounds: &Bounds,
         counters: &Counters,
         control: &Control,
