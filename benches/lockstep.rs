@@ -5,7 +5,9 @@
 //! prints a line "benchmark instructions" for each case: those of a message, or of a cycle that
 //! connects, upgrades, has one message echoed and closes. They are what a longer run takes more
 //! than a shorter one, so that starting, warming up and stopping cancel out. Without arguments the
-//! program is started with ringecho's, for one worker on epoll; a peer needs its port, 0. Without
+//! program is started with ringecho's, for one worker on epoll; a peer needs its port, 0. A program
+//! that says that it listens on `wss://` is spoken to over TLS, and has a second kind of cycle, with
+//! the ticket of the one before. A peer that echoes bytes, as `tls-echo`, may do that. Without
 //! `--count`, every case runs once and nothing is counted.
 //!
 //! Client and server share one CPU, on which the server is of the class `SCHED_BATCH` and the client,
@@ -14,13 +16,15 @@
 //! server finds a part, and takes a turn more: so each run is made twice, and the cheaper one counts.
 
 mod frame;
+mod tls_client;
 
 use std::{
     env, fs,
-    io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{Shutdown, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{self, Child, Command, ExitCode, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -30,7 +34,8 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use ringecho::{host::cpu_list::CpuList, protocol::OpCode};
+use ringecho::{host::cpu_list::CpuList, protocol::OpCode, tls::default_provider};
+use rustls::ClientConfig;
 use socket2::SockRef;
 
 /// Payload sizes in bytes: a small message, the longest with the shortest header, and larger ones.
@@ -76,6 +81,8 @@ const UPGRADE: &[u8] = b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websock
     Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
     Sec-WebSocket-Version: 13\r\n\r\n";
 
+const MASK_BIT: u8 = 0x80;
+
 const MASKING_KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 fn main() -> ExitCode {
@@ -112,7 +119,7 @@ fn main() -> ExitCode {
     }
     let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     let profile = directory.join(format!("lockstep-{}", process::id()));
-    for case in cases() {
+    for case in cases(is_over_tls(&command)) {
         if counted.is_some() {
             println!("{case} {:.1}", count(case, &command, &profile));
         } else {
@@ -125,13 +132,21 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn cases() -> impl Iterator<Item = Case> {
+/// Whether a server speaks TLS, as it says when it starts.
+fn is_over_tls(command: &[&str]) -> bool {
+    let mut server = Server::start(&mut program(command));
+    server.stop();
+    server.is_over_tls
+}
+
+fn cases(is_over_tls: bool) -> impl Iterator<Item = Case> {
     let echoes = CONNECTIONS.into_iter().flat_map(|connections| {
         DEPTHS.into_iter().flat_map(move |depth| {
             SIZES.into_iter().map(move |payload_len| Case::Echo { connections, depth, payload_len })
         })
     });
-    echoes.chain([Case::Cycle])
+    let resumed = is_over_tls.then_some(Case::Cycle { resumes: true });
+    echoes.chain([Case::Cycle { resumes: false }]).chain(resumed)
 }
 
 /// Instructions of one message or one cycle.
@@ -163,8 +178,9 @@ fn count_run(case: Case, rounds: usize, command: &[&str], profile: &Path) -> u32
 enum Case {
     /// Writes `depth` messages to each connection, then reads all echoes.
     Echo { connections: usize, depth: usize, payload_len: usize },
-    /// Connects, upgrades, has one message echoed, and closes.
-    Cycle,
+    /// Connects, over TLS with the ticket of the cycle before or without, upgrades, has one message
+    /// echoed, and closes.
+    Cycle { resumes: bool },
 }
 
 impl Case {
@@ -175,22 +191,25 @@ impl Case {
                 let per_round = self.messages_per_round();
                 (WARM_UP_MESSAGES / per_round, MESSAGES / per_round)
             }
-            Self::Cycle => (WARM_UP_CYCLES, CYCLES),
+            Self::Cycle { .. } => (WARM_UP_CYCLES, CYCLES),
         }
     }
 
     fn messages_per_round(self) -> usize {
         match self {
             Self::Echo { connections, depth, .. } => connections * depth,
-            Self::Cycle => 1,
+            Self::Cycle { .. } => 1,
         }
     }
 
     fn run(self, server: &Server, rounds: usize) {
+        let resumes = matches!(self, Self::Cycle { resumes: true });
+        let suites = default_provider().cipher_suites;
+        let tls = server.is_over_tls.then(|| tls_client::config(&suites, resumes));
         match self {
             Self::Echo { connections, depth, payload_len } => {
                 let mut clients: Vec<_> =
-                    (0..connections).map(|_| Client::open(server.address)).collect();
+                    (0..connections).map(|_| Client::open(server.address, tls.as_ref())).collect();
                 let exchange = Exchange::new(OpCode::Binary, &pattern(payload_len), depth);
                 for _ in 0..rounds {
                     for client in &mut clients {
@@ -201,12 +220,12 @@ impl Case {
                     }
                 }
             }
-            Self::Cycle => {
+            Self::Cycle { .. } => {
                 let message = Exchange::new(OpCode::Binary, &pattern(SIZES[0]), 1);
                 // Close code 1000.
                 let close = Exchange::new(OpCode::Close, &[0x03, 0xe8], 1);
                 for _ in 0..rounds {
-                    let mut client = Client::open(server.address);
+                    let mut client = Client::open(server.address, tls.as_ref());
                     for exchange in [&message, &close] {
                         client.send(exchange);
                         client.receive(exchange);
@@ -225,7 +244,8 @@ impl std::fmt::Display for Case {
             Self::Echo { connections, depth, payload_len } => {
                 write!(f, "server/echo-{connections}x{depth}/{payload_len}")
             }
-            Self::Cycle => write!(f, "server/cycle/{}", SIZES[0]),
+            Self::Cycle { resumes: false } => write!(f, "server/cycle/{}", SIZES[0]),
+            Self::Cycle { resumes: true } => write!(f, "server/resumed-cycle/{}", SIZES[0]),
         }
     }
 }
@@ -234,6 +254,7 @@ impl std::fmt::Display for Case {
 struct Server {
     process: Child,
     address: SocketAddr,
+    is_over_tls: bool,
 }
 
 impl Server {
@@ -246,9 +267,10 @@ impl Server {
         let mut line = String::new();
         let mut stdout = BufReader::new(process.stdout.take().expect("stdout is a pipe"));
         stdout.read_line(&mut line).expect("the server says where it listens");
-        let address = line.split("ws://").nth(1).and_then(|url| url.split('/').next());
+        let address = line.split("://").nth(1).and_then(|url| url.trim().split('/').next());
         let address = address.and_then(|address| address.parse().ok());
-        Self { process, address: address.unwrap_or_else(|| panic!("no address in {line:?}")) }
+        let address = address.unwrap_or_else(|| panic!("no address in {line:?}"));
+        Self { process, address, is_over_tls: line.contains("wss://") }
     }
 
     fn stop(&mut self) {
@@ -267,17 +289,62 @@ impl Drop for Server {
 }
 
 struct Client {
-    stream: TcpStream,
+    stream: Stream,
     received: Vec<u8>,
+    /// The server echoes bytes, and not messages.
+    is_of_bytes: bool,
+}
+
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<tls_client::TlsStream>),
+}
+
+impl Stream {
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref(),
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.read(buffer),
+            Self::Tls(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.write(bytes),
+            Self::Tls(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.flush(),
+            Self::Tls(stream) => stream.flush(),
+        }
+    }
 }
 
 impl Client {
     /// Opens a connection, up to the response head's end.
-    fn open(address: SocketAddr) -> Self {
-        let mut stream = TcpStream::connect(address).expect("the server listens");
+    fn open(address: SocketAddr, tls: Option<&Arc<ClientConfig>>) -> Self {
+        let stream = TcpStream::connect(address).expect("the server listens");
         stream.set_nodelay(true).expect("TCP_NODELAY");
         stream.set_read_timeout(Some(REPLY_TIMEOUT)).expect("SO_RCVTIMEO");
         SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER_LEN).expect("SO_SNDBUF");
+        let mut stream = match tls {
+            None => Stream::Plain(stream),
+            Some(config) => Stream::Tls(tls_client::client(config.clone(), stream).into()),
+        };
         stream.write_all(UPGRADE).expect("the server reads");
         let (mut head, mut head_len) = ([0; 1024], 0);
         while !head[..head_len].ends_with(b"\r\n\r\n") {
@@ -287,24 +354,43 @@ impl Client {
             };
         }
         assert!(head.starts_with(b"HTTP/1.1 101 "), "the server upgrades");
-        Self { stream, received: Vec::new() }
+        Self { stream, received: Vec::new(), is_of_bytes: false }
     }
 
     fn send(&mut self, exchange: &Exchange) {
         self.stream.write_all(&exchange.requests).expect("the server reads");
+        self.stream.flush().expect("the server reads");
     }
 
     fn receive(&mut self, exchange: &Exchange) {
         self.received.resize(exchange.replies.len(), 0);
         self.stream.read_exact(&mut self.received).expect("the server echoes");
-        assert!(self.received == exchange.replies, "the reply is the echo");
+        // A client's frame has the bit that says that it is masked.
+        self.is_of_bytes = self.received[1] & MASK_BIT != 0;
+        if self.is_of_bytes {
+            let received_len = self.received.len();
+            self.received.resize(exchange.requests.len(), 0);
+            self.stream.read_exact(&mut self.received[received_len..]).expect("the server echoes");
+            assert!(self.received == exchange.requests, "the reply is what was sent");
+        } else {
+            assert!(self.received == exchange.replies, "the reply is the echo");
+        }
     }
 
     /// Waits for the end, then resets the connection, so that no port has to wait.
     fn end(mut self) {
+        if self.is_of_bytes {
+            match &mut self.stream {
+                Stream::Plain(stream) => stream.shutdown(Shutdown::Write).expect("it is connected"),
+                Stream::Tls(stream) => {
+                    stream.conn.send_close_notify();
+                    stream.flush().expect("the server reads");
+                }
+            }
+        }
         let read = self.stream.read(&mut [0]).expect("the server closes");
         assert_eq!(read, 0, "nothing follows the Close frame");
-        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
+        SockRef::from(self.stream.socket()).set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
     }
 }
 
