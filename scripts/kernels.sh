@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Tries ringecho on other kernels: boots Debian's in an emulator and runs there the tests that are
 # bounded in work, and on each data plane and driver a load test and a wake-up test, and a load test over
-# a network that delays, loses and duplicates (netem). This machine's own kernel runs the same list but
-# for the network, which is others' too. What is tried is in tests/kernels/trial.sh.
+# a network that delays, loses and duplicates (netem). Those kernels speak TLS on sockets (kTLS), which
+# the tests need there. This machine's own kernel runs the same list but for the network, which is others'
+# too, and for kTLS where it has none. What is tried is in tests/kernels/trial.sh.
 #
 #   scripts/kernels.sh               the newest 6.1, the newest 6.12, 6.12.113, and this machine's
 #   scripts/kernels.sh PACKAGE...    these packages of Debian's alone
@@ -21,6 +22,10 @@ cd "$(dirname "$0")/.."
 readonly CACHE=$PWD/.tools/kernels BIN=${CARGO_TARGET_DIR:-$PWD/target}
 # The last 6.12 of Debian's that signals the eventfd registered with a ring that defers its task work.
 readonly SIGNALS_EVENTFDS=linux-image-6.12.113+deb12-cloud-amd64
+# Modules of a kernel that a trial needs: a bad network, TLS on sockets, and its ciphers, which differ from
+# kernel to kernel.
+readonly MODULES=(sch_netem tls gcm ctr crypto_null ghash-generic gf128mul aesni-intel crypto_simd cryptd
+    chacha20poly1305 chacha_generic libchacha poly1305_generic libpoly1305)
 # What a kernel says of its trial becomes $work_dir/KERNEL.log: a package's name, or this machine's.
 readonly HERE=here
 # A trial takes a fraction of it, unless the machine has other things to do.
@@ -78,21 +83,24 @@ default_packages() {
     echo "$SIGNALS_EVENTFDS"
 }
 
-# Unpacks the kernel of a package, and its module for bad networks, below the cache; fails where they are
-# not to be had.
+# Unpacks the kernel of a package, and the modules that a trial needs, below the cache; fails where they
+# are not to be had.
 fetch_kernel() {
-    local unpacked=$CACHE/$1 module
-    compgen -G "$unpacked/boot/vmlinuz-*" >/dev/null && [[ -e $unpacked/sch_netem.ko ]] && return
+    local unpacked=$CACHE/$1 name module
+    compgen -G "$unpacked/boot/vmlinuz-*" >/dev/null && [[ -e $unpacked/modules/tls.ko ]] && return
     rm -rf "$work_dir/package" && mkdir "$work_dir/package"
     (cd "$work_dir/package" && apt-get download --quiet=2 "$1" && dpkg --extract ./*.deb .) \
         >"$work_dir/apt" 2>&1 || return
-    module=$(find "$work_dir/package" -name 'sch_netem.ko*' -print -quit)
-    rm -rf "$unpacked" && mkdir -p "$unpacked"
+    rm -rf "$unpacked" && mkdir -p "$unpacked/modules"
     mv "$work_dir/package/boot" "$unpacked/"
-    case $module in
-    *.xz) xz --decompress --stdout "$module" >"$unpacked/sch_netem.ko" ;;
-    *) cp "$module" "$unpacked/sch_netem.ko" ;;
-    esac
+    for name in "${MODULES[@]}"; do
+        module=$(find "$work_dir/package" -name "$name.ko*" -print -quit)
+        case $module in
+        '') ;;
+        *.xz) xz --decompress --stdout "$module" >"$unpacked/modules/$name.ko" ;;
+        *) cp "$module" "$unpacked/modules/$name.ko" ;;
+        esac
+    done
 }
 
 # Makes $work_dir/root/trial of both programs and the tests' binaries, and puts the programs where
@@ -143,7 +151,7 @@ pack() {
     cp "$(command -v tc)" "$root/trial/bin/"
     for kernel in "${kernels[@]}"; do
         image=$(compgen -G "$CACHE/$kernel/boot/vmlinuz-*")
-        cp "$CACHE/$kernel/sch_netem.ko" "$root/modules/${image#*/vmlinuz-}.ko"
+        cp -r "$CACHE/$kernel/modules" "$root/modules/${image#*/vmlinuz-}"
     done
     cp tests/kernels/init.sh "$root/init"
     echo '127.0.0.1 localhost' >"$root/etc/hosts"

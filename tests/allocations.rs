@@ -27,7 +27,7 @@ use ringecho::{
         record::{Record, RequestRecord, printable},
     },
     metrics::Counters,
-    plane::engine::{self, Dimensions, Engine, Kernel},
+    plane::engine::{self, Dimensions, Engine, Kernel, Newcomer, Security},
     protocol::{
         OpCode,
         echo::{Compression, Echo, Rules},
@@ -199,6 +199,59 @@ fn check_that_turns_allocate_nothing(mut engine: Engine<impl Kernel>, counters: 
     // A frame that the end of a buffer cuts is held: at most two allocations for each cut.
     let cuts = ROUNDS * CONNECTIONS * request.len() / 16_384 + 1;
     assert!(allocations.count_total <= 2 * cuts as u64, "{allocations:?} for {count} messages");
+}
+
+/// What rustls allocates for a record it gives back, and the engine keeps no buffer for a connection.
+#[test]
+fn connections_over_tls_keep_nothing_in_the_engine_between_two_rounds() {
+    const ROUNDS: usize = 50;
+    for version in [&TLS12, &TLS13] {
+        let (mut server, mut client, _) = tls_pair(version);
+        let (mut records, mut plaintext) = (Vec::new(), Vec::new());
+        while client.has_output() || server.has_output() {
+            client.take_output(&mut records);
+            server.open(&mut records, &mut plaintext).unwrap();
+            records.clear();
+            server.take_output(&mut records);
+            client.open(&mut records, &mut plaintext).unwrap();
+            records.clear();
+        }
+        let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
+        let mut engine = Engine::on_epoll(DIMENSIONS, RULES, counters.clone()).unwrap();
+        let (mut peer, connection) = UnixStream::pair().unwrap();
+        let newcomer = Newcomer {
+            descriptor: connection.into(),
+            compression: Compression::None,
+            early: Vec::new(),
+            record: None,
+            security: Security::Session(server.into()),
+        };
+        assert!(engine.take_over(newcomer).is_ok(), "there is room");
+
+        let messages = vec![binary(vec![7; 1000]); 10];
+        let request = encode(&messages);
+        let reply: Vec<u8> = messages.iter().flat_map(ClientFrame::encode_echo).collect();
+        let mut received = vec![0; 16_384];
+        let mut round = || {
+            records.clear();
+            client.seal(&request, &mut records).unwrap();
+            peer.write_all(&records).unwrap();
+            let answered = counters.messages.get() + messages.len() as u64;
+            while counters.messages.get() < answered {
+                engine.turn(false).unwrap();
+            }
+            engine.turn(false).unwrap();
+            plaintext.clear();
+            while plaintext.len() < reply.len() {
+                let len = peer.read(&mut received).unwrap();
+                client.open(&mut received[..len], &mut plaintext).unwrap();
+            }
+            assert!(plaintext == reply);
+        };
+        (0..ROUNDS).for_each(|_| round());
+        let allocations = measure(|| (0..ROUNDS).for_each(|_| round()));
+        assert_eq!(allocations.bytes_current, 0, "{allocations:?}");
+    }
 }
 
 /// docs/operate.md has the figure; beside it, each record has an entry in a map of its worker.

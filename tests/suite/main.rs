@@ -31,6 +31,7 @@ mod peer;
 mod process;
 mod program;
 mod proxy;
+mod records;
 mod sandbox;
 #[path = "../seccomp/mod.rs"]
 mod seccomp;
@@ -46,4 +47,6 @@ mod supervisor;
 mod takeover;
 mod time;
 mod tls;
+#[path = "../../benches/tls_client/mod.rs"]
+mod tls_client;
 mod transformer;
