@@ -335,7 +335,7 @@ fn idle_tls_session_takes_less_than_four_kibibytes() {
             server.seal_into(&plaintext, &mut place).unwrap();
         });
         assert_eq!(server.held_len(), 0);
-        let all = held + size_of::<TlsSession>() as i64;
+        let all = held + i64::try_from(size_of::<TlsSession>()).unwrap();
         println!("{version:?}: {} bytes, and {held} on the heap", size_of::<TlsSession>());
         assert!(all < 4 << 10, "{all}");
     }

@@ -84,6 +84,24 @@ impl Shared {
     }
 }
 
+/// A buffer while ciphertext is received into it. Its length is that of what it has for the caller, and
+/// monoio only ever makes it longer, so it stays until there is plaintext.
+struct Receiving<T>(T);
+
+#[expect(unsafe_code, reason = "a buffer for monoio is one by promise")]
+// SAFETY: the memory is that of the buffer inside, which promises the same.
+unsafe impl<T: IoBufMut> IoBufMut for Receiving<T> {
+    fn write_ptr(&mut self) -> *mut u8 {
+        self.0.write_ptr()
+    }
+
+    fn bytes_total(&mut self) -> usize {
+        self.0.bytes_total()
+    }
+
+    unsafe fn set_init(&mut self, _: usize) {}
+}
+
 /// The first `len` bytes of `buffer`, which have just been received.
 #[expect(unsafe_code, reason = "IoBufMut has no safe view of its memory")]
 fn received(buffer: &mut impl IoBufMut, len: usize) -> &mut [u8] {
@@ -289,8 +307,8 @@ impl<R: AsyncReadRent> AsyncReadRent for TlsReader<R> {
             if let Some(taken) = self.at_hand(&mut buffer) {
                 return (taken, buffer);
             }
-            let received;
-            (received, buffer) = self.half.read(buffer).await;
+            let (received, Receiving(filled)) = self.half.read(Receiving(buffer)).await;
+            buffer = filled;
             if let Some(taken) = self.take_received(received, &mut buffer) {
                 return (taken, buffer);
             }

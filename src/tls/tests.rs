@@ -456,7 +456,7 @@ fn keys_are_changed_when_the_peer_asks_for_it() {
         client.read_tls(&mut &ciphertext[..]).unwrap();
         client.process_new_packets().unwrap();
         let mut plaintext = [0; 50];
-        std::io::Read::read_exact(&mut client.reader(), &mut plaintext).unwrap();
+        io::Read::read_exact(&mut client.reader(), &mut plaintext).unwrap();
         assert_eq!(plaintext, [round; 50]);
     }
     assert_eq!(server.protocol_version(), Some(ProtocolVersion::TLSv1_3));
@@ -516,7 +516,7 @@ impl TryRead for Wire {
 impl AsyncWriteRent for Wire {
     async fn write<T: IoBuf>(&mut self, buffer: T) -> BufResult<usize, T> {
         let mut bytes = vec![0; buffer.bytes_init()];
-        bytes.copy_from_slice(super::stream::written(&buffer));
+        bytes.copy_from_slice(stream::written(&buffer));
         let len = bytes.len();
         self.0.borrow_mut().1.push(bytes);
         (Ok(len), buffer)
@@ -597,28 +597,29 @@ fn a_batch_is_one_write_whatever_came_before() {
     assert!(client.is_closed_by_peer());
 }
 
+/// Never takes anything.
+struct Full;
+impl AsyncWriteRent for Full {
+    async fn write<T: IoBuf>(&mut self, _: T) -> BufResult<usize, T> {
+        pending().await
+    }
+
+    async fn writev<T: IoVecBuf>(&mut self, _: T) -> BufResult<usize, T> {
+        pending().await
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    async fn shutdown(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 #[test]
 fn a_write_that_is_dropped_breaks_the_stream() {
     let Pair { server, .. } = Pair::open(&TLS13);
-    /// Never takes anything.
-    struct Full;
-    impl AsyncWriteRent for Full {
-        async fn write<T: IoBuf>(&mut self, _: T) -> BufResult<usize, T> {
-            pending().await
-        }
-
-        async fn writev<T: IoVecBuf>(&mut self, _: T) -> BufResult<usize, T> {
-            pending().await
-        }
-
-        async fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-
-        async fn shutdown(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
     let (_, mut writer) = TlsStream::new(server, Wire::default(), Full).into_split();
     assert!(poll_once(writer.write(vec![1; 10])).is_none());
     let (written, _) = poll_once(writer.write(vec![2; 10])).expect("at once");

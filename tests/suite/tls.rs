@@ -406,7 +406,7 @@ fn what_is_no_handshake_is_refused_with_an_alert_and_counted() {
         // Whoever does not believe the certificate says so.
         let stranger = Arc::new(Authority::new().client(&TLS13, None));
         let refused = secure(server.address, &stranger, "localhost").unwrap_err();
-        assert!(refused.to_string().contains("UnknownIssuer"), "{refused}");
+        assert!(refused.to_string().contains("invalid peer certificate"), "{refused}");
     });
     for totals in totals {
         let expected =
@@ -427,14 +427,23 @@ fn handshake_that_takes_too_long_is_ended() {
         // The time of the opening is that of both handshakes together.
         let client_config = Arc::new(authority.client(&TLS13, None));
         let mut quiet = secure(server.address, &client_config, "localhost").unwrap();
-        silent.expect_over();
-        slow.expect_over();
+        expect_over(&mut silent);
+        expect_over(&mut slow);
         let mut response = String::new();
         quiet.read_to_string(&mut response).unwrap();
         assert!(response.starts_with("HTTP/1.1 408 "), "{response}");
     });
     for totals in totals {
         assert_eq!(totals.refused, [("head_timed_out", 1), ("tls_timed_out", 2)]);
+    }
+}
+
+/// Waits for the end of a connection, whatever kind of end.
+fn expect_over(peer: &mut Peer) {
+    let mut rest = Vec::new();
+    match peer.stream.read_to_end(&mut rest) {
+        Ok(_) => assert_eq!(rest, b""),
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
     }
 }
 

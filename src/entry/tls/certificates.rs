@@ -5,6 +5,7 @@
 //! that is served has its own private key.
 
 use std::{
+    fmt::Display,
     fs::{self, File, Metadata},
     io::{self, Read},
     os::unix::fs::MetadataExt,
@@ -226,8 +227,8 @@ fn build(
                 provider,
             );
             builder.with_client_cert_verifier(verifier.build().map_err(|error| match error {
-                VerifierBuilderError::NoRootAnchors => wrong(CLIENT_CA, path, NO_CERTIFICATE),
-                other => wrong(CLIENT_CA, path, other),
+                VerifierBuilderError::NoRootAnchors => wrong(CLIENT_CA, path, &NO_CERTIFICATE),
+                other => wrong(CLIENT_CA, path, &other),
             })?)
         }
     };
@@ -245,7 +246,7 @@ const KEY: &str = "--tls-key";
 const CLIENT_CA: &str = "--tls-client-ca";
 const NO_CERTIFICATE: &str = "there is no certificate in it; expected PEM";
 
-fn wrong(flag: &'static str, path: &Path, cause: impl ToString) -> CertificateError {
+fn wrong(flag: &'static str, path: &Path, cause: &dyn Display) -> CertificateError {
     CertificateError::Wrong { flag, path: path.to_owned(), cause: cause.to_string() }
 }
 
@@ -260,7 +261,8 @@ fn read_file(flag: &'static str, path: &Path) -> Result<Vec<u8>, CertificateErro
         CertificateError::Unreadable { flag, path, cause }
     })?;
     if bytes.len() as u64 > FILE_LEN_MAX {
-        return Err(wrong(flag, path, format!("it is longer than {FILE_LEN_MAX} bytes")));
+        let cause = format!("it is longer than {FILE_LEN_MAX} bytes");
+        return Err(wrong(flag, path, &cause));
     }
     Ok(bytes)
 }
@@ -272,9 +274,9 @@ fn read_certificates(
     let bytes = read_file(flag, path)?;
     let certificates: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(&bytes).collect();
     let certificates =
-        certificates.map_err(|error| wrong(flag, path, format!("it is no PEM: {error}")))?;
+        certificates.map_err(|error| wrong(flag, path, &format!("it is no PEM: {error}")))?;
     if certificates.is_empty() {
-        return Err(wrong(flag, path, NO_CERTIFICATE));
+        return Err(wrong(flag, path, &NO_CERTIFICATE));
     }
     Ok(certificates)
 }
@@ -282,7 +284,7 @@ fn read_certificates(
 fn read_authorities(path: &Path) -> Result<RootCertStore, CertificateError> {
     let mut store = RootCertStore::empty();
     for certificate in read_certificates(CLIENT_CA, path)? {
-        store.add(certificate).map_err(|error| wrong(CLIENT_CA, path, error))?;
+        store.add(certificate).map_err(|error| wrong(CLIENT_CA, path, &error))?;
     }
     Ok(store)
 }
@@ -294,17 +296,17 @@ fn read_pair(
 ) -> Result<CertifiedKey, CertificateError> {
     let chain = read_certificates(CERT, certificate)?;
     if let Err(error) = ParsedCertificate::try_from(&chain[0]) {
-        return Err(wrong(CERT, certificate, error));
+        return Err(wrong(CERT, certificate, &error));
     }
     let private = PrivateKeyDer::from_pem_slice(&read_file(KEY, key)?).map_err(|error| {
         let expected = "expected PEM: PRIVATE KEY, RSA PRIVATE KEY or EC PRIVATE KEY";
-        wrong(KEY, key, format!("there is no private key in it ({error}); {expected}"))
+        wrong(KEY, key, &format!("there is no private key in it ({error}); {expected}"))
     })?;
     CertifiedKey::from_der(chain, private, provider).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => {
             CertificateError::NotItsKey { key: key.to_owned(), certificate: certificate.to_owned() }
         }
-        other => wrong(KEY, key, other),
+        other => wrong(KEY, key, &other),
     })
 }
 
