@@ -72,6 +72,7 @@ fn main() -> ExitCode {
             warn(&shortfall::noted());
             say(format_args!("error: {fault}"));
             match fault {
+                Fault::Usage(PlanError::Redirect(_) | PlanError::Follow(_)) => ExitCode::FAILURE,
                 Fault::Usage(_) => EXIT_USAGE.into(),
                 _ => ExitCode::FAILURE,
             }

@@ -7,7 +7,7 @@ use http::HeaderValue;
 use ringecho::host::{cpu_list::CpuList, descriptors::raise_limit};
 
 use super::{
-    PlanError,
+    PlanError, WayInArgs,
     values::{AddressList, number, time},
 };
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
     wire::{
         connector::{Connector, Limits, Wishes},
         request::{Field, Subprotocol},
+        route::Route,
         stream::{Endpoint, Sources},
         target::Target,
         tls::{Tls, Trust},
@@ -77,6 +78,10 @@ pub struct ConnectionArgs {
     #[arg(long, value_name = "LIST", conflicts_with = "unix_socket")]
     pub source: Option<AddressList>,
 
+    /// How they get to the server.
+    #[command(flatten)]
+    pub way_in: WayInArgs,
+
     /// For wss://, trust the authorities in FILE (PEM) instead of the system's
     #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
     pub ca: Option<PathBuf>,
@@ -96,27 +101,26 @@ pub struct ConnectionArgs {
 }
 
 impl ConnectionArgs {
-    /// What opens connections to `target`, which is resolved for it.
+    /// What opens connections to `target`, which is resolved for it, or to where it redirects.
     pub(super) fn connector(&self, target: &Target) -> Result<Connector, PlanError> {
+        self.way_in.connector(target, |target, is_other| self.connector_to(target, is_other))
+    }
+
+    /// What opens connections to `target`, or to another server than that of the command line.
+    fn connector_to(&self, target: &Target, is_other: bool) -> Result<Connector, PlanError> {
         let limits = Limits {
             connect: self.connect_timeout.unwrap_or(self.opening_timeout),
             opening: self.opening_timeout,
         };
-        let endpoint = match &self.unix_socket {
-            Some(path) => Endpoint::Unix(path.clone()),
-            None => Endpoint::Tcp(
-                target
-                    .resolve(limits.connect)
-                    .map_err(|cause| PlanError::Resolve { url: target.url().to_owned(), cause })?,
-            ),
-        };
-        let sources = self.sources(&endpoint)?;
+        let route = self.way_in.route(target, self.unix_socket.as_deref(), limits.connect)?;
+        let sources = self.sources(&route)?;
+        let is_sent = |field: &&Field| !is_other || !field.is_for_one_server();
         let wishes = Wishes {
-            fields: self.headers.clone(),
+            fields: self.headers.iter().filter(is_sent).cloned().collect(),
             subprotocols: self.subprotocols.clone(),
             origin: self.origin.clone(),
         };
-        Ok(Connector::new(target, endpoint, sources, self.tls(target)?, &wishes, limits))
+        Ok(Connector::new(target, route, sources, self.tls(target)?, &wishes, limits))
     }
 
     fn tls(&self, target: &Target) -> Result<Option<Tls>, PlanError> {
@@ -129,19 +133,27 @@ impl ConnectionArgs {
             return Ok(Some(Tls::new(target.host(), &trust)?));
         }
         match trust {
+            // A redirect may lead to wss://.
+            _ if self.way_in.follow => Ok(None),
             Trust::System => Ok(None),
             Trust::Authority(_) => Err(PlanError::WithoutTls("--ca")),
             Trust::Anyone => Err(PlanError::WithoutTls("--insecure")),
         }
     }
 
-    fn sources(&self, endpoint: &Endpoint) -> Result<Sources, PlanError> {
+    fn sources(&self, route: &Route) -> Result<Sources, PlanError> {
         let addresses = self.source.as_ref().map_or_else(Vec::new, |list| list.as_slice().to_vec());
-        if let Endpoint::Tcp(target) = endpoint
-            && let Some(source) =
-                addresses.iter().find(|source| source.is_ipv4() != target.is_ipv4())
-        {
-            return Err(PlanError::SourceFamily { source_address: *source, target: target.ip() });
+        for endpoint in route.endpoints() {
+            if let Endpoint::Tcp(target) = endpoint
+                && let Some(source) =
+                    addresses.iter().find(|source| source.is_ipv4() != target.is_ipv4())
+            {
+                return Err(PlanError::SourceFamily {
+                    source_address: *source,
+                    whose: if route.proxy().is_some() { "proxy" } else { "server" },
+                    target: target.ip(),
+                });
+            }
         }
         Ok(Sources::new(addresses))
     }

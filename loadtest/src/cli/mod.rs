@@ -14,10 +14,12 @@ mod load;
 mod merge;
 mod output;
 mod payload;
+mod proxy_variables;
 mod run;
 mod search;
 mod traffic;
 mod values;
+mod way_in;
 mod window;
 
 use std::{env, net::IpAddr, path::PathBuf};
@@ -44,12 +46,13 @@ pub use self::{
     search::SearchArgs,
     traffic::TrafficArgs,
     values::{AddressList, STDOUT},
+    way_in::{ProxyFlag, WayInArgs},
     window::WindowArgs,
 };
 use crate::{
     payload::files::PayloadFilesError,
     result::baseline::BaselineError,
-    wire::{secrets, target::ResolveError, tls::TlsError},
+    wire::{redirect::RedirectError, secrets, target::ResolveError, tls::TlsError},
 };
 
 // Headings of the flags in the help.
@@ -224,15 +227,33 @@ pub enum PlanError {
     },
     /// An address to connect from that leads nowhere.
     #[error(
-        "invalid value '{source_address}' for '--source <LIST>': the server's address is {target}, \
+        "invalid value '{source_address}' for '--source <LIST>': the {whose}'s address is {target}, \
          of the other family"
     )]
     SourceFamily {
         /// The address to connect from.
         source_address: IpAddr,
-        /// The server's address.
+        /// Who is connected to, the server or the proxy.
+        whose: &'static str,
+        /// The address of that.
         target: IpAddr,
     },
+    /// A variable that names a proxy.
+    #[error("invalid value '{value}' of the variable {name}: {cause}; --no-proxy does without it")]
+    ProxyVariable {
+        /// The variable.
+        name: &'static str,
+        /// Its value, as it may be shown.
+        value: String,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// Redirects that nobody should follow: the server's fault, not that of a flag.
+    #[error(transparent)]
+    Redirect(#[from] RedirectError),
+    /// The system does not let anybody find out about redirects.
+    #[error("--follow: {0}")]
+    Follow(std::io::Error),
     /// A reset of what knows none.
     #[error(
         "invalid value 'abort' for '--close <HOW>': a Unix socket (--unix-socket {}) is never \

@@ -36,13 +36,18 @@ impl ConnectionError {
     /// The kind that it is counted by.
     pub(crate) fn kind(&self) -> ErrorKind {
         match self {
-            Self::Opening(OpeningError::Connect(_) | OpeningError::Tls(_)) => ErrorKind::Connect,
+            Self::Opening(
+                OpeningError::Connect(_) | OpeningError::ProxyHeader(_) | OpeningError::Tls(_),
+            ) => ErrorKind::Connect,
+            Self::Opening(OpeningError::Proxy { .. }) => ErrorKind::Proxy,
             Self::Opening(OpeningError::Handshake(_) | OpeningError::HandshakeCutOff) => {
                 ErrorKind::Handshake
             }
-            Self::Opening(OpeningError::ConnectTimeout(_) | OpeningError::OpeningTimeout(_)) => {
-                ErrorKind::Timeout
-            }
+            Self::Opening(
+                OpeningError::ConnectTimeout(_)
+                | OpeningError::OpeningTimeout(_)
+                | OpeningError::ProxyTimeout { .. },
+            ) => ErrorKind::Timeout,
             Self::Violation(_) => ErrorKind::Protocol,
             Self::EchoMissing(_) | Self::CloseMissing(_) | Self::EndMissing(_) => {
                 ErrorKind::Missing

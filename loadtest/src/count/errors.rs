@@ -12,6 +12,8 @@ use crate::{text::numbers::grouped, verify::received::WrongEcho};
 pub enum ErrorKind {
     /// The socket could not connect, or TLS could not be spoken.
     Connect,
+    /// The proxy could not be reached, or gave no connection to the server.
+    Proxy,
     /// The answer to the opening handshake does not open the connection.
     Handshake,
     /// Opening the connection took too long.
@@ -30,7 +32,7 @@ impl ErrorKind {
     /// Whether it happens to connections that are not open yet, and to no others.
     pub(crate) fn keeps_from_opening(self) -> bool {
         match self {
-            Self::Connect | Self::Handshake | Self::Timeout => true,
+            Self::Connect | Self::Proxy | Self::Handshake | Self::Timeout => true,
             Self::Wrong | Self::Missing | Self::Closed | Self::Protocol => false,
         }
     }
@@ -40,6 +42,7 @@ impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Connect => "connect",
+            Self::Proxy => "proxy",
             Self::Handshake => "handshake",
             Self::Timeout => "timeout",
             Self::Wrong => "wrong",
@@ -55,6 +58,9 @@ impl fmt::Display for ErrorKind {
 pub struct ErrorCounts {
     /// [`ErrorKind::Connect`]
     pub connect: u64,
+    /// [`ErrorKind::Proxy`]. Earlier results have none.
+    #[serde(default)]
+    pub proxy: u64,
     /// [`ErrorKind::Handshake`]
     pub handshake: u64,
     /// [`ErrorKind::Timeout`]
@@ -75,6 +81,7 @@ impl ErrorCounts {
     pub(super) fn add(&mut self, kind: ErrorKind, count: u64) {
         let counter = match kind {
             ErrorKind::Connect => &mut self.connect,
+            ErrorKind::Proxy => &mut self.proxy,
             ErrorKind::Handshake => &mut self.handshake,
             ErrorKind::Timeout => &mut self.timeout,
             ErrorKind::Wrong => &mut self.wrong,
@@ -89,10 +96,11 @@ impl ErrorCounts {
     /// Adds others.
     pub(crate) fn merge(&mut self, other: Self) {
         // Adding each kind adds up the total.
-        let Self { connect, handshake, timeout, wrong, missing, closed, protocol, total: _ } =
+        let Self { connect, proxy, handshake, timeout, wrong, missing, closed, protocol, total: _ } =
             other;
         for (kind, count) in [
             (ErrorKind::Connect, connect),
+            (ErrorKind::Proxy, proxy),
             (ErrorKind::Handshake, handshake),
             (ErrorKind::Timeout, timeout),
             (ErrorKind::Wrong, wrong),
@@ -153,7 +161,8 @@ impl WrongEchoCounts {
 
 impl fmt::Display for ErrorCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { connect, handshake, timeout, wrong, missing, closed, protocol, total } = *self;
+        let Self { connect, proxy, handshake, timeout, wrong, missing, closed, protocol, total } =
+            *self;
         if total == 0 {
             return f.write_str("none");
         }
@@ -161,6 +170,7 @@ impl fmt::Display for ErrorCounts {
             f,
             &[
                 (connect, "connect"),
+                (proxy, "proxy"),
                 (handshake, "handshake"),
                 (timeout, "timeout"),
                 (wrong, "wrong"),

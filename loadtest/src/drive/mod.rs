@@ -4,6 +4,7 @@ pub(crate) mod busy_poll;
 pub(crate) mod client;
 pub(crate) mod fine_timer;
 pub(crate) mod pacer;
+pub(crate) mod redirects;
 pub(crate) mod reserve;
 pub(crate) mod runtime;
 pub(crate) mod sender;

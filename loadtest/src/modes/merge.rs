@@ -26,7 +26,7 @@ use crate::{
             HistogramFiles, hlog,
             hlog::{Log, LogError},
         },
-        report::{Connections, VERSION},
+        report::{Connections, VERSION, WayIn, write_way_in},
     },
     text::{
         numbers::{counted, grouped, rate},
@@ -74,6 +74,9 @@ struct Counts {
     causes: Vec<Cause>,
     duration_seconds: f64,
     interrupted: bool,
+    /// That of the first run, if the others are of its kind; results of earlier versions have none.
+    #[serde(default)]
+    way_in: Option<WayIn>,
     /// A merged report has those of all runs elsewhere.
     #[serde(default, skip_serializing)]
     warnings: Vec<Warning>,
@@ -153,6 +156,8 @@ impl MergedReport {
         for (_, log) in logs {
             counts.add(&log.report);
         }
+        let first = logs.first().filter(|_| are_of_one_kind(logs));
+        counts.way_in = first.and_then(|(_, log)| log.report.way_in.clone());
         let seconds = merge_seconds(logs, began)?;
         let mut total = Histograms::default();
         for second in &seconds {
@@ -192,6 +197,7 @@ impl MergedReport {
 /// What casts doubt on the sum, and on each of the runs, whose windows began within `time`.
 fn doubts(logs: &[(&Path, Log<'_, Counts>)], time: Duration) -> Vec<Warning> {
     let mut doubts: Vec<Warning> = begins_apart(time).into_iter().collect();
+    doubts.extend(ways_in_differ(logs));
     for (path, log) in logs {
         for Warning { code, text } in &log.report.warnings {
             let doubt = Warning::new(*code, format!("{}: {text}", path.display()));
@@ -210,6 +216,29 @@ fn begins_apart(time: Duration) -> Option<Warning> {
         time.as_secs_f64()
     );
     (time > BEGINS_APART_MAX).then(|| Warning::new(WarningCode::BeginsApart, text))
+}
+
+fn ways_in_differ(logs: &[(&Path, Log<'_, Counts>)]) -> Option<Warning> {
+    let ways = logs.iter().map(|(path, log)| (path, log.report.way_in.as_ref()));
+    let way_in_words = |(path, way_in): (&&Path, Option<&WayIn>)| {
+        let way_in = way_in.map_or_else(|| "straight".to_owned(), ToString::to_string);
+        format!("{} {way_in}", path.display())
+    };
+    (!are_of_one_kind(logs)).then(|| {
+        let list: Vec<String> = ways.map(way_in_words).collect();
+        let text = format!(
+            "the runs came to the server by different ways, and their sum is of no single one: {}",
+            list.join("; ")
+        );
+        Warning::new(WarningCode::WaysInDiffer, text)
+    })
+}
+
+/// Whether the runs came to the server in the same way, but for where proxy and server are.
+fn are_of_one_kind(logs: &[(&Path, Log<'_, Counts>)]) -> bool {
+    let mut kinds = logs.iter().map(|(_, log)| WayIn::kind(log.report.way_in.as_ref()));
+    let first = kinds.next();
+    kinds.all(|kind| Some(kind) == first)
 }
 
 /// Adds up the intervals of all logs that began in the same second, counted from `began`, each to
@@ -282,6 +311,7 @@ impl fmt::Display for MergedReport {
         writeln!(f, "{}: {}", counted(self.runs.len() as u64, "run"), files.join(", "))?;
         write!(f, "  {}", counted(connections.opened, "connection"))?;
         writeln!(f, ", measured windows begun within {:.3} s", self.begins_apart_seconds)?;
+        write_way_in(f, self.counts.way_in.as_ref())?;
         writeln!(f)?;
         writeln!(
             f,

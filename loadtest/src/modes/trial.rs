@@ -20,7 +20,7 @@ use crate::{
     result::{
         measurement::{Measured, Measurement},
         progress::Progress,
-        report::{EachRun, OpenLoopReport, Report, floor_in_words},
+        report::{EachRun, OpenLoopReport, Report, WayIn, floor_in_words},
         usage::UsageReport,
     },
     text::warning::Warning,
@@ -58,6 +58,14 @@ impl TrialPlan {
         match self {
             Self::Messages(plan) => plan.connector.url(),
             Self::Cycles(plan) => plan.connector.url(),
+        }
+    }
+
+    /// How connections get there; `None` if straight.
+    pub(crate) fn way_in(&self) -> Option<WayIn> {
+        match self {
+            Self::Messages(plan) => WayIn::of(&plan.connector),
+            Self::Cycles(plan) => WayIn::of(&plan.connector),
         }
     }
 

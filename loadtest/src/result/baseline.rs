@@ -17,9 +17,11 @@ use crate::{
 
 /// What two runs have in common if they can be compared: names in the JSON of their results. How
 /// long they took is not among it, nor where the server was.
-const CIRCUMSTANCES: [&str; 19] = [
+const CIRCUMSTANCES: [&str; 21] = [
     "version",
     URL,
+    PROXY,
+    "way_in.proxy_header.version",
     "driver",
     "threads",
     "cpus",
@@ -41,6 +43,9 @@ const CIRCUMSTANCES: [&str; 19] = [
 
 /// The URL, of which only the scheme matters: TLS costs both sides time.
 const URL: &str = "url";
+
+/// The URL of a proxy, of which only the scheme matters as well.
+const PROXY: &str = "way_in.proxy.url";
 
 /// Whether it was offered matters; on how many connections it was agreed to is a result.
 const COMPRESSION: &str = "compression";
@@ -135,7 +140,7 @@ fn differences(earlier: &Value, now: &Value) -> Vec<Difference> {
 fn circumstance(result: &Value, name: &str) -> Value {
     let value = name.split('.').fold(result, |value, key| &value[key]);
     match (name, value) {
-        (URL, Value::String(url)) => json!(url.split("://").next()),
+        (URL | PROXY, Value::String(url)) => json!(url.split("://").next()),
         (COMPRESSION, value) => json!(value.is_object()),
         (_, value) => value.clone(),
     }

@@ -58,10 +58,14 @@ pub enum WarningCode {
     SharedCpus,
     /// The load started after the time that it was planned for.
     StartedLate,
+    /// Connections went through a proxy.
+    ThroughProxy,
     /// The limit on open files is below what the connections need.
     TooFewDescriptors,
     /// There are fewer local ports than connections.
     TooFewPorts,
+    /// Merged runs came to the server by different ways.
+    WaysInDiffer,
 }
 
 impl Warning {

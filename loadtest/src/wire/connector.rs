@@ -1,27 +1,27 @@
 //! How connections are opened: from a socket to the end of the opening handshake.
 
-use std::time::{Duration, Instant};
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
 
 use http::HeaderValue;
-use monoio::time::{timeout, timeout_at};
+use monoio::time::timeout;
 
 use super::{
     halves::{ReadHalf, WriteHalf},
     handshake::{Accepted, Answer, Handshake, HandshakeError, RESPONSE_HEAD_LEN_MAX},
     opening_error::OpeningError,
-    refusal::Refusal,
+    refusal::BODY_WAIT,
     request::{Field, Request, Subprotocol},
-    stream,
-    stream::{Endpoint, SocketClosing, Sources, Stream},
+    route::Route,
+    stream::{SocketClosing, Sources, Stream},
     target::Target,
     tls::Tls,
 };
 
 /// Bytes of a response head that are read at once.
 const READ_LEN: usize = 4 * 1024;
-
-/// How long a line of a refusal's body is waited for.
-const BODY_WAIT: Duration = Duration::from_millis(250);
 
 /// What a client asks for in its opening handshake, beside what it has to.
 #[derive(Clone, Debug, Default)]
@@ -37,7 +37,7 @@ pub struct Wishes {
 /// How long opening a connection may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// The time until the socket is connected and TLS is spoken.
+    /// The time until the socket is connected, a proxy has done its part, and TLS is spoken.
     pub connect: Duration,
     /// The time until the opening handshake is done.
     pub opening: Duration,
@@ -47,7 +47,9 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct Connector {
     url: String,
-    endpoint: Endpoint,
+    /// The URLs that have redirected to it, the one that was asked for first.
+    redirects: Vec<String>,
+    route: Route,
     sources: Sources,
     tls: Option<Tls>,
     request: Request,
@@ -57,10 +59,10 @@ pub struct Connector {
 }
 
 impl Connector {
-    /// Opens connections to `endpoint`, where `target` was found.
+    /// Opens connections by `route`, which leads to `target`.
     pub fn new(
         target: &Target,
-        endpoint: Endpoint,
+        route: impl Into<Route>,
         sources: Sources,
         tls: Option<Tls>,
         wishes: &Wishes,
@@ -69,7 +71,8 @@ impl Connector {
         let Wishes { fields, subprotocols, origin } = wishes;
         Self {
             url: target.url().to_owned(),
-            endpoint,
+            redirects: Vec::new(),
+            route: route.into(),
             sources,
             tls,
             request: Request::new(target, fields, subprotocols, origin.as_ref()),
@@ -90,18 +93,51 @@ impl Connector {
         Self { closing: SocketClosing::Reset, ..self }
     }
 
+    /// The same, whose URL these have led to, the one that was asked for first.
+    #[must_use]
+    pub fn redirected_from(self, redirects: Vec<String>) -> Self {
+        Self { redirects, ..self }
+    }
+
     /// Where connections go to.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// The URLs that have redirected to it.
+    pub(crate) fn redirects(&self) -> &[String] {
+        &self.redirects
+    }
+
+    /// How connections go there.
+    pub(crate) fn route(&self) -> &Route {
+        &self.route
     }
 
     /// Opens a connection with `nonce` as the key of its opening handshake.
     pub(crate) async fn open(&self, nonce: [u8; 16]) -> Result<OpenConnection, OpeningError> {
         let limit = self.limits.opening;
         let deadline = Instant::now() + limit;
-        match timeout(limit, self.open_until(deadline, nonce)).await {
+        let is_routed = Cell::new(false);
+        match timeout(limit, self.open_until(deadline, nonce, &is_routed)).await {
             Ok(opened) => opened,
-            Err(_) => Err(OpeningError::OpeningTimeout(limit)),
+            Err(_) => Err(self.late(limit, &is_routed, OpeningError::OpeningTimeout)),
+        }
+    }
+
+    /// The error of what took longer than `limit`: the proxy's, if there is no connection to the
+    /// server yet.
+    fn late(
+        &self,
+        limit: Duration,
+        is_routed: &Cell<bool>,
+        otherwise: fn(Duration) -> OpeningError,
+    ) -> OpeningError {
+        match self.route.proxy() {
+            Some((proxy, _)) if !is_routed.get() => {
+                OpeningError::ProxyTimeout { url: proxy.url().to_owned(), limit }
+            }
+            _ => otherwise(limit),
         }
     }
 
@@ -109,11 +145,12 @@ impl Connector {
         &self,
         deadline: Instant,
         nonce: [u8; 16],
+        is_routed: &Cell<bool>,
     ) -> Result<OpenConnection, OpeningError> {
         let limit = self.limits.connect;
-        let mut stream = match timeout(limit, self.connect()).await {
+        let mut stream = match timeout(limit, self.connect(is_routed)).await {
             Ok(connected) => connected?,
-            Err(_) => return Err(OpeningError::ConnectTimeout(limit)),
+            Err(_) => return Err(self.late(limit, is_routed, OpeningError::ConnectTimeout)),
         };
         let (early, compression) = match &mut stream {
             Stream::Plain(reader, writer) => {
@@ -127,9 +164,10 @@ impl Connector {
         Ok(OpenConnection { stream, early, compression })
     }
 
-    async fn connect(&self) -> Result<Stream, OpeningError> {
-        let halves = stream::connect(&self.endpoint, &self.sources, self.closing);
-        let (read_half, write_half) = halves.await.map_err(OpeningError::Connect)?;
+    /// Connects, and says when there is a connection to the server.
+    async fn connect(&self, is_routed: &Cell<bool>) -> Result<Stream, OpeningError> {
+        let (read_half, write_half) = self.route.connect(&self.sources, self.closing).await?;
+        is_routed.set(true);
         let Some(tls) = &self.tls else {
             return Ok(Stream::Plain(read_half, write_half));
         };
@@ -163,10 +201,8 @@ impl Connector {
                 }
                 Some(Answer::Refused(refusal)) => {
                     let mut body = response.split_off(refusal.head_len);
-                    // It is refused in any case, with a reason or without.
                     let until = deadline.min(Instant::now() + BODY_WAIT);
-                    let read = read_line(&refusal, &mut body, reader);
-                    let _ = timeout_at(until.into(), read).await;
+                    refusal.hear(&mut body, reader, until).await;
                     return Err(handshake.explain(refusal, &body).into());
                 }
                 None if response.len() > RESPONSE_HEAD_LEN_MAX => {
@@ -174,17 +210,6 @@ impl Connector {
                 }
                 None => {}
             }
-        }
-    }
-}
-
-/// Reads what a refusal says into `body`, up to the end of a line.
-async fn read_line(refusal: &Refusal, body: &mut Vec<u8>, reader: &mut impl ReadHalf) {
-    while !refusal.is_told(body) {
-        let (read, chunk) = reader.read(Vec::with_capacity(READ_LEN)).await;
-        match read {
-            Ok(0) | Err(_) => return,
-            Ok(_) => body.extend_from_slice(&chunk),
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::text::excerpt::excerpt;
 pub(crate) const RESPONSE_HEAD_LEN_MAX: usize = 16 * 1024;
 
 /// The most header fields that a response head may have.
-const RESPONSE_FIELDS_MAX: usize = 100;
+pub(super) const RESPONSE_FIELDS_MAX: usize = 100;
 
 const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
@@ -182,7 +182,7 @@ pub(crate) fn accept_of(key: &str) -> String {
 
 /// Reads responses as a user agent has to: their lines may be folded (RFC 9112 §5.2), and white space
 /// before a colon is not part of the name (§5.1).
-fn parser() -> httparse::ParserConfig {
+pub(super) fn parser() -> httparse::ParserConfig {
     let mut parser = httparse::ParserConfig::default();
     parser
         .allow_obsolete_multiline_headers_in_responses(true)

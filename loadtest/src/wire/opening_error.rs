@@ -6,13 +6,23 @@ use std::{io, time::Duration};
 use ringecho::tls::{TlsError, TlsFault};
 use thiserror::Error;
 
-use super::handshake::HandshakeError;
+use super::{handshake::HandshakeError, proxy::ProxyError, stream::explain_connect};
 
 /// What can go wrong between a socket and the end of the opening handshake.
 #[derive(Debug, Error)]
 pub(crate) enum OpeningError {
     #[error("{}", explain_connect(.0))]
     Connect(io::Error),
+    #[error("the proxy {url}: {cause}")]
+    Proxy {
+        /// The proxy's URL.
+        url: String,
+        cause: ProxyError,
+    },
+    #[error("the proxy {url} had given no connection after {limit:?}")]
+    ProxyTimeout { url: String, limit: Duration },
+    #[error("the PROXY protocol header could not be sent: {0}")]
+    ProxyHeader(io::Error),
     #[error("TLS: {}", explain_tls(.0))]
     Tls(io::Error),
     #[error("not connected after {0:?}")]
@@ -23,20 +33,6 @@ pub(crate) enum OpeningError {
     HandshakeCutOff,
     #[error("the connection was not open after {0:?}")]
     OpeningTimeout(Duration),
-}
-
-/// The cause, and the command that mends it where there is one.
-fn explain_connect(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::AddrNotAvailable => format!(
-            "{error}; no local port is left for another connection to this address: \
-             sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\""
-        ),
-        _ if error.raw_os_error() == Some(nix::errno::Errno::EMFILE as i32) => {
-            format!("{error}; raise the limit on open files: ulimit -n 1048576")
-        }
-        _ => error.to_string(),
-    }
 }
 
 /// The cause, and the flags that mend it where there are some.

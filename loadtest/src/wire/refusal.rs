@@ -1,17 +1,29 @@
 //! A response that does not open the connection: its status, where it points to, and what it says.
 
-use std::{borrow::Cow, fmt};
+use std::{
+    borrow::Cow,
+    fmt,
+    time::{Duration, Instant},
+};
 
 use http::header::{CONTENT_LENGTH, LOCATION, TRANSFER_ENCODING};
+use monoio::time::timeout_at;
 
 use super::{
     fields::{has_token, values},
+    halves::ReadHalf,
     secrets::{Secrets, masked},
 };
 use crate::text::excerpt::excerpt;
 
 /// Bytes of a body that are looked at, at most.
 pub(crate) const BODY_LEN_MAX: usize = 4 * 1024;
+
+/// Bytes of a body that are read at once.
+const READ_LEN: usize = 4 * 1024;
+
+/// How long a line of a body is waited for.
+pub(super) const BODY_WAIT: Duration = Duration::from_millis(250);
 
 /// The head of such a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,13 +43,18 @@ pub(crate) struct RefusalReason {
     pub(crate) location: Option<String>,
     /// The first line of the body that is not empty.
     pub(crate) line: Option<String>,
+    /// Where a redirect points to, as the server wrote it: not to be shown.
+    pub(crate) redirect: Option<String>,
 }
 
 impl fmt::Display for RefusalReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the server answered with status {} instead of 101", self.status)?;
         if let Some(location) = &self.location {
-            write!(f, ", and points to {location} (redirects are not followed)")?;
+            write!(f, ", and points to {location}")?;
+            if self.redirect.is_some() {
+                f.write_str(" (--follow goes there, once and before the load)")?;
+            }
         }
         if let Some(line) = &self.line {
             write!(f, ": {line}")?;
@@ -75,13 +92,35 @@ impl Refusal {
         is_whole || body.len() >= BODY_LEN_MAX || begun.contains(&b'\n')
     }
 
+    /// Reads what it says into `body`, up to the end of a line and until `deadline`. It is refused in
+    /// any case, with a reason or without.
+    pub(super) async fn hear(
+        &self,
+        body: &mut Vec<u8>,
+        reader: &mut impl ReadHalf,
+        deadline: Instant,
+    ) {
+        let read_line = async {
+            while !self.is_told(body) {
+                let (read, chunk) = reader.read(Vec::with_capacity(READ_LEN)).await;
+                match read {
+                    Ok(0) | Err(_) => return,
+                    Ok(_) => body.extend_from_slice(&chunk),
+                }
+            }
+        };
+        let _ = timeout_at(deadline.into(), read_line).await;
+    }
+
     /// What to say of a response with a body that begins with `body`.
     pub(crate) fn explain(self, body: &[u8], secrets: &Secrets) -> RefusalReason {
         let (content, _) = self.framing.decode(body);
         let text = String::from_utf8_lossy(&content);
         let line = text.lines().map(str::trim).find(|line| !line.is_empty());
         let location = self.location.as_deref().map(masked);
+        let is_redirect = matches!(self.status, 301 | 302 | 303 | 307 | 308);
         RefusalReason {
+            redirect: self.location.clone().filter(|_| is_redirect),
             status: self.status,
             location: location.map(|location| excerpt(&secrets.masked_in(&location))),
             line: line.map(|line| excerpt(&secrets.masked_in(line))),
@@ -155,7 +194,7 @@ mod tests {
             (&[], "\x1b[31mred\n", true, Some("\u{1b}[31mred")),
         ] {
             let line = line.map(|line: &str| format!("{line:?}"));
-            let error = RefusalReason { status: 401, location: None, line };
+            let error = RefusalReason { status: 401, location: None, line, redirect: None };
             assert_eq!(said(fields, body), (told, error), "{body:?}");
         }
     }

@@ -6,8 +6,9 @@ use std::str::FromStr;
 use http::{
     HeaderName, HeaderValue,
     header::{
-        AUTHORIZATION, CONNECTION, HOST, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
-        SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+        AUTHORIZATION, CONNECTION, COOKIE, HOST, ORIGIN, PROXY_AUTHORIZATION, SEC_WEBSOCKET_ACCEPT,
+        SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
+        UPGRADE,
     },
 };
 
@@ -29,6 +30,13 @@ const RESERVED: [HeaderName; 6] = [
 pub struct Field {
     name: HeaderName,
     value: HeaderValue,
+}
+
+impl Field {
+    /// Whether it is for one server alone: who is redirected to another one does not send it there.
+    pub(crate) fn is_for_one_server(&self) -> bool {
+        [AUTHORIZATION, COOKIE, HOST, PROXY_AUTHORIZATION].contains(&self.name)
+    }
 }
 
 impl FromStr for Field {

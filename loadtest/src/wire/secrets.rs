@@ -44,6 +44,12 @@ impl Secrets {
         Self(secrets.flat_map(both).filter(|secret| secret.len() >= SECRET_LEN_MIN).collect())
     }
 
+    /// These and others.
+    pub(crate) fn and(mut self, others: &Self) -> Self {
+        self.0.extend_from_slice(&others.0);
+        self
+    }
+
     /// What somebody else says, without them.
     pub(crate) fn masked_in(&self, text: &str) -> String {
         self.0.iter().fold(text.to_owned(), |text, secret| text.replace(secret, MASK))

@@ -7,7 +7,6 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -19,7 +18,10 @@ use monoio::{
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::tls::{TlsReader, TlsWriter};
+use super::{
+    in_turn::InTurn,
+    tls::{TlsReader, TlsWriter},
+};
 use crate::text::{shortfall::note, warning::WarningCode};
 
 /// After how long a Unix socket is tried again whose listen queue is full.
@@ -50,24 +52,8 @@ pub(crate) enum SocketClosing {
     Reset,
 }
 
-/// Addresses that sockets connect from, in turn.
-#[derive(Debug)]
-pub struct Sources {
-    addresses: Vec<IpAddr>,
-    taken: AtomicUsize,
-}
-
-impl Sources {
-    /// These addresses, or whatever the kernel chooses if there are none.
-    pub fn new(addresses: Vec<IpAddr>) -> Self {
-        Self { addresses, taken: AtomicUsize::new(0) }
-    }
-
-    fn next(&self) -> Option<IpAddr> {
-        let turn = self.taken.fetch_add(1, Relaxed) % self.addresses.len().max(1);
-        self.addresses.get(turn).copied()
-    }
-}
+/// Addresses that sockets connect from, in turn; whatever the kernel chooses if there are none.
+pub type Sources = InTurn<IpAddr>;
 
 /// Connects a socket.
 pub(crate) async fn connect(
@@ -76,7 +62,7 @@ pub(crate) async fn connect(
     closing: SocketClosing,
 ) -> io::Result<(OwnedReadHalf<TcpStream>, OwnedWriteHalf<TcpStream>)> {
     let stream = match endpoint {
-        Endpoint::Tcp(address) => connect_tcp(*address, sources.next(), closing).await?,
+        Endpoint::Tcp(address) => connect_tcp(*address, sources.next().copied(), closing).await?,
         Endpoint::Unix(path) => {
             let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
             connect_socket(&socket, &SockAddr::unix(path)?).await?
@@ -109,6 +95,20 @@ async fn connect_tcp(
     // Without it the kernel would hold back small writes while others are unacknowledged.
     done_without("TCP_NODELAY", "small messages may wait for others", stream.set_nodelay(true));
     Ok(stream)
+}
+
+/// The cause, and the command that mends it where there is one.
+pub(super) fn explain_connect(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrNotAvailable => format!(
+            "{error}; no local port is left for another connection to this address: \
+             sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\""
+        ),
+        _ if error.raw_os_error() == Some(nix::errno::Errno::EMFILE as i32) => {
+            format!("{error}; raise the limit on open files: ulimit -n 1048576")
+        }
+        _ => error.to_string(),
+    }
 }
 
 /// Notes that a socket option could not be set, and what that means.

@@ -147,7 +147,10 @@ fn parse_uri(url: &str) -> Result<Uri, TargetError> {
 }
 
 /// The port that an authority names; `host_and_port` is all of it but the user.
-fn port_of(authority: &Authority, host_and_port: &str) -> Result<Option<u16>, TargetError> {
+pub(super) fn port_of(
+    authority: &Authority,
+    host_and_port: &str,
+) -> Result<Option<u16>, TargetError> {
     match (authority.port_u16(), host_and_port.strip_prefix(authority.host())) {
         (Some(0), _) => Err(TargetError::Port),
         (Some(port), _) => Ok(Some(port)),
@@ -181,6 +184,11 @@ impl Target {
         &self.host
     }
 
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The value of the request's Authorization header field, if the URL has a user name.
     pub fn authorization(&self) -> Option<&str> {
         self.authorization.as_deref()
@@ -201,21 +209,46 @@ impl Target {
         &self.secrets
     }
 
-    /// The address that all connections go to: of several (`localhost` often has two), the first
-    /// one where somebody listens. Only then a connection is made to find out.
-    pub fn resolve(&self, timeout: Duration) -> Result<SocketAddr, ResolveError> {
-        let addresses: Vec<SocketAddr> = (self.host.as_str(), self.port)
-            .to_socket_addrs()
-            .map_err(|cause| ResolveError::Lookup { host: self.host.clone(), cause })?
-            .collect();
-        let first = *addresses.first().ok_or_else(|| ResolveError::NoAddress(self.host.clone()))?;
-        if addresses.iter().all(|address| *address == first) {
-            return Ok(first);
-        }
-        let listening =
-            addresses.iter().find(|address| TcpStream::connect_timeout(address, timeout).is_ok());
-        Ok(*listening.unwrap_or(&first))
+    /// Whether both are of the same scheme, host and port.
+    pub(super) fn has_origin_of(&self, other: &Self) -> bool {
+        self.tls == other.tls
+            && self.host.eq_ignore_ascii_case(&other.host)
+            && self.port == other.port
     }
+
+    /// The same, with the user and password of `other` if it has none of its own.
+    pub(super) fn with_credentials_of(self, other: &Self) -> Self {
+        match self.authorization {
+            Some(_) => self,
+            None => Self {
+                authorization: other.authorization.clone(),
+                secrets: self.secrets.and(&other.secrets),
+                ..self
+            },
+        }
+    }
+}
+
+/// The address that connections to a host go to: of several (`localhost` often has two), the first
+/// one where somebody listens. Only then a connection is made to find out.
+pub fn resolve(host: &str, port: u16, timeout: Duration) -> Result<SocketAddr, ResolveError> {
+    let (first, addresses) = look_up(host, port)?;
+    if addresses.iter().all(|address| *address == first) {
+        return Ok(first);
+    }
+    let listening =
+        addresses.iter().find(|address| TcpStream::connect_timeout(address, timeout).is_ok());
+    Ok(*listening.unwrap_or(&first))
+}
+
+/// The addresses of a host: the first one, and all. No connection is made.
+pub fn look_up(host: &str, port: u16) -> Result<(SocketAddr, Vec<SocketAddr>), ResolveError> {
+    let addresses: Vec<SocketAddr> = (host, port)
+        .to_socket_addrs()
+        .map_err(|cause| ResolveError::Lookup { host: host.to_owned(), cause })?
+        .collect();
+    let first = *addresses.first().ok_or_else(|| ResolveError::NoAddress(host.to_owned()))?;
+    Ok((first, addresses))
 }
 
 #[cfg(test)]
@@ -306,7 +339,7 @@ mod tests {
     #[test]
     fn a_literal_needs_no_lookup() {
         let target: Target = "ws://[::1]:9000/".parse().unwrap();
-        let address = target.resolve(Duration::ZERO).unwrap();
+        let address = resolve(target.host(), target.port(), Duration::ZERO).unwrap();
         assert_eq!(address, "[::1]:9000".parse().unwrap());
     }
 }

@@ -89,6 +89,7 @@ fn what_a_run_reports_too_has_the_same_shape() {
         ("/properties/wrong_echoes", "/$defs/wrong_echoes"),
         ("/$defs/errors/required", "/$defs/errors/required"),
         ("/$defs/checks", "/$defs/checks"),
+        ("/$defs/way_in", "/$defs/way_in"),
         ("/properties/host", "/properties/host"),
     ];
     assert_same_shapes(SCHEMA, &parts);

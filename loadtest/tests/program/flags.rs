@@ -316,6 +316,11 @@ fn flags_that_do_not_fit_the_url_are_refused() {
          other family",
     );
     assert_refused(
+        &format!("{URL} --proxy http://[::1]:9 --source 127.0.0.1"),
+        "invalid value '127.0.0.1' for '--source <LIST>': the proxy's address is ::1, of the other \
+         family",
+    );
+    assert_refused(
         &format!("{URL} --source 127.0.0.9-127.0.0.2"),
         "invalid value '127.0.0.9-127.0.0.2' for '--source <LIST>': \"127.0.0.9-127.0.0.2\" is no \
          address; expected addresses and ranges such as 127.0.0.2-127.0.0.9",
@@ -324,6 +329,70 @@ fn flags_that_do_not_fit_the_url_are_refused() {
         "wss://localhost:9/ --ca /nonexistent/ca.pem",
         "invalid value '/nonexistent/ca.pem' for '--ca <FILE>': I/O error: No such file or \
          directory (os error 2)",
+    );
+}
+
+#[test]
+fn ways_in_that_cannot_be_gone_are_refused_with_the_reason() {
+    let proxy = "expected http://, socks5:// or socks5h://, each with [USER:PASSWORD@]HOST:PORT";
+    let resolve = "expected HOST:PORT:ADDRESS[,ADDRESS...], such as example.com:443:127.0.0.1";
+    for (flag, placeholder, value, reason) in [
+        (
+            "--proxy",
+            "URL",
+            "https://p:3128",
+            &format!("TLS to the proxy itself is not spoken; {proxy}"),
+        ),
+        ("--proxy", "URL", "socks4://p", &format!("no proxy of that kind is known; {proxy}")),
+        ("--proxy", "URL", "http://p", &format!("the port is missing; {proxy}")),
+        (
+            "--resolve",
+            "HOST:PORT:ADDRESS",
+            "h:80",
+            &format!("there is no address in it; {resolve}"),
+        ),
+        (
+            "--resolve",
+            "HOST:PORT:ADDRESS",
+            "h:80:localhost",
+            &format!("\"localhost\" is no address; {resolve}"),
+        ),
+        (
+            "--send-proxy-source",
+            "LIST",
+            "h",
+            &"\"h\" is no address; expected addresses and ranges such as 127.0.0.2-127.0.0.9"
+                .to_owned(),
+        ),
+    ] {
+        for command in ["", "idle", "churn"] {
+            assert_refused(
+                &format!("{command} {URL} {flag} {value}"),
+                &format!("invalid value '{value}' for '{flag} <{placeholder}>': {reason}"),
+            );
+        }
+    }
+    assert_refused(
+        &format!("{URL} --send-proxy v3"),
+        "invalid value 'v3' for '--send-proxy <VERSION>'",
+    );
+    for (flags, one, other) in [
+        ("--proxy http://p:1 --no-proxy", "--proxy <URL>", "--no-proxy"),
+        ("--proxy http://p:1 --unix-socket /x", "--proxy <URL>", "--unix-socket <PATH>"),
+        (
+            "--resolve h:1:::1 --unix-socket /x",
+            "--resolve <HOST:PORT:ADDRESS>",
+            "--unix-socket <PATH>",
+        ),
+    ] {
+        assert_refused(
+            &format!("{URL} {flags}"),
+            &format!("the argument '{one}' cannot be used with '{other}'"),
+        );
+    }
+    assert_refused(
+        &format!("{URL} --send-proxy-source 10.0.0.1"),
+        "the following required arguments were not provided:",
     );
 }
 
@@ -386,6 +455,9 @@ fn no_refusal_shows_a_password_or_a_token() {
         "compare ws://127.0.0.1:9/ ws://127.0.0.1:9/ ws://127.0.0.1:9/?token=secret",
         "idle ws://me:secret@127.0.0.1:0/",
         "ws://nowhere.invalid/?token=secret",
+        "ws://127.0.0.1:9/ --proxy http://me:secret@p",
+        "ws://127.0.0.1:9/ --proxy me:secret@p",
+        "ws://127.0.0.1:9/ --proxy http://me:secret@nowhere.invalid:9",
     ] {
         let output = program(arguments).output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();

@@ -30,6 +30,7 @@ fn what_a_run_reports_too_has_the_same_shape() {
     let parts = [
         ("/$defs/latency", "/$defs/latency"),
         ("/properties/causes", "/$defs/causes"),
+        ("/$defs/way_in", "/$defs/way_in"),
         ("/properties/errors/required", "/$defs/errors/required"),
     ];
     assert_same_shapes(SCHEMA, &parts);

@@ -308,8 +308,8 @@ fn a_refusal_says_where_to_and_why() {
         (
             "HTTP/1.1 301 Moved Permanently\r\nlocation: wss://h/ws?token=abc\r\n\
              content-length: 0\r\n\r\n",
-            "status 301 instead of 101, and points to \"wss://h/ws?token=***\" (redirects are not \
-             followed)",
+            "status 301 instead of 101, and points to \"wss://h/ws?token=***\" (--follow goes \
+             there, once and before the load)",
         ),
         (
             "HTTP/1.1 401 Unauthorized\r\ncontent-length: 19\r\n\r\n\r\nno \x1btoken abc\r\n?!",

@@ -31,8 +31,8 @@ use crate::{
         host::Host,
         measurement::Measured,
         report::{
-            Provenance, SEND_LAG_MAX, generator_saturated, none_opened, polling_in_words,
-            shared_cpus, write_errors,
+            Provenance, SEND_LAG_MAX, WayIn, generator_saturated, none_opened, polling_in_words,
+            shared_cpus, write_errors, write_way_in,
         },
         usage::{CpuReport, UsageReport},
     },
@@ -235,6 +235,7 @@ impl ChurnReport {
             .map(|used| used.as_ref().map_or(&[][..], |used| &used.busy_threads));
         let doubts = [
             Warning::of_debug_build(),
+            WayIn::doubt(self.provenance.way_in.as_ref()),
             self.not_opened(),
             self.nothing_measured(),
             self.server_ended(plan),
@@ -410,6 +411,7 @@ impl From<UsageReport> for CycleUsage {
 impl fmt::Display for ChurnReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.provenance.url)?;
+        write_way_in(f, self.provenance.way_in.as_ref())?;
         self.write_setting(f)?;
         writeln!(f)?;
         writeln!(

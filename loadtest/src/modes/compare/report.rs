@@ -15,7 +15,7 @@ use crate::{
     result::{
         check::Check,
         measurement::{Measured, Ratios},
-        report::{EachRun, VERSION},
+        report::{EachRun, VERSION, WayIn, write_way_in},
     },
     text::{
         numbers::{counted, grouped, rate},
@@ -60,6 +60,8 @@ pub struct CompareReport {
 pub struct SideReport {
     /// The URL that connections were opened to.
     pub url: String,
+    /// How they got there; `None` if straight.
+    pub way_in: Option<WayIn>,
     /// Its runs, in their order.
     pub rounds: Vec<Round>,
 }
@@ -107,7 +109,11 @@ impl CompareReport {
             let ratios: Option<Vec<f64>> = a.iter().zip(&b).map(ratio).collect();
             Interval::new(&ratios?, plan.seed)
         });
-        let side = |run: &TrialPlan, rounds| SideReport { url: run.url().to_owned(), rounds };
+        let side = |run: &TrialPlan, rounds| SideReport {
+            url: run.url().to_owned(),
+            way_in: run.way_in(),
+            rounds,
+        };
         let [a, b] = [side(&plan.runs[0], a), side(&plan.runs[1], b)];
         let checks = plan.fail_if.iter().map(|condition| {
             let estimate = |metric| ratios.get(metric).map(|ratio: &Interval| ratio.estimate);
@@ -192,7 +198,10 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 
 impl fmt::Display for CompareReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "A  {}\nB  {}", self.a.url, self.b.url)?;
+        for (name, side) in [("A", &self.a), ("B", &self.b)] {
+            writeln!(f, "{name}  {}", side.url)?;
+            write_way_in(f, side.way_in.as_ref())?;
+        }
         writeln!(
             f,
             "  {}, {} of {} s each",

@@ -17,7 +17,7 @@ use crate::{
         errors::{Cause, ErrorCounts},
         latency_report::LatencyReport,
     },
-    result::report::{Connections, Provenance},
+    result::report::{Connections, Provenance, WayIn, write_way_in},
     text::{
         numbers::{bytes, grouped, rounded},
         warning::Warning,
@@ -102,7 +102,14 @@ impl IdleReport {
         let causes = tally.connections.causes();
         let not_opened = connections.not_opened(&provenance.url, &causes, interrupted);
         Self {
-            warnings: Warning::of_debug_build().into_iter().chain(not_opened).collect(),
+            warnings: [
+                Warning::of_debug_build(),
+                WayIn::doubt(provenance.way_in.as_ref()),
+                not_opened,
+            ]
+            .into_iter()
+            .flatten()
+            .collect(),
             provenance,
             connections,
             interrupted,
@@ -162,6 +169,7 @@ fn seconds(time: Duration) -> f64 {
 impl fmt::Display for IdleReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.provenance.url)?;
+        write_way_in(f, self.provenance.way_in.as_ref())?;
         writeln!(
             f,
             "  {}, held {:.1} s, {}",

@@ -14,7 +14,7 @@ use crate::{
     count::latency_report::LatencyReport,
     modes::trial::{Figures, Floor, Planned, TrialReport, Usage},
     plan::{Exchange, condition::Condition},
-    result::report::{EachRun, VERSION},
+    result::report::{EachRun, VERSION, WayIn, write_way_in},
     text::{
         numbers::{counted, rate, rounded},
         warning::{Warning, WarningCode},
@@ -28,6 +28,8 @@ pub struct SearchReport {
     pub version: &'static str,
     /// The URL that connections were opened to.
     pub url: String,
+    /// How they got there; `None` if straight.
+    pub way_in: Option<WayIn>,
     /// What a rate had to meet.
     pub slo: Vec<Condition>,
     /// What the answer may be below the truth, as a part of it.
@@ -102,6 +104,7 @@ impl SearchReport {
         Self {
             version: VERSION,
             url: run.url().to_owned(),
+            way_in: run.way_in(),
             slo: goals.clone(),
             precision: *precision,
             confirmations: *confirmations,
@@ -185,6 +188,7 @@ impl fmt::Display for SearchReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let goals: Vec<String> = self.slo.iter().map(ToString::to_string).collect();
         writeln!(f, "{}", self.url)?;
+        write_way_in(f, self.way_in.as_ref())?;
         writeln!(f, "  {}, runs of {} s", self.each_run, self.each_run.duration_seconds)?;
         writeln!(
             f,

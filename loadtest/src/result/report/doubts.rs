@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ringecho::host::cpu_list;
 
-use super::{CompressionReport, OpenLoopReport, Report};
+use super::{CompressionReport, OpenLoopReport, Report, WayIn};
 use crate::{
     count::{
         thread_usage::{BusyThread, contended_cpus},
@@ -33,6 +33,7 @@ impl Report {
             .map(|used| used.as_ref().map_or(&[][..], |used| &used.busy_threads));
         let doubts = [
             Warning::of_debug_build(),
+            WayIn::doubt(self.provenance.way_in.as_ref()),
             self.not_opened(),
             self.nothing_measured(),
             self.server_ended(plan),

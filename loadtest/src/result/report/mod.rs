@@ -10,6 +10,7 @@ mod open_loop;
 mod page;
 mod provenance;
 mod text;
+mod way_in;
 
 use humantime::format_rfc3339_millis;
 use serde::Serialize;
@@ -20,6 +21,7 @@ pub use self::{
     each_run::{EachCycle, EachRun},
     open_loop::OpenLoopReport,
     provenance::Provenance,
+    way_in::{HeaderWay, ProxyWay, WayIn},
 };
 pub(crate) use self::{
     connections::none_opened,
@@ -28,6 +30,7 @@ pub(crate) use self::{
     page::SharedFacts,
     provenance::VERSION,
     text::{floor_in_words, write_errors},
+    way_in::write_way_in,
 };
 use crate::{
     count::{

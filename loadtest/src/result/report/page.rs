@@ -95,6 +95,7 @@ impl SharedFacts<'_> {
         let measured =
             format!("{} s, after {} s of load", self.duration_seconds, self.warmup_seconds);
         let before = [("began", self.began.to_owned()), ("measured", measured)];
+        let way_in = self.provenance.way_in.as_ref().map(|it| ("way in", it.to_string()));
         let behind = [
             ("generator's floor", or_not(self.floor)),
             ("server", or_not(self.server)),
@@ -102,6 +103,6 @@ impl SharedFacts<'_> {
             ("generator's machine", self.host.to_string()),
             ("ringecho-loadtest", self.provenance.version.to_owned()),
         ];
-        before.into_iter().chain(own).chain(behind).collect()
+        before.into_iter().chain(way_in).chain(own).chain(behind).collect()
     }
 }

@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 
+use super::WayIn;
 use crate::{
     drive::runtime,
     plan::threads::ThreadPlan,
@@ -20,6 +21,8 @@ pub struct Provenance {
     pub version: &'static str,
     /// The URL that connections were opened to.
     pub url: String,
+    /// How they got there; `None` if straight.
+    pub way_in: Option<WayIn>,
     /// What the generator waits with: `io_uring` or `epoll`.
     pub driver: &'static str,
     /// Threads of the generator.
@@ -34,6 +37,7 @@ impl Provenance {
         Self {
             version: VERSION,
             url: connector.url().to_owned(),
+            way_in: WayIn::of(connector),
             driver: runtime::driver(),
             threads: *count,
             cpus: (!cpus.is_empty() && !is_noted(WarningCode::NotPinned)).then(|| cpus.clone()),

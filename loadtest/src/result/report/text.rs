@@ -4,7 +4,7 @@ use std::fmt;
 
 use ringecho::host::cpu_list;
 
-use super::{Connections, Report};
+use super::{Connections, Report, write_way_in};
 use crate::{
     count::{
         errors::{Cause, ErrorCounts, WrongEchoCounts},
@@ -17,6 +17,7 @@ use crate::{
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.provenance.url)?;
+        write_way_in(f, self.provenance.way_in.as_ref())?;
         self.write_setting(f)?;
         writeln!(f)?;
         writeln!(
