@@ -68,6 +68,9 @@ scripts/conformance.sh
 step 'foreign clients and the page in a browser'
 scripts/clients.sh
 
+step 'real proxies (2 min)'
+scripts/proxies.sh
+
 step 'load test, a short one'
 DURATION=1s WARMUP=200ms scripts/loadtest.sh
 

@@ -4,6 +4,7 @@
 //   CHROMIUM      the browser (/usr/bin/chromium)
 //   COMPRESSION   what the server does about it: off or pass-through (off)
 //   SCREENSHOT    where to save a picture of the page, if anywhere
+//   NET_LOG       where Chromium logs what it does on the network, if anywhere
 //
 // What an echo server never does (a wrong echo, a close of its own) is played by a scripted peer on a page of its own.
 
@@ -21,6 +22,7 @@ const ARGUMENTS = [
   '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--ignore-certificate-errors',
   '--disable-background-networking', '--disable-component-update', '--disable-sync',
 ];
+if (process.env.NET_LOG) ARGUMENTS.push(`--log-net-log=${process.env.NET_LOG}`);
 const DESKTOP = { width: 1280, height: 900 };
 const WAIT_MS = 20_000;
 
