@@ -73,10 +73,12 @@ step 'load test, a short one'
 DURATION=1s WARMUP=200ms scripts/loadtest.sh
 
 step 'takeovers, three (1 min)'
-TAKEOVERS=3 PROFILE=dev scripts/takeover.sh
+# The generator that the tests have built.
+GENERATOR=${CARGO_TARGET_DIR:-$PWD/target}/debug/ringecho-loadtest TAKEOVERS=3 PROFILE=dev scripts/takeover.sh
 
 step 'comparison, a short one'
-scripts/compare.sh --payloads 64 --connections 8 --depths 4 --rounds 1 --duration 300ms --warmup 50ms
+# That it runs: a release build of each peer would take longer than all that CI compares.
+PROFILE=dev scripts/compare.sh --payloads 64 --connections 8 --depths 4 --rounds 1 --duration 300ms --warmup 50ms
 
 step 'metrics in a real Prometheus (1 min)'
 scripts/metrics.sh

@@ -12,12 +12,16 @@
 #
 # The peer on node's ws takes part if node and npm are there; it is installed below .tools/, which
 # git ignores.
+#
+# Environment: PROFILE (release) that all programs are built with. What is compared means something for
+#              release alone.
 set -euo pipefail
 
 # Files are named as seen from here, also those of the results.
 root=$(dirname "$(dirname "$(realpath "$0")")")
 
-(cd "$root" && cargo build --release --locked --workspace --bins)
+PROFILE=${PROFILE:-release}
+(cd "$root" && cargo build --profile "$PROFILE" --locked --workspace --bins)
 
 node_ws=()
 if command -v node >/dev/null && command -v npm >/dev/null; then
@@ -31,4 +35,4 @@ if command -v node >/dev/null && command -v npm >/dev/null; then
   fi
 fi
 
-exec "${CARGO_TARGET_DIR:-$root/target}/release/ringecho-compare" "${node_ws[@]}" "$@"
+exec "${CARGO_TARGET_DIR:-$root/target}/${PROFILE/#dev/debug}/ringecho-compare" "${node_ws[@]}" "$@"

@@ -4,7 +4,8 @@
 # WAYS=epoll leaves the others out. Further flags for the servers: SERVER_FLAGS, an array.
 
 each_server() {
-  cargo build --release --locked --package ringecho
+  # Both programs, as other scripts build them: for one alone, what it shares would be built anew.
+  cargo build --release --locked --bins
   server_pid=
   trap '[ -z "$server_pid" ] || kill "$server_pid"' EXIT
   local -A flags=(
