@@ -14,8 +14,9 @@ step 'clippy, warnings denied'
 cargo clippy --workspace --all-targets --locked -- --deny warnings
 
 step 'tests'
-# Where the kernel carries no engine, its tests fail instead of being skipped, unless this is empty.
-RINGECHO_TESTS_NEED_ENGINE=${RINGECHO_TESTS_NEED_ENGINE-1} cargo test --locked
+# Where the kernel carries no engine, its tests fail instead of being skipped, unless this is empty. Most of
+# a test's time is waiting, so there are twice as many at a time as there are CPUs.
+RUST_TEST_THREADS=$((2 * $(nproc))) RINGECHO_TESTS_NEED_ENGINE=${RINGECHO_TESTS_NEED_ENGINE-1} cargo test --locked
 cargo test --locked --package ringecho-compare --package ringecho-peers
 
 step 'documentation, warnings denied'
