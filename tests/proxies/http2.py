@@ -11,6 +11,12 @@ from h2.settings import SettingCodes
 from websockets.frames import CloseCode, Opcode
 from websockets.protocol import CLIENT, Protocol
 
+# What the peer may send before it is read, as browsers have it. With the 64 KiB that HTTP/2 begins with,
+# HAProxy 2.6 between two connections of HTTP/2 stalls when much goes both ways: the frames that would
+# widen the window wait behind data for which it has no room.
+STREAM_WINDOW = 6 << 20
+CONNECTION_WINDOW = 15 << 20
+
 
 class Http2Client:
     """`open` is the way to one; then as a connection of `websockets`: send, recv, close, wait_closed."""
@@ -26,6 +32,8 @@ class Http2Client:
         client.local_address = client.writer.get_extra_info("sockname")
         client.http2 = H2Connection(H2Configuration(header_encoding="utf-8"))
         client.http2.initiate_connection()
+        client.http2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: STREAM_WINDOW})
+        client.http2.increment_flow_control_window(CONNECTION_WINDOW - 65_535)
         client.frames = Protocol(CLIENT, max_size=None)
         client.messages = asyncio.Queue()
         client.outgoing = bytearray()

@@ -93,27 +93,26 @@ def haproxy_changes(instance):
     a, b = instance.places
     return {
         "bind :443 ": f"bind 127.0.0.1:{instance.port} ",
-        "bind :8443": f"bind 127.0.0.1:{instance.other_port}",
         "/etc/haproxy/echo.pem": f"{instance.certificate}/both.pem",
         "    server a 127.0.0.1:9001": f"    server a {a}",
         "    server b 127.0.0.1:9002": f"    server b {b}",
         "timeout tunnel 5m": f"timeout tunnel {PROXY_TIMEOUT_SECONDS}s",
-        "timeout client 5m": f"timeout client {PROXY_TIMEOUT_SECONDS}s",
-        "timeout server 5m": f"timeout server {PROXY_TIMEOUT_SECONDS}s",
     }
-
-
-def haproxy_with_tcp_changes(instance):
-    changes = haproxy_changes(instance)
-    changes["bind :443 "], changes["bind :8443"] = (
-        f"bind 127.0.0.1:{instance.other_port} ",
-        f"bind 127.0.0.1:{instance.port}",
-    )
-    return changes
 
 
 def haproxy_with_http2_changes(instance):
     return haproxy_changes(instance) | {"default-server proto h1 ws h1": "default-server proto h2 ws h2"}
+
+
+def haproxy_tcp_changes(instance):
+    a, b = instance.places
+    return {
+        "bind :443\n": f"bind 127.0.0.1:{instance.port}\n",
+        "    server a 127.0.0.1:9001": f"    server a {a}",
+        "    server b 127.0.0.1:9002": f"    server b {b}",
+        "timeout client 5m": f"timeout client {PROXY_TIMEOUT_SECONDS}s",
+        "timeout server 5m": f"timeout server {PROXY_TIMEOUT_SECONDS}s",
+    }
 
 
 def nginx_changes(instance):
@@ -165,15 +164,6 @@ def caddy_changes(instance):
     }
 
 
-def envoy_with_http1_changes(instance):
-    return envoy_changes(instance) | {
-        # The cluster's, and then the listener's.
-        "\n            http2_protocol_options: { allow_connect: true }": "\n            http_protocol_options: {}",
-        "http2_protocol_options: { allow_connect: true }": "http2_protocol_options: { allow_connect: false }",
-        "codec_client_type: HTTP2": "codec_client_type: HTTP1",
-    }
-
-
 FROM_PROXY = ["--proxy-protocol", "required", "--proxy-from", "127.0.0.0/8"]
 
 WAYS = [
@@ -181,15 +171,13 @@ WAYS = [
         FROM_PROXY, versions=(1, 2), tells_port=True),
     Way("HAProxy, HTTP/2 and PROXY v2 behind", "haproxy.cfg", haproxy_with_http2_changes, haproxy_command,
         FROM_PROXY, versions=(1, 2), tells_port=True),
-    Way("HAProxy in TCP mode, TLS and PROXY v2 behind", "haproxy.cfg", haproxy_with_tcp_changes, haproxy_command,
+    Way("HAProxy in TCP mode, TLS and PROXY v2 behind", "haproxy-tcp.cfg", haproxy_tcp_changes, haproxy_command,
         FROM_PROXY, listens_on="tls", versions=(1, 2), tells_port=True),
     Way("nginx below a path, Unix sockets behind", "nginx.conf", nginx_changes, nginx_command,
-        ["--forwarded-from", "unix"], listens_on="unix", prefix="/tools/echo", asks_for_health=False,
+        ["--unix-mode", "666", "--forwarded-from", "unix"], listens_on="unix", prefix="/tools/echo", asks_for_health=False,
         pages=("/tools/echo/", "/tools/echo"), takes_picture=True),
-    Way("Envoy, HTTP/2 behind", "envoy.yaml", envoy_changes, envoy_command,
+    Way("Envoy, the client's HTTP version behind", "envoy.yaml", envoy_changes, envoy_command,
         ["--forwarded-from", "127.0.0.0/8"], versions=(1, 2)),
-    Way("Envoy, HTTP/1.1 behind", "envoy.yaml", envoy_with_http1_changes, envoy_command,
-        ["--forwarded-from", "127.0.0.0/8"]),
     Way("Caddy below a path", "Caddyfile", caddy_changes, caddy_command,
         ["--forwarded-from", "127.0.0.0/8"], prefix="/tools/echo", pages=("/tools/echo/",), cuts_silent=False),
 ]  # fmt: skip
@@ -203,6 +191,9 @@ class Server:
         self.access_log = instance.work / f"{name}.access.log"
         self.log = instance.work / f"{name}.log"
         listen, flags = instance.listen(name), list(flags)
+        if listen.startswith("tls+"):
+            certificate = instance.certificate
+            flags += ["--tls-cert", f"{certificate}/certificate.pem", "--tls-key", f"{certificate}/key.pem"]
         arguments = ["--listen", listen, "--subprotocol", name, "--access-log", self.access_log]
         arguments += ["--workers", "1", "--message-size-max", MESSAGE_SIZE_MAX]
         self.process = start(
@@ -224,7 +215,9 @@ class Instance:
     def __init__(self, stack, programs, way, certificate, flags=()):
         self.way, self.certificate = way, certificate
         self.work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="proxies-")))
-        self.port, self.other_port = free_port(), free_port()
+        # Proxies may have become another user.
+        self.work.chmod(0o755)
+        self.port = free_port()
         flags = [*way.server_flags, *flags]
         self.servers = [Server(stack, programs, self, name, flags) for name in ("a", "b")]
         self.places = [server.place for server in self.servers]
@@ -492,17 +485,23 @@ async def try_way(way, programs, certificate):
     with contextlib.ExitStack() as stack:
         instances = {}
 
-        async def instance_with(flags):
+        def instance_with(flags):
             # A drain ends a server, so each has an instance to itself.
             key = tuple(flags) if flags is not DRAIN else object()
             if key not in instances:
                 instances[key] = Instance(stack, programs, way, certificate, flags)
             return instances[key]
 
-        tries = [(name, CLIENTS[version], check, await instance_with(flags), version)
-                 for name, check, flags in CHECKS for version in way.versions]  # fmt: skip
-        tries.append(("page", "Chromium", try_page, await instance_with(PINGS), None))
-        await asyncio.gather(*(instance.until_ready() for instance in instances.values()))
+        try:
+            tries = [(name, CLIENTS[version], check, instance_with(flags), version)
+                     for name, check, flags in CHECKS for version in way.versions]  # fmt: skip
+            tries.append(("page", "Chromium", try_page, instance_with(PINGS), None))
+            for instance in instances.values():
+                await instance.until_ready()
+        except RuntimeError as error:
+            print(f"FAILED {way.name}: {error}", flush=True)
+            way.results["none"] = {"start": "FAILED"}
+            return
         await asyncio.gather(*(try_check(way, programs, *parts) for parts in tries))
 
 
