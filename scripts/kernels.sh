@@ -31,7 +31,7 @@ readonly HERE=here
 # A trial takes a fraction of it, unless the machine has other things to do.
 readonly TRIAL_WITHIN_SECONDS=1200
 # Kernels share CPUs well: much of a trial is waiting.
-readonly BOOTS_AT_ONCE=2
+readonly TRIALS_AT_ONCE=2
 
 work_dir=$(mktemp -d)
 trials=()
@@ -161,19 +161,18 @@ pack() {
     (cd "$root" && find . | cpio --create --format=newc --quiet | gzip -1) >"$work_dir/initrd"
 }
 
-# Tries this machine's kernel.
+# Begins to try this machine's kernel, beside which others boot.
 try_here() {
     timeout "$TRIAL_WITHIN_SECONDS" sh "$work_dir/root/trial/trial.sh" "$work_dir/root/trial" \
         </dev/null >"$work_dir/$HERE.log" 2>&1 &
     trials+=("$!")
-    wait "$!" || true
 }
 
-# Boots the kernels of these packages, so many at once.
+# Boots the kernels of these packages, so many trials at once, and waits for all.
 boot() {
     local package
     for package; do
-        while (($(jobs -rp | wc -l) >= BOOTS_AT_ONCE)); do
+        while (($(jobs -rp | wc -l) >= TRIALS_AT_ONCE)); do
             wait -n || true
         done
         timeout "$TRIAL_WITHIN_SECONDS" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 \
