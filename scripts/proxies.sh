@@ -31,7 +31,7 @@ unpack() {
     apt-get update --quiet=2
     rm -rf "$folder.new"
     mkdir -p "$folder.new"
-    (cd "$folder.new" && apt-get download --quiet=2 "$@" 2>/dev/null &&
+    (cd "$folder.new" && apt-get download --quiet=2 --option APT::Sandbox::User=root "$@" &&
       for package in *.deb; do dpkg --extract "$package" .; done && rm ./*.deb)
     mv "$folder.new" "$folder"
   fi
