@@ -12,6 +12,7 @@ mod cores;
 mod echo;
 mod file;
 mod handshake;
+mod http;
 mod listen;
 mod log;
 mod network;
@@ -31,6 +32,7 @@ pub use self::{
     echo::{Echo, RECEIVE_BUFFER_START, RECEIVE_BUFFERS_TOTAL_MAX},
     file::{FILE_LEN_MAX, FileError, FileFlag},
     handshake::{Compression, EchoPath, EchoPathError, Handshake, Subprotocol, SubprotocolError},
+    http::{Http, HttpEchoPath, HttpEchoPathError},
     listen::{Listen, ListenAddress, SocketMode},
     log::{LogFormat, LogLevel, Logging},
     network::{Network, TakeoverPath},
@@ -60,6 +62,9 @@ pub struct Config {
     /// Which paths lead to the echo, who may connect, and what may be agreed on.
     #[command(flatten)]
     pub handshake: Handshake,
+    /// What plain requests get beside the page and health checks.
+    #[command(flatten)]
+    pub http: Http,
     /// What a connection's buffers take, and what frames and messages may be.
     #[command(flatten)]
     pub echo: Echo,
@@ -155,6 +160,7 @@ impl Config {
     /// new connections meet.
     pub fn take_over(&mut self, new: &Self) {
         self.handshake.clone_from(&new.handshake);
+        self.http.clone_from(&new.http);
         self.time.clone_from(&new.time);
         self.bounds.clone_from(&new.bounds);
     }

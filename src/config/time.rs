@@ -19,6 +19,13 @@ pub struct Time {
     #[arg(long, value_name = "TIME", default_value = "10s")]
     pub handshake_timeout: Within<Duration, 1, HOUR>,
 
+    /// How long a client may be without a request between two of them; 0s for one request each
+    ///
+    /// The default is longer than the 60 s for which common load balancers keep a connection: a
+    /// server that closes first may meet the next request on its way.
+    #[arg(long, value_name = "TIME", default_value = "75s")]
+    pub http_keep_alive: Within<Duration, 0, HOUR>,
+
     /// Silence after which a client is sent a Ping; 0s for never
     ///
     /// The Ping keeps middleboxes from forgetting the connection. The default is that of ASP.NET

@@ -42,8 +42,15 @@ pub struct Timing {
 
 #[derive(Clone, Copy, Debug)]
 enum Stage {
+    /// A request is awaited or arrives.
     Handshake,
-    Open { is_pinged: bool },
+    /// A response is sent that another request may follow.
+    Answering,
+    /// A request has been answered, and nothing of another has come.
+    BetweenRequests,
+    Open {
+        is_pinged: bool,
+    },
     Closing,
 }
 
@@ -54,6 +61,8 @@ pub enum Due {
     Ping,
     /// The end: no whole request head came in time.
     HandshakeTimeout,
+    /// The end: nothing of another request came in time.
+    NoRequest,
     /// The end: nothing came after the Ping.
     KeepAliveTimeout,
     /// The end: the peer has not ended a closed connection.
@@ -80,6 +89,7 @@ pub struct Standing {
 #[derive(Clone, Copy, Debug)]
 pub struct Deadlines {
     handshake: u32,
+    http_keep_alive: u32,
     keep_alive_interval: Option<u32>,
     keep_alive_timeout: u32,
     close: u32,
@@ -107,6 +117,7 @@ impl Deadlines {
         let unless_off = |duration| Some(ticks(duration)).filter(|ticks| *ticks > 0);
         Self {
             handshake: ticks(time.handshake_timeout.get()),
+            http_keep_alive: ticks(time.http_keep_alive.get()),
             keep_alive_interval: unless_off(time.keep_alive_interval.get()),
             keep_alive_timeout: ticks(time.keep_alive_timeout.get()),
             close: ticks(time.close_timeout.get()),
@@ -148,6 +159,30 @@ impl Timing {
     /// The opening handshake is over.
     pub fn opened(&mut self, now: Tick) {
         *self = Self { stage: Stage::Open { is_pinged: false }, ..Self::accepted(now) };
+    }
+
+    /// A request begins, or a part of one that has as long as its head.
+    pub fn request(&mut self, now: Tick) {
+        self.enter(Stage::Handshake, now);
+    }
+
+    /// A request is answered, and another may follow.
+    pub fn answering(&mut self, now: Tick) {
+        self.enter(Stage::Answering, now);
+    }
+
+    /// A request has been answered, and nothing of another has come.
+    pub fn between_requests(&mut self, now: Tick) {
+        self.enter(Stage::BetweenRequests, now);
+    }
+
+    fn enter(&mut self, stage: Stage, now: Tick) {
+        *self = Self { stage, since: now, ..*self };
+    }
+
+    /// Whether a request has been answered, and nothing of another has come.
+    pub fn is_between_requests(&self) -> bool {
+        matches!(self.stage, Stage::BetweenRequests)
     }
 
     /// Whether the opening handshake is over, and the connection is not closed.
@@ -211,12 +246,15 @@ impl Timing {
             Stage::Handshake if passed >= deadlines.handshake => {
                 return Some(Due::HandshakeTimeout);
             }
+            Stage::BetweenRequests if passed >= deadlines.http_keep_alive => {
+                return Some(Due::NoRequest);
+            }
             Stage::Open { is_pinged: true }
                 if !is_blocked && passed >= deadlines.keep_alive_timeout =>
             {
                 Due::KeepAliveTimeout
             }
-            Stage::Closing if passed >= deadlines.close => Due::CloseTimeout,
+            Stage::Closing | Stage::Answering if passed >= deadlines.close => Due::CloseTimeout,
             Stage::Open { is_pinged } => {
                 if is_blocked {
                     self.message(now);
@@ -230,7 +268,9 @@ impl Timing {
                 }
                 return goodbye;
             }
-            Stage::Handshake | Stage::Closing => return None,
+            Stage::Handshake | Stage::Answering | Stage::BetweenRequests | Stage::Closing => {
+                return None;
+            }
         };
         let ticks = match end {
             Due::CloseTimeout => deadlines.close,
@@ -339,6 +379,7 @@ mod tests {
     fn deadlines() -> Deadlines {
         Deadlines::new(&Time {
             handshake_timeout: Within::new(Duration::from_secs(3)).unwrap(),
+            http_keep_alive: Within::new(Duration::from_secs(5)).unwrap(),
             keep_alive_interval: Within::new(Duration::from_millis(1500)).unwrap(),
             keep_alive_timeout: Within::new(Duration::from_secs(4)).unwrap(),
             close_timeout: Within::new(Duration::from_secs(2)).unwrap(),
@@ -367,6 +408,28 @@ mod tests {
         // Accepted just before the first sweep, so that one counts for nothing.
         let due = sweeps(&mut timing, &mut now, 4);
         assert_eq!(due, [None, None, None, Some(Due::HandshakeTimeout)]);
+    }
+
+    #[test]
+    fn each_request_has_its_time_and_so_has_the_silence_between_two() {
+        let mut now = Tick::default();
+        let mut timing = Timing::accepted(now);
+        assert_eq!(sweeps(&mut timing, &mut now, 3), [None; 3]);
+        timing.answering(now);
+        assert_eq!(sweeps(&mut timing, &mut now, 2), [None; 2]);
+        timing.between_requests(now);
+        assert!(timing.is_between_requests() && !timing.is_open());
+        assert_eq!(sweeps(&mut timing, &mut now, 5), [None; 5]);
+        timing.request(now);
+        assert!(!timing.is_between_requests());
+        assert_eq!(sweeps(&mut timing, &mut now, 4)[3], Some(Due::HandshakeTimeout));
+        timing.answering(now);
+        assert_eq!(sweeps(&mut timing, &mut now, 3), [None, None, Some(Due::CloseTimeout)]);
+        timing.between_requests(now);
+        assert_eq!(sweeps(&mut timing, &mut now, 6)[4..], [None, Some(Due::NoRequest)]);
+        timing.request(now);
+        timing.opened(now);
+        assert!(timing.is_open());
     }
 
     #[test]

@@ -34,7 +34,8 @@ pub struct Control {
     /// Why the connection is to be closed, if the task cannot hear it, since a send stalls.
     unheard: Cell<Option<Goodbye>>,
     waker: RefCell<Option<Waker>>,
-    admitted: Instant,
+    /// When it was admitted or, after a first request, when the latest one began.
+    request_began: Cell<Instant>,
     /// The close code that the peer was sent, if it was sent one.
     close_code: Cell<Option<u16>>,
     record: Option<Rc<Record>>,
@@ -52,7 +53,7 @@ pub enum Demand {
     Goodbye(Goodbye),
     /// Another server has taken over, and the peer is quiet: close if no message is under way.
     DrainIdle,
-    /// The request head has taken too long.
+    /// The request, or the time without one, has taken too long.
     TimeOut,
     /// End now, for this reason.
     End(ConnectionEnd),
@@ -72,7 +73,7 @@ impl Control {
             sending: Cell::new(None),
             unheard: Cell::new(None),
             waker: RefCell::new(None),
-            admitted: Instant::now(),
+            request_began: Cell::new(Instant::now()),
             close_code: Cell::new(None),
             record: None,
             held: Cell::new(0),
@@ -92,9 +93,10 @@ impl Control {
         self.record.as_ref()
     }
 
-    /// The time since the connection was admitted.
-    pub(crate) fn age(&self) -> Duration {
-        self.admitted.elapsed()
+    /// The time since the connection was admitted or, after a first request, since the latest one
+    /// began.
+    pub(crate) fn request_age(&self) -> Duration {
+        self.request_began.get().elapsed()
     }
 
     /// The close code that the peer was sent, if it was sent one.
@@ -182,6 +184,11 @@ impl Control {
         self.timing.get().is_open()
     }
 
+    /// Whether a demand to drain has been made.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.is_drained.get()
+    }
+
     /// Whether the connection has such a session, and no demand to drain has been made.
     pub fn is_undrained(&self) -> bool {
         self.is_open() && !self.is_drained.get()
@@ -214,7 +221,7 @@ impl Control {
         let Some(due) = due else { return };
         self.demand(match due {
             Due::Ping => Demand::Ping,
-            Due::HandshakeTimeout => Demand::TimeOut,
+            Due::HandshakeTimeout | Due::NoRequest => Demand::TimeOut,
             Due::KeepAliveTimeout => Demand::End(ConnectionEnd::KeepAliveTimeout),
             Due::CloseTimeout => Demand::End(ConnectionEnd::CloseTimeout),
             Due::WriteTimeout => Demand::End(ConnectionEnd::WriteTimeout),
@@ -223,10 +230,11 @@ impl Control {
         });
     }
 
-    /// Demands the end of a connection that is open and has been quiet for so long. A demand that the
-    /// task has not heard yet comes first.
+    /// Demands the end of a connection that is open, or between two requests, and has been quiet for
+    /// so long. A demand that the task has not heard yet comes first.
     pub fn drain_if_quiet(&self, quiet: Duration) {
-        let is_free = self.demand.get().is_none() && self.is_open();
+        let is_at_rest = self.is_open() || self.timing.get().is_between_requests();
+        let is_free = self.demand.get().is_none() && is_at_rest;
         if is_free && self.descriptor.is_none_or(|descriptor| is_quiet(&descriptor, quiet)) {
             self.demand(Demand::DrainIdle);
         }
@@ -282,8 +290,37 @@ impl Control {
 
     /// The opening handshake is over.
     pub(crate) fn opened(&self) {
+        self.pass_time(Timing::opened);
+    }
+
+    /// Another request begins: its deadline starts, and one that has passed meanwhile counts no more.
+    pub(crate) fn begin_request(&self) {
+        self.begin_body();
+        self.request_began.set(Instant::now());
+    }
+
+    /// The body of a request begins, which has as long as its head.
+    pub(crate) fn begin_body(&self) {
+        if self.demand.get() == Some(Demand::TimeOut) {
+            self.demand.set(None);
+        }
+        self.pass_time(Timing::request);
+    }
+
+    /// A request is answered, and another may follow. The close timeout is for a client that does not
+    /// take its response.
+    pub(crate) fn begin_answer(&self) {
+        self.pass_time(Timing::answering);
+    }
+
+    /// A request has been answered, and nothing of another has come.
+    pub(crate) fn await_request(&self) {
+        self.pass_time(Timing::between_requests);
+    }
+
+    fn pass_time(&self, pass: impl FnOnce(&mut Timing, Tick)) {
         let mut timing = self.timing.get();
-        timing.opened(self.now.get());
+        pass(&mut timing, self.now.get());
         self.timing.set(timing);
     }
 

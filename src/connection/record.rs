@@ -6,7 +6,7 @@
 //! that it can be written anywhere. Payloads are never kept.
 
 use std::{
-    cell::{Cell, OnceCell},
+    cell::{Cell, OnceCell, RefCell},
     fmt::Write,
     time::{Duration, Instant},
 };
@@ -25,7 +25,7 @@ pub struct Record {
     peer: Peer,
     admitted: Instant,
     client: OnceCell<Box<str>>,
-    request: OnceCell<Box<RequestRecord>>,
+    request: RefCell<Option<Box<RequestRecord>>>,
     subprotocol: OnceCell<Box<str>>,
     state: Cell<State>,
     traffic: Cell<Traffic>,
@@ -94,7 +94,7 @@ impl Record {
             peer,
             admitted: Instant::now(),
             client: OnceCell::new(),
-            request: OnceCell::new(),
+            request: RefCell::default(),
             subprotocol: OnceCell::new(),
             state: Cell::new(State::Request),
             traffic: Cell::default(),
@@ -111,9 +111,9 @@ impl Record {
         let _ = self.client.set(client);
     }
 
-    /// Notes what the peer asks for; the first request stands.
+    /// Notes what the peer asks for; the latest request stands.
     pub fn asked_for(&self, request: RequestRecord) {
-        let _ = self.request.set(request.into());
+        self.request.replace(Some(request.into()));
     }
 
     /// Notes that the handshake is done, and the subprotocol that it agreed on.
@@ -145,7 +145,7 @@ impl Record {
             peer: self.peer,
             age: self.admitted.elapsed(),
             client: self.client.get().cloned(),
-            request: self.request.get().map(|request| (**request).clone()),
+            request: self.request.borrow().as_deref().cloned(),
             subprotocol: self.subprotocol.get().cloned(),
             state: self.state.get(),
             traffic: self.traffic.get(),

@@ -4,8 +4,10 @@
 //! monoio-http decodes a head once it is whole; the scanner here finds its end. Where the request
 //! goes is left to [`route`](super::route). The invariant: no more than [`REQUEST_HEAD_LEN_MAX`]
 //! bytes are held, and the scanner searches each of them once for the end of a line.
+//!
+//! Requests may follow each other: what has arrived behind one is where the next is read from.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::Request;
 use memchr::memchr2;
 use monoio::io::AsyncReadRent;
@@ -39,26 +41,66 @@ pub enum HeadError {
     },
 }
 
+/// A request head as it arrived, among the extensions of a request for which it was kept.
+#[derive(Clone, Debug)]
+pub struct HeadText(Bytes);
+
+impl HeadText {
+    /// The request target, and the names and values of the header fields in their order.
+    pub fn parse<T>(
+        &self,
+        use_parsed: impl FnOnce(&str, &[httparse::Header<'_>]) -> T,
+    ) -> Option<T> {
+        let mut fields = [httparse::EMPTY_HEADER; HEADER_FIELDS_MAX];
+        let mut head = httparse::Request::new(&mut fields);
+        head.parse(&self.0).ok()?;
+        Some(use_parsed(head.path?, head.headers))
+    }
+}
+
 /// Reads a request head, of which `received` has arrived. Bytes that arrived behind it, the first
-/// frames, are returned with it.
+/// frames or the next request, are returned with it.
 pub async fn read_request_head(
     reader: &mut impl AsyncReadRent,
+    received: BytesMut,
+) -> Result<(Request<()>, BytesMut), HeadError> {
+    read_request(reader, received, false).await
+}
+
+/// The same. `keeps_text`: the head is also kept as it arrived, as a [`HeadText`].
+pub async fn read_request(
+    reader: &mut impl AsyncReadRent,
     mut received: BytesMut,
+    keeps_text: bool,
 ) -> Result<(Request<()>, BytesMut), HeadError> {
     let mut scanner = Scanner::default();
     if received.is_empty() {
-        received = BytesMut::with_capacity(REQUEST_HEAD_LEN_MAX);
         received = read_more(reader, received).await?;
     }
     loop {
-        let head = match scanner.reaches_end(&received) {
+        let is_whole = scanner.reaches_end(&received);
+        let text = match is_whole {
+            Ok(true) if keeps_text => {
+                let head = &received[scanner.begins_at..scanner.line_at];
+                Some(HeadText(Bytes::copy_from_slice(head)))
+            }
+            _ => None,
+        };
+        let head = match is_whole {
             Ok(true) => decode_request_head(&mut received).map(Some),
-            Ok(false) if received.len() >= REQUEST_HEAD_LEN_MAX => Err(RequestRefusal::HeadTooLong),
-            Ok(false) => Ok(None),
+            Ok(false) if received.len() < REQUEST_HEAD_LEN_MAX => Ok(None),
+            Ok(false) if scanner.in_fields => Err(RequestRefusal::HeadTooLong),
+            Ok(false) => Err(RequestRefusal::TargetTooLong),
             Err(refusal) => Err(refusal),
         };
         match head {
-            Ok(Some(head)) => return Ok((Request::from_parts(head, ()), received)),
+            Ok(Some(head)) => {
+                let mut request = Request::from_parts(head, ());
+                if let Some(text) = text {
+                    request.extensions_mut().insert(text);
+                }
+                return Ok((request, received));
+            }
             Ok(None) => received = read_more(reader, received).await?,
             Err(refusal) => {
                 return Err(HeadError::Refused { refusal, is_head: scanner.is_head });
@@ -67,14 +109,19 @@ pub async fn read_request_head(
     }
 }
 
-/// Appends bytes that have arrived to those `received` before, up to the bound.
-async fn read_more(
+/// Appends bytes that have arrived to those `received` before, which are fewer than the bound, up to
+/// the bound.
+pub async fn read_more(
     reader: &mut impl AsyncReadRent,
     mut received: BytesMut,
 ) -> Result<BytesMut, HeadError> {
-    let len = received.len();
-    received.reserve(REQUEST_HEAD_LEN_MAX.saturating_sub(len));
-    let unfilled = received.split_off(len);
+    // What is behind another head has the rest of that head's memory.
+    if received.capacity() != REQUEST_HEAD_LEN_MAX {
+        let mut whole = BytesMut::with_capacity(REQUEST_HEAD_LEN_MAX);
+        whole.extend_from_slice(&received);
+        received = whole;
+    }
+    let unfilled = received.split_off(received.len());
     let (result, mut filled) = reader.read(unfilled).await;
     match result {
         Ok(0) | Err(_) => Err(HeadError::PeerLeft),
@@ -98,6 +145,8 @@ struct Scanner {
     searched: usize,
     /// Whether the request line has been read.
     in_fields: bool,
+    /// Where the request line begins, once it has been read.
+    begins_at: usize,
     /// Whether the method is HEAD.
     is_head: bool,
 }
@@ -128,6 +177,7 @@ impl Scanner {
             }
             let line = &received[self.line_at..line_end];
             let is_first = self.line_at == 0;
+            let line_at = self.line_at;
             self.line_at = line_end + 2;
             self.searched = self.line_at;
             match line {
@@ -141,6 +191,7 @@ impl Scanner {
                 request_line => {
                     self.is_head = request_line.starts_with(b"HEAD ");
                     check_request_line(request_line)?;
+                    self.begins_at = line_at;
                     self.in_fields = true;
                 }
             }
@@ -211,6 +262,7 @@ mod tests {
         use RequestRefusal::{LineEndBare, LinesEmpty, Malformed, VersionUnsupported};
         let foreign = RequestRefusal::Foreign;
         let too_long = [&b"GET / HTTP/1.1\r\nX: "[..], &[b'x'; 8 << 10]].concat();
+        let target_too_long = [&b"GET /"[..], &[b'x'; 8 << 10]].concat();
         let too_many =
             format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(HEADER_FIELDS_MAX + 1));
         // Each head is refused at its last byte, and not before.
@@ -256,6 +308,7 @@ mod tests {
             (b"GET / HTTP/1.1\r\nHo st: a\r\n\r\n", Malformed),
             (b"GET /\x7f HTTP/1.1\r\n\r\n", Malformed),
             (&too_long[..REQUEST_HEAD_LEN_MAX], RequestRefusal::HeadTooLong),
+            (&target_too_long[..REQUEST_HEAD_LEN_MAX], RequestRefusal::TargetTooLong),
             (too_many.as_bytes(), RequestRefusal::HeaderFieldsTooMany(HEADER_FIELDS_MAX)),
         ] {
             let shown = head.escape_ascii();
@@ -273,6 +326,42 @@ mod tests {
                 Err(refusal) => assert_eq!(refusal, expected, "{shown}"),
             }
         }
+    }
+
+    #[test]
+    fn requests_that_came_together_are_read_one_by_one_however_they_are_cut() {
+        let heads: Vec<_> =
+            (0..200).map(|at| format!("GET /{at} HTTP/1.1\r\nHost: a\r\n\r\n")).collect();
+        let input = heads.concat();
+        for early_len in [0, 1, 40, 4000] {
+            let (early, mut rest) = input.as_bytes().split_at(early_len);
+            let mut received = BytesMut::from(early);
+            for (at, expected) in heads.iter().enumerate() {
+                let read = block_on(read_request(&mut rest, received, true));
+                let (request, behind) = read.unwrap();
+                assert_eq!(request.uri().path(), format!("/{at}"));
+                let HeadText(text) = request.extensions().get().unwrap();
+                assert_eq!(text, expected);
+                assert!(behind.len() < REQUEST_HEAD_LEN_MAX);
+                received = behind;
+            }
+            assert_eq!((rest.len(), received.len()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn text_of_a_head_has_its_fields_as_they_came() {
+        let input =
+            b"\r\nPOST /a?b HTTP/1.1\r\nhOst: a\r\nX-A: 1\r\nx-b: 2\r\nX-A:  3 \r\n\r\nbody";
+        let read = block_on(read_request(&mut &input[..], BytesMut::new(), true));
+        let (request, behind) = read.unwrap();
+        let fields = request.extensions().get::<HeadText>().unwrap().parse(|target, fields| {
+            let fields = fields.iter().map(|it| format!("{}={}", it.name, it.value.escape_ascii()));
+            (target.to_owned(), fields.collect::<Vec<_>>())
+        });
+        let expected = ["hOst=a", "X-A=1", "x-b=2", "X-A=3"].map(ToOwned::to_owned).to_vec();
+        assert_eq!(fields, Some(("/a?b".to_owned(), expected)));
+        assert_eq!(&behind[..], b"body");
     }
 
     #[test]

@@ -1,21 +1,33 @@
-//! HTTP/1.1 as far as an echo server needs it: reads a request head and writes one small response.
+//! HTTP/1.1 as far as an echo server needs it: reads requests and writes small responses.
 //!
-//! monoio-http decodes the head; this module bounds its length, and decides where the request goes.
-//! Every response but a 101 ends its connection, so there is never a second head, and no body is
-//! ever read. Upgrades are left to `handshake`, which is above this module.
+//! monoio-http decodes a head; this module bounds its length, decides where the request goes, and
+//! finds where its body ends. What a response is does not depend on the HTTP that carries it
+//! ([`Response`], [`Refusal`]); [`Response::encode`] writes it for HTTP/1.1. Upgrades are left to
+//! `handshake`, which is above this module, and the order of requests on a connection to `worker`.
 
 pub mod echo_paths;
+mod echo_request;
 mod foreign;
 mod head;
 pub mod page;
+mod persistence;
 mod refusal;
+mod request_body;
 mod response;
 mod route;
 
 pub use self::{
+    echo_request::{Client, HttpEcho, Tls, encode_request},
     foreign::ForeignProtocol,
-    head::{HEADER_FIELDS_MAX, HeadError, REQUEST_HEAD_LEN_MAX, read_request_head},
+    head::{
+        HEADER_FIELDS_MAX, HeadError, HeadText, REQUEST_HEAD_LEN_MAX, read_more, read_request,
+        read_request_head,
+    },
+    persistence::{Persistence, REQUESTS_MAX},
     refusal::{Refusal, RequestRefusal},
-    response::{encode_healthy, encode_page, encode_refusal, encode_response, without_body},
-    route::{HEALTH_PATH, Route, route},
+    request_body::{BodyError, DISCARDED_BODY_LEN_MAX, Framing, RequestBody, expects_continue},
+    response::{
+        Response, SharedResponse, encode_healthy, encode_refusal, encode_response, without_body,
+    },
+    route::{HEALTH_PATH, Methods, Route, route},
 };

@@ -58,6 +58,7 @@ struct Snapshot {
     turn_times: Distribution,
     sweep_latenesses: Distribution,
     refusals: BTreeMap<&'static str, u64>,
+    responses: BTreeMap<&'static str, u64>,
     protocol_errors: BTreeMap<&'static str, u64>,
 }
 
@@ -145,6 +146,9 @@ impl Snapshot {
         self.sweep_latenesses.add(&counters.sweep_latenesses);
         for (name, count) in counters.refusals() {
             *self.refusals.entry(name).or_default() += count;
+        }
+        for (class, count) in counters.responses() {
+            *self.responses.entry(class).or_default() += count;
         }
         for (name, counter) in &counters.protocol_errors {
             *self.protocol_errors.entry(name).or_default() += counter.get();
@@ -254,13 +258,16 @@ impl Snapshot {
         let help = "Connections of each worker that have not ended";
         families.add(("ringecho_worker_connections_open", help), MetricType::Gauge, open)?;
         families.counter("ringecho_upgrades", "Opening handshakes done", self.upgraded)?;
+        let help = "Answered requests of HTTP, by class of status; 1xx are upgrades";
+        let responses = by_name("status", &self.responses);
+        families.add(("ringecho_http_requests", help), MetricType::Counter, responses)?;
         let handshakes = self.tls_handshakes.iter().map(|((outcome, version), count)| {
             let labels = [("outcome", (*outcome).to_owned()), ("version", (*version).to_owned())];
             (labels, *count)
         });
         let help = "TLS handshakes by outcome, and by the version of those that were done";
         families.add(("ringecho_tls_handshakes", help), MetricType::Counter, handshakes)?;
-        let help = "Refused requests by reason";
+        let help = "Connections that ended with a refusal, by reason";
         families.add(
             ("ringecho_refusals", help),
             MetricType::Counter,

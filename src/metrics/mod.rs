@@ -39,6 +39,9 @@ pub use self::refusal_reason::RefusalReason;
 #[doc(hidden)]
 pub use self::{histogram::Histogram, tls::TlsCounters};
 
+/// The classes of status that responses other than a 101 have.
+const RESPONSE_CLASSES: [&str; 3] = ["2xx", "4xx", "5xx"];
+
 /// What one worker counts. The numbers only grow, but for those that are a [`Level`].
 #[doc(hidden)]
 #[derive(Debug)]
@@ -86,6 +89,8 @@ pub struct Counters {
     ended_with_code: CloseCodes,
     /// Refused connections by reason; together they are those that ended as refused.
     refused: [Counter; RefusalReason::COUNT],
+    /// Responses to requests other than a 101, by class of status: 2xx, 4xx, 5xx.
+    responses: [Counter; RESPONSE_CLASSES.len()],
     /// Failed connections, by what the peer did.
     protocol_errors: Vec<(&'static str, Counter)>,
     /// What its thread is doing.
@@ -158,6 +163,7 @@ impl Counters {
             ended: counters_of(end_kinds.iter().copied()),
             ended_with_code: CloseCodes::new(end_kinds.len()),
             refused: array::from_fn(|_| Counter::default()),
+            responses: Default::default(),
             protocol_errors: counters_of(ProtocolError::VARIANTS.iter().copied()),
             pulse: Pulse::default(),
         }
@@ -196,6 +202,22 @@ impl Counters {
     /// The counter for connections that were refused for this reason.
     pub fn refused(&self, reason: RefusalReason) -> &Counter {
         &self.refused[reason.index()]
+    }
+
+    /// Counts a response to a request, other than a 101.
+    pub fn count_response(&self, status: http::StatusCode) {
+        let class = match status.as_u16() {
+            500.. => 2,
+            400.. => 1,
+            _ => 0,
+        };
+        self.responses[class].add(1);
+    }
+
+    /// Answered requests, by class of status; a 101 is what upgrades.
+    pub fn responses(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let others = self.responses.iter().map(Counter::get);
+        [("1xx", self.upgraded.get())].into_iter().chain(RESPONSE_CLASSES.into_iter().zip(others))
     }
 
     /// Counts a failed connection by what its peer did.

@@ -18,6 +18,8 @@ pub enum RefusalReason {
     EngineFull,
     /// The request head is too long.
     HeadTooLong,
+    /// The request line is too long.
+    TargetTooLong,
     /// The request head has too many header fields.
     HeaderFieldsTooMany,
     /// The request is not HTTP/1.
@@ -38,8 +40,24 @@ pub enum RefusalReason {
     PathUnknown,
     /// The path does not upgrade.
     NoEcho,
-    /// The method is neither GET nor HEAD.
+    /// The method is not possible at the path.
     MethodNotAllowed,
+    /// The method is not known.
+    MethodUnknown,
+    /// `Expect` is something else than 100-continue.
+    ExpectationUnknown,
+    /// It is not certain where the request ends.
+    LengthUnclear,
+    /// Nothing tells the length of the body.
+    LengthMissing,
+    /// The body has another transfer coding than chunked.
+    TransferCodingUnknown,
+    /// The chunks of the body are malformed.
+    BodyMalformed,
+    /// The body is too long.
+    BodyTooLong,
+    /// The body did not arrive in time.
+    BodyTimedOut,
     /// The server is stopping.
     Stopping,
     /// The request does not ask for an upgrade.

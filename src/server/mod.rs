@@ -62,7 +62,7 @@ use crate::{
     connection::{ConnectionEnd, memory_budget::MemoryBudget},
     entry::{balance::Balance, tls::Certificates},
     host::descriptors::{SystemCallError, find_want},
-    http::{encode_page, page},
+    http::{Response, SharedResponse, page},
     metrics::{Counters, Totals},
     pulse::Activity,
     worker::{
@@ -671,7 +671,8 @@ fn build_service(
     let echo_paths = config.handshake.echo_paths();
     Service {
         policy: config.handshake.policy(),
-        page: encode_page(&page::render(echo_paths.first())).into(),
+        page: SharedResponse::new(Response::page(page::render(echo_paths.first()))),
+        http_echo: config.http.echo(),
         echo_paths,
         echo: config.echo.clone(),
         time: config.time.clone(),

@@ -267,7 +267,7 @@ fn worker_that_dies_is_replaced() {
     replaced.recv().unwrap();
 
     let mut client = TcpStream::connect(address).unwrap();
-    client.write_all(b"GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    client.write_all(b"GET /nowhere HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
     let mut response = String::new();
     client.read_to_string(&mut response).unwrap();
     assert!(response.starts_with("HTTP/1.1 404 "), "{response}");
@@ -313,7 +313,7 @@ fn whoever_waits_to_be_accepted_by_a_worker_that_dies_is_served_by_its_replaceme
     let server = Server::start_with(&with_workers(1), run_worker).unwrap();
     // The worker does not accept, since its thread waits to be told.
     let mut client = TcpStream::connect(server.address()).unwrap();
-    client.write_all(b"GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    client.write_all(b"GET /nowhere HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
     let stop = server.stop_handle();
     let running = thread::spawn(move || server.run());
     die.send(()).unwrap();
@@ -388,7 +388,9 @@ fn worker_that_dies_in_the_sandbox_is_replaced() {
         };
         for _ in 0..20 {
             let mut client = TcpStream::connect(&address).unwrap();
-            client.write_all(b"GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+            client
+                .write_all(b"GET /nowhere HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+                .unwrap();
             let mut response = String::new();
             client.read_to_string(&mut response).unwrap();
             assert!(response.starts_with("HTTP/1.1 404 "), "{response}");

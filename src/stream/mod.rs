@@ -19,7 +19,7 @@ pub trait WaitReadable: AsyncReadRent {
 }
 
 /// A stream whose two directions go on beside each other once it is split.
-pub trait Duplex: AsyncReadRent + AsyncWriteRent + Sized {
+pub trait Duplex: WaitReadable + AsyncWriteRent + Sized {
     /// What is read.
     type Reader: WaitReadable;
     /// What is written.
@@ -58,6 +58,12 @@ impl TryRead for OwnedReadHalf<TcpStream> {
         // SAFETY: both halves belong to one thread, and the descriptor is all that is asked for.
         let descriptor = unsafe { &*self.0.get() }.as_raw_fd();
         Ok(recv(descriptor, buffer, MsgFlags::MSG_DONTWAIT)?)
+    }
+}
+
+impl WaitReadable for TcpStream {
+    async fn readable(&mut self) -> io::Result<()> {
+        Self::readable(self, false).await
     }
 }
 

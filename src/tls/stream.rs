@@ -217,6 +217,12 @@ impl<R: AsyncReadRent, W: AsyncWriteRent> TlsStream<R, W> {
     }
 }
 
+impl<R: TryRead, W: AsyncWriteRent> WaitReadable for TlsStream<R, W> {
+    fn readable(&mut self) -> impl Future<Output = io::Result<()>> {
+        self.reader.readable()
+    }
+}
+
 impl<R: TryRead, W: AsyncWriteRent> Duplex for TlsStream<R, W> {
     type Reader = TlsReader<R>;
     type Writer = TlsWriter<W>;

@@ -10,7 +10,7 @@
 //! connection that another is to admit. Counters are a worker's own, and other threads read them.
 //!
 //! Here are a worker's start and sweep; `accept` makes connections of what comes in, `conversation`
-//! is one connection's life, `drain` the end of all of them, `platform` what a worker runs on,
+//! is one connection's life, `requests` its HTTP/1.1, `drain` the end of all of them, `platform` what a worker runs on,
 //! `orders` what the server has it do, and `signal` how other threads reach it. `records` has what
 //! an operator may ask of each connection, and `inquiry` is how it is asked; `readiness` is what
 //! health checks are told.
@@ -24,6 +24,7 @@ mod platform;
 mod quiet;
 mod readiness;
 mod records;
+mod requests;
 mod secure;
 mod signal;
 #[cfg(test)]
@@ -70,7 +71,7 @@ use crate::{
     },
     handshake::Policy,
     host::{descriptors::SystemCallError, memory, runtime},
-    http::echo_paths::EchoPaths,
+    http::{HttpEcho, SharedResponse, echo_paths::EchoPaths},
     metrics::Counters,
     plane::{
         Bounds, Departure, OnEngine, Plane, Portable,
@@ -141,8 +142,10 @@ pub struct Service {
     pub echo_paths: EchoPaths,
     /// Who may connect, and what may be agreed on.
     pub policy: Policy,
-    /// The response that carries the page.
-    pub page: bytes::Bytes,
+    /// The page.
+    pub page: SharedResponse,
+    /// Where plain requests are sent back, if they are.
+    pub http_echo: Option<HttpEcho>,
     /// What connections' buffers take, and what their frames may be.
     pub echo: Echo,
     /// How long clients may take and be silent.

@@ -5,7 +5,7 @@
 //! counts as one whose handshake is in progress until its HTTP handshake is over too. What it sends is
 //! bounded by `crate::tls`.
 
-use std::{future::Future, pin::pin, sync::Arc, time::Instant};
+use std::{fmt::Debug, future::Future, pin::pin, sync::Arc, time::Instant};
 
 use bytes::BytesMut;
 use futures_util::future::{Either, select};
@@ -13,11 +13,11 @@ use monoio::io::{AsyncReadRent, AsyncWriteRent};
 use rustls::{ProtocolVersion, ServerConfig};
 use tracing::debug;
 
-use super::{Worker, conversation::BySecurePlane};
+use super::{Worker, conversation::BySecurePlane, requests::Caller};
 use crate::{
     connection::{ConnectionEnd, Control, Demand, linger, write_all},
-    entry::{admission::Entered, tls::name_of},
-    http::{RequestRefusal, encode_refusal, without_body},
+    entry::{admission::Entered, arrival::Arrival, tls::name_of},
+    http::{RequestRefusal, Tls, encode_refusal, without_body},
     metrics::RefusalReason,
     plane::Plane,
     stream::Duplex,
@@ -51,6 +51,7 @@ impl<P: Plane> Worker<P> {
         &self,
         stream: P::Stream,
         received: BytesMut,
+        arrival: &Arrival,
         control: &Control,
         entered: &Entered,
     ) -> Option<ConnectionEnd> {
@@ -65,8 +66,11 @@ impl<P: Plane> Worker<P> {
             Ok(Opening::Done(stream)) => {
                 self.note_handshake(&stream, began, control);
                 let carrier = BySecurePlane(&self.plane);
+                let is_told = self.service().http_echo.is_some();
+                let tls = is_told.then(|| stream.with_session(describe));
+                let caller = Caller { arrival, tls: tls.as_ref() };
                 return self
-                    .converse_http(stream, BytesMut::new(), carrier, control, entered)
+                    .converse_http(stream, BytesMut::new(), carrier, caller, control, entered)
                     .await;
             }
             Ok(Opening::Plain { below: (mut reader, mut writer), is_head }) => {
@@ -103,6 +107,18 @@ impl<P: Plane> Worker<P> {
                 record.certified(name_of(certificate));
             }
         });
+    }
+}
+
+/// What was agreed on, as a request that is sent back tells it.
+fn describe(session: &TlsSession) -> Tls {
+    let name = |it: &dyn Debug| format!("{it:?}");
+    Tls {
+        version: session.protocol_version().map(|version| name(&version)),
+        cipher: session.cipher_suite().map(|cipher| name(&cipher.suite())),
+        sni: session.server_name().map(ToOwned::to_owned),
+        alpn: session.alpn().map(|alpn| String::from_utf8_lossy(alpn).into_owned()),
+        client_name: session.peer_certificate().map(|it| name_of(it).into()),
     }
 }
 

@@ -32,7 +32,7 @@ use crate::{
         balance::{Accepted, Balance},
     },
     host::cpu_list::CpuList,
-    http::HEADER_FIELDS_MAX,
+    http::{HEADER_FIELDS_MAX, Response},
     metrics::RefusalReason,
     plane::engine,
     protocol::session::Goodbye,
@@ -43,9 +43,11 @@ fn service() -> Service {
         Policy { allowed_origins: Vec::new(), subprotocols: Vec::new(), passes_compression: false };
     let (echo, time) = (Echo::default(), Time::default());
     let echo_paths = EchoPaths::new(&["/ws"]);
-    let (page, header_fields_max) = (bytes::Bytes::new(), HEADER_FIELDS_MAX);
+    let page = SharedResponse::new(Response::page(String::new()));
+    let (http_echo, header_fields_max) = (None, HEADER_FIELDS_MAX);
     let server = Arc::new(ServerState::new(&Config::default()));
-    Service { echo_paths, policy, page, echo, time, header_fields_max, tls: None, server }
+    let tls = None;
+    Service { echo_paths, policy, page, http_echo, echo, time, header_fields_max, tls, server }
 }
 
 const DIMENSIONS: engine::Dimensions = engine::Dimensions {
@@ -242,7 +244,8 @@ fn response_that_is_not_taken_is_given_up_after_the_close_timeout() {
             keep_alive_timeout: Within::new(SECOND).unwrap(),
             ..Time::default()
         };
-        let service = Service { page: vec![b' '; 64 << 20].into(), time, ..service() };
+        let page = SharedResponse::new(Response::page(" ".repeat(64 << 20)));
+        let service = Service { page, time, ..service() };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, worker_orders) = orders().unwrap();
@@ -423,7 +426,7 @@ fn connections_that_wait_for_a_dead_worker_stay_counted_until_its_replacement_en
             ..plan(platform, listener, worker_orders, counters.clone(), service)
         };
         let worker = thread::spawn(move || run(plan, |_| ()));
-        client.write_all(b"GET /no HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        client.write_all(b"GET /no HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
         let mut response = String::new();
         client.read_to_string(&mut response).unwrap();
         assert!(response.starts_with("HTTP/1.1 404 "), "{response}");
@@ -461,7 +464,7 @@ fn refused_peer_that_goes_on_sending_is_given_up_after_the_close_timeout() {
         let time = Time { close_timeout, ..Time::default() };
         let (address, worker, counters, stop) = start(platform, Service { time, ..service() });
         let mut client = TcpStream::connect(address).unwrap();
-        client.write_all(b"GET /no HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        client.write_all(b"GET /no HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
         // Until it is reset.
         while client.write_all(b"x").is_ok() {
             thread::sleep(Duration::from_millis(100));

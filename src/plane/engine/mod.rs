@@ -431,7 +431,9 @@ impl<K: Kernel> Engine<K> {
                 Some(Due::LifetimeOver) => {
                     connection.end_now(key, ConnectionEnd::LifetimeMax, work);
                 }
-                Some(Due::HandshakeTimeout) => unreachable!("the opening handshake is over"),
+                Some(Due::HandshakeTimeout | Due::NoRequest) => {
+                    unreachable!("the opening handshake is over")
+                }
             }
         }
         self.account();

@@ -7,7 +7,10 @@ use super::{
     report::{self, Cursor},
 };
 use crate::{
-    http::{HEALTH_PATH, Refusal, RequestRefusal, encode_healthy, encode_refusal, encode_response},
+    http::{
+        HEALTH_PATH, Methods, Refusal, RequestRefusal, encode_healthy, encode_refusal,
+        encode_response,
+    },
     metrics::exposition::{CLASSIC_TEXT, OPEN_METRICS, to_classic_text},
 };
 
@@ -37,7 +40,7 @@ pub(super) fn answer(request: &Request<()>, directory: &Directory) -> Vec<u8> {
         return encode_refusal(&Refusal { status: StatusCode::NOT_FOUND, headers: &[], text });
     }
     if ![Method::GET, Method::HEAD].contains(request.method()) {
-        return encode_refusal(&RequestRefusal::MethodNotAllowed.into());
+        return encode_refusal(&RequestRefusal::MethodNotAllowed(Methods::Get).into());
     }
     match path {
         "/metrics" => {
@@ -64,8 +67,8 @@ pub(super) fn answer(request: &Request<()>, directory: &Directory) -> Vec<u8> {
     }
 }
 
-fn respond(content_type: &str, body: &str) -> Vec<u8> {
-    encode_response(StatusCode::OK, content_type, HEADERS, body.as_bytes())
+fn respond(content_type: &'static str, body: &str) -> Vec<u8> {
+    encode_response(StatusCode::OK, content_type, HEADERS, body.as_bytes().to_vec())
 }
 
 /// Whether a client asks for the older text format, and does not know `OpenMetrics`.
