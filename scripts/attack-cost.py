@@ -166,8 +166,8 @@ ATTACKS = {
     "connection that says nothing, until its 408": (timed_out, 20, 120, False),
     "connection that is reset at once": (each_connection(b"", reset), 50, 250, False),
     "request that is refused (404)": (
-        each_connection(b"GET /no HTTP/1.1\r\nHost: a\r\n\r\n", read_to_end), 50, 250, False),
-    "request for the page": (each_connection(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", read_to_end), 50, 250, False),
+        each_connection(b"GET /no HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", read_to_end), 50, 250, False),
+    "request for the page": (each_connection(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", read_to_end), 50, 250, False),
     "TLS handshake": (each_connection(b"\x16\x03\x01\x02\x00", read_to_end), 50, 250, False),
     "upgrade that is reset": (each_connection(UPGRADE, reset), 50, 250, False),
     "connection without a byte, kept": (staying(connect), 100, 1100, True),

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Other people's clients against a real server, on each data plane, with and without compression:
 # Python's websockets, node's ws, and the page in headless Chromium, each with TLS and without, and
-# OpenSSL's client. WAYS: see each-server.sh. Proxies are scripts/proxies.sh's.
-# Installs the clients below .tools/ (Chromium from Debian's packages, if missing).
+# OpenSSL's client; curl, ApacheBench and Python's http.client for plain requests on connections that
+# go on. WAYS: see each-server.sh. Proxies are scripts/proxies.sh's.
+# Installs the clients below .tools/ (Chromium and ab from Debian's packages, if missing).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,12 +23,19 @@ if [ -z "$chromium" ]; then
   apt-get install --quiet=2 --yes --no-install-recommends chromium
   chromium=$(command -v chromium)
 fi
+for tool in curl ab; do
+  if ! command -v "$tool" >/dev/null; then
+    apt-get update --quiet=2
+    apt-get install --quiet=2 --yes --no-install-recommends "${tool/#ab/apache2-utils}"
+  fi
+done
 
 run_clients() {
   local url=$1 compression=$2 page=http:${1#ws:}
   "$python/bin/python" tests/clients/python.py "$url" "$compression"
   node "$node/node.mjs" "$url" "$compression"
   run_page "${page%ws}" "$compression"
+  run_requests "${page%/ws}"
   run_over_tls "$compression"
 }
 
@@ -50,6 +58,22 @@ run_over_tls() {
   done
 }
 
+# Plain requests, many on one connection.
+run_requests() {
+  local url=$1 answers
+  "$python/bin/python" tests/clients/requests.py "$url/"
+  answers=$(curl --silent --show-error --fail --data hello --header 'Expect: 100-continue' \
+    --write-out '%{num_connects}\n' "$url/http" "$url/http" | grep --extended-regexp --only-matching '^[0-9]+$')
+  [ "$answers" = $'1\n0' ] || { echo "curl opened connections: $answers" >&2; return 1; }
+  printf 'curl: ok, one connection for two requests\n'
+  # -k: HTTP/1.0 with keep-alive; ab opens a connection anew only where one was closed.
+  answers=$(ab -q -k -n 500 -c 5 "$url/")
+  for line in 'Complete requests: +500' 'Failed requests: +0' 'Keep-Alive requests: +500'; do
+    grep --extended-regexp --quiet "^$line$" <<<"$answers" || { echo "$answers" >&2; return 1; }
+  done
+  printf 'ab: ok, 500 requests on 5 connections\n'
+}
+
 run_page() {
   RINGECHO_URL=$1 CHROMIUM=$chromium COMPRESSION=$2 node "$node/page.mjs"
 }
@@ -59,6 +83,6 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 
   -addext subjectAltName=DNS:localhost,IP:127.0.0.1 \
   -keyout "$tls/key.pem" -out "$tls/certificate.pem" 2>/dev/null
 # shellcheck disable=SC2034  # each_server reads it
-SERVER_FLAGS=(--listen tls+127.0.0.1:0 --tls-cert "$tls/certificate.pem" --tls-key "$tls/key.pem")
+SERVER_FLAGS=(--http-echo /http --listen tls+127.0.0.1:0 --tls-cert "$tls/certificate.pem" --tls-key "$tls/key.pem")
 . scripts/each-server.sh
 each_server run_clients

@@ -16,6 +16,8 @@ const DAY: u64 = 24 * HOUR;
 #[command(next_help_heading = "Time")]
 pub struct Time {
     /// How long a client may take for its request head
+    ///
+    /// A body has as long again, and each further request on a connection as long from its first byte.
     #[arg(long, value_name = "TIME", default_value = "10s")]
     pub handshake_timeout: Within<Duration, 1, HOUR>,
 

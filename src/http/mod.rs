@@ -29,5 +29,5 @@ pub use self::{
     response::{
         Response, SharedResponse, encode_healthy, encode_refusal, encode_response, without_body,
     },
-    route::{HEALTH_PATH, Methods, Route, route},
+    route::{HEALTH_PATH, Methods, Route, asks_for_echo, route},
 };

@@ -128,7 +128,7 @@ fn check_method_is_known(method: &Method) -> Result<(), RequestRefusal> {
 
 /// Whether a request asks for the echo. A key is enough, since proxies that were not told to pass
 /// `Upgrade` on drop it. The key is looked for first, since that is the cheaper question.
-fn asks_for_echo(request: &Request<()>) -> bool {
+pub fn asks_for_echo(request: &Request<()>) -> bool {
     request.headers().contains_key(SEC_WEBSOCKET_KEY) || is_upgrade_request(request)
 }
 

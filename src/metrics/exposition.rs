@@ -366,6 +366,8 @@ impl fmt::Display for CountedCode {
 mod tests {
     use std::time::Duration;
 
+    use http::StatusCode;
+
     use super::*;
     use crate::{connection::ConnectionEnd, metrics::RefusalReason, protocol::ProtocolError};
 
@@ -393,6 +395,7 @@ mod tests {
                 ("ringecho_connections_ended", "counter"),
                 ("ringecho_worker_connections_open", "gauge"),
                 ("ringecho_upgrades", "counter"),
+                ("ringecho_http_requests", "counter"),
                 ("ringecho_tls_handshakes", "counter"),
                 ("ringecho_refusals", "counter"),
                 ("ringecho_protocol_errors", "counter"),
@@ -453,6 +456,9 @@ mod tests {
             worker.count_end(closed, None);
             worker.count_protocol_error(ProtocolError::TextNotUtf8);
             worker.refused(RefusalReason::OriginForbidden).add(1);
+            worker.upgraded.add(2);
+            worker.count_response(StatusCode::NO_CONTENT);
+            worker.count_response(StatusCode::NOT_IMPLEMENTED);
             worker.turn_times.count(Duration::from_micros(7));
             worker.messages.add(3);
             worker.text_messages.add(1);
@@ -466,6 +472,10 @@ mod tests {
             ("ringecho_worker_connections_open{worker=\"1\"}", 3),
             ("ringecho_protocol_errors_total{error=\"text_not_utf8\"}", 2),
             ("ringecho_refusals_total{reason=\"origin_forbidden\"}", 2),
+            ("ringecho_http_requests_total{status=\"1xx\"}", 4),
+            ("ringecho_http_requests_total{status=\"2xx\"}", 2),
+            ("ringecho_http_requests_total{status=\"4xx\"}", 0),
+            ("ringecho_http_requests_total{status=\"5xx\"}", 2),
             ("ringecho_messages_total{direction=\"sent\",kind=\"binary\"}", 4),
             ("ringecho_messages_total{direction=\"received\",kind=\"text\"}", 2),
             ("ringecho_engine_turn_seconds_count", 2),

@@ -67,7 +67,8 @@ impl<P: Plane> Worker<P> {
     ) -> Option<ConnectionEnd> {
         if arrival.speaks_tls {
             // In memory of its own, so that the tasks of plain connections are not as large.
-            let secured = self.converse_securely(stream, BytesMut::new(), &arrival, control, entered);
+            let secured =
+                self.converse_securely(stream, BytesMut::new(), &arrival, control, entered);
             return Box::pin(secured).await;
         }
         let carrier = ByPlane(&self.plane);

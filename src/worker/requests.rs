@@ -31,7 +31,7 @@ use crate::{
     http::{
         BodyError, Client, DISCARDED_BODY_LEN_MAX, Framing, HeadError, Persistence,
         REQUEST_HEAD_LEN_MAX, REQUESTS_MAX, Refusal, RequestBody, RequestRefusal, Response, Route,
-        Tls, encode_request, expects_continue, read_more, read_request, route,
+        Tls, asks_for_echo, encode_request, expects_continue, read_more, read_request, route,
     },
     metrics::RefusalReason,
     plane::{Plane, Upgraded},
@@ -283,8 +283,11 @@ impl<P: Plane> Worker<P> {
         self.counters.pulse.begin(Activity::Tasks);
         match verdict {
             Verdict::Upgrade(acceptance) => Ok(Answer::Upgrade(acceptance)),
+            // Boxed, so that the task of a connection that is upgraded at once has no room for it.
             other => {
-                self.respond(other, &request, stream, received, caller, control, is_last).await
+                let response =
+                    self.respond(other, &request, stream, received, caller, control, is_last);
+                Box::pin(response).await
             }
         }
     }
@@ -314,7 +317,12 @@ impl<P: Plane> Worker<P> {
                 Verdict::Echo(service.http_echo.as_ref().map_or(0, |it| it.body_len_max))
             }
             Ok(Route::Options(methods)) => respond(Response::options(methods)),
-            Err(refusal) => Verdict::Refuse(refusal.into()),
+            Err(refusal) => {
+                let mut refused = Refused::from(refusal);
+                // The client may take what follows for a WebSocket connection (RFC 6455 §7.2.2).
+                refused.keeps_framing &= !asks_for_echo(request);
+                Verdict::Refuse(refused)
+            }
         }
     }
 

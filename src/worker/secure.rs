@@ -5,7 +5,7 @@
 //! counts as one whose handshake is in progress until its HTTP handshake is over too. What it sends is
 //! bounded by `crate::tls`.
 
-use std::{fmt::Debug, future::Future, pin::pin, sync::Arc, time::Instant};
+use std::{future::Future, pin::pin, sync::Arc, time::Instant};
 
 use bytes::BytesMut;
 use futures_util::future::{Either, select};
@@ -112,10 +112,9 @@ impl<P: Plane> Worker<P> {
 
 /// What was agreed on, as a request that is sent back tells it.
 fn describe(session: &TlsSession) -> Tls {
-    let name = |it: &dyn Debug| format!("{it:?}");
     Tls {
-        version: session.protocol_version().map(|version| name(&version)),
-        cipher: session.cipher_suite().map(|cipher| name(&cipher.suite())),
+        version: session.protocol_version().map(|it| format!("{it:?}").replace('_', ".")),
+        cipher: session.cipher_suite().map(|it| format!("{:?}", it.suite())),
         sni: session.server_name().map(ToOwned::to_owned),
         alpn: session.alpn().map(|alpn| String::from_utf8_lossy(alpn).into_owned()),
         client_name: session.peer_certificate().map(|it| name_of(it).into()),

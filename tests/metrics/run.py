@@ -167,7 +167,7 @@ def misbehave(echo, is_over):
     with contextlib.ExitStack() as stack:
         while not is_over.wait(0.2):
             for request, frames in [
-                (b"GET /no HTTP/1.1\r\nHost: a\r\n\r\n", b""),
+                (b"GET /no HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", b""),
                 (b"GET /healthz HTTP/1.0\r\n\r\n", b""),
                 (UPGRADE, frame(0x81, b"hello") + frame(0x89, b"") + frame(0x8A, b"") + frame(0x88, b"\x03\xe8")),
                 (UPGRADE, frame(0x83, b"")),

@@ -264,12 +264,12 @@ fn every_kind_of_end_makes_room() {
         |server| server.connect().send("GET /"),
         |server| {
             let mut peer = server.connect();
-            peer.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+            peer.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
             peer.read_to_end();
         },
         |server| {
             let mut peer = server.connect();
-            peer.send("GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n");
+            peer.send("GET /nowhere HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
             peer.read_to_end();
         },
         |server| server.connect().send(b"\x16\x03\x01"),

@@ -1,6 +1,7 @@
 //! What the fuzz targets in `fuzz/` run, and the replay of their corpora.
 
 use std::{
+    cell::Cell,
     io::{self, Read},
     sync::{Arc, LazyLock},
 };
@@ -16,7 +17,8 @@ use ringecho::{
     config::command_line::parse_file,
     handshake::{Policy, http1::answer, permessage_deflate::negotiate},
     http::{
-        HeadError, REQUEST_HEAD_LEN_MAX, Refusal, Route, echo_paths::EchoPaths, encode_refusal,
+        BodyError, Framing, HeadError, Persistence, REQUEST_HEAD_LEN_MAX, Refusal, RequestBody,
+        RequestRefusal, Response, Route, echo_paths::EchoPaths, encode_refusal, read_request,
         read_request_head, route, without_body,
     },
     protocol::{
@@ -118,9 +120,12 @@ fn answer_to(input: &[u8], seed: u8) -> Option<Vec<u8>> {
         Err(HeadError::Refused { refusal, is_head }) => return Some(refuse(refusal, is_head)),
     };
     let is_head = request.method() == Method::HEAD;
-    match route(&request, &EchoPaths::new(&["/ws"])) {
+    match route(&request, &EchoPaths::new(&["/ws"]), None) {
         Ok(Route::Echo) => {}
-        Ok(Route::Page | Route::Health) => return Some(b"HTTP/1.1 200 OK\r\n\r\n".to_vec()),
+        Ok(Route::Options(methods)) => {
+            return Some(Response::options(methods).encode(Persistence::Close, is_head));
+        }
+        Ok(_) => return Some(b"HTTP/1.1 200 OK\r\n\r\n".to_vec()),
         Err(refusal) => return Some(refuse(refusal, is_head)),
     }
     let asks =
@@ -145,6 +150,81 @@ fn refuse(reason: impl Into<Refusal>, is_head: bool) -> Vec<u8> {
     assert!(refusal.status.is_client_error() || refusal.status.is_server_error());
     let response = encode_refusal(&refusal);
     if is_head { without_body(response.into()).into() } else { response }
+}
+
+/// Any bytes are requests and then a refusal or an end, the same ones however they are cut; no byte
+/// belongs to two of them, and none is passed over but an empty line before a head.
+pub fn http_requests(input: &[u8]) {
+    let whole = requests_in(input, 0);
+    let seed = input.iter().fold(1, |seed: u8, byte| seed.wrapping_mul(31).wrapping_add(*byte));
+    assert_eq!(requests_in(input, seed | 1), whole, "cut by {}", seed | 1);
+}
+
+/// The requests in an input that arrives cut by a seed: of each what it asks for, its body, and how
+/// many bytes follow it; then the refusal, or `None` where more would have to come.
+fn requests_in(input: &[u8], seed: u8) -> (Vec<(String, Vec<u8>, usize)>, Option<RequestRefusal>) {
+    const BODY_LEN_MAX: u64 = 64;
+    let rest = Cell::new(input);
+    let arriving = Arriving { rest: &rest, state: seed.into() };
+    let mut reader = PrefixedReadIo::new(&[][..], arriving);
+    let mut received = BytesMut::new();
+    let mut requests = Vec::new();
+    let refusal = loop {
+        let head = block_on(read_request(&mut reader, received, true));
+        let (request, behind) = match head {
+            Ok(read) => read,
+            Err(HeadError::PeerLeft) => break None,
+            Err(HeadError::Refused { refusal, .. }) => break Some(refusal),
+        };
+        received = behind;
+        let framing = Framing::of(&request);
+        let body = framing.and_then(|framing| RequestBody::new(framing, BODY_LEN_MAX, true));
+        let mut body = match body {
+            Ok(body) => body,
+            Err(refusal) => break Some(refusal),
+        };
+        let mut outcome = body.take_from(&mut received).map_err(BodyError::Refused);
+        while outcome.is_ok() && !body.is_whole() {
+            outcome = block_on(body.read_on(&mut reader, &mut received));
+        }
+        match outcome {
+            Ok(()) => {}
+            Err(BodyError::PeerLeft) => break None,
+            Err(BodyError::Refused(refusal)) => break Some(refusal),
+        }
+        assert!(body.held_len() <= 2 * BODY_LEN_MAX as usize);
+        let data = body.into_data();
+        assert!(data.len() as u64 <= BODY_LEN_MAX);
+        let behind_len = received.len() + rest.get().len();
+        requests.push((format!("{} {}", request.method(), request.uri()), data, behind_len));
+    };
+    let behind = requests.iter().map(|(.., behind_len)| *behind_len);
+    let ends: Vec<usize> = std::iter::once(input.len()).chain(behind).collect();
+    assert!(ends.windows(2).all(|pair| pair[0] > pair[1]), "{ends:?}");
+    (requests, refusal)
+}
+
+/// An input that arrives in pieces, whose lengths follow from a state; 0 leaves it whole. What does not
+/// fit a buffer arrives with the next read.
+struct Arriving<'a> {
+    rest: &'a Cell<&'a [u8]>,
+    state: u32,
+}
+
+impl Read for Arriving<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let rest = self.rest.get();
+        let mut len = rest.len();
+        if self.state != 0 {
+            self.state = self.state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223) | 1;
+            len = (self.state >> 24) as usize % 40 + 1;
+        }
+        let len = len.min(rest.len()).min(buffer.len());
+        let (piece, behind) = rest.split_at(len);
+        buffer[..len].copy_from_slice(piece);
+        self.rest.set(behind);
+        Ok(len)
+    }
 }
 
 /// Reads one piece after the other.
@@ -299,6 +379,11 @@ mod tests {
     #[test]
     fn corpus_of_request_heads_is_replayed() {
         replay("request_head", request_head);
+    }
+
+    #[test]
+    fn corpus_of_http_requests_is_replayed() {
+        replay("http_requests", http_requests);
     }
 
     #[test]

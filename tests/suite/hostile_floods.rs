@@ -12,7 +12,7 @@ use crate::{
     peer::{Peer, UPGRADE},
 };
 
-const PAGE_REQUEST: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const PAGE_REQUEST: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 
 /// A fragment without payload adds nothing to its message, so no bound on payload stops it.
 #[test]
@@ -125,7 +125,7 @@ fn pages_that_nobody_takes_end_with_their_time() {
 }
 
 /// A connection whose receive buffer is asked to have so many bytes; the kernel has a least.
-fn connect_with_room(address: SocketAddr, len: usize) -> Peer {
+pub fn connect_with_room(address: SocketAddr, len: usize) -> Peer {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(len).unwrap();
     socket.connect(&address.into()).unwrap();

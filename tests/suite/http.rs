@@ -16,7 +16,7 @@ fn config_with_paths(paths: &[&str]) -> Config {
 fn page_is_served_at_the_root() {
     with_server(&config_with_paths(&["/echo"]), |server| {
         let mut peer = server.connect();
-        peer.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        peer.send("GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         let response = peer.read_to_end();
         let (head, page) = response.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n"));
@@ -37,8 +37,8 @@ fn health_check_is_told_that_all_is_well() {
     for paths in [&["/ws"][..], &["*"]] {
         with_server(&config_with_paths(paths), |server| {
             for (request, body) in [
-                ("GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n", "ok\n"),
-                ("HEAD /healthz HTTP/1.1\r\nHost: a\r\n\r\n", ""),
+                ("GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "ok\n"),
+                ("HEAD /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", ""),
                 ("GET /healthz HTTP/1.0\r\n\r\n", "ok\n"),
                 ("HEAD /healthz HTTP/1.0\r\n\r\n", ""),
             ] {
@@ -70,11 +70,13 @@ fn head_is_answered_as_get_without_a_body() {
             ("/ HTTP/1.1", "no colon\r\n", "400 Bad Request"),
             ("/ HTTP/2.0", "", "505 HTTP Version Not Supported"),
         ] {
-            let to_get = answer(&format!("GET {request_line}\r\n{fields}\r\n"));
+            let to_get =
+                answer(&format!("GET {request_line}\r\n{fields}Connection: close\r\n\r\n"));
             let head_end = to_get.find("\r\n\r\n").unwrap() + 4;
             assert!(to_get.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{to_get}");
             assert!(to_get.len() > head_end);
-            let to_head = answer(&format!("HEAD {request_line}\r\n{fields}\r\n"));
+            let to_head =
+                answer(&format!("HEAD {request_line}\r\n{fields}Connection: close\r\n\r\n"));
             assert_eq!(to_head, to_get[..head_end]);
         }
     });
@@ -93,7 +95,7 @@ fn upgrades_are_at_each_of_the_paths_and_refusals_name_them() {
             (&*UPGRADE.replace("/ws", "/"), "there is no echo here: upgrades are at /ws or /~user"),
             (&elsewhere, "there is no echo here: upgrades are at /ws or /~user"),
             (
-                "GET /other HTTP/1.1\r\nHost: a\r\n\r\n",
+                "GET /other HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
                 "there is nothing here: the page is at /, and upgrades are at /ws or /~user",
             ),
         ] {
@@ -121,7 +123,7 @@ fn every_path_upgrades_if_wanted_and_the_page_stays_at_the_root() {
             ("/ws", "404 Not Found", "the page is at /, and upgrades are at any path"),
         ] {
             let mut peer = server.connect();
-            peer.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+            peer.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
             let response = peer.read_to_end();
             assert!(response.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{path}");
             assert!(response.contains(body), "{path}");
@@ -200,6 +202,7 @@ fn requests_are_refused_with_status_and_reason() {
     let config = Config { handshake, ..config() };
     with_server(&config, |server| {
         let long_head = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(8 << 10));
+        let long_target = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(8 << 10));
         let many_headers = format!("GET / HTTP/1.1\r\n{}\r\n", "X: x\r\n".repeat(97));
         for (request, status, reason) in [
             ("GET /ws HTTP/1.1\r\nHost: a\r\n\r\n", "400 Bad Request", "WebSocket clients"),
@@ -210,13 +213,19 @@ fn requests_are_refused_with_status_and_reason() {
                 "origin",
             ),
             (&UPGRADE.replace("dGhl", "dG"), "400 Bad Request", "Sec-WebSocket-Key"),
-            (&UPGRADE.replace("GET", "POST"), "405 Method Not Allowed", "only GET and HEAD"),
+            (&UPGRADE.replace("GET", "POST"), "405 Method Not Allowed", "only GET, HEAD"),
+            (&UPGRADE.replace("GET", "BREW"), "501 Not Implemented", "not known"),
             (&UPGRADE.replace("HTTP/1.1", "HTTP/1.0"), "400 Bad Request", "needs HTTP/1.1"),
             (&UPGRADE.replace("HTTP/1.1", "HTTP/2.0"), "505 HTTP Version Not Supported", "1.1"),
             (&UPGRADE.replace("/ws", "/other"), "404 Not Found", "upgrades are at /ws"),
             ("GET / HTTP/1.1\r\n\r\n", "400 Bad Request", "Host"),
             ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "400 Bad Request", "Host"),
-            ("POST / HTTP/1.1\r\nHost: a\r\n\r\n", "405 Method Not Allowed", "only GET and HEAD"),
+            (
+                "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+                "405 Method Not Allowed",
+                "only GET, HEAD and OPTIONS",
+            ),
+            (&long_target, "414 URI Too Long", "8 KiB"),
             (&long_head, "431 Request Header Fields Too Large", "8 KiB"),
             (&many_headers, "431 Request Header Fields Too Large", "more than 96 header fields"),
         ] {
@@ -227,7 +236,7 @@ fn requests_are_refused_with_status_and_reason() {
             assert!(head.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{request:?}: {head}");
             assert!(body.contains(reason) && body.lines().count() == 1, "{request:?}: {body}");
             assert_eq!(head.contains("Sec-WebSocket-Version: 13"), status.starts_with("426"));
-            assert_eq!(head.contains("\r\nAllow: GET, HEAD"), status.starts_with("405"));
+            assert_eq!(head.contains("\r\nAllow: GET, HEAD, OPTIONS"), status.starts_with("405"));
         }
     });
 }

@@ -112,7 +112,7 @@ fn confined_program_serves_and_drains_on_every_data_plane() {
             echo(client, &Message::Binary((0..=u8::MAX).cycle().take(300_000).collect()));
         }
         let mut page = TcpStream::connect(address(&line)).unwrap();
-        page.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        page.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
         let mut response = String::new();
         page.read_to_string(&mut response).unwrap();
         assert!(response.starts_with("HTTP/1.1 200 "), "{response:.100}");
@@ -149,7 +149,7 @@ fn confined_program_does_what_its_flags_ask_for_later() {
     let (mut old, line) = start(&mut confined(&flags));
     let ask_for_page = || {
         let mut page = TcpStream::connect(address(&line)).unwrap();
-        page.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        page.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
         page.read_to_end(&mut Vec::new()).unwrap();
     };
     let wait_for = |is_there: &dyn Fn() -> bool| {

@@ -190,7 +190,7 @@ fn come_and_go(server: &TestServer, round: usize) {
         }
         _ => {
             let mut peer = server.connect();
-            peer.send("GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n");
+            peer.send("GET /nowhere HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
             assert!(peer.read_to_end().starts_with("HTTP/1.1 404 "));
         }
     }

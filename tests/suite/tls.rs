@@ -19,7 +19,7 @@ use std::{
 use nix::sys::signal::Signal;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use ringecho::{
-    config::{Bounds, Config, ConfigError, Network, Observation, Time, Tls, Within},
+    config::{Bounds, Config, ConfigError, Http, Network, Observation, Time, Tls, Within},
     metrics::Totals,
     server::{Server, StartError},
     tls::fingerprint,
@@ -239,10 +239,56 @@ fn page_is_served_over_tls() {
     with_server(&config(authority.tls(&["localhost"])), |server| {
         let client_config = Arc::new(authority.client(&TLS13, None));
         let mut stream = secure(server.address, &client_config, "localhost").unwrap();
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .unwrap();
         let mut page = String::new();
         stream.read_to_string(&mut page).expect("close_notify at the end");
         assert!(page.starts_with("HTTP/1.1 200 OK\r\n") && page.trim_end().ends_with("</html>"));
+    });
+}
+
+#[test]
+fn requests_go_on_over_tls_and_are_sent_back_with_what_was_agreed_on() {
+    let authority = Authority::new();
+    let http = Http { http_echo: Some("/http".parse().unwrap()), ..Http::default() };
+    let config = Config { http, ..config(authority.tls(&["localhost"])) };
+    with_server(&config, |server| {
+        for (versions, expected) in [(&TLS12, "TLSv1.2"), (&TLS13, "TLSv1.3")] {
+            let client_config = Arc::new(authority.client(versions, None));
+            let mut stream = secure(server.address, &client_config, "localhost").unwrap();
+            let read_body = |stream: &mut StreamOwned<ClientConnection, TcpStream>| {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    stream.read_exact(&mut byte).unwrap();
+                    head.push(byte[0]);
+                }
+                let head = String::from_utf8(head).unwrap();
+                let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+                let mut body = vec![0; length.expect(&head).parse().unwrap()];
+                stream.read_exact(&mut body).unwrap();
+                String::from_utf8(body).unwrap()
+            };
+            for _ in 0..3 {
+                stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+                assert_eq!(read_body(&mut stream), "ok\n");
+            }
+            // More than a record has, so that it comes in several.
+            let body = "x".repeat(40_000);
+            let head = "POST /http HTTP/1.1\r\nHost: a\r\nContent-Length: 40000\r\n\r\n";
+            stream.write_all([head, &body].concat().as_bytes()).unwrap();
+            let echoed: serde_json::Value = serde_json::from_str(&read_body(&mut stream)).unwrap();
+            assert!(echoed["body"] == *body);
+            assert_eq!(echoed["tls"]["version"], expected);
+            assert_eq!(echoed["tls"]["sni"], "localhost");
+            assert!(echoed["tls"]["cipher"].as_str().is_some_and(|it| it.starts_with("TLS")));
+            assert!(echoed["tls"]["client_name"].is_null());
+            stream.write_all(UPGRADE.as_bytes()).unwrap();
+            let mut head = [0; 12];
+            stream.read_exact(&mut head).unwrap();
+            assert_eq!(&head, b"HTTP/1.1 101");
+        }
     });
 }
 
