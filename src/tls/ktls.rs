@@ -137,8 +137,8 @@ const UNUSED_BIT: u8 = 0x80;
 /// What every nonce of AES-GCM begins with, and where the rest of it goes on.
 ///
 /// Under TLS 1.2 the rest is any number that has not been used, and stands in the record. rustls
-/// takes its starting point with the record's number XORed into it; the kernel takes a starting point
-/// and counts. Counted from the same point, the kernel would come upon a nonce that rustls has used
+/// takes its starting point with the record's number in it by exclusive or; the kernel takes a starting
+/// point and counts. Counted from the same point, the kernel would come upon a nonce that rustls has used
 /// for the same key, which gives both away. So it begins where only its 2^63rd record would.
 fn gcm_nonce(version: u16, iv: &Iv, direction: Direction) -> Option<([u8; 4], [u8; 8])> {
     let (salt, rest) = iv.as_ref().split_first_chunk::<4>()?;

@@ -400,7 +400,7 @@ impl Connection {
         }
     }
 
-    /// Queues close_notify, behind which nothing is sent; after an error of TLS it is an alert.
+    /// Queues `close_notify`, behind which nothing is sent; after an error of TLS it is an alert.
     fn queue_close_notify<K: Kernel>(&mut self, key: Key, work: &mut Work<K>) {
         let mut records = Vec::new();
         if let Some(tls) = self.tls_mut() {
