@@ -126,7 +126,7 @@ pub async fn read_more(
     match result {
         Ok(0) | Err(_) => Err(HeadError::PeerLeft),
         Ok(len) => {
-            // A layer such as TLS may have used more of the buffer than it has filled.
+            // What was read counts, and not what has been used of the buffer on the way.
             filled.truncate(len);
             received.unsplit(filled);
             Ok(received)

@@ -15,8 +15,8 @@ use std::{
 use nix::{
     cmsg_space,
     sys::socket::{
-        ControlMessageOwned, MsgFlags, TlsGetRecordType, recvmsg, setsockopt,
-        sockopt::{TcpTlsRx, TcpTlsTx, TcpUlp, TlsCryptoInfo},
+        ControlMessageOwned, MsgFlags, TlsGetRecordType, getsockopt, recvmsg, setsockopt,
+        sockopt::{SocketError, TcpTlsRx, TcpTlsTx, TcpUlp, TlsCryptoInfo},
     },
 };
 use rustls::{AlertDescription, ConnectionTrafficSecrets, ProtocolVersion, crypto::cipher::Iv};
@@ -193,10 +193,12 @@ pub fn fault_of(record: ControlRecord) -> Option<(TlsFault, Option<AlertDescript
 /// Sends an alert behind what has been sent, if the socket takes it at once.
 #[expect(unsafe_code, reason = "nix has no control message for a record's type")]
 pub fn send_alert(
-    socket: &impl AsRawFd,
+    socket: &(impl AsFd + AsRawFd),
     level: AlertLevel,
     description: AlertDescription,
 ) -> io::Result<()> {
+    // A record that was not decrypted leaves an error on the socket, with which the send would fail.
+    let _ = getsockopt(socket, SocketError);
     let mut alert = [level as u8, u8::from(description)];
     let mut piece = libc::iovec { iov_base: alert.as_mut_ptr().cast(), iov_len: alert.len() };
     // As long and as aligned as a control message of one byte may want it.
