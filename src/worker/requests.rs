@@ -350,8 +350,8 @@ impl<P: Plane> Worker<P> {
             _ => self.discard_body(request, persistence, stream, received, control).await,
         };
         let (data, persistence) = match body {
-            Ok((data, is_read)) if is_read => (data, persistence),
-            Ok((data, _)) => (data, Persistence::Close),
+            Ok((data, true)) => (data, persistence),
+            Ok((data, false)) => (data, Persistence::Close),
             Err(Fault::End(end)) => return Err(end),
             // A head that is refused for another reason keeps that reason.
             Err(Fault::Refused(refusal)) => match verdict {
