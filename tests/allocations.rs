@@ -274,7 +274,10 @@ fn record_of_a_browser_takes_no_more_than_the_documentation_says() {
 }
 
 /// Both sides of a TLS session before its handshake, and what making the server's has allocated.
-fn tls_pair(version: &'static SupportedProtocolVersion) -> (TlsSession, TlsSession, i64) {
+/// The configuration comes too, since who drops it last frees it.
+fn tls_pair(
+    version: &'static SupportedProtocolVersion,
+) -> (Arc<ServerConfig>, TlsSession, TlsSession, i64) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
     let provider = Arc::new(default_provider());
@@ -296,7 +299,7 @@ fn tls_pair(version: &'static SupportedProtocolVersion) -> (TlsSession, TlsSessi
     let client = TlsSession::client(Arc::new(client), name).unwrap();
     let (server, mut session) = (Arc::new(server), None);
     let made = measure(|| session = Some(TlsSession::server(server.clone()).unwrap()));
-    (session.unwrap(), client, made.bytes_current)
+    (server, session.unwrap(), client, made.bytes_current)
 }
 
 /// An idle TLS connection holds no buffer. What rustls holds for its session is named in
@@ -304,7 +307,7 @@ fn tls_pair(version: &'static SupportedProtocolVersion) -> (TlsSession, TlsSessi
 #[test]
 fn idle_tls_session_takes_less_than_four_kibibytes() {
     for version in [&TLS12, &TLS13] {
-        let (mut server, mut client, mut held) = tls_pair(version);
+        let (_config, mut server, mut client, mut held) = tls_pair(version);
         let mut hold = |what: &mut dyn FnMut()| held += measure(what).bytes_current;
         let (mut to_server, mut to_client) = (Vec::new(), Vec::with_capacity(8 << 10));
         let mut plaintext = Vec::with_capacity(RECORD_PAYLOAD_MAX);
@@ -345,7 +348,7 @@ fn idle_tls_session_takes_less_than_four_kibibytes() {
 #[test]
 fn tls_record_takes_as_many_allocations_whatever_its_length() {
     for len in [16, 1024, RECORD_PAYLOAD_MAX] {
-        let (mut server, mut client, _) = tls_pair(&TLS13);
+        let (_config, mut server, mut client, _) = tls_pair(&TLS13);
         let (mut ciphertext, mut plaintext) = (Vec::new(), Vec::with_capacity(RECORD_PAYLOAD_MAX));
         while client.has_output() || server.has_output() {
             client.take_output(&mut ciphertext);
