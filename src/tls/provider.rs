@@ -3,7 +3,7 @@
 use std::{fmt::Write, sync::Arc};
 
 use rustls::{
-    CipherSuite, Error,
+    CipherSuite, Error, SupportedCipherSuite,
     crypto::{CryptoProvider, ring},
     server::ProducesTickets,
 };
@@ -22,7 +22,7 @@ pub fn new_ticketer() -> Result<Arc<dyn ProducesTickets>, Error> {
 pub fn fingerprint(certificate: &[u8]) -> String {
     let suites = default_provider().cipher_suites;
     let suite = suites.iter().find(|it| it.suite() == CipherSuite::TLS13_AES_128_GCM_SHA256);
-    let Some(suite) = suite.and_then(|suite| suite.tls13()) else { return String::new() };
+    let Some(suite) = suite.and_then(SupportedCipherSuite::tls13) else { return String::new() };
     let mut text = String::new();
     for byte in suite.common.hash_provider.hash(certificate).as_ref() {
         let colon = if text.is_empty() { "" } else { ":" };

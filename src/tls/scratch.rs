@@ -10,7 +10,7 @@ pub(super) const WRITE_LEN_MAX: usize = 4 * RECORD_PAYLOAD_MAX;
 /// Bytes of a buffer that is written from: it has room for the records of one write.
 const RECORDS_LEN: usize = 4 * RECORD_LEN_MAX;
 
-/// Buffers that a thread keeps for later writes, at most. On io_uring several writes are under way.
+/// Buffers that a thread keeps for later writes, at most. On `io_uring` several writes are under way.
 const KEPT_MAX: usize = 4;
 
 /// Bytes of plaintext memory that a thread keeps, at most.

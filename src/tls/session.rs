@@ -43,7 +43,7 @@ const OVERHEAD_12: usize = RECORD_HEADER_LEN + 8 + 16;
 const ALERT_LEN_MAX: usize = OVERHEAD_12 + 2;
 
 thread_local! {
-    /// The name that the last ClientHello on this thread asked for.
+    /// The name that the last `ClientHello` on this thread asked for.
     static SERVER_NAME: RefCell<Option<Box<str>>> = const { RefCell::new(None) };
 }
 
@@ -56,7 +56,7 @@ pub fn note_server_name(name: Option<&str>) {
 /// What [`TlsSession::open`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opened {
-    /// The peer has said that it sends nothing more (close_notify). Later bytes are ignored.
+    /// The peer has said that it sends nothing more (`close_notify`). Later bytes are ignored.
     pub is_closed: bool,
 }
 
@@ -111,7 +111,7 @@ impl TlsSession {
         Ok(Self { gives_keys, ..session })
     }
 
-    /// The client's side, of a session with `name`. Its ClientHello waits to be sent.
+    /// The client's side, of a session with `name`. Its `ClientHello` waits to be sent.
     pub fn client(config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<Self, TlsError> {
         let mut session = Self::new(Side::Client(UnbufferedClientConnection::new(config, name)?));
         session.open(&mut [], &mut Vec::new())?;
@@ -327,8 +327,8 @@ impl TlsSession {
         }
     }
 
-    /// Appends what waits to be sent to `out`, and then close_notify: we send nothing more. Before the
-    /// end of the handshake, and after an error, there is no close_notify.
+    /// Appends what waits to be sent to `out`, and then `close_notify`: we send nothing more. Before the
+    /// end of the handshake, and after an error, there is no `close_notify`.
     pub fn close(&mut self, out: &mut Vec<u8>) {
         self.take_output(out);
         if self.failure.is_some() || mem::replace(&mut self.is_done, true) {

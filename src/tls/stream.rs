@@ -260,7 +260,7 @@ impl<R, W: AsyncWriteRent> AsyncWriteRent for TlsStream<R, W> {
     }
 }
 
-/// The half that is read. The end of the stream is the peer's close_notify, or the end of the stream
+/// The half that is read. The end of the stream is the peer's `close_notify`, or the end of the stream
 /// below: WebSocket and HTTP tell a message that is cut off from one that is whole.
 pub struct TlsReader<R> {
     half: R,
@@ -418,7 +418,7 @@ impl<W: AsyncWriteRent> AsyncWriteRent for TlsWriter<W> {
         if len > 0 { self.send(output, len).await } else { Ok(()) }
     }
 
-    /// Sends close_notify, or the alert that says why the session has failed, and ends the write side
+    /// Sends `close_notify`, or the alert that says why the session has failed, and ends the write side
     /// of the stream below.
     async fn shutdown(&mut self) -> io::Result<()> {
         let mut output = Vec::new();

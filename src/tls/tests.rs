@@ -1,4 +1,5 @@
 use std::{
+    cell::RefCell,
     collections::VecDeque,
     future::pending,
     io::{self, Write},
@@ -464,25 +465,32 @@ fn keys_are_changed_when_the_peer_asks_for_it() {
 
 /// What arrives at one end of a stream, and what is written there.
 #[derive(Clone, Default)]
-struct Wire(Rc<std::cell::RefCell<(VecDeque<Vec<u8>>, Vec<Vec<u8>>)>>);
+struct Wire(Rc<RefCell<Pieces>>);
+
+/// What has arrived and has not been read, and what has been written.
+#[derive(Default)]
+struct Pieces {
+    arrived: VecDeque<Vec<u8>>,
+    written: Vec<Vec<u8>>,
+}
 
 impl Wire {
     fn arrive(&self, bytes: &[u8], piece_len: usize) {
         let mut wire = self.0.borrow_mut();
-        wire.0.extend(bytes.chunks(piece_len.max(1)).map(<[u8]>::to_vec));
+        wire.arrived.extend(bytes.chunks(piece_len.max(1)).map(<[u8]>::to_vec));
     }
 
     fn take_written(&self) -> Vec<Vec<u8>> {
-        std::mem::take(&mut self.0.borrow_mut().1)
+        std::mem::take(&mut self.0.borrow_mut().written)
     }
 
     /// Takes of the first piece as much as is wanted.
     fn take(&self, len_max: usize) -> Option<Vec<u8>> {
         let mut wire = self.0.borrow_mut();
-        let mut piece = wire.0.pop_front()?;
+        let mut piece = wire.arrived.pop_front()?;
         if piece.len() > len_max {
             let rest = piece.split_off(len_max);
-            wire.0.push_front(rest);
+            wire.arrived.push_front(rest);
         }
         Some(piece)
     }
@@ -501,7 +509,7 @@ impl AsyncReadRent for Wire {
 
 impl WaitReadable for Wire {
     async fn readable(&mut self) -> io::Result<()> {
-        if self.0.borrow().0.is_empty() { pending().await } else { Ok(()) }
+        if self.0.borrow().arrived.is_empty() { pending().await } else { Ok(()) }
     }
 }
 
@@ -518,7 +526,7 @@ impl AsyncWriteRent for Wire {
         let mut bytes = vec![0; buffer.bytes_init()];
         bytes.copy_from_slice(stream::written(&buffer));
         let len = bytes.len();
-        self.0.borrow_mut().1.push(bytes);
+        self.0.borrow_mut().written.push(bytes);
         (Ok(len), buffer)
     }
 

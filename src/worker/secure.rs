@@ -24,7 +24,7 @@ use crate::{
     tls::{HandshakeError, TlsError, TlsFault, TlsSession, TlsStream},
 };
 
-/// Bytes that are read at first: a ClientHello has 0.3 to 2 KiB.
+/// Bytes that are read at first: a `ClientHello` has 0.3 to 2 KiB.
 const FIRST_READ_LEN: usize = 4 << 10;
 
 /// What came of a handshake.

@@ -107,6 +107,8 @@ fn alternative_name(extensions: &[u8]) -> Option<Box<str>> {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use proptest::{collection::vec, prelude::*};
     use rcgen::{CertificateParams, DistinguishedName, DnType, DnValue, KeyPair};
 
@@ -142,7 +144,7 @@ mod tests {
             ),
             (certificate(named(DnValue::Utf8String("a\nb".to_owned())), &[]), r"a\u{a}b"),
             (
-                certificate(subject(&[organization.clone()]), &["10.0.0.1", "a.example"]),
+                certificate(subject(from_ref(&organization)), &["10.0.0.1", "a.example"]),
                 "a.example",
             ),
             (certificate(subject(&[]), &["10.0.0.1"]), "(no name)"),

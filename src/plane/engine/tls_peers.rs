@@ -29,7 +29,7 @@ pub(super) struct TlsPeer {
 /// What a peer that speaks TLS has found at its end.
 #[derive(Debug, Default)]
 pub(super) struct Revealed {
-    /// The server has said close_notify.
+    /// The server has said `close_notify`.
     pub(super) is_closed: bool,
     /// What the server has said instead.
     pub(super) error: Option<Error>,
