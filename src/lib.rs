@@ -60,6 +60,7 @@
 //! | [`metrics`] | counters of each worker, their totals, and their exposition |
 //! | `protocol` | RFC 6455 without I/O: session, echo, frame headers, masking, UTF-8, close codes |
 //! | `stream` | what tasks read and write: halves, and waiting for them |
+//! | `trust` | networks, and which peers are believed when they say for whom they speak |
 //! | `pulse` | what a worker's thread is doing, for the watchdog |
 //! | `tls` | TLS: sessions without I/O, and their streams, which the load generator uses too |
 //! | `host` | CPUs, descriptors, runtimes, and what the kernel lets this process do |
@@ -102,6 +103,9 @@ pub mod server;
 pub mod stream;
 #[doc(hidden)]
 pub mod tls;
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod trust;
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod worker;

@@ -420,6 +420,9 @@ mod tests {
     #[test]
     fn config_takes_over_what_the_settings_say() {
         for (text, is_taken_over) in [
+            ("proxy-protocol = 'optional'", true),
+            ("proxy-from = '10.0.0.0/8'", true),
+            ("forwarded-from = ['10.0.0.0/8', 'unix']", true),
             ("path = '/other'", true),
             ("allowed-origin = 'https://a.example'", true),
             ("subprotocol = 'a'", true),

@@ -18,6 +18,7 @@ mod log;
 mod network;
 mod observation;
 mod privileges;
+mod proxies;
 mod settings;
 mod time;
 mod tls;
@@ -38,6 +39,7 @@ pub use self::{
     network::{Network, TakeoverPath},
     observation::{AccessLogTarget, Observation},
     privileges::{Account, Id, Privileges, Sandboxing},
+    proxies::{Proxies, ProxyProtocol},
     settings::{Change, Settings},
     time::Time,
     tls::{Ktls, Tls},
@@ -48,6 +50,7 @@ use crate::http::echo_paths::EchoPaths;
 pub use crate::{
     handshake::origin::Origin,
     host::cpu_list::{CpuList, CpuListError},
+    trust::{Subnet, TrustError, TrustedPeers},
 };
 
 /// A server's configuration. [`Config::default`] is that of the program without flags.
@@ -59,6 +62,9 @@ pub struct Config {
     /// By which certificates the server is known, and whom it wants to know.
     #[command(flatten)]
     pub tls: Tls,
+    /// Whose word is taken for who the client is.
+    #[command(flatten)]
+    pub proxies: Proxies,
     /// Which paths lead to the echo, who may connect, and what may be agreed on.
     #[command(flatten)]
     pub handshake: Handshake,
@@ -152,17 +158,35 @@ pub enum ConfigError {
         "--subprotocol names {:?} twice, but its order is the server's preference", .0.as_ref()
     )]
     SubprotocolRepeated(Subprotocol),
+    /// PROXY headers are read, and nobody's is believed.
+    #[error(
+        "--proxy-protocol needs --proxy-from: the addresses of the proxies whose headers are believed, \
+         such as 10.0.0.7, 10.0.0.0/8 or unix; 0.0.0.0/0,::/0,unix believes everybody, and then any \
+         client may pretend to be another"
+    )]
+    ProxyUnnamed,
+    /// A flag names more networks than each connection should be compared with.
+    #[error("{flag} has {number} networks, but may have at most {max}")]
+    TrustedTooMany {
+        /// The flag.
+        flag: &'static str,
+        /// How many it names.
+        number: usize,
+        /// The most that it may name.
+        max: usize,
+    },
 }
 
 impl Config {
     /// Takes over from `new` what may change while a server runs: what connections are answered
-    /// with from now on, the times, which no connection holds a copy of, and the bounds, which only
-    /// new connections meet.
+    /// with from now on, the times, which no connection holds a copy of, and the bounds and the
+    /// trusted proxies, which only new connections meet.
     pub fn take_over(&mut self, new: &Self) {
         self.handshake.clone_from(&new.handshake);
         self.http.clone_from(&new.http);
         self.time.clone_from(&new.time);
         self.bounds.clone_from(&new.bounds);
+        self.proxies.clone_from(&new.proxies);
     }
 
     /// Refuses values that a server cannot have together.
@@ -178,6 +202,7 @@ impl Config {
         }
         check_listens(&self.network.listen)?;
         self.tls.check(self.network.listen.iter().any(|listen| listen.speaks_tls))?;
+        self.proxies.check()?;
         check_paths(&self.handshake.paths)?;
         let subprotocols = &self.handshake.subprotocols;
         for (at, subprotocol) in subprotocols.iter().enumerate() {
@@ -261,6 +286,23 @@ mod tests {
         for repeated in [["unix:a", "tls+unix:a"], ["[::]:1", "[::]:1"]] {
             assert!(matches!(check(&repeated), Err(ConfigError::ListenRepeated(_))));
         }
+    }
+
+    #[test]
+    fn headers_are_read_only_where_somebody_is_named_to_be_believed() {
+        let check = |proxy_protocol, proxy_from: &[&str]| {
+            let proxy_from = proxy_from.iter().map(|text| text.parse().unwrap()).collect();
+            let proxies = Proxies { proxy_protocol, proxy_from, ..Proxies::default() };
+            Config { proxies, ..Config::default() }.check()
+        };
+        for mode in [ProxyProtocol::Required, ProxyProtocol::Optional] {
+            assert_eq!(check(mode, &[]), Err(ConfigError::ProxyUnnamed));
+            assert_eq!(check(mode, &["10.0.0.7"]), Ok(()));
+            assert_eq!(check(mode, &["0.0.0.0/0", "::/0", "unix"]), Ok(()));
+        }
+        assert_eq!(check(ProxyProtocol::Off, &["10.0.0.7"]), Ok(()));
+        let refusal = check(ProxyProtocol::Off, &["::1"; 1025]).unwrap_err().to_string();
+        assert_eq!(refusal, "--proxy-from has 1025 networks, but may have at most 1024");
     }
 
     fn check(paths: &[&str]) -> Result<(), ConfigError> {
