@@ -8,6 +8,7 @@
 pub mod echo_paths;
 mod echo_request;
 mod foreign;
+mod forwarded;
 mod head;
 pub mod page;
 mod persistence;
@@ -24,6 +25,7 @@ pub use self::{
         read_request_head,
     },
     persistence::{Persistence, REQUESTS_MAX},
+    forwarded::{ForwardedClient, forwarded_client},
     refusal::{Refusal, RequestRefusal},
     request_body::{BodyError, DISCARDED_BODY_LEN_MAX, Framing, RequestBody, expects_continue},
     response::{
