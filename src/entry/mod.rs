@@ -5,5 +5,6 @@ pub mod arrival;
 pub mod balance;
 pub mod complaints;
 pub mod listener;
+pub mod proxy_header;
 pub(crate) mod socket_file;
 pub mod tls;

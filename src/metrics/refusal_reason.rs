@@ -16,6 +16,18 @@ pub enum RefusalReason {
     ConnectRatePerIp,
     /// The engine has no room for one more connection.
     EngineFull,
+    /// Something else came where a PROXY header is required.
+    ProxyHeaderMissing,
+    /// The PROXY header is malformed.
+    ProxyHeaderMalformed,
+    /// The PROXY header is too long.
+    ProxyHeaderTooLong,
+    /// The checksum of the PROXY header is wrong.
+    ProxyHeaderChecksumWrong,
+    /// The PROXY header did not arrive in time.
+    ProxyHeaderTimedOut,
+    /// The PROXY header, or a connection that needs one, came from an address that is not trusted.
+    ProxyHeaderUntrusted,
     /// The request head is too long.
     HeadTooLong,
     /// The request line is too long.
@@ -120,6 +132,6 @@ mod tests {
         ] {
             assert_eq!(RefusalReason::NAMES[reason.index()], name);
         }
-        assert_eq!(RefusalReason::NAMES.len(), 35);
+        assert_eq!(RefusalReason::NAMES.len(), 41);
     }
 }
