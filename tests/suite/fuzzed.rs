@@ -9,17 +9,18 @@ use std::{
 use bytes::BytesMut;
 use futures_executor::block_on;
 use http::{
-    Method,
-    header::{CONNECTION, UPGRADE},
+    HeaderMap, HeaderName, HeaderValue, Method,
+    header::{CONNECTION, FORWARDED, UPGRADE},
 };
 use monoio::io::PrefixedReadIo;
 use ringecho::{
     config::command_line::parse_file,
+    entry::proxy_header::{Decoded, HEADER_LEN_MAX, decode},
     handshake::{Policy, http1::answer, permessage_deflate::negotiate},
     http::{
         BodyError, Framing, HeadError, Persistence, REQUEST_HEAD_LEN_MAX, Refusal, RequestBody,
-        RequestRefusal, Response, Route, echo_paths::EchoPaths, encode_refusal, read_request,
-        read_request_head, route, without_body,
+        RequestRefusal, Response, Route, echo_paths::EchoPaths, encode_refusal, forwarded_client,
+        read_request, read_request_head, route, without_body,
     },
     protocol::{
         echo::{Compression, Echo, Rules},
@@ -272,6 +273,50 @@ pub fn config_file(input: &[u8]) {
     }
 }
 
+/// Any bytes begin with a PROXY header, with none, or with a wrong one, and once that is known, more bytes
+/// do not change it. What a header says of its client is bounded and has no control characters.
+pub fn proxy_header(input: &[u8]) {
+    let mut known = Ok(Decoded::Incomplete);
+    // Beyond the longest header nothing is looked at.
+    for received_len in 0..=input.len().min(HEADER_LEN_MAX + 1) {
+        let now = decode(&input[..received_len]);
+        assert!(known == Ok(Decoded::Incomplete) || known == now, "{received_len}");
+        if let (Ok(Decoded::Whole { header, len }), Ok(Decoded::Incomplete)) = (&now, &known) {
+            assert_eq!(*len, received_len);
+            let said = header.announced();
+            for text in [said.authority, said.alpn, said.tls, said.unique_id].into_iter().flatten()
+            {
+                assert!(text.len() <= 256 && !text.contains(char::is_control), "{text:?}");
+            }
+        }
+        known = now;
+    }
+    let known_len = HEADER_LEN_MAX + 1;
+    assert!(input.len() < known_len || known != Ok(Decoded::Incomplete));
+}
+
+/// Whatever is in the fields in which proxies name clients, what the nearest proxy has written behind it
+/// is believed.
+pub fn forwarded(input: &[u8]) {
+    let trusted = ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
+    let mut lines = input.split(|byte| *byte == b'\n');
+    let mut headers = HeaderMap::new();
+    for (line, name) in lines.by_ref().take(6).zip([FORWARDED, X_FORWARDED_FOR].into_iter().cycle())
+    {
+        if let Ok(value) = HeaderValue::from_bytes(line) {
+            headers.append(name, value);
+        }
+    }
+    forwarded_client(&headers, &trusted);
+    let own = HeaderValue::from_static("192.0.2.1");
+    headers.append(X_FORWARDED_FOR, own);
+    headers.append(FORWARDED, HeaderValue::from_static("for=\"192.0.2.1:7\""));
+    let client = forwarded_client(&headers, &trusted).expect("both fields agree");
+    assert_eq!((client.ip.to_string(), client.port), ("192.0.2.1".to_owned(), Some(7)));
+}
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
 /// Bytes that are a message of a takeover are those that the message is written as.
 pub fn takeover_message(input: &[u8]) {
     if let Ok(message) = Message::decode(input) {
@@ -399,6 +444,16 @@ mod tests {
     #[test]
     fn corpus_of_tls_records_is_replayed() {
         replay("tls_records", tls_records);
+    }
+
+    #[test]
+    fn corpus_of_proxy_headers_is_replayed() {
+        replay("proxy_header", proxy_header);
+    }
+
+    #[test]
+    fn corpus_of_forwarded_fields_is_replayed() {
+        replay("forwarded", forwarded);
     }
 
     #[test]
