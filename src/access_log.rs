@@ -72,6 +72,8 @@ struct Line<'a> {
     time: String,
     peer: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    via: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     client: Option<&'a str>,
     path: Option<&'a str>,
     origin: Option<&'a str>,
@@ -163,7 +165,7 @@ impl Drop for AccessLog {
 
 impl<'a> Line<'a> {
     fn new(record: &'a RecordView, end: ConnectionEnd, close_code: Option<u16>) -> Self {
-        let RecordView { peer, age, client, request, subprotocol, traffic, .. } = record;
+        let RecordView { peer, via, age, client, request, subprotocol, traffic, .. } = record;
         let request = request.as_ref();
         let refusal = match end {
             ConnectionEnd::Refused(reason) => Some(RefusalReason::NAMES[reason.index()]),
@@ -173,6 +175,7 @@ impl<'a> Line<'a> {
         Self {
             time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
             peer: peer.to_string(),
+            via: via.map(|via| via.to_string()),
             client: client.as_deref(),
             path: request.map(|request| &*request.path),
             origin: request.and_then(|request| request.origin.as_deref()),

@@ -206,7 +206,7 @@ fn check_that_turns_allocate_nothing(mut engine: Engine<impl Kernel>, counters: 
 fn connections_over_tls_keep_nothing_in_the_engine_between_two_rounds() {
     const ROUNDS: usize = 50;
     for version in [&TLS12, &TLS13] {
-        let (mut server, mut client, _) = tls_pair(version);
+        let (_config, mut server, mut client, _) = tls_pair(version);
         let (mut records, mut plaintext) = (Vec::new(), Vec::new());
         while client.has_output() || server.has_output() {
             client.take_output(&mut records);

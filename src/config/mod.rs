@@ -301,7 +301,7 @@ mod tests {
             assert_eq!(check(mode, &["0.0.0.0/0", "::/0", "unix"]), Ok(()));
         }
         assert_eq!(check(ProxyProtocol::Off, &["10.0.0.7"]), Ok(()));
-        let refusal = check(ProxyProtocol::Off, &["::1"; 1025]).unwrap_err().to_string();
+        let refusal = check(ProxyProtocol::Off, &vec!["::1"; 1025]).unwrap_err().to_string();
         assert_eq!(refusal, "--proxy-from has 1025 networks, but may have at most 1024");
     }
 

@@ -185,6 +185,11 @@ impl Timing {
         matches!(self.stage, Stage::BetweenRequests)
     }
 
+    /// Whether the opening handshake is not over, and has certainly lasted so long.
+    pub fn is_in_handshake_for(&self, duration: Duration, now: Tick) -> bool {
+        matches!(self.stage, Stage::Handshake) && now.passed_since(self.since) >= ticks(duration)
+    }
+
     /// Whether the opening handshake is over, and the connection is not closed.
     pub fn is_open(&self) -> bool {
         matches!(self.stage, Stage::Open { .. })

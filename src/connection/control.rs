@@ -14,6 +14,7 @@ use super::{
     clock::{Deadlines, Due, Standing, Tick, Timing},
     intake::{intake, is_quiet},
     memory_budget::Share,
+    peer::Peer,
     record::Record,
     reset::reset_when_closed,
 };
@@ -39,6 +40,10 @@ pub struct Control {
     /// The close code that the peer was sent, if it was sent one.
     close_code: Cell<Option<u16>>,
     record: Option<Rc<Record>>,
+    /// The client that a proxy has named.
+    client: Cell<Option<Peer>>,
+    /// How long the handshake may last so far, if that is less than it may last as a whole.
+    handshake_limit: Cell<Option<Duration>>,
     /// What the connection holds of the memory budget, and in which share; none once it is shed.
     held: Cell<usize>,
     share: RefCell<Option<Rc<Share>>>,
@@ -76,6 +81,8 @@ impl Control {
             request_began: Cell::new(Instant::now()),
             close_code: Cell::new(None),
             record: None,
+            client: Cell::new(None),
+            handshake_limit: Cell::new(None),
             held: Cell::new(0),
             share: RefCell::new(None),
         }
@@ -91,6 +98,22 @@ impl Control {
     /// The record of what an operator may ask, if one is kept.
     pub(crate) fn record(&self) -> Option<&Rc<Record>> {
         self.record.as_ref()
+    }
+
+    /// The client that a proxy has named, if it has.
+    pub(crate) fn client(&self) -> Option<Peer> {
+        self.client.get()
+    }
+
+    /// Notes the client that a proxy has named.
+    pub(crate) fn note_client(&self, client: Peer) {
+        self.client.set(Some(client));
+    }
+
+    /// Has the handshake time out when it has lasted so long, if what is awaited now has not come by
+    /// then; `None` if it has.
+    pub(crate) fn limit_handshake(&self, limit: Option<Duration>) {
+        self.handshake_limit.set(limit);
     }
 
     /// The time since the connection was admitted or, after a first request, since the latest one
@@ -212,6 +235,12 @@ impl Control {
             self.wake();
         }
         let mut timing = self.timing.get();
+        if let Some(limit) = self.handshake_limit.get()
+            && timing.is_in_handshake_for(limit, self.now.get())
+        {
+            self.handshake_limit.set(None);
+            return self.demand(Demand::TimeOut);
+        }
         let standing = Standing {
             is_blocked: self.send_stalls(),
             number: self.descriptor.unwrap_or_default().cast_unsigned(),
@@ -391,5 +420,35 @@ pub(crate) struct SendUnderWay<'a>(&'a Control);
 impl Drop for SendUnderWay<'_> {
     fn drop(&mut self) {
         self.0.sending.set(None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Time;
+
+    #[test]
+    fn handshake_with_an_earlier_limit_times_out_by_it_unless_the_limit_is_taken_back() {
+        let deadlines = Deadlines::new(&Time::default());
+        let timed_out_after = |limit: Option<u64>, taken_back_at: u32| {
+            let now = Rc::new(Cell::new(Tick::default()));
+            let control = Control::new(now.clone(), None);
+            control.limit_handshake(limit.map(Duration::from_secs));
+            let mut sweeps = 0..60;
+            sweeps.find(|sweep| {
+                if *sweep == taken_back_at {
+                    control.limit_handshake(None);
+                }
+                now.set(now.get().next());
+                control.sweep(&deadlines);
+                control.demand.get() == Some(Demand::TimeOut)
+            })
+        };
+        // A tick may have been nearly over when the connection came.
+        assert_eq!(timed_out_after(Some(5), 60), Some(5));
+        assert_eq!(timed_out_after(None, 60), Some(10));
+        assert_eq!(timed_out_after(Some(5), 4), Some(10));
+        assert_eq!(timed_out_after(Some(50), 60), Some(10));
     }
 }

@@ -23,6 +23,8 @@ pub const TEXT_LEN_MAX: usize = 256;
 pub struct Record {
     number: u64,
     peer: Peer,
+    /// The client, if it is another than the peer.
+    named: RefCell<Option<Box<Named>>>,
     admitted: Instant,
     client: OnceCell<Box<str>>,
     request: RefCell<Option<Box<RequestRecord>>>,
@@ -40,6 +42,26 @@ pub struct RequestRecord {
     pub origin: Option<Box<str>>,
     /// `User-Agent`.
     pub agent: Option<Box<str>>,
+}
+
+/// What a proxy says of its client beside the address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Announced {
+    /// The host that the client asked for, by SNI as a rule.
+    pub authority: Option<Box<str>>,
+    /// The protocol that client and proxy have agreed on, such as `h2`.
+    pub alpn: Option<Box<str>>,
+    /// The version of TLS between client and proxy, such as `TLSv1.3`.
+    pub tls: Option<Box<str>>,
+    /// The connection's name in the proxy's log.
+    pub unique_id: Option<Box<str>>,
+}
+
+/// A client that a proxy has named.
+#[derive(Debug)]
+struct Named {
+    client: Peer,
+    announced: Option<Announced>,
 }
 
 /// How far a connection is.
@@ -70,8 +92,12 @@ pub struct Traffic {
 pub struct RecordView {
     /// The connection's number among those of its worker's place.
     pub number: u64,
-    /// Who is at the other end.
+    /// The client: who is at the other end, or whom a proxy there has named.
     pub peer: Peer,
+    /// The proxy at the other end that has named the client.
+    pub via: Option<Peer>,
+    /// What that proxy says of the client beside the address, if it says something.
+    pub announced: Option<Announced>,
     /// The time since the connection was admitted.
     pub age: Duration,
     /// Who the peer is by its certificate, if it has shown one.
@@ -92,6 +118,7 @@ impl Record {
         Self {
             number,
             peer,
+            named: RefCell::default(),
             admitted: Instant::now(),
             client: OnceCell::new(),
             request: RefCell::default(),
@@ -109,6 +136,21 @@ impl Record {
     /// Notes who the peer is by its certificate.
     pub fn certified(&self, client: Box<str>) {
         let _ = self.client.set(client);
+    }
+
+    /// Notes the client that a proxy's header names, and what else that says of the client.
+    pub fn announced(&self, client: Peer, announced: Announced) {
+        let announced = Some(announced).filter(|it| *it != Announced::default());
+        self.named.replace(Some(Named { client, announced }.into()));
+    }
+
+    /// Notes the client of the newest request.
+    pub fn comes_from(&self, client: Peer) {
+        let mut named = self.named.borrow_mut();
+        let announced = named.take().and_then(|named| named.announced);
+        if client != self.peer || announced.is_some() {
+            *named = Some(Named { client, announced }.into());
+        }
     }
 
     /// Notes what the peer asks for; the latest request stands.
@@ -140,9 +182,13 @@ impl Record {
 
     /// What is known now.
     pub fn view(&self) -> RecordView {
+        let named = self.named.borrow();
+        let named = named.as_ref();
         RecordView {
             number: self.number,
-            peer: self.peer,
+            peer: named.map_or(self.peer, |named| named.client),
+            via: named.map(|_| self.peer),
+            announced: named.and_then(|named| named.announced.clone()),
             age: self.admitted.elapsed(),
             client: self.client.get().cloned(),
             request: self.request.borrow().as_deref().cloned(),

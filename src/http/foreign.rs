@@ -14,7 +14,8 @@ pub enum ForeignProtocol {
     Tls,
     /// A PROXY protocol header, which a proxy in front was told to send.
     #[error(
-        "this port speaks HTTP, and a PROXY protocol header came: have the proxy before it send none"
+        "an HTTP request is expected here, and a PROXY protocol header came: have the proxy before this \
+         port send none, or have the server read one, with --proxy-protocol and --proxy-from"
     )]
     ProxyHeader,
     /// SSH (RFC 4253 §4.2).

@@ -50,32 +50,41 @@ pub fn forwarded_client(headers: &HeaderMap, trusted: &[TrustedPeers]) -> Option
     }
 }
 
-/// The nodes of a field line, the first first; `None` for one that names no address.
-type Row = Vec<Option<ForwardedClient>>;
+/// Where a request came from, as a proxy says it.
+#[derive(Clone, Copy)]
+enum Node {
+    /// An address.
+    Known(ForwardedClient),
+    /// The proxy does not know, does not say, or is not understood.
+    Unknown,
+}
+
+/// The nodes of a field line, the first first.
+type Row = Vec<Node>;
 
 /// All nodes of a field, the last first. A line that is malformed is one node without an address.
 fn rows_backwards(
     headers: &HeaderMap,
     name: HeaderName,
-    read: impl Fn(&str) -> Option<Row>,
-) -> impl Iterator<Item = Option<ForwardedClient>> {
+    read: impl Fn(&str) -> Row,
+) -> impl Iterator<Item = Node> {
     // The lines of a field are one list, in their order (RFC 9110 §5.3).
     let lines = headers.get_all(name).iter().rev();
     lines.flat_map(move |line| {
-        let row = line.to_str().ok().and_then(&read);
-        row.unwrap_or_else(|| vec![None]).into_iter().rev()
+        let row = line.to_str().map_or_else(|_| vec![Node::Unknown], &read);
+        row.into_iter().rev()
     })
 }
 
 /// The farthest node that trusted proxies vouch for.
 fn farthest(
-    nodes: impl Iterator<Item = Option<ForwardedClient>>,
+    nodes: impl Iterator<Item = Node>,
     trusted: &[TrustedPeers],
 ) -> Option<ForwardedClient> {
     let mut farthest = None;
     for node in nodes.take(HOPS_MAX) {
         // What stands before one that names no address has been seen by nobody who is known.
-        let Some(node) = node else { break };
+        let Node::Known(node) = node else { break };
         farthest = Some(node);
         if !is_trusted(trusted, Some(node.ip)) {
             break;
@@ -86,13 +95,18 @@ fn farthest(
 
 /// The nodes of a line of `X-Forwarded-For`, which no standard describes: addresses with commas
 /// between them, some with a port, some in brackets.
-fn for_row(line: &str) -> Option<Row> {
+fn for_row(line: &str) -> Row {
     let elements = line.split(',').map(|element| element.trim_matches([' ', '\t']));
-    Some(elements.filter(|element| !element.is_empty()).map(node).collect())
+    elements.filter(|element| !element.is_empty()).map(Node::of).collect()
 }
 
-/// The nodes of a line of `Forwarded`; `None` if the line is malformed.
-fn forwarded_row(mut rest: &str) -> Option<Row> {
+/// The nodes of a line of `Forwarded`.
+fn forwarded_row(line: &str) -> Row {
+    elements(line).unwrap_or_else(|| vec![Node::Unknown])
+}
+
+/// The same; `None` if the line is malformed.
+fn elements(mut rest: &str) -> Option<Row> {
     //= https://www.rfc-editor.org/rfc/rfc7239#section-4
     //# Forwarded   = 1#forwarded-element
     //#
@@ -127,7 +141,7 @@ fn forwarded_row(mut rest: &str) -> Option<Row> {
 struct Element {
     has_pairs: bool,
     /// The node that the request came from.
-    for_node: Option<Option<ForwardedClient>>,
+    came_from: Option<Node>,
 }
 
 impl Element {
@@ -136,15 +150,15 @@ impl Element {
         if name.eq_ignore_ascii_case("for") {
             //= https://www.rfc-editor.org/rfc/rfc7239#section-4
             //# Each parameter MUST NOT occur more than once per field-value.
-            let is_first = self.for_node.replace(node(value)).is_none();
+            let is_first = self.came_from.replace(Node::of(value)).is_none();
             return is_first.then_some(());
         }
         Some(())
     }
 
-    /// Its node, unless it is empty; one that does not say where the request came from has no address.
-    fn node(&self) -> Option<Option<ForwardedClient>> {
-        self.has_pairs.then_some(self.for_node.flatten())
+    /// Its node, unless it is empty.
+    fn node(&self) -> Option<Node> {
+        self.has_pairs.then_some(self.came_from.unwrap_or(Node::Unknown))
     }
 }
 
@@ -167,23 +181,25 @@ fn value(text: &str) -> Option<(String, &str)> {
     None
 }
 
-/// A node that is an address, with a port or without (RFC 7239 §6). Obfuscated ones, `unknown` and
-/// anything else name no address.
-fn node(text: &str) -> Option<ForwardedClient> {
-    let (name, port) = match text.strip_prefix('[') {
-        Some(bracketed) => {
-            let (address, behind) = bracketed.split_once(']')?;
-            let ip = IpAddr::from(address.parse::<Ipv6Addr>().ok()?);
-            (ip, if behind.is_empty() { None } else { Some(behind.strip_prefix(':')?) })
-        }
+impl Node {
+    /// A node as it is written. Obfuscated ones, `unknown` and anything else name no address.
+    fn of(text: &str) -> Self {
+        address(text).map_or(Self::Unknown, Self::Known)
+    }
+}
+
+/// An address, with a port or without (RFC 7239 §6).
+fn address(text: &str) -> Option<ForwardedClient> {
+    let (ip, port) = if let Some(bracketed) = text.strip_prefix('[') {
+        let (address, behind) = bracketed.split_once(']')?;
+        let ip = IpAddr::from(address.parse::<Ipv6Addr>().ok()?);
+        (ip, if behind.is_empty() { None } else { Some(behind.strip_prefix(':')?) })
+    } else if let Ok(ip) = text.parse() {
         // Some write IPv6 without brackets, and then no port.
-        None => match text.parse() {
-            Ok(ip) => (ip, None),
-            Err(_) => {
-                let (address, port) = text.split_once(':')?;
-                (IpAddr::V4(address.parse().ok()?), Some(port))
-            }
-        },
+        (ip, None)
+    } else {
+        let (address, port) = text.split_once(':')?;
+        (IpAddr::V4(address.parse().ok()?), Some(port))
     };
     let port = match port {
         None => None,
@@ -192,7 +208,7 @@ fn node(text: &str) -> Option<ForwardedClient> {
         Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => Some(port.parse().ok()?),
         Some(_) => return None,
     };
-    Some(ForwardedClient { ip: name.to_canonical(), port })
+    Some(ForwardedClient { ip: ip.to_canonical(), port })
 }
 
 #[cfg(test)]
@@ -202,8 +218,7 @@ mod tests {
 
     use super::*;
 
-    /// The client of a request with these field lines, behind trusted proxies of 10.0.0.0/8, of fd00::/8
-    /// and of a Unix socket.
+    /// The client of a request with these field lines, behind proxies of two networks that are trusted.
     fn client(lines: &[(&str, &str)]) -> Option<String> {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
@@ -304,7 +319,8 @@ mod tests {
     fn lines_of_a_field_are_one_list() {
         let x = "x-forwarded-for";
         assert_eq!(client(&[(x, "6.6.6.6"), (x, "192.0.2.1")]).as_deref(), Some("192.0.2.1"));
-        let lines = [(x, "6.6.6.6, 192.0.2.1"), (x, "10.0.0.1"), (x, " "), (x, "10.0.0.2, fd00::2")];
+        let lines =
+            [(x, "6.6.6.6, 192.0.2.1"), (x, "10.0.0.1"), (x, " "), (x, "10.0.0.2, fd00::2")];
         assert_eq!(client(&lines).as_deref(), Some("192.0.2.1"));
         let own = "forwarded";
         let lines = [(own, "for=\"6.6.6.6"), (own, "for=192.0.2.1"), (own, "for=10.0.0.1")];
@@ -319,7 +335,10 @@ mod tests {
         let both = |forwarded, x| client(&[("forwarded", forwarded), ("x-forwarded-for", x)]);
         assert_eq!(both("for=192.0.2.1", "192.0.2.1").as_deref(), Some("192.0.2.1"));
         assert_eq!(both("for=192.0.2.1", "192.0.2.1:80").as_deref(), Some("192.0.2.1 80"));
-        assert_eq!(both("for=\"[::ffff:192.0.2.1]:7\"", "192.0.2.1").as_deref(), Some("192.0.2.1 7"));
+        assert_eq!(
+            both("for=\"[::ffff:192.0.2.1]:7\"", "192.0.2.1").as_deref(),
+            Some("192.0.2.1 7")
+        );
         assert_eq!(both("for=6.6.6.6", "192.0.2.1"), None);
         assert_eq!(both("for=192.0.2.1", "6.6.6.6"), None);
         assert_eq!(both("for=_hidden", "192.0.2.1"), None);

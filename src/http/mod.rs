@@ -20,12 +20,12 @@ mod route;
 pub use self::{
     echo_request::{Client, HttpEcho, Tls, encode_request},
     foreign::ForeignProtocol,
+    forwarded::{ForwardedClient, forwarded_client},
     head::{
         HEADER_FIELDS_MAX, HeadError, HeadText, REQUEST_HEAD_LEN_MAX, read_more, read_request,
         read_request_head,
     },
     persistence::{Persistence, REQUESTS_MAX},
-    forwarded::{ForwardedClient, forwarded_client},
     refusal::{Refusal, RequestRefusal},
     request_body::{BodyError, DISCARDED_BODY_LEN_MAX, Framing, RequestBody, expects_continue},
     response::{

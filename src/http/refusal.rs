@@ -42,7 +42,8 @@ pub enum RequestRefusal {
     /// There are empty lines where the request line should be.
     #[error(
         "a request begins with its request line, and empty lines came; a PROXY protocol header \
-         (version 2) begins so too: have the proxy before this port send none"
+         (version 2) begins so too: have the proxy before this port send none, or have the server read \
+         one, with --proxy-protocol and --proxy-from"
     )]
     LinesEmpty,
     /// A line ends with CR or LF alone.

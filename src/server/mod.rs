@@ -671,6 +671,7 @@ fn build_service(
     let echo_paths = config.handshake.echo_paths();
     Service {
         policy: config.handshake.policy(),
+        proxies: config.proxies.clone(),
         page: SharedResponse::new(Response::page(page::render(echo_paths.first()))),
         http_echo: config.http.echo(),
         echo_paths,

@@ -208,7 +208,9 @@ impl<P: Plane> Worker<P> {
 
     /// Admits an accepted connection, or turns it away.
     fn receive(self: &Rc<Self>, stream: StdTcpStream, arrival: Arrival) {
-        match self.service().server.admission.admit(arrival.peer.ip()) {
+        // Who is behind a proxy is not known yet.
+        let ip = arrival.peer.ip().filter(|_| !self.may_name_another(arrival.peer));
+        match self.service().server.admission.admit(ip) {
             Ok(ticket) => self.assign(stream, arrival, ticket),
             Err(refusal) => self.turn_away(stream, arrival.peer, refusal),
         }
@@ -288,6 +290,7 @@ impl<P: Plane> Worker<P> {
         let worker = self.clone();
         self.spawn_connection(control.clone(), async move {
             let end = worker.converse(stream, arrival, &control, &entered).await;
+            let peer = control.client().unwrap_or(peer);
             debug!(%peer, ?end, "connection ended, or was handed over");
             if end.is_none() {
                 entered.hand_over();

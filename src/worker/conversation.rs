@@ -2,11 +2,14 @@
 
 use std::{future::Future, panic::AssertUnwindSafe, rc::Rc};
 
-use bytes::BytesMut;
 use futures_util::FutureExt;
 use tracing::error;
 
-use super::{Worker, requests::Caller};
+use super::{
+    Worker,
+    client::{Met, Unmet},
+    requests::Caller,
+};
 use crate::{
     connection::{ConnectionEnd, Control},
     entry::{admission::Entered, arrival::Arrival},
@@ -60,20 +63,29 @@ impl<P: Plane> Worker<P> {
     /// Converses until the connection is over, or its plane has taken it over (`None`).
     pub(super) async fn converse(
         &self,
-        stream: P::Stream,
+        mut stream: P::Stream,
         arrival: Arrival,
         control: &Control,
         entered: &Entered,
     ) -> Option<ConnectionEnd> {
+        let carrier = ByPlane(&self.plane);
+        let Met { client, received } =
+            match self.meet(&mut stream, arrival.peer, control, entered).await {
+                Ok(met) => met,
+                Err(Unmet::Ended(end)) => return Some(end),
+                // Before a TLS handshake there is nothing that its client would understand.
+                Err(Unmet::Refused(refused)) if arrival.speaks_tls => return Some(refused.end()),
+                Err(Unmet::Refused(refused)) => {
+                    return Some(self.tell_refusal(stream, refused, control, entered).await);
+                }
+            };
+        let caller = Caller { client, peer: arrival.peer, tls: None };
         if arrival.speaks_tls {
             // In memory of its own, so that the tasks of plain connections are not as large.
-            let secured =
-                self.converse_securely(stream, BytesMut::new(), &arrival, control, entered);
+            let secured = self.converse_securely(stream, received, caller, control, entered);
             return Box::pin(secured).await;
         }
-        let carrier = ByPlane(&self.plane);
-        let caller = Caller { arrival: &arrival, tls: None };
-        self.converse_http(stream, BytesMut::new(), carrier, caller, control, entered).await
+        self.converse_http(stream, received, carrier, caller, control, entered).await
     }
 
     /// Starts a connection's task. Its end, even by a panic, takes the connection out of the table

@@ -10,12 +10,14 @@
 //! connection that another is to admit. Counters are a worker's own, and other threads read them.
 //!
 //! Here are a worker's start and sweep; `accept` makes connections of what comes in, `conversation`
-//! is one connection's life, `requests` its HTTP/1.1, `drain` the end of all of them, `platform` what a worker runs on,
+//! is one connection's life, `client` who is at its other end, `requests` its HTTP/1.1, `drain` the end
+//! of all of them, `platform` what a worker runs on,
 //! `orders` what the server has it do, and `signal` how other threads reach it. `records` has what
 //! an operator may ask of each connection, and `inquiry` is how it is asked; `readiness` is what
 //! health checks are told.
 
 mod accept;
+mod client;
 mod conversation;
 mod drain;
 pub mod inquiry;
@@ -55,12 +57,13 @@ use self::{
 };
 use crate::{
     access_log::AccessLog,
-    config::{Config, Echo, Time},
+    config::{Config, Echo, Proxies, Time},
     connection::{
         ConnectionEnd, Control, Demand,
         clock::{Deadlines, TICK, Tick},
         let_others_go_on,
         memory_budget::{Share, WorkerShares},
+        peer::Peer,
         record::Record,
     },
     entry::{
@@ -142,6 +145,8 @@ pub struct Service {
     pub echo_paths: EchoPaths,
     /// Who may connect, and what may be agreed on.
     pub policy: Policy,
+    /// Whose word is taken for who the client is.
+    pub proxies: Proxies,
     /// The page.
     pub page: SharedResponse,
     /// Where plain requests are sent back, if they are.
@@ -414,8 +419,10 @@ impl<P: Plane> Worker<P> {
     fn finish(&self, departure: Departure) {
         let Departure { descriptor, end, close_code, record } = departure;
         if enabled!(Level::DEBUG) {
-            let peer = SockRef::from(&descriptor).peer_addr().ok().and_then(|it| it.as_socket());
-            debug!(?peer, ?end, "connection ended");
+            let address = || SockRef::from(&descriptor).peer_addr().ok()?.as_socket();
+            let known = record.as_ref().map(|record| record.view().peer);
+            let peer = known.or_else(|| address().map(Peer::from)).unwrap_or(Peer::Local);
+            debug!(%peer, ?end, "connection ended");
         }
         let number = descriptor.as_raw_fd();
         drop(descriptor);

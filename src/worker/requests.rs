@@ -19,14 +19,18 @@ use http::{
 use monoio::io::{AsyncReadRent, AsyncWriteRent};
 use tracing::debug;
 
-use super::{Worker, conversation::Carry};
+use super::{Worker, client, conversation::Carry};
 use crate::{
     connection::{
         ConnectionEnd, Control, Demand, Quota, let_others_go_on, linger, noting_waits,
+        peer::Peer,
         record::{RequestRecord, printable},
         write_all,
     },
-    entry::{admission::Entered, arrival::Arrival},
+    entry::{
+        admission::{AdmissionRefusal, Entered},
+        proxy_header::ProxyHeaderRefusal,
+    },
     handshake::{HandshakeRefusal, http1},
     http::{
         BodyError, Client, DISCARDED_BODY_LEN_MAX, Framing, HeadError, Persistence,
@@ -44,14 +48,18 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// Who is at the other end of a connection, for whoever asks.
 #[derive(Clone, Copy)]
 pub(super) struct Caller<'a> {
-    pub(super) arrival: &'a Arrival,
+    /// The client, as far as it is known.
+    pub(super) client: client::Client,
+    /// Who is at the other end of the socket: the client, or a proxy.
+    pub(super) peer: Peer,
     /// What was agreed on in TLS, if the connection has it.
     pub(super) tls: Option<&'a Tls>,
 }
 
 impl Caller<'_> {
     fn client(&self) -> Client {
-        Client { peer: Some(self.arrival.peer.to_string()), via: None, tls: self.tls.cloned() }
+        let via = (self.client.peer != self.peer).then(|| self.peer.to_string());
+        Client { peer: Some(self.client.peer.to_string()), via, tls: self.tls.cloned() }
     }
 }
 
@@ -70,7 +78,7 @@ enum Verdict {
 }
 
 /// A refusal, whichever layer refuses.
-struct Refused {
+pub(super) struct Refused {
     refusal: Refusal,
     reason: RefusalReason,
     /// Another request may follow.
@@ -91,8 +99,21 @@ impl From<HandshakeRefusal> for Refused {
     }
 }
 
+impl From<ProxyHeaderRefusal> for Refused {
+    fn from(refusal: ProxyHeaderRefusal) -> Self {
+        let reason = RefusalReason::from(&refusal);
+        Self { refusal: refusal.into(), reason, keeps_framing: false }
+    }
+}
+
+impl From<AdmissionRefusal> for Refused {
+    fn from(refusal: AdmissionRefusal) -> Self {
+        Self { refusal: refusal.into(), reason: refusal.into(), keeps_framing: false }
+    }
+}
+
 impl Refused {
-    fn end(&self) -> ConnectionEnd {
+    pub(super) fn end(&self) -> ConnectionEnd {
         ConnectionEnd::Refused(self.reason)
     }
 }
@@ -139,8 +160,9 @@ impl<P: Plane> Worker<P> {
         let end = loop {
             requests_left -= 1;
             let is_last = requests_left == 0;
-            let answer =
-                self.answer_request(&mut stream, &mut received, caller, control, is_last).await;
+            let answer = self
+                .answer_request(&mut stream, &mut received, caller, control, entered, is_last)
+                .await;
             let (response, persistence, end) = match answer {
                 Ok(Answer::Upgrade(acceptance)) => {
                     return self
@@ -258,8 +280,9 @@ impl<P: Plane> Worker<P> {
         &self,
         stream: &mut (impl AsyncReadRent + AsyncWriteRent),
         received: &mut BytesMut,
-        caller: Caller<'_>,
+        mut caller: Caller<'_>,
         control: &Control,
+        entered: &Entered,
         is_last: bool,
     ) -> Result<Answer, ConnectionEnd> {
         let keeps_text = self.service().http_echo.is_some();
@@ -279,7 +302,16 @@ impl<P: Plane> Worker<P> {
             Err(Fault::End(end)) => return Err(end),
         };
         self.counters.pulse.begin(Activity::Answering);
-        let verdict = self.judge(&mut request, control);
+        if let Some(record) = control.record() {
+            record.asked_for(request_record(&request));
+        }
+        let verdict = match self.find_client(&request, caller.client, control, entered) {
+            Ok(client) => {
+                caller.client = client;
+                self.judge(&mut request)
+            }
+            Err(refusal) => Verdict::Refuse(refusal.into()),
+        };
         self.counters.pulse.begin(Activity::Tasks);
         match verdict {
             Verdict::Upgrade(acceptance) => Ok(Answer::Upgrade(acceptance)),
@@ -293,10 +325,7 @@ impl<P: Plane> Worker<P> {
     }
 
     /// Judges a request by its head.
-    fn judge(&self, request: &mut Request<()>, control: &Control) -> Verdict {
-        if let Some(record) = control.record() {
-            record.asked_for(request_record(request));
-        }
+    fn judge(&self, request: &mut Request<()>) -> Verdict {
         let service = self.service();
         if request.headers().len() > service.header_fields_max {
             let refusal = RequestRefusal::HeaderFieldsTooMany(service.header_fields_max);
@@ -383,9 +412,34 @@ impl<P: Plane> Worker<P> {
 
     fn refuse(&self, refused: Refused, persistence: Persistence, is_head: bool) -> Answer {
         let end = refused.end();
+        Answer::Respond(self.encode_refusal(refused, persistence, is_head), persistence, end)
+    }
+
+    fn encode_refusal(&self, refused: Refused, persistence: Persistence, is_head: bool) -> Bytes {
         let response = Response::from(refused.refusal);
         self.counters.count_response(response.status);
-        Answer::Respond(response.encode(persistence, is_head).into(), persistence, end)
+        response.encode(persistence, is_head).into()
+    }
+
+    /// Ends a connection that is refused before it has a request.
+    pub(super) async fn tell_refusal<S: Duplex>(
+        &self,
+        mut stream: S,
+        refused: Refused,
+        control: &Control,
+        entered: &Entered,
+    ) -> ConnectionEnd {
+        control.closing();
+        let end = refused.end();
+        let response = self.encode_refusal(refused, Persistence::Close, false);
+        let response_len = response.len();
+        if let Err(end) = write_all(&mut stream, response, 0..response_len, control).await {
+            return end;
+        }
+        entered.handshake_over();
+        let (mut reader, mut writer) = stream.split();
+        linger(&mut reader, &mut writer, control).await;
+        end
     }
 
     /// Whether client and server both want another request on the connection.

@@ -16,7 +16,7 @@ use tracing::debug;
 use super::{Worker, conversation::BySecurePlane, requests::Caller};
 use crate::{
     connection::{ConnectionEnd, Control, Demand, linger, write_all},
-    entry::{admission::Entered, arrival::Arrival, tls::name_of},
+    entry::{admission::Entered, tls::name_of},
     http::{RequestRefusal, Tls, encode_refusal, without_body},
     metrics::RefusalReason,
     plane::Plane,
@@ -51,7 +51,7 @@ impl<P: Plane> Worker<P> {
         &self,
         stream: P::Stream,
         received: BytesMut,
-        arrival: &Arrival,
+        caller: Caller<'_>,
         control: &Control,
         entered: &Entered,
     ) -> Option<ConnectionEnd> {
@@ -68,7 +68,7 @@ impl<P: Plane> Worker<P> {
                 let carrier = BySecurePlane(&self.plane);
                 let is_told = self.service().http_echo.is_some();
                 let tls = is_told.then(|| stream.with_session(describe));
-                let caller = Caller { arrival, tls: tls.as_ref() };
+                let caller = Caller { tls: tls.as_ref(), ..caller };
                 return self
                     .converse_http(stream, BytesMut::new(), carrier, caller, control, entered)
                     .await;

@@ -24,7 +24,7 @@ use super::{
     *,
 };
 use crate::{
-    config::{self, HugePages, Within},
+    config::{self, HugePages, Proxies, Within},
     connection::memory_budget::MemoryBudget,
     entry::{
         admission::Ticket,
@@ -46,8 +46,19 @@ fn service() -> Service {
     let page = SharedResponse::new(Response::page(String::new()));
     let (http_echo, header_fields_max) = (None, HEADER_FIELDS_MAX);
     let server = Arc::new(ServerState::new(&Config::default()));
-    let tls = None;
-    Service { echo_paths, policy, page, http_echo, echo, time, header_fields_max, tls, server }
+    let (proxies, tls) = (Proxies::default(), None);
+    Service {
+        echo_paths,
+        policy,
+        proxies,
+        page,
+        http_echo,
+        echo,
+        time,
+        header_fields_max,
+        tls,
+        server,
+    }
 }
 
 const DIMENSIONS: engine::Dimensions = engine::Dimensions {

@@ -37,12 +37,12 @@ fn bounded(config: Config, connections: u32, of_address: u32, handshakes: u32) -
 }
 
 /// A loopback address. All of 127.0.0.0/8 are this machine's.
-fn here(last: u8) -> IpAddr {
+pub fn here(last: u8) -> IpAddr {
     Ipv4Addr::new(127, 0, 0, last).into()
 }
 
 /// A connection from that address, without a request.
-fn connect_from(from: IpAddr, to: SocketAddr) -> Peer {
+pub fn connect_from(from: IpAddr, to: SocketAddr) -> Peer {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
     socket.connect(&to.into()).unwrap();
@@ -78,7 +78,7 @@ fn expect_refusal(peer: &mut Peer, status: &str, retry_after: u32, reason: &str)
     assert!(body.contains(reason), "{body}");
 }
 
-fn expect_echo(peer: &mut Peer) {
+pub fn expect_echo(peer: &mut Peer) {
     peer.send(text("still here").encode());
     peer.expect(text("still here").encode_echo());
 }

@@ -15,10 +15,10 @@ use tungstenite::{ClientRequestBuilder, WebSocket};
 use crate::program::{address, ringecho, signal, start, url};
 
 /// A file of this test's own, which is removed with it.
-struct ConfigFile(PathBuf);
+pub struct ConfigFile(PathBuf);
 
 impl ConfigFile {
-    fn new(text: &str) -> Self {
+    pub fn new(text: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("ringecho-{}-{}.toml", std::process::id(), COUNT.fetch_add(1, Relaxed));
         let file = Self(env::temp_dir().join(name));
@@ -26,11 +26,11 @@ impl ConfigFile {
         file
     }
 
-    fn write(&self, text: &str) {
+    pub fn write(&self, text: &str) {
         fs::write(&self.0, text).unwrap();
     }
 
-    fn path(&self) -> &str {
+    pub fn path(&self) -> &str {
         self.0.to_str().unwrap()
     }
 }
@@ -41,7 +41,7 @@ impl Drop for ConfigFile {
     }
 }
 
-fn output(command: &mut Command) -> (Option<i32>, String, String) {
+pub fn output(command: &mut Command) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (status.code(), text(stdout), text(stderr))
@@ -154,7 +154,7 @@ fn check_says_whether_a_server_would_take_it_and_starts_none() {
 }
 
 /// Lines of the program's log until one has this text, which is returned.
-fn log_line(log: &mut BufReader<ChildStderr>, text: &str) -> String {
+pub fn log_line(log: &mut BufReader<ChildStderr>, text: &str) -> String {
     loop {
         let mut line = String::new();
         assert_ne!(log.read_line(&mut line).unwrap(), 0, "no line has {text:?}");
@@ -164,7 +164,7 @@ fn log_line(log: &mut BufReader<ChildStderr>, text: &str) -> String {
     }
 }
 
-fn stop(mut child: Child, mut log: BufReader<ChildStderr>) -> String {
+pub fn stop(mut child: Child, mut log: BufReader<ChildStderr>) -> String {
     signal(&child, Signal::SIGTERM);
     let mut rest = String::new();
     log.read_to_string(&mut rest).unwrap();

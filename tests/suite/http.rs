@@ -142,9 +142,9 @@ fn other_protocols_are_answered_at_once_with_what_to_do() {
             (
                 b"PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\n",
                 "400 ",
-                "have the proxy before it send none",
+                "with --proxy-protocol and --proxy-from",
             ),
-            (b"\r\n\r\n\0\r\nQUIT\n\x21\x11", "400 ", "have the proxy before this port send"),
+            (b"\r\n\r\n\0\r\nQUIT\n\x21\x11", "400 ", "with --proxy-protocol and --proxy-from"),
             (b"SSH-2.0-OpenSSH_9.2\r\n", "400 ", "an SSH banner came"),
             (b"\x05\x01\0", "400 ", "this is no proxy"),
             (b"\x81\x82\0\0\0\0hi", "400 ", "before the opening handshake"),

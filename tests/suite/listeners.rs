@@ -29,7 +29,7 @@ fn listening_at(listens: &[&str], config: Config) -> Config {
     Config { network: Network { listen, ..config.network }, ..config }
 }
 
-fn at_path(path: &TestPath, config: Config) -> Config {
+pub fn at_path(path: &TestPath, config: Config) -> Config {
     listening_at(&[&format!("unix:{}", path.as_str())], config)
 }
 

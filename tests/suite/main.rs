@@ -34,6 +34,7 @@ mod peer;
 mod process;
 mod program;
 mod proxy;
+mod proxy_header;
 mod records;
 mod sandbox;
 #[path = "../seccomp/mod.rs"]

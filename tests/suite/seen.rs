@@ -23,7 +23,7 @@ use crate::{
     peer::{Peer, TestServer, UPGRADE, config_with_workers, planes, with_server},
 };
 
-fn config(workers: u32) -> Config {
+pub fn config(workers: u32) -> Config {
     let admin_listen = Some("127.0.0.1:0".parse().unwrap());
     let observation = Observation { admin_listen, ..Observation::default() };
     Config { observation, ..config_with_workers(workers) }
@@ -47,7 +47,7 @@ fn get(server: &TestServer, path: &str) -> String {
     body.to_owned()
 }
 
-fn get_json(server: &TestServer, path: &str) -> Value {
+pub fn get_json(server: &TestServer, path: &str) -> Value {
     serde_json::from_str(&get(server, path)).unwrap()
 }
 
@@ -447,7 +447,7 @@ fn connection_beyond_a_bound_has_a_line_in_the_access_log_too() {
     fs::remove_file(path).unwrap();
 }
 
-fn lines(path: &PathBuf) -> Vec<Value> {
+pub fn lines(path: &PathBuf) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap();
     assert!(!text.bytes().any(|byte| byte.is_ascii_control() && byte != b'\n'));
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()

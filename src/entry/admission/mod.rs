@@ -64,6 +64,8 @@ pub struct Ticket {
     admission: Option<Arc<Admission>>,
     /// The block of addresses that it was counted for.
     block: Option<AddressBlock>,
+    /// The block of addresses whose bounds it was asked for.
+    admitted_as: Option<AddressBlock>,
 }
 
 impl Admission {
@@ -102,18 +104,14 @@ impl Admission {
     }
 
     /// Admits a connection of a peer with this address, whose handshake is in progress from now on. A
-    /// peer without an address meets the bounds of all.
+    /// peer without an address, or whose address is [not known yet](Entered::belongs_to), meets the
+    /// bounds of all.
     pub fn admit(
         self: &Arc<Self>,
         peer: impl Into<Option<IpAddr>>,
     ) -> Result<Ticket, AdmissionRefusal> {
-        let block = match peer.into() {
-            Some(ip) if self.bounds_addresses.load(Relaxed) => {
-                let block = AddressBlock::from(ip);
-                self.addresses().admit(block, self.epoch.elapsed())?.then_some(block)
-            }
-            _ => None,
-        };
+        let admitted_as = peer.into().map(AddressBlock::from);
+        let block = self.admit_address(admitted_as)?;
         if !self.connections.raise() {
             self.give_back_address(block);
             return Err(AdmissionRefusal::ConnectionsMax);
@@ -123,7 +121,7 @@ impl Admission {
             self.give_back_address(block);
             return Err(AdmissionRefusal::HandshakesMax);
         }
-        Ok(Ticket { admission: Some(self.clone()), block })
+        Ok(Ticket { admission: Some(self.clone()), block, admitted_as })
     }
 
     /// Connections that are open, and those whose handshake is not over.
@@ -134,6 +132,20 @@ impl Admission {
     /// Workers that cannot accept, and wait for the end of a connection.
     pub fn pauses(&self) -> &Pauses {
         &self.pauses
+    }
+
+    /// Admits a connection by the bounds of an address. Returns what it is counted for from now on, so
+    /// that it has to be given back.
+    fn admit_address(
+        &self,
+        block: Option<AddressBlock>,
+    ) -> Result<Option<AddressBlock>, AdmissionRefusal> {
+        match block {
+            Some(block) if self.bounds_addresses.load(Relaxed) => {
+                Ok(self.addresses().admit(block, self.epoch.elapsed())?.then_some(block))
+            }
+            _ => Ok(None),
+        }
     }
 
     fn give_back_address(&self, block: Option<AddressBlock>) {

@@ -57,6 +57,12 @@ impl From<AdmissionRefusal> for Refusal {
     }
 }
 
+impl From<&AdmissionRefusal> for RefusalReason {
+    fn from(reason: &AdmissionRefusal) -> Self {
+        Self::from(*reason)
+    }
+}
+
 impl From<AdmissionRefusal> for RefusalReason {
     fn from(reason: AdmissionRefusal) -> Self {
         match reason {

@@ -9,12 +9,13 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     mem,
+    net::IpAddr,
     os::fd::RawFd,
     rc::Rc,
     sync::Arc,
 };
 
-use super::{Admission, Ticket, addresses::AddressBlock};
+use super::{Admission, AdmissionRefusal, Ticket, addresses::AddressBlock};
 
 /// The connections of a worker.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub struct Entered {
     /// `None` once it has been handed over.
     descriptor: Option<RawFd>,
     is_in_handshake: Cell<bool>,
+    /// The block of addresses whose bounds it was asked for, if its address is known.
+    admitted_as: Cell<Option<AddressBlock>>,
 }
 
 impl Roster {
@@ -64,6 +67,7 @@ impl Roster {
             roster: self.clone(),
             descriptor: Some(descriptor),
             is_in_handshake: Cell::new(true),
+            admitted_as: Cell::new(ticket.admitted_as),
         }
     }
 
@@ -100,6 +104,23 @@ impl Roster {
         }
     }
 
+    /// Has a connection counted for another block of addresses than before, or for none.
+    fn move_to(
+        &self,
+        descriptor: RawFd,
+        block: Option<AddressBlock>,
+    ) -> Result<(), AdmissionRefusal> {
+        if self.is_closed.get() {
+            return Ok(());
+        }
+        let counted = self.admission.admit_address(block)?;
+        self.give_back_address(descriptor);
+        if let Some(block) = counted {
+            self.blocks.borrow_mut().insert(descriptor, block);
+        }
+        Ok(())
+    }
+
     fn end_handshake(&self) {
         if !self.is_closed.get() {
             self.handshakes.set(self.handshakes.get() - 1);
@@ -120,6 +141,24 @@ impl Entered {
         if self.is_in_handshake.replace(false) {
             self.roster.end_handshake();
         }
+    }
+
+    /// Whether no address is known that the connection belongs to.
+    pub fn awaits_address(&self) -> bool {
+        self.admitted_as.get().is_none()
+    }
+
+    /// The connection turns out to belong to this address, since a proxy has named it. It meets the
+    /// bounds of that address now, and no longer counts for another.
+    pub fn belongs_to(&self, ip: Option<IpAddr>) -> Result<(), AdmissionRefusal> {
+        let block = ip.map(AddressBlock::from);
+        if let Some(descriptor) = self.descriptor
+            && self.admitted_as.get() != block
+        {
+            self.roster.move_to(descriptor, block)?;
+            self.admitted_as.set(block);
+        }
+        Ok(())
     }
 
     /// Leaves the connection in the roster until [`Roster::leave`] is called for its descriptor.

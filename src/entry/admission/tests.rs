@@ -180,6 +180,35 @@ fn addresses_are_known_only_while_they_have_connections() {
     assert_eq!(shared.addresses().known(), (0, 0));
 }
 
+#[test]
+fn connection_counts_for_the_address_that_it_turns_out_to_be_of() {
+    let shared =
+        admission(&Bounds { connect_rate_per_ip: Within::new(2).unwrap(), ..bounds(9, 1, 9) });
+    let roster = Roster::new(shared.clone());
+    let first = roster.enter(shared.admit(None).unwrap(), 3);
+    let second = roster.enter(shared.admit(None).unwrap(), 4);
+    assert_eq!(shared.addresses().known(), (0, 0));
+    assert_eq!(first.belongs_to(Some(here(1))), Ok(()));
+    // A further request of the same client takes nothing more.
+    for _ in 0..9 {
+        assert_eq!(first.belongs_to(Some(here(1))), Ok(()));
+    }
+    let refused = Err(AdmissionRefusal::ConnectionsPerIpMax);
+    assert_eq!(second.belongs_to(Some(here(1))), refused);
+    assert_eq!(second.belongs_to(Some(here(2))), Ok(()));
+    // One that may not become another's stays what it was.
+    assert_eq!(first.belongs_to(Some(here(2))), refused);
+    assert_eq!(second.belongs_to(Some(here(1))), refused);
+    assert_eq!(first.belongs_to(None), Ok(()));
+    assert_eq!(second.belongs_to(Some(here(1))), Ok(()));
+    assert_eq!(first.belongs_to(Some(here(2))), Ok(()));
+    second.hand_over();
+    assert_eq!(shared.addresses().known().0, 2);
+    roster.leave(4);
+    drop(first);
+    assert_eq!((shared.counts(), shared.addresses().known().0), ((0, 0), 0));
+}
+
 /// As when a worker dies and its runtime leaves tasks behind.
 #[test]
 fn closed_roster_gives_back_everything_once() {
@@ -203,7 +232,8 @@ fn closed_roster_gives_back_everything_once() {
 
 /// What a worker's table knows of a connection.
 struct Known {
-    from: IpAddr,
+    /// `None` as long as it is not known.
+    from: Option<IpAddr>,
     roster: usize,
     is_in_handshake: bool,
     descriptor: RawDescriptor,
@@ -216,6 +246,7 @@ type RawDescriptor = i32;
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Admit { from: u8, roster: usize },
+    BelongTo(usize, u8),
     EndHandshake(usize),
     HandOver(usize),
     End(usize),
@@ -224,7 +255,8 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        6 => (0..4_u8, 0..2_usize).prop_map(|(from, roster)| Step::Admit { from, roster }),
+        2 => (any::<usize>(), 0..5_u8).prop_map(|(at, from)| Step::BelongTo(at, from)),
+        6 => (0..5_u8, 0..2_usize).prop_map(|(from, roster)| Step::Admit { from, roster }),
         2 => any::<usize>().prop_map(Step::EndHandshake),
         2 => any::<usize>().prop_map(Step::HandOver),
         3 => any::<usize>().prop_map(Step::End),
@@ -233,11 +265,22 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..200)
 }
 
-/// What a naive reader of the bounds would say to one more connection.
-fn expected(known: &[Known], from: IpAddr) -> Result<(), AdmissionRefusal> {
-    if known.iter().filter(|it| it.from == from).count() >= 3 {
+/// One of four addresses, or none.
+fn address_of(number: u8) -> Option<IpAddr> {
+    (number < 4).then(|| here(number))
+}
+
+/// What a naive reader of the bounds would say to one more connection of an address.
+fn expected_of_address(known: &[Known], from: Option<IpAddr>) -> Result<(), AdmissionRefusal> {
+    if from.is_some() && known.iter().filter(|it| it.from == from).count() >= 3 {
         return Err(AdmissionRefusal::ConnectionsPerIpMax);
     }
+    Ok(())
+}
+
+/// The same to one more connection.
+fn expected(known: &[Known], from: Option<IpAddr>) -> Result<(), AdmissionRefusal> {
+    expected_of_address(known, from)?;
     if known.len() >= 8 {
         return Err(AdmissionRefusal::ConnectionsMax);
     }
@@ -258,12 +301,24 @@ proptest! {
         for (descriptor, step) in (0..).zip(steps) {
             match step {
                 Step::Admit { from, roster } => {
-                    let from = here(from);
+                    let from = address_of(from);
                     let ticket = shared.admit(from);
                     prop_assert_eq!(ticket.as_ref().map(|_| ()).map_err(|it| *it), expected(&known, from));
                     if let Ok(ticket) = ticket {
                         let entered = Some(rosters[roster].enter(ticket, descriptor));
                         known.push(Known { from, roster, is_in_handshake: true, descriptor, entered });
+                    }
+                }
+                Step::BelongTo(at, from) if !known.is_empty() => {
+                    let (at, from) = (at % known.len(), address_of(from));
+                    let stays = known[at].from == from;
+                    let expected = if stays { Ok(()) } else { expected_of_address(&known, from) };
+                    if let Some(entered) = &known[at].entered {
+                        prop_assert_eq!(entered.awaits_address(), known[at].from.is_none());
+                        prop_assert_eq!(entered.belongs_to(from), expected);
+                        if expected.is_ok() {
+                            known[at].from = from;
+                        }
                     }
                 }
                 Step::EndHandshake(at) if !known.is_empty() => {
@@ -295,11 +350,11 @@ proptest! {
                     let gone: Vec<Known> = gone;
                     left_behind.extend(gone);
                 }
-                Step::EndHandshake(_) | Step::HandOver(_) | Step::End(_) => {}
+                Step::BelongTo(..) | Step::EndHandshake(_) | Step::HandOver(_) | Step::End(_) => {}
             }
             let handshakes = known.iter().filter(|it| it.is_in_handshake).count() as u32;
             prop_assert_eq!(shared.counts(), (known.len() as u32, handshakes));
-            let addresses: HashSet<IpAddr> = known.iter().map(|it| it.from).collect();
+            let addresses: HashSet<IpAddr> = known.iter().filter_map(|it| it.from).collect();
             prop_assert_eq!(shared.addresses().known().0, addresses.len());
         }
         drop((left_behind, known, rosters));

@@ -19,7 +19,7 @@ fn accepted(port: u16) -> Accepted {
 fn port(accepted: &Accepted) -> u16 {
     match accepted.arrival.peer {
         Peer::Address(address) => address.port(),
-        Peer::Local => unreachable!("all are of TCP"),
+        Peer::Host(_) | Peer::Local => unreachable!("all are of TCP"),
     }
 }
 

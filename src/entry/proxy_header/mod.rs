@@ -14,18 +14,25 @@ mod tlv;
 mod v1;
 mod v2;
 
-use std::cell::Cell;
+use std::{cell::Cell, time::Duration};
 
 use bytes::{Buf, BytesMut};
 use monoio::io::AsyncReadRent;
 
-pub use self::{refusal::ProxyHeaderRefusal, tlv::Announced};
-use crate::{connection::peer::Peer, http::REQUEST_HEAD_LEN_MAX};
+pub use self::refusal::ProxyHeaderRefusal;
+use crate::{
+    connection::{peer::Peer, record::Announced},
+    http::REQUEST_HEAD_LEN_MAX,
+};
 
 /// The longest header, in bytes: that of version 2, with its fields. One of version 1 has 107 at most.
 /// With every address a header has 232 bytes at most, and a proxy adds some hundred with names of TLS.
 /// nginx has the same bound.
 pub const HEADER_LEN_MAX: usize = 4096;
+
+/// How long the header of a proxy may take that has to send one. The specification wants three seconds
+/// at least, for a segment that is lost and sent again.
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 const _: () = assert!(
     HEADER_LEN_MAX < REQUEST_HEAD_LEN_MAX,
@@ -54,7 +61,7 @@ pub struct ProxyHeader<'a> {
     /// For whom the proxy connects; `None` if for itself, as for a health check, or if it does not
     /// know.
     pub client: Option<Peer>,
-    /// What else it says of the client, in fields of the form that [`Announced`] reads.
+    /// What else it says of the client, in its fields.
     fields: &'a [u8],
 }
 
@@ -107,7 +114,7 @@ pub fn decode(received: &[u8]) -> Result<Decoded<'_>, HeaderFault> {
 impl ProxyHeader<'_> {
     /// What it says of the client beside the address.
     pub fn announced(&self) -> Announced {
-        Announced::read(self.fields)
+        tlv::announced(self.fields)
     }
 }
 

@@ -84,10 +84,7 @@ fn headers_of_version_1_name_their_client() {
             "PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n",
             Some("255.255.255.255:65535"),
         ),
-        (
-            &format!("PROXY TCP6 {ipv6} {ipv6} 65535 65535\r\n"),
-            Some(&format!("[{ipv6}]:65535")),
-        ),
+        (&format!("PROXY TCP6 {ipv6} {ipv6} 65535 65535\r\n"), Some(&format!("[{ipv6}]:65535"))),
         ("PROXY UNKNOWN\r\n", None),
         (&longest, None),
         ("PROXY TCP4 192.168.0.1 192.168.0.11 56324 443\r\n", Some("192.168.0.1:56324")),
@@ -259,10 +256,10 @@ fn fields_say_what_an_operator_may_want_to_see() {
     // Fields inside of that of TLS are not checked, and then not read.
     for tls in [&[][..], &[7, 0], &[7, 0, 0, 0, 0, 0x21, 0, 9, b'T']] {
         let bytes = with_fields(&[field(0x20, tls)]);
-        assert!(decode_whole(&bytes).announced().is_empty());
+        assert_eq!(decode_whole(&bytes).announced(), Announced::default());
     }
     let local = version_2(0, 0x00, &field(2, b"example.org"));
-    assert!(decode_whole(&local).announced().is_empty());
+    assert_eq!(decode_whole(&local).announced(), Announced::default());
 }
 
 #[test]
@@ -277,7 +274,9 @@ fn every_other_beginning_is_no_header_as_soon_as_it_shows() {
             }
         }
     }
-    for request in ["GET / HTTP/1.1\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "PROXYING", "\x16\x03\x01"] {
+    for request in
+        ["GET / HTTP/1.1\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "PROXYING", "\x16\x03\x01"]
+    {
         assert_eq!(decode(request.as_bytes()), Ok(Decoded::Absent));
     }
 }

@@ -3,7 +3,7 @@
 //! see.
 
 use super::{HeaderFault, crc32c::crc32c};
-use crate::connection::record::printable;
+use crate::connection::record::{Announced, printable};
 
 /// Types of fields.
 const ALPN: u8 = 0x01;
@@ -18,19 +18,6 @@ const TLS_VERSION: u8 = 0x21;
 const PREFIX_LEN: usize = 3;
 const TLS_PREFIX_LEN: usize = 5;
 
-/// What a proxy says of its client beside the address, as it may be written anywhere.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Announced {
-    /// The host that the client asked for, by SNI as a rule.
-    pub authority: Option<Box<str>>,
-    /// The protocol that client and proxy have agreed on, such as `h2`.
-    pub alpn: Option<Box<str>>,
-    /// The version of TLS between client and proxy, such as `TLSv1.3`.
-    pub tls: Option<Box<str>>,
-    /// The connection's name in the proxy's log.
-    pub unique_id: Option<Box<str>>,
-}
-
 /// A row of fields. It ends with an error if one is longer than what is left.
 struct Fields<'a>(&'a [u8]);
 
@@ -42,11 +29,13 @@ impl<'a> Iterator for Fields<'a> {
         if rest.is_empty() {
             return None;
         }
-        let field = rest.split_first_chunk::<PREFIX_LEN>().and_then(|(&[kind, high, low], rest)| {
-            let (value, rest) = rest.split_at_checked(u16::from_be_bytes([high, low]).into())?;
-            self.0 = rest;
-            Some((kind, value))
-        });
+        let field =
+            rest.split_first_chunk::<PREFIX_LEN>().and_then(|(&[kind, high, low], rest)| {
+                let (value, rest) =
+                    rest.split_at_checked(u16::from_be_bytes([high, low]).into())?;
+                self.0 = rest;
+                Some((kind, value))
+            });
         Some(field.ok_or(HeaderFault::Malformed("fields that end where it ends")))
     }
 }
@@ -68,35 +57,27 @@ pub(super) fn check(header: &[u8], fields: &[u8]) -> Result<(), HeaderFault> {
     if crc32c(parts) == expected { Ok(()) } else { Err(HeaderFault::ChecksumWrong) }
 }
 
-impl Announced {
-    /// Reads the fields of a header that has been checked. The first of a type stands.
-    pub(super) fn read(fields: &[u8]) -> Self {
-        let mut announced = Self::default();
-        for (kind, value) in Fields(fields).map_while(Result::ok) {
-            let place = match kind {
-                ALPN => &mut announced.alpn,
-                AUTHORITY => &mut announced.authority,
-                UNIQUE_ID => &mut announced.unique_id,
-                TLS => {
-                    let inside = Fields(value.get(TLS_PREFIX_LEN..).unwrap_or_default());
-                    let mut inside = inside.map_while(Result::ok);
-                    let version = inside.find(|(kind, _)| *kind == TLS_VERSION);
-                    if announced.tls.is_none() {
-                        announced.tls = version.map(|(_, version)| printable(version));
-                    }
-                    continue;
-                }
-                _ => continue,
-            };
-            if place.is_none() {
-                *place = Some(printable(value));
-            }
+/// Reads the fields of a header that has been checked. The first of a type stands.
+pub(super) fn announced(fields: &[u8]) -> Announced {
+    let mut announced = Announced::default();
+    for (kind, value) in Fields(fields).map_while(Result::ok) {
+        let place = match kind {
+            ALPN => &mut announced.alpn,
+            AUTHORITY => &mut announced.authority,
+            UNIQUE_ID => &mut announced.unique_id,
+            TLS => &mut announced.tls,
+            _ => continue,
+        };
+        let value = if kind == TLS { tls_version(value) } else { Some(value) };
+        if place.is_none() {
+            *place = value.map(printable);
         }
-        announced
     }
+    announced
+}
 
-    /// Whether nothing is said.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
+/// The version among the fields inside of that of TLS.
+fn tls_version(value: &[u8]) -> Option<&[u8]> {
+    let fields = Fields(value.get(TLS_PREFIX_LEN..)?).map_while(Result::ok);
+    fields.into_iter().find(|(kind, _)| *kind == TLS_VERSION).map(|(_, version)| version)
 }

@@ -40,14 +40,11 @@ fn client(line: &str) -> Result<Option<SocketAddr>, HeaderFault> {
         "TCP6" => false,
         _ => return Err(HeaderFault::Malformed("TCP4, TCP6 or UNKNOWN behind PROXY")),
     };
-    let parts: [&str; 4] = match rest.split(' ').collect::<Vec<_>>().try_into() {
-        Ok(parts) => parts,
-        Err(_) => {
-            let expected = "two addresses and two ports, with one space before each";
-            return Err(HeaderFault::Malformed(expected));
-        }
+    let parts: Vec<_> = rest.split(' ').collect();
+    let [source, destination, source_port, destination_port] = parts[..] else {
+        let expected = "two addresses and two ports, with one space before each";
+        return Err(HeaderFault::Malformed(expected));
     };
-    let [source, destination, source_port, destination_port] = parts;
     let address = |text: &str| -> Option<IpAddr> {
         if is_ipv4 {
             text.parse::<Ipv4Addr>().ok().map(Into::into)
@@ -56,11 +53,10 @@ fn client(line: &str) -> Result<Option<SocketAddr>, HeaderFault> {
         }
     };
     let addresses = address(source).zip(address(destination));
-    let (source, _) =
-        addresses.ok_or(HeaderFault::Malformed("two addresses of its family"))?;
-    let ports = port(source_port).zip(port(destination_port));
-    let (source_port, _) =
-        ports.ok_or(HeaderFault::Malformed("ports from 0 to 65535, without leading zeros"))?;
+    let (source, _) = addresses.ok_or(HeaderFault::Malformed("two addresses of its family"))?;
+    let port_numbers = port(source_port).zip(port(destination_port));
+    let (source_port, _) = port_numbers
+        .ok_or(HeaderFault::Malformed("ports from 0 to 65535, without leading zeros"))?;
     Ok(Some(SocketAddr::new(source, source_port)))
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::directory::{Directory, WorkerView};
 use crate::{
     config::{Config, format_duration},
-    connection::record::{RecordView, RequestRecord, Traffic},
+    connection::record::{Announced, RecordView, RequestRecord, Traffic},
 };
 
 /// Where a connection stands in the list of all: by its worker, then by its number there.
@@ -125,7 +125,12 @@ pub(super) fn connections(directory: &Directory, after: Option<Cursor>, limit: u
 }
 
 fn connection(cursor: Cursor, record: &RecordView) -> Value {
-    let RecordView { peer, age, client, request, subprotocol, state, traffic, .. } = record;
+    let RecordView { peer, via, announced, age, client, .. } = record;
+    let RecordView { request, subprotocol, state, traffic, .. } = record;
+    let proxy = announced.as_ref().map(|it| {
+        let Announced { authority, alpn, tls, unique_id } = it;
+        json!({ "authority": authority, "alpn": alpn, "tls": tls, "unique_id": unique_id })
+    });
     let Traffic { received_bytes, sent_bytes, messages } = *traffic;
     let unknown = RequestRecord::default();
     let RequestRecord { path, origin, agent } = request.as_ref().unwrap_or(&unknown);
@@ -133,6 +138,8 @@ fn connection(cursor: Cursor, record: &RecordView) -> Value {
         "id": cursor.to_string(),
         "worker": cursor.worker,
         "peer": peer.to_string(),
+        "via": via.map(|via| via.to_string()),
+        "proxy": proxy,
         "client": client,
         "age_seconds": age.as_secs_f64(),
         "state": <&str>::from(*state),
