@@ -7,7 +7,7 @@ use http::HeaderValue;
 use ringecho::host::{cpu_list::CpuList, descriptors::raise_limit};
 
 use super::{
-    PlanError, WayInArgs,
+    Http2Args, PlanError, TlsArgs, WayInArgs,
     values::{AddressList, number, time},
 };
 use crate::{
@@ -20,7 +20,6 @@ use crate::{
         route::Route,
         stream::{Endpoint, Sources},
         target::Target,
-        tls::{Tls, Trust},
     },
 };
 
@@ -82,16 +81,17 @@ pub struct ConnectionArgs {
     #[command(flatten)]
     pub way_in: WayInArgs,
 
-    /// For wss://, trust the authorities in FILE (PEM) instead of the system's
-    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
-    pub ca: Option<PathBuf>,
+    /// How TLS is spoken.
+    #[command(flatten)]
+    pub tls: TlsArgs,
 
-    /// For wss://, believe every server
-    #[arg(long)]
-    pub insecure: bool,
+    /// Whether the connections are streams of HTTP/2.
+    #[command(flatten)]
+    pub http2: Http2Args,
 
-    /// Threads, at most one for each connection [default: one for each of --cpus; without, one for
-    /// each CPU, or at a rate for every other one, since threads that poll leave nothing of theirs]
+    /// Threads, at most one for each connection, or for each of --transports [default: one for each
+    /// of --cpus; without, one for each CPU, or at a rate for every other one, since threads that
+    /// poll leave nothing of theirs]
     #[arg(short, long, value_name = "N", value_parser = number(THREADS))]
     pub threads: Option<usize>,
 
@@ -120,24 +120,20 @@ impl ConnectionArgs {
             subprotocols: self.subprotocols.clone(),
             origin: self.origin.clone(),
         };
-        Ok(Connector::new(target, route, sources, self.tls(target)?, &wishes, limits))
+        let tls = self.tls.tls(target, self.http2.http2, self.way_in.follow)?;
+        let http2 = self.http2.http2(target, self.connections, &wishes)?;
+        let connector = Connector::new(target, route, sources, tls, &wishes, limits);
+        Ok(match http2 {
+            Some(http2) => connector.over_http2(http2),
+            None => connector,
+        })
     }
 
-    fn tls(&self, target: &Target) -> Result<Option<Tls>, PlanError> {
-        let trust = match &self.ca {
-            Some(path) => Trust::Authority(path.clone()),
-            None if self.insecure => Trust::Anyone,
-            None => Trust::System,
-        };
-        if target.tls() {
-            return Ok(Some(Tls::new(target.host(), &trust)?));
-        }
-        match trust {
-            // A redirect may lead to wss://.
-            _ if self.way_in.follow => Ok(None),
-            Trust::System => Ok(None),
-            Trust::Authority(_) => Err(PlanError::WithoutTls("--ca")),
-            Trust::Anyone => Err(PlanError::WithoutTls("--insecure")),
+    /// Sockets that are open at the same time, and the flag that says so.
+    fn sockets(&self) -> (usize, &'static str) {
+        match self.http2.transports(self.connections) {
+            Some(transports) => (transports, "--transports"),
+            None => (self.connections, "--connections"),
         }
     }
 
@@ -168,7 +164,8 @@ impl ConnectionArgs {
             }
             cpus => cpus,
         });
-        ThreadPlan { count: count.min(self.connections), cpus }
+        let (sockets, _) = self.sockets();
+        ThreadPlan { count: count.min(sockets), cpus }
     }
 
     /// Prepares the process for so many connections, each of which takes up to `descriptors_each`
@@ -183,16 +180,16 @@ impl ConnectionArgs {
     }
 
     fn too_few_descriptors(&self, each: usize) -> Option<Warning> {
-        let Self { connections, .. } = self;
+        let (sockets, flag) = self.sockets();
         // A socket that monoio has not made has a second descriptor while it connects.
         let twice = self.source.is_some() || self.unix_socket.is_some();
         let connecting = if twice { OPENING_MAX } else { 0 };
         let of_threads = self.threads(false).count * (DESCRIPTORS_PER_THREAD + connecting);
-        let needed = (*connections * each + of_threads + DESCRIPTORS_BESIDE) as u64;
+        let needed = (sockets * each + of_threads + DESCRIPTORS_BESIDE) as u64;
         let limit = raise_limit(needed).ok()?;
         (limit < needed).then(|| {
             let text = format!(
-                "--connections {connections} needs {needed} open files, but the limit is {limit}; \
+                "{flag} {sockets} needs {needed} open files, but the limit is {limit}; \
                  raise it for this shell: sudo prlimit --pid $$ --nofile={needed}:{needed}"
             );
             Warning::new(WarningCode::TooFewDescriptors, text)
@@ -200,12 +197,12 @@ impl ConnectionArgs {
     }
 
     fn too_few_ports(&self, ports: usize) -> Option<Warning> {
-        let Self { connections, .. } = self;
+        let (sockets, flag) = self.sockets();
         let addresses = self.source.as_ref().map_or(1, |list| list.as_slice().len());
         let ports = ports.saturating_mul(addresses);
-        (ports < *connections && self.unix_socket.is_none()).then(|| {
+        (ports < sockets && self.unix_socket.is_none()).then(|| {
             let text = format!(
-                "--connections {connections} needs as many local ports, but there are {ports}; \
+                "{flag} {sockets} needs as many local ports, but there are {ports}; \
                  allow more with sudo sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\", or \
                  connect from more addresses with --source"
             );

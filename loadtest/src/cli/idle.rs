@@ -1,6 +1,6 @@
 //! The flags of `idle`.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use bytesize::ByteSize;
 
@@ -62,7 +62,7 @@ impl IdleArgs {
     /// Resolves and completes what the command line says.
     pub fn plan(&self) -> Result<IdlePlan, PlanError> {
         Ok(IdlePlan {
-            connector: self.connections.connector(&self.url)?,
+            connector: Arc::new(self.connections.connector(&self.url)?),
             connections: self.connections.connections,
             connect_rate: self.connect_rate,
             echo_len: self.echo.map(|size| size.as_u64() as usize),

@@ -47,7 +47,7 @@ pub struct LoadArgs {
     pub window: WindowArgs,
 
     /// Expect bytes back instead of messages: the server answers 101 and then echoes TCP as it is
-    #[arg(long)]
+    #[arg(long, conflicts_with = "http2")]
     pub raw_tcp: bool,
 
     /// Open a lost connection again, while the load lasts; that it was lost is an error all the

@@ -9,6 +9,7 @@ mod churn;
 mod compare;
 mod connection;
 mod cycles;
+mod http2;
 mod idle;
 mod load;
 mod merge;
@@ -17,6 +18,7 @@ mod payload;
 mod proxy_variables;
 mod run;
 mod search;
+mod tls;
 mod traffic;
 mod values;
 mod way_in;
@@ -37,6 +39,7 @@ pub use self::{
     compare::CompareArgs,
     connection::ConnectionArgs,
     cycles::CycleArgs,
+    http2::Http2Args,
     idle::IdleArgs,
     load::LoadArgs,
     merge::MergeArgs,
@@ -44,6 +47,7 @@ pub use self::{
     payload::PayloadArgs,
     run::RunArgs,
     search::SearchArgs,
+    tls::{ProtocolList, TlsArgs, TlsVersion},
     traffic::TrafficArgs,
     values::{AddressList, STDOUT},
     way_in::{ProxyFlag, WayInArgs},
@@ -198,6 +202,21 @@ pub enum PlanError {
     /// A flag about TLS, with a URL without.
     #[error("{0} is for wss://, and the URL is one of ws://")]
     WithoutTls(&'static str),
+    /// Application protocols without the one that is to be spoken.
+    #[error("invalid value '{list}' for '--alpn <LIST>': with --http2 it has to offer h2")]
+    AlpnWithoutHttp2 {
+        /// As they were written.
+        list: String,
+    },
+    /// A Host that cannot be the authority of a request of HTTP/2.
+    #[error(
+        "invalid value 'Host: {host}' for '--header <NAME: VALUE>': with --http2 it has to be \
+         HOST[:PORT]"
+    )]
+    HostOfHttp2 {
+        /// The field's value.
+        host: String,
+    },
     /// Rates to search that are none.
     #[error(
         "invalid value '{max_rate}' for '--max-rate <RATE>': expected at least --start-rate, which \

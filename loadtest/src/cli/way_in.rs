@@ -1,7 +1,7 @@
 //! Flags about the way to the server: through which proxy, to which address, announced by which
 //! header, and whether redirects are followed.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use clap::ArgAction;
 
@@ -90,10 +90,12 @@ impl WayInArgs {
         }
         let mut trail = Trail::new(target);
         loop {
-            let connector = connector_to(trail.last(), trail.has_left_its_server())?;
-            match redirects::location(&connector).map_err(PlanError::Follow)? {
+            let connector = || connector_to(trail.last(), trail.has_left_its_server());
+            // The one that asks is kept by the streams that it opens.
+            let asking = Arc::new(connector()?);
+            match redirects::location(&asking).map_err(PlanError::Follow)? {
                 Some(location) => trail.follow(&location)?,
-                None => return Ok(connector.redirected_from(trail.urls_before())),
+                None => return Ok(connector()?.redirected_from(trail.urls_before())),
             }
         }
     }

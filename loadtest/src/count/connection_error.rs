@@ -1,11 +1,14 @@
 //! Why a connection could not be opened, or ended before its time.
 
-use std::{io, time::Duration};
+use std::{borrow::Cow, io, time::Duration};
 
 use thiserror::Error;
 
 use super::errors::ErrorKind;
-use crate::{verify::received::Violation, wire::opening_error::OpeningError};
+use crate::{
+    verify::received::Violation,
+    wire::{http2::error::StreamError, opening_error::OpeningError},
+};
 
 /// What can go wrong with one connection.
 #[derive(Debug, Error)]
@@ -36,23 +39,46 @@ impl ConnectionError {
     /// The kind that it is counted by.
     pub(crate) fn kind(&self) -> ErrorKind {
         match self {
-            Self::Opening(
-                OpeningError::Connect(_) | OpeningError::ProxyHeader(_) | OpeningError::Tls(_),
-            ) => ErrorKind::Connect,
-            Self::Opening(OpeningError::Proxy { .. }) => ErrorKind::Proxy,
-            Self::Opening(OpeningError::Handshake(_) | OpeningError::HandshakeCutOff) => {
-                ErrorKind::Handshake
-            }
-            Self::Opening(
-                OpeningError::ConnectTimeout(_)
-                | OpeningError::OpeningTimeout(_)
-                | OpeningError::ProxyTimeout { .. },
-            ) => ErrorKind::Timeout,
+            Self::Opening(error) => kind_of_opening(error),
             Self::Violation(_) => ErrorKind::Protocol,
             Self::EchoMissing(_) | Self::CloseMissing(_) | Self::EndMissing(_) => {
                 ErrorKind::Missing
             }
+            Self::Broken(error) if matches!(of_stream(error), Some(StreamError::Violation(_))) => {
+                ErrorKind::Protocol
+            }
             Self::ClosedWith(_) | Self::EndOfStream | Self::Broken(_) => ErrorKind::Closed,
         }
     }
+
+    /// A name for scripts, of those errors that have one.
+    pub(crate) fn code(&self) -> Option<Cow<'static, str>> {
+        match self {
+            Self::Opening(error) => error.code(),
+            Self::Broken(error) => of_stream(error).map(|error| error.code().into()),
+            _ => None,
+        }
+    }
+}
+
+fn kind_of_opening(error: &OpeningError) -> ErrorKind {
+    match error {
+        OpeningError::Connect(_) | OpeningError::ProxyHeader(_) | OpeningError::Tls(_) => {
+            ErrorKind::Connect
+        }
+        OpeningError::Proxy { .. } => ErrorKind::Proxy,
+        OpeningError::Http2(error) if error.is_of_transport() => ErrorKind::Connect,
+        OpeningError::Handshake(_) | OpeningError::HandshakeCutOff | OpeningError::Http2(_) => {
+            ErrorKind::Handshake
+        }
+        OpeningError::ConnectTimeout(_)
+        | OpeningError::OpeningTimeout(_)
+        | OpeningError::ProxyTimeout { .. } => ErrorKind::Timeout,
+        OpeningError::Transport(error) => kind_of_opening(error),
+    }
+}
+
+/// What HTTP/2 says of an error of a stream, if it is one of a stream of HTTP/2.
+fn of_stream(error: &io::Error) -> Option<&StreamError> {
+    error.get_ref()?.downcast_ref()
 }

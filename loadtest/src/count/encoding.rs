@@ -11,16 +11,26 @@ use crate::plan::Exchange;
 
 impl Histograms {
     /// Each histogram that such a load fills, with its tag in an interval log.
-    pub(crate) fn tagged(&self, exchange: Exchange) -> [(Option<&'static str>, &Latencies); 3] {
-        let Self { latency, uncorrected, handshake, lag } = self;
-        match exchange {
+    pub(crate) fn tagged(
+        &self,
+        exchange: Exchange,
+    ) -> impl Iterator<Item = (Option<&'static str>, &Latencies)> {
+        let Self { latency, uncorrected, handshake, lag, .. } = self;
+        let own = match exchange {
             Exchange::Message => {
                 [(None, latency), (Some("uncorrected"), uncorrected), (Some("send_lag"), lag)]
             }
             Exchange::Cycle => {
                 [(None, latency), (Some("handshake"), handshake), (Some("begin_lag"), lag)]
             }
-        }
+        };
+        let of_layers = self.of_layers().map(|(tag, latencies)| (Some(tag), latencies));
+        own.into_iter().chain(of_layers)
+    }
+
+    /// The histograms of the layers below WebSocket connections, with their tags.
+    pub(crate) fn of_layers(&self) -> [(&'static str, &Latencies); 3] {
+        [("tls", &self.tls), ("http2_settings", &self.settings), ("http2_stream", &self.stream)]
     }
 
     /// The histogram of messages with a tag; `None` if no histogram has it.
@@ -29,6 +39,9 @@ impl Histograms {
             None => Some(&mut self.latency),
             Some("uncorrected") => Some(&mut self.uncorrected),
             Some("send_lag") => Some(&mut self.lag),
+            Some("tls") => Some(&mut self.tls),
+            Some("http2_settings") => Some(&mut self.settings),
+            Some("http2_stream") => Some(&mut self.stream),
             Some(_) => None,
         }
     }
@@ -36,20 +49,21 @@ impl Histograms {
 
 /// Encoded [`Histograms`].
 #[derive(Clone, Debug)]
-pub(crate) struct EncodedHistograms([Vec<u8>; 4]);
+pub(crate) struct EncodedHistograms([Vec<u8>; 7]);
 
 impl EncodedHistograms {
     pub(crate) fn new(histograms: &Histograms) -> Self {
-        let Histograms { latency, uncorrected, handshake, lag } = histograms;
-        Self([latency, uncorrected, handshake, lag].map(encode))
+        let Histograms { latency, uncorrected, handshake, lag, tls, settings, stream } = histograms;
+        Self([latency, uncorrected, handshake, lag, tls, settings, stream].map(encode))
     }
 
     pub(crate) fn decode(&self) -> Histograms {
-        let [latency, uncorrected, handshake, lag] = self.0.each_ref().map(|bytes| {
+        let decoded = self.0.each_ref().map(|bytes| {
             let decoded = (!bytes.is_empty()).then(|| decode(bytes));
             decoded.transpose().expect("it was encoded by `new`").unwrap_or_default()
         });
-        Histograms { latency, uncorrected, handshake, lag }
+        let [latency, uncorrected, handshake, lag, tls, settings, stream] = decoded;
+        Histograms { latency, uncorrected, handshake, lag, tls, settings, stream }
     }
 }
 
@@ -86,11 +100,16 @@ mod tests {
             histograms.uncorrected.record(at * 3, 2);
             histograms.handshake.record(at * 1000, at as usize % 3);
             histograms.lag.record(at, 1);
+            histograms.tls.record(at * 2000, 1);
+            histograms.settings.record(at * 70, at as usize % 2);
+            histograms.stream.record(at * 900, 3);
         }
         histograms.latency.record(u64::MAX, 1);
         let decoded = EncodedHistograms::new(&histograms).decode();
         let all = |it: &Histograms| {
-            [&it.latency, &it.uncorrected, &it.handshake, &it.lag].map(Clone::clone)
+            let own = [&it.latency, &it.uncorrected, &it.handshake, &it.lag].map(Clone::clone);
+            let of_layers = it.of_layers().map(|(_, latencies)| latencies.clone());
+            own.into_iter().chain(of_layers).collect::<Vec<Latencies>>()
         };
         for (decoded, latencies) in all(&decoded).iter().zip(&all(&histograms)) {
             assert_eq!(decoded.nanoseconds(), latencies.nanoseconds());

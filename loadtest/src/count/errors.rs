@@ -1,6 +1,6 @@
 //! The kinds of errors, how often each happened and why: what adds up, and what a result says of it.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -216,6 +216,9 @@ fn write_counts(f: &mut fmt::Formatter<'_>, counts: &[(u64, &str)]) -> fmt::Resu
 pub struct Cause {
     /// The kind that it is counted under.
     pub kind: ErrorKind,
+    /// A name for scripts, of those errors of TLS and HTTP/2 and of those refusals that have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<Cow<'static, str>>,
     /// What happened.
     pub cause: String,
     /// How often.

@@ -96,25 +96,39 @@ pub struct Histograms {
     /// From the planned instant to that of sending, of all messages that were planned in the
     /// measured window and sent at all; of cycles, to that of beginning. Empty in a closed loop.
     pub lag: Latencies,
+    /// From connected sockets to the ends of their TLS handshakes. Those of a run and these two are of
+    /// all connections; in a churn, of cycles that were planned in the measured window.
+    pub tls: Latencies,
+    /// From connected transports of HTTP/2 to the server's SETTINGS, of all of them.
+    pub settings: Latencies,
+    /// From requests of streams of HTTP/2 to their responses.
+    pub stream: Latencies,
 }
 
 impl Histograms {
     /// Adds another thread's.
     pub(crate) fn merge(&mut self, other: &Self) {
-        let Self { latency, uncorrected, handshake, lag } = self;
+        let Self { latency, uncorrected, handshake, lag, tls: _, settings: _, stream: _ } = self;
         latency.merge(&other.latency);
         uncorrected.merge(&other.uncorrected);
         handshake.merge(&other.handshake);
         lag.merge(&other.lag);
+        self.merge_layers(other);
+    }
+
+    /// Adds what another has of the layers below WebSocket connections.
+    pub(crate) fn merge_layers(&mut self, Self { tls, settings, stream, .. }: &Self) {
+        self.tls.merge(tls);
+        self.settings.merge(settings);
+        self.stream.merge(stream);
     }
 
     /// Forgets everything, but keeps the memory.
     pub(crate) fn clear(&mut self) {
-        let Self { latency, uncorrected, handshake, lag } = self;
-        latency.clear();
-        uncorrected.clear();
-        handshake.clear();
-        lag.clear();
+        let Self { latency, uncorrected, handshake, lag, tls, settings, stream } = self;
+        for latencies in [latency, uncorrected, handshake, lag, tls, settings, stream] {
+            latencies.clear();
+        }
     }
 }
 

@@ -6,6 +6,7 @@ pub(crate) mod encoding;
 pub mod errors;
 pub mod latency;
 pub mod latency_report;
+pub(crate) mod layers;
 pub mod process_usage;
 pub mod tally;
 pub(crate) mod thread_usage;

@@ -1,13 +1,17 @@
 //! What a thread has counted, and how tallies add up.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use super::{
     connection_error::ConnectionError,
     errors::{Cause, ErrorCounts, ErrorKind, WrongEchoCounts},
     latency::{GeneratorLag, Histograms},
+    layers::LayerTally,
 };
-use crate::verify::received::WrongEcho;
+use crate::{
+    verify::received::WrongEcho,
+    wire::openings::{Openings, TlsOpening, TransportOpening},
+};
 
 /// The most different causes of errors that are kept apart; further ones are only counted.
 const CAUSES_MAX: usize = 16;
@@ -33,23 +37,64 @@ pub(crate) struct Tally {
     pub(crate) histograms: Histograms,
     /// `None` until something is recorded in it, which only an open loop of a churn does.
     pub(crate) generator_lag: Option<Box<GeneratorLag>>,
+    /// `None` until a connection has layers below.
+    pub(crate) layers: Option<Box<LayerTally>>,
     pub(crate) errors: ErrorCounts,
     pub(crate) wrong_echoes: WrongEchoCounts,
-    causes: BTreeMap<(ErrorKind, String), u64>,
+    causes: BTreeMap<(ErrorKind, String), CauseCount>,
+}
+
+/// How often a cause was one, and its name for scripts.
+#[derive(Clone, Debug, Default)]
+struct CauseCount {
+    code: Option<Cow<'static, str>>,
+    count: u64,
 }
 
 impl Tally {
     /// Counts what went wrong with one connection.
     #[cold]
     pub(crate) fn count_error(&mut self, error: &ConnectionError) {
-        self.count(error.kind(), error.to_string(), 1);
+        self.count(error.kind(), error.to_string(), error.code());
+    }
+
+    /// Counts the layers of a connection that was opened; their times only if it `is_measured`.
+    pub(crate) fn count_openings(&mut self, openings: &Openings, is_measured: bool) {
+        if let Some(tls) = &openings.tls {
+            self.count_tls(tls, is_measured);
+        }
+        if let Some(took) = openings.stream.filter(|_| is_measured) {
+            self.histograms.stream.record(took.as_nanos() as u64, 1);
+        }
+    }
+
+    /// Counts transports that were opened.
+    pub(crate) fn count_transports(&mut self, opened: &[TransportOpening]) {
+        for TransportOpening { tls, settings, streams_max } in opened {
+            if let Some(tls) = tls {
+                self.count_tls(tls, true);
+            }
+            self.histograms.settings.record(settings.as_nanos() as u64, 1);
+            self.layers.get_or_insert_default().count_transport(*streams_max);
+        }
+    }
+
+    fn count_tls(
+        &mut self,
+        TlsOpening { agreed, is_resumed, took }: &TlsOpening,
+        is_measured: bool,
+    ) {
+        self.layers.get_or_insert_default().count_tls(agreed, *is_resumed);
+        if is_measured {
+            self.histograms.tls.record(took.as_nanos() as u64, 1);
+        }
     }
 
     /// Counts a message that is not the echo that it should be.
     #[cold]
     pub(crate) fn count_wrong(&mut self, wrong: WrongEcho) {
         *self.wrong_echoes.of(wrong) += 1;
-        self.count(ErrorKind::Wrong, wrong.to_string(), 1);
+        self.count(ErrorKind::Wrong, wrong.to_string(), None);
     }
 
     /// Counts messages whose echo never came.
@@ -58,15 +103,17 @@ impl Tally {
         self.errors.add(ErrorKind::Missing, messages as u64);
     }
 
-    fn count(&mut self, kind: ErrorKind, cause: String, count: u64) {
-        self.errors.add(kind, count);
-        self.note_cause((kind, cause), count);
+    fn count(&mut self, kind: ErrorKind, cause: String, code: Option<Cow<'static, str>>) {
+        self.errors.add(kind, 1);
+        self.note_cause((kind, cause), CauseCount { code, count: 1 });
     }
 
-    fn note_cause(&mut self, cause: (ErrorKind, String), count: u64) {
+    fn note_cause(&mut self, cause: (ErrorKind, String), CauseCount { code, count }: CauseCount) {
         let known = self.causes.len();
         if known < CAUSES_MAX || self.causes.contains_key(&cause) {
-            *self.causes.entry(cause).or_default() += count;
+            let noted = self.causes.entry(cause).or_default();
+            noted.code = code;
+            noted.count += count;
         }
     }
 
@@ -82,6 +129,7 @@ impl Tally {
             payload_measured,
             histograms,
             generator_lag,
+            layers,
             errors,
             wrong_echoes,
             causes,
@@ -95,6 +143,7 @@ impl Tally {
         if let Some(generator_lag) = generator_lag {
             generator_lag.clear();
         }
+        *layers = None;
         *errors = ErrorCounts::default();
         *wrong_echoes = WrongEchoCounts::default();
         causes.clear();
@@ -112,6 +161,7 @@ impl Tally {
             payload_measured,
             histograms,
             generator_lag,
+            layers,
             errors,
             wrong_echoes,
             causes,
@@ -127,10 +177,13 @@ impl Tally {
         if let Some(generator_lag) = generator_lag {
             self.generator_lag.get_or_insert_default().merge(generator_lag);
         }
+        if let Some(layers) = layers {
+            self.layers.get_or_insert_default().merge(layers);
+        }
         self.errors.merge(*errors);
         self.wrong_echoes.merge(*wrong_echoes);
         for (cause, count) in causes {
-            self.note_cause(cause.clone(), *count);
+            self.note_cause(cause.clone(), count.clone());
         }
     }
 
@@ -139,8 +192,9 @@ impl Tally {
         let mut causes: Vec<Cause> = self
             .causes
             .iter()
-            .map(|((kind, cause), count)| Cause {
+            .map(|((kind, cause), CauseCount { code, count })| Cause {
                 kind: *kind,
+                code: code.clone(),
                 cause: cause.clone(),
                 count: *count,
             })

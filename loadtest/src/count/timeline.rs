@@ -15,7 +15,8 @@ use std::{
 };
 
 use super::{
-    encoding::EncodedHistograms, errors::ErrorCounts, latency_report::LatencyReport, tally::Tally,
+    encoding::EncodedHistograms, errors::ErrorCounts, latency::Histograms,
+    latency_report::LatencyReport, tally::Tally,
 };
 use crate::{plan::schedule::Schedule, text::numbers::per_second};
 
@@ -111,6 +112,9 @@ pub struct Second {
     /// Times from the planned instant to that of sending, of the messages that were sent in it; of
     /// cycles, to that of beginning. `None` in a closed loop.
     pub lag_us: Option<LatencyReport>,
+    /// Times of TLS handshakes, of the SETTINGS of HTTP/2 and of its streams that were done in it, or in
+    /// the first second also before it.
+    pub layers_us: [Option<LatencyReport>; 3],
     pub(crate) histograms: EncodedHistograms,
 }
 
@@ -123,6 +127,7 @@ impl Second {
             uncorrected_latency_us: LatencyReport::new(&tally.histograms.uncorrected),
             handshake_us: LatencyReport::new(&tally.histograms.handshake),
             lag_us: LatencyReport::new(&tally.histograms.lag),
+            layers_us: tally.histograms.of_layers().map(|(_, times)| LatencyReport::new(times)),
             histograms: EncodedHistograms::new(&tally.histograms),
         }
     }
@@ -147,6 +152,8 @@ pub(crate) struct Timeline {
     /// The later seconds, which some threads have not left behind: as many as the slowest thread is
     /// late by, and one if no thread is late.
     open: VecDeque<Tally>,
+    /// What opening connections took before the measured window, for its first second.
+    before: Histograms,
 }
 
 impl Timeline {
@@ -174,6 +181,7 @@ impl Timeline {
             total: Tally::default(),
             seconds: Vec::new(),
             open: VecDeque::new(),
+            before: Histograms::default(),
         };
         (timeline, senders)
     }
@@ -198,6 +206,8 @@ impl Timeline {
                 self.open.resize_with(at + 1, Tally::default);
             }
             self.open[at].merge(&tally);
+        } else {
+            self.before.merge_layers(&tally.histograms);
         }
         tally.clear();
         // A thread that has ended needs none.
@@ -205,7 +215,10 @@ impl Timeline {
     }
 
     fn close_second(&mut self) {
-        let tally = self.open.pop_front().unwrap_or_default();
+        let mut tally = self.open.pop_front().unwrap_or_default();
+        if self.seconds.is_empty() {
+            tally.histograms.merge_layers(&self.before);
+        }
         self.seconds.push(Second::new(&tally));
     }
 

@@ -52,7 +52,7 @@ pub(crate) async fn drive(
     next_planned: u64,
     worker: &Worker,
 ) -> Option<u64> {
-    let OpenConnection { stream, early, compression } = opened;
+    let OpenConnection { stream, early, compression, .. } = opened;
     worker.tally.borrow_mut().compressed += u64::from(compression);
     let connection = Connection::new(worker, compression, next_planned);
     let end = match stream {
@@ -62,6 +62,10 @@ pub(crate) async fn drive(
         Stream::Tls(halves) => {
             let (read_half, write_half) = *halves;
             // Boxed, so that it takes no room in the tasks of other connections.
+            Box::pin(connection.drive(read_half, write_half, early, index)).await
+        }
+        Stream::Http2(halves) => {
+            let (read_half, write_half) = *halves;
             Box::pin(connection.drive(read_half, write_half, early, index)).await
         }
     };

@@ -1,7 +1,7 @@
 //! What a server is asked before a load, with one connection: whether its connections should go
 //! elsewhere.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use monoio::time::timeout;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
@@ -14,6 +14,7 @@ use crate::wire::{
     handshake::HandshakeError,
     opening_error::OpeningError,
     stream::Stream,
+    thread_connector::ThreadConnector,
 };
 
 /// How long a server is given to end a connection that is not needed.
@@ -21,8 +22,9 @@ const GOODBYE_WAIT: Duration = Duration::from_millis(250);
 
 /// Where the server redirects to, as it says; `None` if it accepts the connection, which is closed in
 /// order then, or if it does neither: the load will say why.
-pub(crate) fn location(connector: &Connector) -> io::Result<Option<String>> {
+pub(crate) fn location(connector: &Arc<Connector>) -> io::Result<Option<String>> {
     build_runtime()?.block_on(async {
+        let connector = ThreadConnector::new(connector, 1, connector.transports().min(1));
         match connector.open(rand::rng().random()).await {
             Ok(OpenConnection { stream: Stream::Plain(reader, writer), .. }) => {
                 Ok(take_leave(reader, writer).await)
@@ -31,7 +33,13 @@ pub(crate) fn location(connector: &Connector) -> io::Result<Option<String>> {
                 let (reader, writer) = *halves;
                 Ok(take_leave(reader, writer).await)
             }
-            Err(OpeningError::Handshake(HandshakeError::Refused(reason))) => Ok(reason.redirect),
+            Ok(OpenConnection { stream: Stream::Http2(halves), .. }) => {
+                let (reader, writer) = *halves;
+                Ok(take_leave(reader, writer).await)
+            }
+            Err(OpeningError::Handshake(
+                HandshakeError::Refused(reason) | HandshakeError::StreamRefused(reason),
+            )) => Ok(reason.redirect),
             Err(_) => Ok(None),
         }
     })

@@ -27,7 +27,7 @@ use crate::{
         Plan,
         schedule::{GRACE_MAX, GRACE_QUIET, Schedule},
     },
-    wire::connector::OpenConnection,
+    wire::{connector::OpenConnection, opening_error::OpeningError},
 };
 
 /// Connections that a thread opens at the same time; listen queues are often not longer than 128.
@@ -79,7 +79,7 @@ impl Worker {
             let index = self.connections() - self.unopened.get();
             self.unopened.set(self.unopened.get() - 1);
             let nonce = self.rng.borrow_mut().random();
-            let opened = self.plan.connector.open(nonce).await;
+            let opened = self.open(nonce).await;
             self.tried.set(self.tried.get() + 1);
             match opened {
                 Ok(connection) => {
@@ -91,6 +91,17 @@ impl Worker {
                 Err(error) => self.tally.borrow_mut().count_error(&error.into()),
             }
         }
+    }
+
+    /// Opens a connection, and counts how the layers below it came about.
+    async fn open(&self, nonce: [u8; 16]) -> Result<OpenConnection, OpeningError> {
+        let opened = self.connector.open(nonce).await;
+        let tally = &mut *self.tally.borrow_mut();
+        tally.count_transports(&self.connector.take_transports());
+        if let Ok(OpenConnection { openings, .. }) = &opened {
+            tally.count_openings(openings, true);
+        }
+        opened
     }
 
     /// Drives connection `index`, and opens it again when it is lost, if that is asked for.
@@ -120,7 +131,7 @@ impl Worker {
                 return None;
             }
             let nonce = self.rng.borrow_mut().random();
-            match self.plan.connector.open(nonce).await {
+            match self.open(nonce).await {
                 Ok(connection) => {
                     self.tally.borrow_mut().reopened += 1;
                     return Some(connection);

@@ -22,6 +22,7 @@ use crate::{
     },
     payload::{Payloads, deflate::Deflater},
     plan::{Load, Plan, rate::Arrivals, schedule::Schedule},
+    wire::thread_connector::ThreadConnector,
 };
 
 /// What a thread's connections are doing.
@@ -59,6 +60,7 @@ pub(crate) struct Gauges {
 #[derive(Debug)]
 pub(crate) struct Worker {
     pub(crate) plan: Arc<Plan>,
+    pub(super) connector: ThreadConnector,
     pub(crate) schedule: Arc<Schedule>,
     pub(crate) payloads: Payloads,
     pub(crate) deflater: RefCell<Option<Deflater>>,
@@ -98,6 +100,8 @@ impl Worker {
     ) -> Self {
         let mut rng = SmallRng::from_rng(&mut rand::rng());
         let connections = plan.connections_of(number);
+        let transports = plan.threads.share_of(number, plan.connector.transports());
+        let connector = ThreadConnector::new(&plan.connector, connections, transports);
         let deflater = plan.compression.then(Deflater::default);
         let arrivals = match &plan.load {
             Load::Closed => None,
@@ -106,6 +110,7 @@ impl Worker {
         Self {
             payloads: Payloads::new(&plan.payload, &mut rng),
             unopened: Cell::new(connections),
+            connector,
             plan,
             schedule,
             gauges,

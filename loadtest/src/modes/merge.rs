@@ -26,6 +26,7 @@ use crate::{
             HistogramFiles, hlog,
             hlog::{Log, LogError},
         },
+        layers::Layers,
         report::{Connections, VERSION, WayIn, write_way_in},
     },
     text::{
@@ -74,6 +75,8 @@ struct Counts {
     causes: Vec<Cause>,
     duration_seconds: f64,
     interrupted: bool,
+    #[serde(flatten)]
+    layers: Layers,
     /// That of the first run, if the others are of its kind; results of earlier versions have none.
     #[serde(default)]
     way_in: Option<WayIn>,
@@ -163,6 +166,7 @@ impl MergedReport {
         for second in &seconds {
             total.merge(&second.histograms.decode());
         }
+        counts.layers.set_latencies(&total);
         Ok(Self {
             version: VERSION,
             runs: logs.iter().map(|(path, log)| MergedRun::new(path, log)).collect(),
@@ -300,6 +304,7 @@ impl Counts {
         self.causes.sort_by_key(|cause| std::cmp::Reverse(cause.count));
         self.duration_seconds = self.duration_seconds.max(other.duration_seconds);
         self.interrupted |= other.interrupted;
+        self.layers.merge(&other.layers);
     }
 }
 
@@ -330,6 +335,7 @@ impl fmt::Display for MergedReport {
                 writeln!(f, "  {name:<11} {times}")?;
             }
         }
+        write!(f, "{}", self.counts.layers)?;
         writeln!(f, "  errors      {errors}")?;
         for cause in causes {
             writeln!(f, "              {cause}")?;

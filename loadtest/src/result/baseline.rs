@@ -17,7 +17,7 @@ use crate::{
 
 /// What two runs have in common if they can be compared: names in the JSON of their results. How
 /// long they took is not among it, nor where the server was.
-const CIRCUMSTANCES: [&str; 21] = [
+const CIRCUMSTANCES: [&str; 22] = [
     "version",
     URL,
     PROXY,
@@ -26,6 +26,7 @@ const CIRCUMSTANCES: [&str; 21] = [
     "threads",
     "cpus",
     "connections.requested",
+    "http2.transports",
     "depth",
     "open_loop.rate",
     "open_loop.wait",

@@ -5,6 +5,7 @@ pub mod baseline;
 pub mod check;
 pub mod export;
 pub mod host;
+pub mod layers;
 pub mod measurement;
 pub mod progress;
 pub mod report;

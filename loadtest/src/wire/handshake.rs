@@ -31,6 +31,8 @@ const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 pub(crate) enum HandshakeError {
     #[error("{0}")]
     Refused(RefusalReason),
+    #[error("{}", .0.of_stream())]
+    StreamRefused(RefusalReason),
     #[error("the answer is not HTTP/1.1: {0}")]
     NotHttp(httparse::Error),
     #[error("the answer is not HTTP/1.1: status {0} of HTTP/1.0, which has none below 200")]
@@ -135,43 +137,53 @@ impl<'r> Handshake<'r> {
         if !has_token(fields, &CONNECTION, b"upgrade") {
             return Err(HandshakeError::ConnectionMissing);
         }
-        for name in [SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL] {
-            if values(fields, &name).nth(1).is_some() {
-                return Err(HandshakeError::FieldRepeated(name));
-            }
+        if values(fields, &SEC_WEBSOCKET_ACCEPT).nth(1).is_some() {
+            return Err(HandshakeError::FieldRepeated(SEC_WEBSOCKET_ACCEPT));
         }
         if values(fields, &SEC_WEBSOCKET_ACCEPT).next() != Some(self.accept().as_bytes()) {
             return Err(HandshakeError::AcceptWrong);
         }
-        //= https://www.rfc-editor.org/rfc/rfc6455#section-4.1
-        //# If the response includes a |Sec-WebSocket-Protocol| header field
-        //# and this header field indicates the use of a subprotocol that was
-        //# not present in the client's handshake (the server has indicated a
-        //# subprotocol not requested by the client), the client MUST _Fail
-        //# the WebSocket Connection_.
-        let subprotocol = values(fields, &SEC_WEBSOCKET_PROTOCOL)
-            .find(|value| !value.is_empty() && !self.request.offers(value));
-        if let Some(subprotocol) = subprotocol {
-            let subprotocol = excerpt(&String::from_utf8_lossy(subprotocol));
-            return Err(HandshakeError::SubprotocolUnasked(subprotocol));
-        }
-        //= https://www.rfc-editor.org/rfc/rfc6455#section-4.1
-        //# If the response includes a |Sec-WebSocket-Extensions| header
-        //# field and this header field indicates the use of an extension
-        //# that was not present in the client's handshake (the server has
-        //# indicated an extension not requested by the client), the client
-        //# MUST _Fail the WebSocket Connection_.
-        let extensions: Vec<&[u8]> = values(fields, &SEC_WEBSOCKET_EXTENSIONS).collect();
-        let extensions = extensions.join(&b","[..]);
-        // Where a line was folded there is white space (RFC 9112 §5.2).
-        let extensions = String::from_utf8_lossy(&extensions).replace(['\r', '\n'], " ");
-        Ok(permessage_deflate::agreement(&extensions, self.request.offers_compression())?)
+        agreement(fields, self.request)
     }
 
     /// The `sec-websocket-accept` that belongs to the request's key.
     fn accept(&self) -> String {
         accept_of(&self.key)
     }
+}
+
+/// Whether messages may be compressed, if the fields of a response agree to nothing but what `request`
+/// offers.
+pub(crate) fn agreement(
+    fields: &[httparse::Header<'_>],
+    request: &Request,
+) -> Result<bool, HandshakeError> {
+    if values(fields, &SEC_WEBSOCKET_PROTOCOL).nth(1).is_some() {
+        return Err(HandshakeError::FieldRepeated(SEC_WEBSOCKET_PROTOCOL));
+    }
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-4.1
+    //# If the response includes a |Sec-WebSocket-Protocol| header field
+    //# and this header field indicates the use of a subprotocol that was
+    //# not present in the client's handshake (the server has indicated a
+    //# subprotocol not requested by the client), the client MUST _Fail
+    //# the WebSocket Connection_.
+    let subprotocol = values(fields, &SEC_WEBSOCKET_PROTOCOL)
+        .find(|value| !value.is_empty() && !request.offers(value));
+    if let Some(subprotocol) = subprotocol {
+        let subprotocol = excerpt(&String::from_utf8_lossy(subprotocol));
+        return Err(HandshakeError::SubprotocolUnasked(subprotocol));
+    }
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-4.1
+    //# If the response includes a |Sec-WebSocket-Extensions| header
+    //# field and this header field indicates the use of an extension
+    //# that was not present in the client's handshake (the server has
+    //# indicated an extension not requested by the client), the client
+    //# MUST _Fail the WebSocket Connection_.
+    let extensions: Vec<&[u8]> = values(fields, &SEC_WEBSOCKET_EXTENSIONS).collect();
+    let extensions = extensions.join(&b","[..]);
+    // Where a line was folded there is white space (RFC 9112 §5.2).
+    let extensions = String::from_utf8_lossy(&extensions).replace(['\r', '\n'], " ");
+    Ok(permessage_deflate::agreement(&extensions, request.offers_compression())?)
 }
 
 /// The `sec-websocket-accept` that belongs to a key (§4.2.2).

@@ -50,6 +50,20 @@ pub(crate) struct RefusalReason {
 impl fmt::Display for RefusalReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the server answered with status {} instead of 101", self.status)?;
+        self.write_details(f)
+    }
+}
+
+impl RefusalReason {
+    /// The same of the answer to a stream's extended CONNECT, to which 200 agrees.
+    pub(crate) fn of_stream(&self) -> impl fmt::Display + '_ {
+        fmt::from_fn(|f| {
+            write!(f, "the server answered with :status {} instead of 200", self.status)?;
+            self.write_details(f)
+        })
+    }
+
+    fn write_details(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(location) = &self.location {
             write!(f, ", and points to {location}")?;
             if self.redirect.is_some() {

@@ -28,8 +28,8 @@ const RESERVED: [HeaderName; 6] = [
 /// A header field of the request, as `NAME: VALUE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Field {
-    name: HeaderName,
-    value: HeaderValue,
+    pub(super) name: HeaderName,
+    pub(super) value: HeaderValue,
 }
 
 impl Field {

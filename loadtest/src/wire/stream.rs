@@ -1,4 +1,5 @@
-//! The byte stream under a connection: a TCP or Unix socket, with or without TLS.
+//! The byte stream under a connection: a TCP or Unix socket, with or without TLS, or a stream of
+//! HTTP/2.
 //!
 //! Sockets of both families are driven as monoio's [`TcpStream`]: what it does with one (receive,
 //! send, shut down) is the same for both.
@@ -19,6 +20,7 @@ use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{
+    http2::stream::{StreamReader, StreamWriter},
     in_turn::InTurn,
     tls::{TlsReader, TlsWriter},
 };
@@ -27,10 +29,26 @@ use crate::text::{shortfall::note, warning::WarningCode};
 /// After how long a Unix socket is tried again whose listen queue is full.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(1);
 
-/// A connected byte stream, as its two sides.
+/// The byte stream of an open connection, as its two sides.
 pub(crate) enum Stream {
     Plain(OwnedReadHalf<TcpStream>, OwnedWriteHalf<TcpStream>),
     Tls(Box<(TlsReader, TlsWriter)>),
+    Http2(Box<(StreamReader, StreamWriter)>),
+}
+
+/// A connected socket, with or without TLS, as its two sides.
+pub(crate) enum Connected {
+    Plain(OwnedReadHalf<TcpStream>, OwnedWriteHalf<TcpStream>),
+    Tls(Box<(TlsReader, TlsWriter)>),
+}
+
+impl From<Connected> for Stream {
+    fn from(connected: Connected) -> Self {
+        match connected {
+            Connected::Plain(reader, writer) => Self::Plain(reader, writer),
+            Connected::Tls(halves) => Self::Tls(halves),
+        }
+    }
 }
 
 /// Where sockets connect to.

@@ -4,6 +4,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Instant,
 };
 
 use monoio::{
@@ -13,17 +14,28 @@ use monoio::{
 };
 use ringecho::tls::{self, TlsSession, TlsStream};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, ProtocolVersion, RootCertStore, SignatureScheme,
+    SupportedProtocolVersion,
     client::{
         Resumption,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{
+        CertificateDer, PrivateKeyDer, ServerName, UnixTime,
+        pem::{self, PemObject},
+    },
+    version,
 };
 use thiserror::Error;
 
-use super::halves::{ReadHalf, WriteHalf};
+use super::{
+    halves::{ReadHalf, WriteHalf},
+    openings::{TlsAgreement, TlsOpening},
+};
+
+/// Servers whose tickets a thread keeps: all connections go to one.
+const SERVERS_MAX: usize = 1;
 
 /// The side of a TLS stream that is read.
 pub(crate) type TlsReader = tls::TlsReader<OwnedReadHalf<TcpStream>>;
@@ -53,7 +65,23 @@ pub enum TlsError {
         /// What is wrong with it.
         cause: String,
     },
-    /// The host of the URL.
+    /// The file with the client's certificate.
+    #[error("invalid value '{path}' for '--client-cert <FILE>': {cause}")]
+    ClientCertificate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// The file with its key.
+    #[error("invalid value '{path}' for '--client-key <FILE>': {cause}")]
+    ClientKey {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// The host of the URL, or another name.
     #[error("{0:?} cannot be the name of a server that speaks TLS")]
     ServerName(String),
     /// The system has no list of authorities.
@@ -61,34 +89,114 @@ pub enum TlsError {
     System(String),
 }
 
+/// Versions of TLS that are offered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsVersions {
+    /// 1.2 and 1.3.
+    #[default]
+    All,
+    /// 1.2 alone.
+    Tls12,
+    /// 1.3 alone.
+    Tls13,
+}
+
+impl TlsVersions {
+    fn list(self) -> &'static [&'static SupportedProtocolVersion] {
+        const TLS_12: &[&SupportedProtocolVersion] = &[&version::TLS12];
+        const TLS_13: &[&SupportedProtocolVersion] = &[&version::TLS13];
+        match self {
+            Self::All => rustls::ALL_VERSIONS,
+            Self::Tls12 => TLS_12,
+            Self::Tls13 => TLS_13,
+        }
+    }
+}
+
+/// A certificate that a client shows, and its key, in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The certificate, and behind it those that lead to an authority.
+    pub certificate: PathBuf,
+    /// The key of the first.
+    pub key: PathBuf,
+}
+
+/// How TLS is to be spoken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// Whom the client believes.
+    pub trust: Trust,
+    /// The name that the server has to have, and that it is asked for by, if it is not the host's.
+    pub server_name: Option<String>,
+    /// Application protocols, the best first.
+    pub alpn: Vec<String>,
+    /// What is offered.
+    pub versions: TlsVersions,
+    /// Whom the client says that it is.
+    pub identity: Option<Identity>,
+    /// Whether sessions go on by tickets.
+    pub resume: bool,
+}
+
 /// How connections to one server speak TLS.
 #[derive(Clone, Debug)]
 pub struct Tls {
     config: Arc<ClientConfig>,
     server_name: ServerName<'static>,
+    resume: bool,
 }
 
 impl Tls {
     /// TLS with `host`.
-    pub(crate) fn new(host: &str, trust: &Trust) -> Result<Self, TlsError> {
-        let server_name = ServerName::try_from(host.to_owned())
-            .map_err(|_| TlsError::ServerName(host.to_owned()))?;
+    pub(crate) fn new(host: &str, settings: &TlsSettings) -> Result<Self, TlsError> {
+        let name = settings.server_name.as_deref().unwrap_or(host);
+        let server_name = ServerName::try_from(name.to_owned())
+            .map_err(|_| TlsError::ServerName(name.to_owned()))?;
         let provider = Arc::new(ring::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(settings.versions.list())
             .expect("the provider has cipher suites for them");
-        let builder = match trust {
+        let builder = match &settings.trust {
             Trust::System => builder.with_root_certificates(system_authorities()?),
             Trust::Authority(path) => builder.with_root_certificates(authorities(path)?),
             Trust::Anyone => builder
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(TrustsAnyone(provider))),
         };
-        let mut config = builder.with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let mut config = match &settings.identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => {
+                let (chain, key) = identity.read()?;
+                builder
+                    .with_client_auth_cert(chain, key)
+                    .map_err(|error| identity.refuse_key(error.to_string()))?
+            }
+        };
+        config.alpn_protocols =
+            settings.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         // Clients of different people would not share sessions either.
         config.resumption = Resumption::disabled();
-        Ok(Self { config: Arc::new(config), server_name })
+        Ok(Self { config: Arc::new(config), server_name, resume: settings.resume })
+    }
+
+    /// The same for the connections of one thread: if sessions go on by tickets, by tickets of this
+    /// thread's own.
+    pub(crate) fn on_thread(&self) -> Self {
+        let mut config = ClientConfig::clone(&self.config);
+        if self.resume {
+            config.resumption = Resumption::in_memory_sessions(SERVERS_MAX);
+        }
+        Self { config: Arc::new(config), ..self.clone() }
+    }
+
+    /// The name that the server is asked for by (SNI); `None` where that is an address, which is not
+    /// sent.
+    pub(crate) fn server_name(&self) -> Option<String> {
+        match &self.server_name {
+            ServerName::DnsName(name) => Some(name.as_ref().to_owned()),
+            _ => None,
+        }
     }
 
     /// Speaks TLS on a connected socket, once the handshake is done.
@@ -96,28 +204,76 @@ impl Tls {
         &self,
         read_half: OwnedReadHalf<TcpStream>,
         write_half: OwnedWriteHalf<TcpStream>,
-    ) -> io::Result<(TlsReader, TlsWriter)> {
+    ) -> io::Result<((TlsReader, TlsWriter), TlsOpening)> {
+        let begun = Instant::now();
         let session = TlsSession::client(Arc::clone(&self.config), self.server_name.clone());
         let session = session.map_err(io::Error::other)?;
         let mut stream = TlsStream::new(session, read_half, write_half);
         stream.shake_hands(Vec::new()).await?;
-        Ok(stream.into_split())
+        let took = begun.elapsed();
+        let opening = stream.with_session(|session| TlsOpening {
+            agreed: agreement(session),
+            is_resumed: session.is_resumed(),
+            took,
+        });
+        Ok((stream.into_split(), opening))
+    }
+}
+
+/// What both sides of a session agreed on.
+fn agreement(session: &TlsSession) -> TlsAgreement {
+    let cipher_suite = session.cipher_suite().and_then(|it| it.suite().as_str());
+    TlsAgreement {
+        version: match session.protocol_version() {
+            Some(ProtocolVersion::TLSv1_2) => "1.2",
+            _ => "1.3",
+        },
+        // rustls has names of its own for those of TLS 1.3.
+        cipher_suite: cipher_suite.unwrap_or("unknown").replace("TLS13_", "TLS_"),
+        alpn: session.alpn().map(|name| String::from_utf8_lossy(name).into_owned()),
+    }
+}
+
+impl Identity {
+    fn read(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
+        let refuse =
+            |cause: String| TlsError::ClientCertificate { path: self.certificate.clone(), cause };
+        let chain = certificates(&self.certificate).map_err(refuse)?;
+        let key = PrivateKeyDer::from_pem_file(&self.key)
+            .map_err(|error| self.refuse_key(explain_pem(&error, "private key")))?;
+        Ok((chain, key))
+    }
+
+    fn refuse_key(&self, cause: String) -> TlsError {
+        TlsError::ClientKey { path: self.key.clone(), cause }
     }
 }
 
 fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
     let refuse = |cause: String| TlsError::Authority { path: path.to_owned(), cause };
-    let certificates =
-        CertificateDer::pem_file_iter(path).map_err(|error| refuse(error.to_string()))?;
     let mut store = RootCertStore::empty();
-    for certificate in certificates {
-        let certificate = certificate.map_err(|error| refuse(error.to_string()))?;
+    for certificate in certificates(path).map_err(refuse)? {
         store.add(certificate).map_err(|error| refuse(error.to_string()))?;
     }
-    if store.is_empty() {
-        return Err(refuse("there is no certificate in it; expected PEM".to_owned()));
-    }
     Ok(store)
+}
+
+/// The certificates in a file, at least one; an error says what is wrong with it.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let certificates = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| explain_pem(&error, "certificate"))?;
+    if certificates.is_empty() {
+        return Err("there is no certificate in it; expected PEM".to_owned());
+    }
+    Ok(certificates)
+}
+
+fn explain_pem(error: &pem::Error, what: &str) -> String {
+    match error {
+        pem::Error::NoItemsFound => format!("there is no {what} in it; expected PEM"),
+        error => error.to_string(),
+    }
 }
 
 fn system_authorities() -> Result<RootCertStore, TlsError> {

@@ -91,6 +91,8 @@ fn what_a_run_reports_too_has_the_same_shape() {
         ("/$defs/checks", "/$defs/checks"),
         ("/$defs/way_in", "/$defs/way_in"),
         ("/properties/host", "/properties/host"),
+        ("/$defs/tls", "/$defs/tls"),
+        ("/$defs/http2", "/$defs/http2"),
     ];
     assert_same_shapes(SCHEMA, &parts);
 }

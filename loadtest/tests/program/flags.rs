@@ -465,3 +465,84 @@ fn no_refusal_shows_a_password_or_a_token() {
         assert!(stderr.starts_with("error: ") && !stderr.contains("secret"), "{stderr}");
     }
 }
+
+#[test]
+fn flags_of_tls_and_http2_are_refused_where_they_mean_nothing() {
+    let directory = std::env::temp_dir();
+    let empty = directory.join(format!("ringecho-loadtest-{}-empty.pem", std::process::id()));
+    std::fs::write(&empty, "").unwrap();
+    let empty = empty.display().to_string();
+    let secure = "wss://localhost:9/ --insecure";
+    for (arguments, message) in [
+        (
+            format!("{URL} --tls 1.3"),
+            "--tls is for wss://, and the URL is one of ws://".to_owned(),
+        ),
+        (
+            format!("{URL} --tls-resume"),
+            "--tls-resume is for wss://, and the URL is one of ws://".to_owned(),
+        ),
+        (
+            format!("{URL} --sni localhost"),
+            "--sni is for wss://, and the URL is one of ws://".to_owned(),
+        ),
+        (
+            format!("{URL} --alpn h2"),
+            "--alpn is for wss://, and the URL is one of ws://".to_owned(),
+        ),
+        (
+            format!("{secure} --tls 1.1"),
+            "invalid value '1.1' for '--tls <VERSION>'".to_owned(),
+        ),
+        (
+            format!("{secure} --alpn h2,,x"),
+            "invalid value 'h2,,x' for '--alpn <LIST>': \"\" is no name of a protocol: expected 1 to \
+             255 bytes each, such as h2,http/1.1"
+                .to_owned(),
+        ),
+        (
+            format!("{secure} --sni a/b"),
+            "\"a/b\" cannot be the name of a server that speaks TLS".to_owned(),
+        ),
+        (
+            format!("{secure} --http2 --alpn http/1.1"),
+            "invalid value 'http/1.1' for '--alpn <LIST>': with --http2 it has to offer h2"
+                .to_owned(),
+        ),
+        (
+            format!("{secure} --client-cert /nonexistent --client-key {empty}"),
+            "invalid value '/nonexistent' for '--client-cert <FILE>': I/O error: No such file or \
+             directory (os error 2)"
+                .to_owned(),
+        ),
+        (
+            format!("{secure} --client-cert {empty} --client-key {empty}"),
+            format!(
+                "invalid value '{empty}' for '--client-cert <FILE>': there is no certificate in it; \
+                 expected PEM"
+            ),
+        ),
+        (
+            format!("{URL} --http2 --transports 0"),
+            "invalid value '0' for '--transports <N>': expected a number from 1 to 1,000,000"
+                .to_owned(),
+        ),
+        (
+            format!("{URL} --http2 --raw-tcp"),
+            "the argument '--http2' cannot be used with '--raw-tcp'".to_owned(),
+        ),
+    ] {
+        assert_refused(&arguments, &message);
+    }
+    for (arguments, missing) in [
+        (format!("{URL} --transports 2"), "--http2"),
+        (format!("{secure} --client-cert {empty}"), "--client-key <FILE>"),
+        (format!("{secure} --client-key {empty}"), "--client-cert <FILE>"),
+    ] {
+        let output = program(&arguments).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments}: {stderr}");
+        assert!(stderr.contains(missing), "{arguments}: {stderr}");
+    }
+    std::fs::remove_file(empty).unwrap();
+}

@@ -30,6 +30,8 @@ fn what_a_run_reports_too_has_the_same_shape() {
     let parts = [
         ("/$defs/latency", "/$defs/latency"),
         ("/properties/causes", "/$defs/causes"),
+        ("/$defs/tls", "/$defs/tls"),
+        ("/$defs/http2", "/$defs/http2"),
         ("/$defs/way_in", "/$defs/way_in"),
         ("/properties/errors/required", "/$defs/errors/required"),
     ];

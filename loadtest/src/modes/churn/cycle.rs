@@ -44,14 +44,19 @@ const READ_LEN_MAX: usize = 64 * 1024;
 /// Carries out a cycle that begins so.
 pub(super) async fn carry_out(begin: Begin, state: &ThreadState) -> Result<(), CycleError> {
     let nonce = state.rng.borrow_mut().random();
-    let opened = state.plan.connector.open(nonce).await;
-    let OpenConnection { stream, early, .. } = opened.map_err(ConnectionError::from)?;
-    state.count_handshake(begin);
+    let opened = state.connector.open(nonce).await;
+    state.count_transports();
+    let OpenConnection { stream, early, openings, .. } = opened.map_err(ConnectionError::from)?;
+    state.count_handshake(begin, &openings);
     match stream {
         Stream::Plain(read_half, write_half) => exchange(read_half, write_half, early, state).await,
         Stream::Tls(halves) => {
             let (read_half, write_half) = *halves;
             // Boxed, so that it takes no room in the tasks of other connections.
+            Box::pin(exchange(read_half, write_half, early, state)).await
+        }
+        Stream::Http2(halves) => {
+            let (read_half, write_half) = *halves;
             Box::pin(exchange(read_half, write_half, early, state)).await
         }
     }

@@ -39,6 +39,7 @@ fn facts(report: &ChurnReport) -> Vec<(&'static str, String)> {
     );
     let shared = SharedFacts {
         provenance: &report.provenance,
+        layers: &report.layers,
         host: &report.host,
         began: &report.began,
         duration_seconds: report.duration_seconds,

@@ -29,6 +29,7 @@ use crate::{
     result::{
         check::Check,
         host::Host,
+        layers::Layers,
         measurement::Measured,
         report::{
             Provenance, SEND_LAG_MAX, WayIn, generator_saturated, none_opened, polling_in_words,
@@ -48,6 +49,9 @@ pub struct ChurnReport {
     /// What it was measured with, and on whom.
     #[serde(flatten)]
     pub provenance: Provenance,
+    /// TLS and HTTP/2, if there were any.
+    #[serde(flatten)]
+    pub layers: Layers,
     /// Cycles under way at a time; in an open loop at most.
     pub connections: usize,
     /// Messages of each cycle.
@@ -179,6 +183,7 @@ impl ChurnReport {
         };
         let mut report = Self {
             provenance: Provenance::new(&plan.connector, &plan.threads),
+            layers: Layers::new(&plan.connector, tally),
             connections: plan.connections,
             messages_per_cycle: plan.messages,
             close: plan.closing,
@@ -429,6 +434,7 @@ impl fmt::Display for ChurnReport {
         if let Some(planned) = &self.open_loop {
             write!(f, "{planned}")?;
         }
+        write!(f, "{}", self.layers)?;
         if let Some(floor) = &self.floor_us {
             writeln!(f, "  floor       {floor}")?;
         }

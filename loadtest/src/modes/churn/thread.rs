@@ -41,7 +41,7 @@ pub(super) fn run(
     number: usize,
 ) -> io::Result<()> {
     build_runtime()?.block_on(async move {
-        let state = Rc::new(ThreadState::new(plan, schedule, gauges, portion_sender));
+        let state = Rc::new(ThreadState::new(plan, schedule, gauges, portion_sender, number));
         let is_open = state.plan.load.is_open();
         let pause = is_open.then(|| Pause::new(state.plan.wait)).transpose()?;
         state.count_ready();

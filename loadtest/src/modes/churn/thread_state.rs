@@ -16,6 +16,7 @@ use crate::{
     count::{tally::Tally, timeline::PortionSender},
     payload::Payloads,
     plan::schedule::Schedule,
+    wire::{openings::Openings, thread_connector::ThreadConnector},
 };
 
 /// What a thread shows of itself, for the main thread to add up.
@@ -55,6 +56,7 @@ pub(super) struct Begin {
 #[derive(Debug)]
 pub(super) struct ThreadState {
     pub(super) plan: Arc<ChurnPlan>,
+    pub(super) connector: ThreadConnector,
     pub(super) schedule: Arc<Schedule>,
     pub(super) payloads: Payloads,
     pub(super) rng: RefCell<SmallRng>,
@@ -79,10 +81,15 @@ impl ThreadState {
         schedule: Arc<Schedule>,
         gauges: Arc<Gauges>,
         portion_sender: PortionSender,
+        number: usize,
     ) -> Self {
         let mut rng = SmallRng::from_rng(&mut rand::rng());
+        let share = |of| plan.threads.share_of(number, of);
+        let connector = &plan.connector;
+        let (cycles, transports) = (share(plan.connections), share(connector.transports()));
         Self {
             payloads: Payloads::new(&plan.payload, &mut rng),
+            connector: ThreadConnector::new(connector, cycles, transports),
             plan,
             schedule,
             gauges,
@@ -134,11 +141,16 @@ impl ThreadState {
     }
 
     /// Counts an opening handshake that is done.
-    pub(super) fn count_handshake(&self, Begin { planned, without_lag }: Begin) {
+    pub(super) fn count_handshake(
+        &self,
+        Begin { planned, without_lag }: Begin,
+        openings: &Openings,
+    ) {
         let now = self.schedule.now();
         self.hand_over_if_due(now);
         let tally = &mut *self.tally.borrow_mut();
         tally.opened += 1;
+        tally.count_openings(openings, self.schedule.measures(planned));
         if self.schedule.measures(planned) {
             tally.histograms.handshake.record(now.saturating_sub(planned), 1);
         }
@@ -146,6 +158,11 @@ impl ThreadState {
             let handshake = now.saturating_sub(without_lag);
             tally.generator_lag.get_or_insert_default().handshake_without.record(handshake, 1);
         }
+    }
+
+    /// Counts transports of HTTP/2 that were opened.
+    pub(super) fn count_transports(&self) {
+        self.tally.borrow_mut().count_transports(&self.connector.take_transports());
     }
 
     /// Whether an open loop planned something for this instant, which is in the measured window.

@@ -29,8 +29,11 @@ const FRAME_HEADER_LEN: usize = 6;
 
 const MASK: u8 = 0x80;
 const LEN_7_BIT_MAX: u8 = 125;
-const OPCODE: u8 = 0x0f;
-const CLOSE: u8 = 0x8;
+pub(super) const OPCODE: u8 = 0x0f;
+pub(super) const CLOSE: u8 = 0x8;
+
+/// Serves one connection until it ends, or the deadline comes.
+pub(super) type ServeOne = fn(TcpStream, &Deadline) -> io::Result<()>;
 
 /// The thread, which ends when this is dropped.
 #[derive(Debug)]
@@ -41,8 +44,8 @@ pub(super) struct Echo {
 }
 
 impl Echo {
-    /// Starts an echo, and says where it listens.
-    pub(super) fn start() -> io::Result<(Self, SocketAddr)> {
+    /// Starts an echo whose connections are served by `serve_one`, and says where it listens.
+    pub(super) fn start(serve_one: ServeOne) -> io::Result<(Self, SocketAddr)> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
@@ -50,7 +53,7 @@ impl Echo {
         let deadline = Deadline { is_over: Arc::clone(&is_over), end: Instant::now() + ECHO_MAX };
         let thread = thread::Builder::new()
             .name("loadtest-floor".into())
-            .spawn(move || serve(&listener, &deadline))?;
+            .spawn(move || serve(&listener, serve_one, &deadline))?;
         Ok((Self { is_over, thread: Some(thread) }, address))
     }
 
@@ -69,14 +72,17 @@ impl Drop for Echo {
 }
 
 /// When the echo ends.
-struct Deadline {
+pub(super) struct Deadline {
     is_over: Arc<AtomicBool>,
     end: Instant,
 }
 
 impl Deadline {
     /// The outcome of `poll`, which is called until it does not block; `None` if the echo is over.
-    fn until<T>(&self, mut poll: impl FnMut() -> io::Result<T>) -> Option<io::Result<T>> {
+    pub(super) fn until<T>(
+        &self,
+        mut poll: impl FnMut() -> io::Result<T>,
+    ) -> Option<io::Result<T>> {
         loop {
             match poll() {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -90,10 +96,10 @@ impl Deadline {
 }
 
 /// Serves one connection after the other until the deadline.
-fn serve(listener: &TcpListener, deadline: &Deadline) -> io::Result<()> {
+fn serve(listener: &TcpListener, serve_one: ServeOne, deadline: &Deadline) -> io::Result<()> {
     while let Some(accepted) = deadline.until(|| listener.accept()) {
         let (stream, _) = accepted?;
-        match echo(stream, deadline) {
+        match serve_one(stream, deadline) {
             // A cycle with --close abort ends with a reset.
             Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
             served => served?,
@@ -103,7 +109,7 @@ fn serve(listener: &TcpListener, deadline: &Deadline) -> io::Result<()> {
 }
 
 /// Answers the opening handshake of a connection, and echoes its messages until it ends.
-fn echo(mut stream: TcpStream, deadline: &Deadline) -> io::Result<()> {
+pub(super) fn echo(mut stream: TcpStream, deadline: &Deadline) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_nonblocking(true)?;
     let mut received = Vec::new();
@@ -146,7 +152,7 @@ fn receive(
 
 /// Takes the first frame out of `received`, and returns the same one as a server sends it; `None`
 /// if it is not all there.
-fn take_reply(received: &mut Vec<u8>) -> io::Result<Option<Vec<u8>>> {
+pub(super) fn take_reply(received: &mut Vec<u8>) -> io::Result<Option<Vec<u8>>> {
     let &[first, second, ..] = &**received else { return Ok(None) };
     let payload_len = second & !MASK;
     if second & MASK == 0 || payload_len > LEN_7_BIT_MAX {

@@ -3,13 +3,15 @@
 //! Before a load, one thread of the generator drives an `echo` of this process over loopback TCP,
 //! one message or one cycle at a time, and waiting as in the load. The echo is a thread that always
 //! polls, so none of the floor is the echo's wake-up, and the two need a CPU each. Whatever a load
-//! measures below its floor or close to it says more of the generator than of the server.
+//! measures below its floor or close to it says more of the generator than of the server. Where the
+//! load goes over HTTP/2 the floor does, by prior knowledge (`http2_echo`).
 //!
 //! A floor takes some 0.1 s: 20 ms until the first planned instant, then `WARMUP`, `DURATION` and,
 //! if something is late, `BACKLOG_GRACE`. Where the two threads fall behind that plan it is no floor
 //! but a queue, and a warning says so.
 
 mod echo;
+mod http2_echo;
 
 use std::{
     fmt::Display,
@@ -19,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use self::echo::Echo;
+use self::echo::{Echo, ServeOne};
 use super::{
     churn::{self, plan::ChurnPlan, report::CycleFloor},
     run::run,
@@ -34,7 +36,8 @@ use crate::{
         warning::{Warning, WarningCode},
     },
     wire::{
-        connector::{Connector, Limits, Wishes},
+        connector::{Connector, Http2, Limits, Wishes},
+        http2::request::ConnectRequest,
         stream::{Endpoint, Sources},
     },
 };
@@ -81,7 +84,7 @@ fn cycle_rate(wait: Wait, messages: usize) -> f64 {
 
 /// Measures the floor of a load of messages; a warning says why there is none.
 pub fn measure_messages(plan: &Plan, interrupted: &AtomicBool) -> Result<LatencyReport, Warning> {
-    with_echo(|address| {
+    with_echo(carrier(&plan.connector), |address| {
         let plan = message_plan(plan, address);
         let report = run(plan, interrupted, &mut Progress::nothing());
         let report = report.map_err(|error| error.to_string())?;
@@ -99,7 +102,7 @@ pub fn measure_messages(plan: &Plan, interrupted: &AtomicBool) -> Result<Latency
 
 /// Measures the floor of a load of cycles; a warning says why there is none.
 pub fn measure_cycles(plan: &ChurnPlan, interrupted: &AtomicBool) -> Result<CycleFloor, Warning> {
-    with_echo(|address| {
+    with_echo(carrier(&plan.connector), |address| {
         let plan = cycle_plan(plan, address);
         let messages_per_cycle = plan.messages;
         let report = churn::run(plan, interrupted, &mut Progress::nothing());
@@ -174,7 +177,10 @@ impl Course<'_> {
 
 /// What `measure` finds with an echo that listens at its argument, or the warning that there is no
 /// floor.
-fn with_echo<F>(measure: impl FnOnce(SocketAddr) -> Result<F, String>) -> Result<F, Warning> {
+fn with_echo<F>(
+    carrier: Carrier,
+    measure: impl FnOnce(SocketAddr) -> Result<F, String>,
+) -> Result<F, Warning> {
     let unmeasured = |cause: &dyn Display| {
         let text = format!("the generator's own part of latency could not be measured: {cause}");
         Warning::new(WarningCode::FloorUnmeasured, text)
@@ -182,7 +188,7 @@ fn with_echo<F>(measure: impl FnOnce(SocketAddr) -> Result<F, String>) -> Result
     if thread::available_parallelism().is_ok_and(|cpus| cpus.get() == 1) {
         return Err(unmeasured(&"the one CPU cannot both send and echo"));
     }
-    let (echo, address) = Echo::start().map_err(|it| unmeasured(&it))?;
+    let (echo, address) = Echo::start(carrier.serve_one()).map_err(|it| unmeasured(&it))?;
     let measured = measure(address);
     let echoed = echo.end();
     measured.map_err(|cause| match echoed {
@@ -194,7 +200,7 @@ fn with_echo<F>(measure: impl FnOnce(SocketAddr) -> Result<F, String>) -> Result
 /// As the load's plan, with one connection to the echo.
 fn message_plan(plan: &Plan, address: SocketAddr) -> Plan {
     Plan {
-        connector: Arc::new(connector(address)),
+        connector: Arc::new(connector(address, carrier(&plan.connector))),
         connections: 1,
         load: at_rate(&plan.load, message_rate(plan.wait)),
         wait: plan.wait,
@@ -215,7 +221,7 @@ fn message_plan(plan: &Plan, address: SocketAddr) -> Plan {
 
 /// As the churn's plan, with one cycle at a time, to the echo.
 fn cycle_plan(plan: &ChurnPlan, address: SocketAddr) -> ChurnPlan {
-    let connector = connector(address);
+    let connector = connector(address, carrier(&plan.connector));
     let messages = plan.messages.min(MESSAGES_MAX);
     ChurnPlan {
         connector: Arc::new(match plan.closing {
@@ -237,11 +243,42 @@ fn cycle_plan(plan: &ChurnPlan, address: SocketAddr) -> ChurnPlan {
     }
 }
 
-fn connector(address: SocketAddr) -> Connector {
+/// What messages go over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Carrier {
+    /// A connection of TCP for each WebSocket.
+    Tcp,
+    /// Streams of HTTP/2, by prior knowledge.
+    Http2,
+}
+
+impl Carrier {
+    /// What the echo does with a connection.
+    fn serve_one(self) -> ServeOne {
+        match self {
+            Self::Tcp => echo::echo,
+            Self::Http2 => http2_echo::echo,
+        }
+    }
+}
+
+/// What the load's messages go over.
+fn carrier(connector: &Connector) -> Carrier {
+    if connector.transports() > 0 { Carrier::Http2 } else { Carrier::Tcp }
+}
+
+fn connector(address: SocketAddr, carrier: Carrier) -> Connector {
     let target = "ws://localhost/".parse().expect("a URL");
     let limits = Limits { connect: ANSWER_MAX, opening: ANSWER_MAX };
     let (sources, wishes) = (Sources::new(Vec::new()), Wishes::default());
-    Connector::new(&target, Endpoint::Tcp(address), sources, None, &wishes, limits)
+    let connector = Connector::new(&target, Endpoint::Tcp(address), sources, None, &wishes, limits);
+    match carrier {
+        Carrier::Tcp => connector,
+        Carrier::Http2 => {
+            let request = ConnectRequest::new(&target, &[], &[], None).expect("of a URL");
+            connector.over_http2(Http2 { request, transports: 1, connections: 1 })
+        }
+    }
 }
 
 fn at_rate(load: &Load, rate: f64) -> Load {
@@ -262,9 +299,11 @@ mod tests {
 
     #[test]
     fn what_was_interrupted_failed_or_fell_behind_is_no_floor() {
+        let cause =
+            |kind, cause: &str, count| Cause { kind, code: None, cause: cause.to_owned(), count };
         let causes = [
-            Cause { kind: ErrorKind::Closed, cause: "the connection broke".to_owned(), count: 2 },
-            Cause { kind: ErrorKind::Timeout, cause: "never opened".to_owned(), count: 1 },
+            cause(ErrorKind::Closed, "the connection broke", 2),
+            cause(ErrorKind::Timeout, "never opened", 1),
         ];
         let kept = Pace { interval_us: 62.5, planned: 1120, undone: 0, lag_us: Some(62.5) };
         let undone = Pace { undone: 3, ..kept };
@@ -327,12 +366,14 @@ mod tests {
         if thread::available_parallelism().unwrap().get() == 1 {
             return;
         }
-        for closing in [Closing::Handshake, Closing::Abort] {
+        let closings = [Closing::Handshake, Closing::Abort];
+        let all = closings.map(|closing| [Carrier::Tcp, Carrier::Http2].map(|it| (closing, it)));
+        for (closing, carrier) in all.into_iter().flatten() {
             let never = AtomicBool::new(false);
-            let (echo, address) = Echo::start().unwrap();
+            let (echo, address) = Echo::start(carrier.serve_one()).unwrap();
             let plan = cycle_plan(
                 &ChurnPlan {
-                    connector: Arc::new(connector(address)),
+                    connector: Arc::new(connector(address, carrier)),
                     connections: 64,
                     load: Load::Closed,
                     wait: Wait::Poll,
@@ -350,7 +391,7 @@ mod tests {
             );
             let report = churn::run(plan, &never, &mut Progress::nothing()).unwrap();
             echo.end().unwrap();
-            assert_eq!(report.errors.total, 0, "{closing:?}: {report}");
+            assert_eq!(report.errors.total, 0, "{closing:?}, {carrier:?}: {report}");
             assert_eq!(report.messages_per_cycle, MESSAGES_MAX);
             assert!(report.cycles_total > 0, "{report}");
         }

@@ -226,6 +226,10 @@ pub(super) async fn hold(
             // Boxed, so that it takes no room in the tasks of other connections.
             Box::pin(until_end(read_half, write_half, early, &held, &state)).await
         }
+        Stream::Http2(halves) => {
+            let (read_half, write_half) = *halves;
+            Box::pin(until_end(read_half, write_half, early, &held, &state)).await
+        }
     };
     held.ended.set(true);
     held.waker.take();

@@ -1,6 +1,6 @@
 //! What is to be done with connections that are held.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{plan::threads::ThreadPlan, wire::connector::Connector};
 
@@ -8,7 +8,7 @@ use crate::{plan::threads::ThreadPlan, wire::connector::Connector};
 #[derive(Debug)]
 pub struct IdlePlan {
     /// Opens the connections.
-    pub connector: Connector,
+    pub connector: Arc<Connector>,
     /// Connections over all threads, at least 1.
     pub connections: usize,
     /// Connections that begin to open in a second, at most, over all threads.

@@ -17,7 +17,10 @@ use crate::{
         errors::{Cause, ErrorCounts},
         latency_report::LatencyReport,
     },
-    result::report::{Connections, Provenance, WayIn, write_way_in},
+    result::{
+        layers::Layers,
+        report::{Connections, Provenance, WayIn, write_way_in},
+    },
     text::{
         numbers::{bytes, grouped, rounded},
         warning::Warning,
@@ -30,6 +33,9 @@ pub struct IdleReport {
     /// What it was measured with, and on whom.
     #[serde(flatten)]
     pub provenance: Provenance,
+    /// TLS and HTTP/2, if there were any.
+    #[serde(flatten)]
+    pub layers: Layers,
     /// How many.
     pub connections: Connections,
     /// Whether somebody ended it early.
@@ -111,6 +117,7 @@ impl IdleReport {
             .flatten()
             .collect(),
             provenance,
+            layers: Layers::new(&plan.connector, &tally.connections),
             connections,
             interrupted,
             opening_seconds: seconds(observations.opening),
@@ -184,6 +191,7 @@ impl fmt::Display for IdleReport {
         let Connections { opened, lost, .. } = self.connections;
         write!(f, "  opening     {} in {:.2} s", grouped(opened), self.opening_seconds)?;
         write_latency(f, self.opening_us.as_ref())?;
+        write!(f, "{}", self.layers)?;
         if let Some(echoed) = self.echoed {
             writeln!(f, "  echo        {} of {}", grouped(echoed), grouped(opened))?;
         }

@@ -20,7 +20,10 @@ use super::{
     plan::IdlePlan,
     thread_state::{Gauges, ThreadState, ThreadTally},
 };
-use crate::drive::{runtime::build_runtime, thread::OPENING_MAX};
+use crate::{
+    drive::{runtime::build_runtime, thread::OPENING_MAX},
+    wire::thread_connector::ThreadConnector,
+};
 
 /// How often a thread looks for orders.
 const TICK: Duration = Duration::from_millis(5);
@@ -36,6 +39,7 @@ struct Thread {
     number: usize,
     started: Instant,
     state: Rc<ThreadState>,
+    connector: ThreadConnector,
     /// Connections that have begun to open.
     begun: Cell<usize>,
     /// Whether no connection may be added any longer.
@@ -63,8 +67,12 @@ pub(super) fn run(
 
 impl Thread {
     fn new(plan: Arc<IdlePlan>, gauges: Arc<Gauges>, number: usize) -> Self {
+        let share = |of| plan.threads.share_of(number, of);
+        let connector = &plan.connector;
+        let (held, transports) = (share(plan.connections), share(connector.transports()));
         Self {
             state: Rc::new(ThreadState::new(&plan, gauges)),
+            connector: ThreadConnector::new(connector, held, transports),
             plan,
             number,
             started: Instant::now(),
@@ -88,13 +96,15 @@ impl Thread {
             }
             let nonce = self.state.rng.borrow_mut().random();
             let begun_at = Instant::now();
-            let opened = self.plan.connector.open(nonce).await;
+            let opened = self.connector.open(nonce).await;
             if self.opening_is_over.get() {
                 return;
             }
             let mut tally = self.state.tally.borrow_mut();
+            tally.connections.count_transports(&self.connector.take_transports());
             match opened {
                 Ok(connection) => {
+                    tally.connections.count_openings(&connection.openings, true);
                     tally.opening.record(begun_at.elapsed().as_nanos() as u64, 1);
                     tally.connections.opened += 1;
                     self.state.gauges.opened.fetch_add(1, Relaxed);

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The names of the columns.
-fn header(exchange: Exchange) -> String {
+fn header(exchange: Exchange, layers: &[Layer]) -> String {
     let (plural, samples, beside) = match exchange {
         Exchange::Message => ("messages", "latency_samples", ["uncorrected", "send_lag"]),
         Exchange::Cycle => ("cycles", "cycle_samples", ["handshake", "begin_lag"]),
@@ -24,20 +24,32 @@ fn header(exchange: Exchange) -> String {
         "second,unix_time,length_seconds,{plural},{plural}_per_second,errors,{samples},\
          p50_us,p90_us,p99_us,p99_9_us,p99_99_us,max_us"
     );
-    for name in beside {
+    let layers = layers.iter().map(|(name, _)| *name);
+    for name in beside.into_iter().chain(layers) {
         write!(header, ",{name}_p50_us,{name}_p99_us,{name}_max_us")
             .expect("a String takes everything");
     }
     header
 }
 
+/// A layer's name, and its place among the times of a second.
+type Layer = (&'static str, usize);
+
+/// The layers below WebSocket connections that times were measured of.
+fn layers(recording: &Recording) -> Vec<Layer> {
+    let all = recording.total.histograms.of_layers().into_iter().zip(0..);
+    let measured = all.filter(|((_, times), _)| times.samples() > 0);
+    measured.map(|((name, _), at)| (name, at)).collect()
+}
+
 pub(super) fn text(recording: &Recording, exchange: Exchange) -> String {
-    let mut text = header(exchange) + "\n";
+    let layers = layers(recording);
+    let mut text = header(exchange, &layers) + "\n";
     let began = recording.began.duration_since(UNIX_EPOCH).unwrap_or_default();
     for (start, length, second) in recording.timed_seconds() {
         let number = start.as_secs();
         let unix_time = (began + start).as_secs_f64();
-        let row = row(exchange, number, unix_time, length, second);
+        let row = row(exchange, &layers, number, unix_time, length, second);
         writeln!(text, "{}", row.join(",")).expect("a String takes everything");
     }
     text
@@ -45,6 +57,7 @@ pub(super) fn text(recording: &Recording, exchange: Exchange) -> String {
 
 fn row(
     exchange: Exchange,
+    layers: &[Layer],
     number: u64,
     unix_time: f64,
     length: Duration,
@@ -71,7 +84,8 @@ fn row(
         Exchange::Message => &second.uncorrected_latency_us,
         Exchange::Cycle => &second.handshake_us,
     };
-    for times in [beside, &second.lag_us] {
+    let of_layers = layers.iter().map(|(_, at)| &second.layers_us[*at]);
+    for times in [beside, &second.lag_us].into_iter().chain(of_layers) {
         let of_others: [fn(&LatencyReport) -> f64; 3] = [|it| it.p50, |it| it.p99, |it| it.max];
         for value in of_others {
             push(times.as_ref().map(value));
@@ -102,8 +116,20 @@ mod tests {
     }
 
     #[test]
+    fn layers_that_were_there_have_columns_behind_the_others() {
+        let header = header(Exchange::Message, &[("tls", 0), ("http2_stream", 2)]);
+        assert!(
+            header.ends_with(
+                ",send_lag_max_us,tls_p50_us,tls_p99_us,tls_max_us,\
+                 http2_stream_p50_us,http2_stream_p99_us,http2_stream_max_us"
+            ),
+            "{header}"
+        );
+    }
+
+    #[test]
     fn columns_are_named_for_what_the_load_was_of() {
-        let [messages, cycles] = [Exchange::Message, Exchange::Cycle].map(header);
+        let [messages, cycles] = [Exchange::Message, Exchange::Cycle].map(|it| header(it, &[]));
         assert_eq!(
             messages,
             "second,unix_time,length_seconds,messages,messages_per_second,errors,latency_samples,\

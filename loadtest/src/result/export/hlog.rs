@@ -95,7 +95,10 @@ pub(crate) enum LogError {
     BeginMissing,
     #[error("the histogram of second {second} cannot be decoded: {cause}")]
     Histogram { second: u64, cause: String },
-    #[error("a histogram is tagged {0:?}; expected no tag, \"uncorrected\" or \"send_lag\"")]
+    #[error(
+        "a histogram is tagged {0:?}; expected no tag, \"uncorrected\", \"send_lag\", \"tls\", \
+         \"http2_settings\" or \"http2_stream\""
+    )]
     Tag(String),
 }
 

@@ -94,9 +94,12 @@ mod tests {
     use super::*;
     use crate::count::errors::ErrorKind;
 
+    fn cause(kind: ErrorKind, cause: &str, count: u64) -> Cause {
+        Cause { kind, code: None, cause: cause.to_owned(), count }
+    }
+
     #[test]
     fn why_connections_never_opened_is_none_of_the_errors_of_open_ones() {
-        let cause = |kind, cause: &str, count| Cause { kind, cause: cause.to_owned(), count };
         let wrong = cause(ErrorKind::Wrong, "byte 3 of an echo is 0x01 instead of 0x00", 1000);
         let refused = cause(ErrorKind::Handshake, "the server answered 503", 2);
         let connections = Connections { requested: 64, opened: 62, lost: 0, reopened: None };
@@ -115,8 +118,7 @@ mod tests {
 
     #[test]
     fn what_kept_connections_from_opening_is_told_also_of_a_run_that_was_interrupted() {
-        let refused =
-            Cause { kind: ErrorKind::Connect, cause: "Connection refused".to_owned(), count: 3 };
+        let refused = cause(ErrorKind::Connect, "Connection refused", 3);
         for (causes, interrupted, text) in [
             (
                 &[refused][..],

@@ -45,6 +45,7 @@ use crate::{
         baseline::{Baseline, BaselineReport},
         check::Check,
         host::Host,
+        layers::Layers,
         measurement::{Measured, Measurement},
         usage::UsageReport,
     },
@@ -60,6 +61,9 @@ pub struct Report {
     /// What it was measured with, and on whom.
     #[serde(flatten)]
     pub provenance: Provenance,
+    /// TLS and HTTP/2, if there were any.
+    #[serde(flatten)]
+    pub layers: Layers,
     /// How many.
     pub connections: Connections,
     /// Messages in flight on each connection; in an open loop at most.
@@ -150,6 +154,7 @@ impl Report {
         };
         let mut report = Self {
             provenance: Provenance::new(&plan.connector, &plan.threads),
+            layers: Layers::new(&plan.connector, tally),
             connections: Connections {
                 requested: plan.connections,
                 opened: tally.opened,

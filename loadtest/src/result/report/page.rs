@@ -8,6 +8,7 @@ use crate::{
     result::{
         export::{Exported, Page},
         host::Host,
+        layers::Layers,
         measurement::Measurement,
     },
     text::numbers::grouped,
@@ -56,6 +57,7 @@ fn facts(report: &Report) -> Vec<(&'static str, String)> {
     ];
     let shared = SharedFacts {
         provenance: &report.provenance,
+        layers: &report.layers,
         host: &report.host,
         began: &report.began,
         duration_seconds: report.duration_seconds,
@@ -72,6 +74,7 @@ fn facts(report: &Report) -> Vec<(&'static str, String)> {
 /// measured.
 pub(crate) struct SharedFacts<'r> {
     pub(crate) provenance: &'r Provenance,
+    pub(crate) layers: &'r Layers,
     pub(crate) host: &'r Host,
     pub(crate) began: &'r str,
     pub(crate) duration_seconds: f64,
@@ -103,6 +106,7 @@ impl SharedFacts<'_> {
             ("generator's machine", self.host.to_string()),
             ("ringecho-loadtest", self.provenance.version.to_owned()),
         ];
-        before.into_iter().chain(way_in).chain(own).chain(behind).collect()
+        let layers = self.layers.in_words();
+        before.into_iter().chain(way_in).chain(own).chain(layers).chain(behind).collect()
     }
 }

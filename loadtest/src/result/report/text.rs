@@ -34,6 +34,7 @@ impl fmt::Display for Report {
         if let Some(open_loop) = &self.open_loop {
             write!(f, "{open_loop}")?;
         }
+        write!(f, "{}", self.layers)?;
         if let Some(floor) = &self.floor_us {
             writeln!(f, "  floor       {}", floor_in_words(floor))?;
         }

@@ -164,9 +164,9 @@ fn baseline(page: &Page<'_>) -> Markup {
 }
 
 /// The histograms of a load, with names for people. The first is the one that counts.
-fn named_histograms(recording: &Recording, exchange: Exchange) -> [(&'static str, &Latencies); 3] {
+fn named_histograms(recording: &Recording, exchange: Exchange) -> [(&'static str, &Latencies); 6] {
     let histograms = &recording.total.histograms;
-    match exchange {
+    let [a, b, c] = match exchange {
         Exchange::Message => [
             ("latency", &histograms.latency),
             ("latency from sending on", &histograms.uncorrected),
@@ -177,7 +177,13 @@ fn named_histograms(recording: &Recording, exchange: Exchange) -> [(&'static str
             ("handshake", &histograms.handshake),
             ("begin lag", &histograms.lag),
         ],
-    }
+    };
+    let [tls, settings, stream] = [
+        ("TLS handshake", &histograms.tls),
+        ("SETTINGS of HTTP/2", &histograms.settings),
+        ("stream of HTTP/2", &histograms.stream),
+    ];
+    [a, b, c, tls, settings, stream]
 }
 
 fn latencies(page: &Page<'_>) -> Markup {
