@@ -127,7 +127,7 @@ fn check_codings(headers: &HeaderMap) -> Result<(), RequestRefusal> {
     //# 400 (Bad Request) status code and then close the connection.
     match &codings[..] {
         [coding] if is_chunked(coding) => Ok(()),
-        [others @ .., last] if is_chunked(last) && !others.iter().any(|it| is_chunked(it)) => {
+        [others @ .., last] if is_chunked(last) && !others.iter().any(is_chunked) => {
             Err(RequestRefusal::TransferCodingUnknown)
         }
         _ => Err(RequestRefusal::LengthUnclear),

@@ -115,12 +115,12 @@ impl From<Refusal> for Response {
 
 impl SharedResponse {
     /// Writes a response, for all to share.
-    pub fn new(response: Response) -> Self {
+    pub fn new(response: &Response) -> Self {
         let encode = |persistence| response.encode(persistence, false).into();
         let (kept_alive, closed): (Bytes, Bytes) =
             (encode(Persistence::KeepAlive), encode(Persistence::Close));
         let body = closed.slice(closed.len() - response.body.len()..);
-        Self { response: Response { body, ..response }, kept_alive, closed }
+        Self { response: Response { body, ..*response }, kept_alive, closed }
     }
 
     /// The response itself.
@@ -213,7 +213,7 @@ mod tests {
                 let expected = format!("{head}\r\n\r\n");
                 assert_eq!(without_body(whole.clone().into()), expected);
                 assert_eq!(response.encode(persistence, true), expected.as_bytes());
-                let shared = SharedResponse::new(response.clone());
+                let shared = SharedResponse::new(&response);
                 assert_eq!(shared.encode(persistence, true), expected);
                 assert_eq!(shared.encode(persistence, false), whole);
             }

@@ -672,7 +672,7 @@ fn build_service(
     Service {
         policy: config.handshake.policy(),
         proxies: config.proxies.clone(),
-        page: SharedResponse::new(Response::page(page::render(echo_paths.first()))),
+        page: SharedResponse::new(&Response::page(page::render(echo_paths.first()))),
         http_echo: config.http.echo(),
         echo_paths,
         echo: config.echo.clone(),

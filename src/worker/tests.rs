@@ -43,7 +43,7 @@ fn service() -> Service {
         Policy { allowed_origins: Vec::new(), subprotocols: Vec::new(), passes_compression: false };
     let (echo, time) = (Echo::default(), Time::default());
     let echo_paths = EchoPaths::new(&["/ws"]);
-    let page = SharedResponse::new(Response::page(String::new()));
+    let page = SharedResponse::new(&Response::page(String::new()));
     let (http_echo, header_fields_max) = (None, HEADER_FIELDS_MAX);
     let server = Arc::new(ServerState::new(&Config::default()));
     let (proxies, tls) = (Proxies::default(), None);
@@ -255,7 +255,7 @@ fn response_that_is_not_taken_is_given_up_after_the_close_timeout() {
             keep_alive_timeout: Within::new(SECOND).unwrap(),
             ..Time::default()
         };
-        let page = SharedResponse::new(Response::page(" ".repeat(64 << 20)));
+        let page = SharedResponse::new(&Response::page(" ".repeat(64 << 20)));
         let service = Service { page, time, ..service() };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
