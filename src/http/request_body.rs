@@ -422,13 +422,11 @@ mod tests {
         }
     }
 
-    /// What is read of a body that arrives in pieces: the data and what is behind it, `None` if more
-    /// would have to come.
-    fn read(
-        framing: Framing,
-        input: &[u8],
-        piece_len: usize,
-    ) -> Result<Option<(Vec<u8>, Vec<u8>)>, RequestRefusal> {
+    /// The data of a body and what is behind it, `None` if more would have to come.
+    type Outcome<T> = Result<Option<(T, T)>, RequestRefusal>;
+
+    /// What is read of a body that arrives in pieces.
+    fn read(framing: Framing, input: &[u8], piece_len: usize) -> Outcome<Vec<u8>> {
         let mut body = RequestBody::new(framing, 20, true)?;
         let mut received = BytesMut::new();
         for piece in input.chunks(piece_len) {
@@ -440,11 +438,7 @@ mod tests {
         Ok(is_whole.then(|| (body.into_data(), received.to_vec())))
     }
 
-    fn assert_reads(
-        framing: Framing,
-        input: &[u8],
-        expected: &Result<Option<(&[u8], &[u8])>, RequestRefusal>,
-    ) {
+    fn assert_reads(framing: Framing, input: &[u8], expected: &Outcome<&[u8]>) {
         let expected = expected.clone().map(|it| it.map(|(a, b)| (a.to_vec(), b.to_vec())));
         for piece_len in [1, 2, 3, 7, input.len().max(1)] {
             assert_eq!(

@@ -161,9 +161,12 @@ pub fn http_requests(input: &[u8]) {
     assert_eq!(requests_in(input, seed | 1), whole, "cut by {}", seed | 1);
 }
 
-/// The requests in an input that arrives cut by a seed: of each what it asks for, its body, and how
-/// many bytes follow it; then the refusal, or `None` where more would have to come.
-fn requests_in(input: &[u8], seed: u8) -> (Vec<(String, Vec<u8>, usize)>, Option<RequestRefusal>) {
+/// What a request asks for, its body, and how many bytes of the input are behind it.
+type Asked = (String, Vec<u8>, usize);
+
+/// The requests in an input that arrives cut by a seed; then the refusal, or `None` where more would
+/// have to come.
+fn requests_in(input: &[u8], seed: u8) -> (Vec<Asked>, Option<RequestRefusal>) {
     const BODY_LEN_MAX: u64 = 64;
     let rest = Cell::new(input);
     let arriving = Arriving { rest: &rest, state: seed.into() };

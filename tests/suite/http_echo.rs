@@ -1,7 +1,7 @@
 //! The echo of plain requests: what comes back as JSON, what is refused, and what the documentation
 //! says of it.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt::Write};
 
 use ringecho::config::{Config, Http, Within};
 use serde_json::{Value, json};
@@ -140,11 +140,11 @@ fn longest_body_comes_back_whole_however_it_is_cut() {
         let head = format!("POST /http HTTP/1.1\r\nHost: a\r\nContent-Length: {LEN}\r\n\r\n");
         let echoed = echo_of(&mut peer, format!("{head}{body}").as_bytes());
         assert!(echoed["body"] == *body);
-        let chunks: String = body
-            .as_bytes()
-            .chunks(1000)
-            .map(|chunk| format!("{:x}\r\n{}\r\n", chunk.len(), str::from_utf8(chunk).unwrap()))
-            .collect();
+        let mut chunks = String::new();
+        for chunk in body.as_bytes().chunks(1000) {
+            let text = str::from_utf8(chunk).unwrap();
+            write!(chunks, "{:x}\r\n{text}\r\n", chunk.len()).unwrap();
+        }
         let head = "POST /http HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
         let echoed = echo_of(&mut peer, format!("{head}{chunks}0\r\n\r\n").as_bytes());
         assert!(echoed["body"] == *body);

@@ -346,9 +346,9 @@ fn stopping_server_leaves_connections_between_requests_at_once_and_without_a_wor
     };
     for config in planes(&with_time(time)) {
         let server = TestServer::start(&config);
-        let (mut served, mut refused, mut busy) =
+        let (mut answered, mut refused, mut busy) =
             (server.connect(), server.connect(), server.connect());
-        served.expect_health();
+        answered.expect_health();
         busy.expect_health();
         busy.send("GET / HTTP/1.1\r\n");
         refused.send("GET /no HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -356,7 +356,7 @@ fn stopping_server_leaves_connections_between_requests_at_once_and_without_a_wor
         // Served behind it, so that the half of a request has been read.
         drop(server.open());
         server.begin_to_stop();
-        served.expect_end();
+        answered.expect_end();
         refused.expect_end();
         assert!(busy.read_to_end().starts_with("HTTP/1.1 503 "));
         drop(busy);
