@@ -10,12 +10,16 @@
 //! the ticket of the one before. A peer that echoes bytes, as `tls-echo`, may do that. Without
 //! `--count`, every case runs once and nothing is counted.
 //!
+//! Over HTTP/2 each message is a DATA frame on a stream (RFC 8441); programs that do not speak it have no
+//! such cases.
+//!
 //! Client and server share one CPU, on which the server is of the class `SCHED_BATCH` and the client,
 //! where it may, of `SCHED_FIFO`: the server runs only when the client waits, so it finds all that
 //! the client has written, however many writes that took. Where another program comes between, the
 //! server finds a part, and takes a turn more: so each run is made twice, and the cheaper one counts.
 
 mod frame;
+mod http2;
 mod tls_client;
 
 use std::{
@@ -29,6 +33,7 @@ use std::{
 };
 
 use frame::frame;
+use http2::Http2Client;
 use nix::{
     sched::{CpuSet, sched_setaffinity},
     sys::signal::{Signal, kill},
@@ -40,6 +45,9 @@ use socket2::SockRef;
 
 /// Payload sizes in bytes: a small message, the longest with the shortest header, and larger ones.
 const SIZES: [usize; 4] = [16, 125, 1024, 16_384];
+
+/// Those of messages over HTTP/2, each of which fits a DATA frame.
+const HTTP2_SIZES: [usize; 3] = [16, 125, 1024];
 
 /// Messages in one write.
 const DEPTHS: [usize; 2] = [1, 16];
@@ -119,7 +127,15 @@ fn main() -> ExitCode {
     }
     let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     let profile = directory.join(format!("lockstep-{}", process::id()));
-    for case in cases(is_over_tls(&command)) {
+    let speaks_http2 = !is_over_tls(&command) && {
+        let mut server = Server::start(&mut program(&command));
+        let speaks_http2 = Http2Client::open(server.address, 1).is_some();
+        server.stop();
+        speaks_http2
+    };
+    for case in cases(is_over_tls(&command))
+        .filter(|case| speaks_http2 || !matches!(case, Case::Http2 { .. }))
+    {
         if counted.is_some() {
             println!("{case} {:.1}", count(case, &command, &profile));
         } else {
@@ -145,8 +161,17 @@ fn cases(is_over_tls: bool) -> impl Iterator<Item = Case> {
             SIZES.into_iter().map(move |payload_len| Case::Echo { connections, depth, payload_len })
         })
     });
+    let over_http2 = CONNECTIONS.into_iter().flat_map(|streams| {
+        DEPTHS.into_iter().flat_map(move |depth| {
+            HTTP2_SIZES.into_iter().map(move |payload_len| Case::Http2 {
+                streams,
+                depth,
+                payload_len,
+            })
+        })
+    });
     let resumed = is_over_tls.then_some(Case::Cycle { resumes: true });
-    echoes.chain([Case::Cycle { resumes: false }]).chain(resumed)
+    echoes.chain([Case::Cycle { resumes: false }]).chain(resumed).chain(over_http2)
 }
 
 /// Instructions of one message or one cycle.
@@ -181,13 +206,15 @@ enum Case {
     /// Connects, over TLS with the ticket of the cycle before or without, upgrades, has one message
     /// echoed, and closes.
     Cycle { resumes: bool },
+    /// The same as `Echo`, on the streams of one connection.
+    Http2 { streams: usize, depth: usize, payload_len: usize },
 }
 
 impl Case {
     /// Rounds that warm up, and rounds that are counted.
     fn rounds(self) -> (usize, usize) {
         match self {
-            Self::Echo { .. } => {
+            Self::Echo { .. } | Self::Http2 { .. } => {
                 let per_round = self.messages_per_round();
                 (WARM_UP_MESSAGES / per_round, MESSAGES / per_round)
             }
@@ -198,6 +225,7 @@ impl Case {
     fn messages_per_round(self) -> usize {
         match self {
             Self::Echo { connections, depth, .. } => connections * depth,
+            Self::Http2 { streams, depth, .. } => streams * depth,
             Self::Cycle { .. } => 1,
         }
     }
@@ -218,6 +246,15 @@ impl Case {
                     for client in &mut clients {
                         client.receive(&exchange);
                     }
+                }
+            }
+            Self::Http2 { streams, depth, payload_len } => {
+                let mut client =
+                    Http2Client::open(server.address, streams).expect("the server speaks HTTP/2");
+                let exchange = Exchange::new(OpCode::Binary, &pattern(payload_len), 1);
+                for _ in 0..rounds {
+                    client.send(&exchange.requests, depth);
+                    client.receive(&exchange.replies.repeat(depth));
                 }
             }
             Self::Cycle { .. } => {
@@ -246,6 +283,9 @@ impl std::fmt::Display for Case {
             }
             Self::Cycle { resumes: false } => write!(f, "server/cycle/{}", SIZES[0]),
             Self::Cycle { resumes: true } => write!(f, "server/resumed-cycle/{}", SIZES[0]),
+            Self::Http2 { streams, depth, payload_len } => {
+                write!(f, "server/http2-{streams}x{depth}/{payload_len}")
+            }
         }
     }
 }

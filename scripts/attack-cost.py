@@ -161,6 +161,91 @@ FIRST_FRAGMENT = frame(TEXT & 0x7F, b"x")
 ENDLESS = bytes([BINARY, 0xFF]) + struct.pack(">Q", (1 << 63) - 1) + KEY
 MIXED = "aé漢😀".encode()
 
+# HTTP/2: types of frames, and header blocks without Huffman codes.
+H2_DATA, H2_HEADERS, H2_RESET, H2_SETTINGS, H2_PING, H2_WINDOW = 0, 1, 3, 4, 6, 8
+END_STREAM, END_HEADERS = 1, 4
+
+
+def h2_frame(kind, flags, stream, payload):
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+
+
+def h2_field(name, value):
+    return bytes([0, len(name)]) + name + bytes([len(value)]) + value
+
+
+H2_GET = b"\x82\x86" + b"\x04\x08/healthz" + b"\x01\x01a"
+H2_CONNECT = (
+    b"\x02\x07CONNECT" + h2_field(b":protocol", b"websocket") + b"\x86\x04\x03/ws\x01\x01a"
+    + h2_field(b"sec-websocket-version", b"13")
+)
+# As large windows as there may be, so that nothing waits for them.
+H2_BEGIN = (
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    + h2_frame(H2_SETTINGS, 0, 0, struct.pack(">HI", 4, (1 << 31) - 1))
+    + h2_frame(H2_WINDOW, 0, 0, struct.pack(">I", (1 << 31) - 65_536))
+)
+H2_LAST = h2_frame(H2_PING, 0, 0, b"the last")
+
+
+def h2_read_to_last(peer):
+    """Reads until what came before has been answered."""
+    received = b""
+    while b"the last" not in received:
+        piece = peer.recv(1 << 18)
+        assert piece, "the server ended the connection"
+        received = received[-16:] + piece
+
+
+def h2_connect(port, said=b""):
+    peer = connect(port, H2_BEGIN + said + H2_LAST)
+    h2_read_to_last(peer)
+    return peer
+
+
+def h2_streams(count, block, flags=END_HEADERS, first=1):
+    streams = range(first, first + 2 * count, 2)
+    return b"".join(h2_frame(H2_HEADERS, flags, stream, block) for stream in streams)
+
+
+def h2_websocket(port):
+    return h2_connect(port, h2_streams(1, H2_CONNECT))
+
+
+def h2_websockets(port, units):
+    return [h2_connect(port, h2_streams(100, H2_CONNECT)) for _ in range(units // 100)]
+
+
+def h2_each(piece, opening=b"", per_write=100):
+    """One piece for each unit, of the unit's number."""
+
+    def attack(port, units):
+        peer = h2_connect(port, opening)
+        reader = threading.Thread(target=h2_read_to_last, args=(peer,))
+        reader.start()
+        for first in range(0, units, per_write):
+            peer.sendall(b"".join(map(piece, range(first, min(first + per_write, units)))))
+        peer.sendall(H2_LAST)
+        reader.join()
+        return [peer]
+
+    return attack
+
+
+def h2_reset_at_once(at):
+    stream = 2 * at + 1
+    return h2_streams(1, H2_GET, first=stream) + h2_frame(H2_RESET, 0, stream, b"\0\0\0\x08")
+
+
+def h2_request(at):
+    return h2_streams(1, H2_GET, END_HEADERS | END_STREAM, 2 * at + 1)
+
+
+def h2_message(payload):
+    data = h2_frame(H2_DATA, 0, 1, frame(BINARY, payload))
+    return h2_each(lambda _: data, h2_streams(1, H2_CONNECT))
+
+
 # Name: attack, few units, many units, whether what it leaves stays.
 ATTACKS = {
     "connection that says nothing, until its 408": (timed_out, 20, 120, False),
@@ -189,6 +274,21 @@ ATTACKS = {
     "byte of a binary message": (echoed(BINARY, b"\x9f" * 1000, 1000), 2_000_000, 22_000_000, False),
     "byte of an ASCII text": (echoed(TEXT, b"a" * 1000, 1000), 2_000_000, 22_000_000, False),
     "byte of a text of all lengths": (echoed(TEXT, MIXED * 100, 1000), 2_000_000, 22_000_000, False),
+    "HTTP/2: connection without a request, kept": (staying(h2_connect), 100, 600, True),
+    "HTTP/2: connection with one WebSocket, kept": (staying(h2_websocket), 100, 600, True),
+    "HTTP/2: one of 100 WebSockets on a connection, kept": (h2_websockets, 500, 2500, True),
+    "HTTP/2: PING": (h2_each(lambda _: h2_frame(H2_PING, 0, 0, b"nothing.")), 500, 3500, False),
+    "HTTP/2: SETTINGS": (h2_each(lambda _: h2_frame(H2_SETTINGS, 0, 0, b"")), 500, 3500, False),
+    "HTTP/2: PRIORITY": (h2_each(lambda _: h2_frame(2, 0, 1, b"\0\0\0\0\1")), 500, 3500, False),
+    "HTTP/2: WINDOW_UPDATE": (h2_each(
+        lambda _: h2_frame(H2_WINDOW, 0, 1, b"\0\0\0\1"), h2_streams(1, H2_CONNECT)), 500, 3500, False),
+    "HTTP/2: stream that is opened and reset": (h2_each(h2_reset_at_once, per_write=10), 20, 170, False),
+    "HTTP/2: health check": (h2_each(h2_request, per_write=20), 500, 5500, False),
+    "HTTP/2: message without payload, a DATA frame each": (h2_message(b""), 20_000, 120_000, False),
+    "HTTP/2: message of 64 bytes, a DATA frame each": (h2_message(b"x" * 64), 20_000, 120_000, False),
+    "HTTP/2: message of 1 KiB, a DATA frame each": (h2_message(b"x" * 1024), 2_000, 12_000, False),
+    "message of 64 bytes": (echoed(BINARY, b"x" * 64), 20_000, 120_000, False),
+    "message of 1 KiB": (echoed(BINARY, b"x" * 1024), 2_000, 12_000, False),
 }
 class Server:
     def __init__(self, program, way, wrapper=()):

@@ -67,6 +67,9 @@ scripts/conformance.sh >"$conformance_log" 2>&1 &
 conformance_pid=$!
 trap 'kill "$conformance_pid" 2>/dev/null || true; rm -f "$conformance_log"' EXIT
 
+step 'conformance over HTTP/2, on one data plane'
+HTTP2=1 WAYS=epoll scripts/conformance.sh
+
 step 'foreign clients and the page in a browser'
 scripts/clients.sh
 

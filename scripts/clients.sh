@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Other people's clients against a real server, on each data plane, with and without compression:
 # Python's websockets, node's ws, and the page in headless Chromium, each with TLS and without, and
-# OpenSSL's client; curl, ApacheBench and Python's http.client for plain requests on connections that
+# OpenSSL's client; over HTTP/2 node's http2, Python's h2, nghttp and h2load, and over TLS Chromium's WebSockets, shown
+# by its own log; curl, ApacheBench and Python's http.client for plain requests on connections that
 # go on. WAYS: see each-server.sh. Proxies are scripts/proxies.sh's.
-# Installs the clients below .tools/ (Chromium and ab from Debian's packages, if missing).
+# Installs the clients below .tools/ (Chromium, ab and h2load from Debian's packages, if missing).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -23,10 +24,17 @@ if [ -z "$chromium" ]; then
   apt-get install --quiet=2 --yes --no-install-recommends chromium
   chromium=$(command -v chromium)
 fi
-for tool in curl ab; do
+package_of() {
+  case $1 in
+    ab) echo apache2-utils ;;
+    h2load) echo nghttp2-client ;;
+    *) echo "$1" ;;
+  esac
+}
+for tool in curl ab h2load; do
   if ! command -v "$tool" >/dev/null; then
     apt-get update --quiet=2
-    apt-get install --quiet=2 --yes --no-install-recommends "${tool/#ab/apache2-utils}"
+    apt-get install --quiet=2 --yes --no-install-recommends "$(package_of "$tool")"
   fi
 done
 
@@ -34,9 +42,22 @@ run_clients() {
   local url=$1 compression=$2 page=http:${1#ws:}
   "$python/bin/python" tests/clients/python.py "$url" "$compression"
   node "$node/node.mjs" "$url" "$compression"
+  "$python/bin/python" tests/clients/python_http2.py "$url" "$compression"
+  node "$node/node-http2.mjs" "$url" "$compression"
+  run_nghttp2 "${page%/ws}"
   run_page "${page%ws}" "$compression"
   run_requests "${page%/ws}"
   run_over_tls "$compression"
+}
+
+# The page and the health check over HTTP/2 with prior knowledge.
+run_nghttp2() {
+  local server=$1 output
+  [ "$(nghttp --no-dep "$server/healthz")" = ok ]
+  nghttp --no-dep "$server/" | tail -n 1 | grep -q '</html>'
+  output=$(h2load --requests=10000 --clients=4 --max-concurrent-streams=50 "$server/")
+  grep -q '^requests: .* 10000 succeeded, 0 failed, 0 errored, 0 timeout' <<<"$output"
+  printf 'nghttp and h2load: ok, 10000 pages on 4 connections\n'
 }
 
 # The same clients at the server's second listener, which speaks TLS.
@@ -49,6 +70,7 @@ run_over_tls() {
   SSL_CERT_FILE=$tls/certificate.pem "$python/bin/python" tests/clients/python.py "$url" "$compression"
   NODE_EXTRA_CA_CERTS=$tls/certificate.pem node "$node/node.mjs" "$url" "$compression"
   run_page "${page%ws}" "$compression"
+  RINGECHO_URL=${page%ws} CHROMIUM=$chromium node "$node/chromium-http2.mjs"
   url=${url#wss://}
   for version in tls1_2 tls1_3; do
     printf 'GET /healthz HTTP/1.0\r\n\r\n' |

@@ -79,6 +79,11 @@ struct Line<'a> {
     origin: Option<&'a str>,
     agent: Option<&'a str>,
     subprotocol: Option<&'a str>,
+    /// The version of HTTP.
+    http: u8,
+    /// The number of a stream's connection, and the connection's own number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connection: Option<u64>,
     messages: u64,
     received_bytes: u64,
     sent_bytes: u64,
@@ -165,7 +170,8 @@ impl Drop for AccessLog {
 
 impl<'a> Line<'a> {
     fn new(record: &'a RecordView, end: ConnectionEnd, close_code: Option<u16>) -> Self {
-        let RecordView { peer, via, age, client, request, subprotocol, traffic, .. } = record;
+        let RecordView { number, peer, via, carrier, http, age, client, .. } = record;
+        let RecordView { request, subprotocol, traffic, .. } = record;
         let request = request.as_ref();
         let refusal = match end {
             ConnectionEnd::Refused(reason) => Some(RefusalReason::NAMES[reason.index()]),
@@ -181,6 +187,8 @@ impl<'a> Line<'a> {
             origin: request.and_then(|request| request.origin.as_deref()),
             agent: request.and_then(|request| request.agent.as_deref()),
             subprotocol: subprotocol.as_deref(),
+            http: *http,
+            connection: carrier.or_else(|| (*http == 2).then_some(*number)),
             messages,
             received_bytes,
             sent_bytes,

@@ -41,7 +41,7 @@
 //! generator uses.
 //!
 //! The modules from the highest to the lowest: each uses modules below it and no other. In short,
-//! `server` uses `worker`, which uses `entry`, `http` and `plane`; below these are `handshake`,
+//! `server` uses `worker`, which uses `entry`, `http2` and `plane`; below these are `handshake`,
 //! `connection` and `protocol`, and `host` is the ground. `config` stands above `http` and
 //! `handshake`, whose types some of its values have; these two never read the configuration.
 //!
@@ -55,6 +55,7 @@
 //! | `connection` | what all connections share: ends, deadlines, quotas, lingering |
 //! | `log` | the lines on stderr, which a thread of its own writes |
 //! | [`config`] | every knob once: its flag, variable, default, range and reason |
+//! | `http2` | the frames and streams of HTTP/2: one connection, and its streams as what a session is carried over |
 //! | `handshake` | the opening handshake: origin, subprotocol, extensions, and its response |
 //! | `http` | request heads in, small responses out: routes, refusals, the page |
 //! | [`metrics`] | counters of each worker, their totals, and their exposition |
@@ -84,6 +85,9 @@ pub mod host;
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod http;
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod http2;
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod log;

@@ -25,8 +25,10 @@ use nix::{
     unistd::write,
 };
 use signal_hook::consts::SIGXFSZ;
-use tracing::{Dispatch, dispatcher, error, field, level_filters::LevelFilter};
-use tracing_subscriber::{Layer, Registry, layer::SubscriberExt, registry, reload};
+use tracing::{Dispatch, Metadata, dispatcher, error, field, level_filters::LevelFilter};
+use tracing_subscriber::{
+    Layer, Registry, filter::filter_fn, layer::SubscriberExt, registry, reload,
+};
 
 use crate::config::{LogFormat, LogLevel};
 
@@ -141,7 +143,7 @@ impl Log {
             .with_ansi(self.color)
             // Errors of the formatter would be printed on stderr, which may block or panic.
             .log_internal_errors(false);
-        let filtered = registry().with(filter);
+        let filtered = registry().with(filter).with(filter_fn(is_own));
         match self.format {
             LogFormat::Text => filtered.with(lines).into(),
             LogFormat::Json => filtered.with(lines.json()).into(),
@@ -155,6 +157,12 @@ impl LevelHandle {
         // This fails only if the log is gone, and it lives as long as the process.
         let _ = self.0.reload(level_filter(level));
     }
+}
+
+/// Whether the event is the program's own. The crate `h2` warns of what peers do, who must not write the
+/// log, and tells of each frame.
+fn is_own(event: &Metadata<'_>) -> bool {
+    event.target().split("::").next() != Some("h2")
 }
 
 fn level_filter(level: LogLevel) -> LevelFilter {
@@ -344,6 +352,18 @@ mod tests {
         assert!(said[1].contains("lines of the log were lost") && said[1].contains("lost=2"));
         log.queue.push(b"fourth\n");
         assert_eq!(written(&log, true), ["fourth\n"]);
+    }
+
+    #[test]
+    fn lines_of_the_crate_h2_are_left_out() {
+        let log = log();
+        dispatcher::with_default(&log.dispatch(LevelFilter::WARN), || {
+            tracing::warn!(target: "h2::proto::ping_pong", "of a peer's frame");
+            tracing::warn!(target: "h2", "of a peer's frame");
+            tracing::warn!(target: "ringecho::http2", "our own");
+        });
+        let said = written(&log, true);
+        assert!(said.len() == 1 && said[0].contains("our own"), "{said:?}");
     }
 
     #[test]

@@ -151,6 +151,9 @@ fn log_totals(totals: &Totals) {
         late_wake_ups = totals.late_wake_ups,
         ended = ?totals.ended,
         refused = ?totals.refused,
+        streams = totals.streams,
+        streams_ended = ?totals.streams_ended,
+        http2_errors = ?totals.http2_errors,
         "stopped"
     );
 }

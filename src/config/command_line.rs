@@ -437,6 +437,8 @@ mod tests {
             ("drain-delay = '7s'", true),
             ("drain-spread = '7s'", true),
             ("drain-timeout = '7s'", true),
+            ("http2 = 'off'", true),
+            ("http2-streams-max = 7", true),
             ("listen = '127.0.0.1:1'", false),
             ("backlog = 7", false),
             ("hold = 7", false),

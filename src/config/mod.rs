@@ -13,6 +13,7 @@ mod echo;
 mod file;
 mod handshake;
 mod http;
+mod http2;
 mod listen;
 mod log;
 mod network;
@@ -34,6 +35,7 @@ pub use self::{
     file::{FILE_LEN_MAX, FileError, FileFlag},
     handshake::{Compression, EchoPath, EchoPathError, Handshake, Subprotocol, SubprotocolError},
     http::{Http, HttpEchoPath, HttpEchoPathError},
+    http2::Http2,
     listen::{Listen, ListenAddress, SocketMode},
     log::{LogFormat, LogLevel, Logging},
     network::{Network, TakeoverPath},
@@ -80,6 +82,9 @@ pub struct Config {
     /// How many connections there may be, and how fast they may come.
     #[command(flatten)]
     pub bounds: Bounds,
+    /// Whether HTTP/2 is spoken, and what one of its connections may take.
+    #[command(flatten)]
+    pub http2: Http2,
     /// How many workers run and where, and what carries their connections.
     #[command(flatten)]
     pub cores: Cores,
@@ -187,6 +192,7 @@ impl Config {
         self.time.clone_from(&new.time);
         self.bounds.clone_from(&new.bounds);
         self.proxies.clone_from(&new.proxies);
+        self.http2.clone_from(&new.http2);
     }
 
     /// Refuses values that a server cannot have together.

@@ -42,7 +42,7 @@ pub struct Change {
 
 /// The groups of flags, by their headings in the help, that a running server takes over as a whole
 /// ([`Config::take_over`](super::Config::take_over)), and the single flags.
-const GROUPS_TAKEN_OVER: [&str; 5] = ["Proxies", "Handshake", "HTTP", "Time", "Bounds"];
+const GROUPS_TAKEN_OVER: [&str; 6] = ["Proxies", "Handshake", "HTTP", "Time", "Bounds", "HTTP/2"];
 const FLAGS_TAKEN_OVER: [&str; 1] = ["log-level"];
 
 impl Settings {

@@ -105,6 +105,11 @@ impl Tick {
         Self(self.0.wrapping_add(1))
     }
 
+    /// The sweeps since `earlier`.
+    pub(crate) fn ticks_since(self, earlier: Self) -> u32 {
+        self.0.wrapping_sub(earlier.0)
+    }
+
     /// Whole ticks that have certainly passed since something happened during `earlier`.
     fn passed_since(self, earlier: Self) -> u32 {
         self.0.wrapping_sub(earlier.0).saturating_sub(1)
@@ -188,6 +193,21 @@ impl Timing {
     /// Whether the opening handshake is not over, and has certainly lasted so long.
     pub fn is_in_handshake_for(&self, duration: Duration, now: Tick) -> bool {
         matches!(self.stage, Stage::Handshake) && now.passed_since(self.since) >= ticks(duration)
+    }
+
+    /// A connection that carries streams has one again, perhaps one that was on its way when the peer
+    /// was told to open no more.
+    pub(crate) fn occupied(&mut self, now: Tick) {
+        self.stage = Stage::Open { is_pinged: false };
+        (self.since, self.last_message, self.acknowledged) = (now, now, None);
+    }
+
+    /// A connection that carries streams has none: it awaits a request, and has as long for it as for
+    /// the first one.
+    pub(crate) fn vacant(&mut self, now: Tick) {
+        if !matches!(self.stage, Stage::Closing) {
+            (self.stage, self.since, self.acknowledged) = (Stage::Handshake, now, None);
+        }
     }
 
     /// Whether the opening handshake is over, and the connection is not closed.

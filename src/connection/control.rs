@@ -26,6 +26,12 @@ pub struct Control {
     now: Rc<Cell<Tick>>,
     /// The connection, which its task owns and keeps open for as long as this is in the worker's table.
     descriptor: Option<RawFd>,
+    /// The connection that carries this one, which is a stream.
+    carrier: Option<Rc<Control>>,
+    /// A number that neighbours do not share.
+    number: u32,
+    /// What lets go of the streams, if this connection carries some.
+    streams: RefCell<Option<Box<dyn FnOnce()>>>,
     timing: Cell<Timing>,
     demand: Cell<Option<Demand>>,
     /// Whether the demand to drain has been made.
@@ -72,6 +78,9 @@ impl Control {
         Self {
             now,
             descriptor,
+            carrier: None,
+            number: descriptor.unwrap_or_default().cast_unsigned(),
+            streams: RefCell::new(None),
             timing,
             demand: Cell::new(None),
             is_drained: Cell::new(false),
@@ -86,6 +95,14 @@ impl Control {
             held: Cell::new(0),
             share: RefCell::new(None),
         }
+    }
+
+    /// For a stream that begins now, with its number among those of the connection that carries it.
+    #[must_use]
+    pub(crate) fn of_stream(carrier: &Rc<Self>, number: u32) -> Self {
+        let mut control = Self::new(carrier.now.clone(), None);
+        (control.carrier, control.number) = (Some(carrier.clone()), number);
+        control
     }
 
     /// The same, with the record of what an operator may ask.
@@ -202,9 +219,45 @@ impl Control {
         }
     }
 
-    /// Whether the connection has a session that is not closed.
+    /// Whether the connection has a session that is not closed. One that carries streams has none of
+    /// its own.
     pub fn is_open(&self) -> bool {
-        self.timing.get().is_open()
+        self.timing.get().is_open() && !self.carries_streams()
+    }
+
+    /// Whether the connection carries streams.
+    pub(crate) fn carries_streams(&self) -> bool {
+        self.streams.borrow().is_some()
+    }
+
+    /// The connection carries streams from now on; `let_go` drops what they and it keep of each other,
+    /// when its worker ends in whatever way.
+    pub(crate) fn carry_streams(&self, let_go: Box<dyn FnOnce()>) {
+        self.streams.replace(Some(let_go));
+    }
+
+    /// The connection that carries streams has one again.
+    pub(crate) fn occupied(&self) {
+        self.change_timing(Timing::occupied);
+        if let Some(record) = &self.record {
+            record.opened(None);
+        }
+    }
+
+    /// The connection that carries streams has none.
+    pub(crate) fn vacant(&self) {
+        self.change_timing(Timing::vacant);
+    }
+
+    fn change_timing(&self, change: fn(&mut Timing, Tick)) {
+        let mut timing = self.timing.get();
+        change(&mut timing, self.now.get());
+        self.timing.set(timing);
+    }
+
+    /// The tick now.
+    pub(crate) fn now(&self) -> Tick {
+        self.now.get()
     }
 
     /// Whether a demand to drain has been made.
@@ -226,6 +279,11 @@ impl Control {
     /// Drops the waker of the task, when there will be no demands any more.
     pub(crate) fn let_go(&self) {
         drop(self.waker.take());
+        // The borrow ends first, since streams are told of it.
+        let streams = self.streams.take();
+        if let Some(let_go) = streams {
+            let_go();
+        }
     }
 
     /// The sweep: demands what is due, and wakes a send that stalls.
@@ -241,10 +299,7 @@ impl Control {
             self.handshake_limit.set(None);
             return self.demand(Demand::TimeOut);
         }
-        let standing = Standing {
-            is_blocked: self.send_stalls(),
-            number: self.descriptor.unwrap_or_default().cast_unsigned(),
-        };
+        let standing = Standing { is_blocked: self.send_stalls(), number: self.number };
         let due = timing.sweep(self.now.get(), deadlines, standing, || intake(&self.descriptor?));
         self.timing.set(timing);
         let Some(due) = due else { return };
@@ -264,8 +319,16 @@ impl Control {
     pub fn drain_if_quiet(&self, quiet: Duration) {
         let is_at_rest = self.is_open() || self.timing.get().is_between_requests();
         let is_free = self.demand.get().is_none() && is_at_rest;
-        if is_free && self.descriptor.is_none_or(|descriptor| is_quiet(&descriptor, quiet)) {
+        if is_free && self.is_quiet(quiet) {
             self.demand(Demand::DrainIdle);
+        }
+    }
+
+    fn is_quiet(&self, quiet: Duration) -> bool {
+        match (&self.carrier, self.descriptor) {
+            (Some(carrier), _) => carrier.is_quiet(quiet),
+            (None, Some(descriptor)) => is_quiet(&descriptor, quiet),
+            (None, None) => true,
         }
     }
 

@@ -5,7 +5,7 @@ use std::io;
 use strum::{EnumCount, EnumDiscriminants, VariantNames};
 
 use crate::{
-    metrics::RefusalReason,
+    metrics::{Http2Error, RefusalReason},
     protocol::{
         ProtocolError, reply,
         session::{Goodbye, Session},
@@ -57,6 +57,10 @@ pub enum ConnectionEnd {
     WorkerDied,
     /// Its task panicked, which is a defect of this program.
     Panicked,
+    /// The connection carried streams of HTTP/2, and was ended in order.
+    Http2Closed,
+    /// The peer violated HTTP/2, or sent more of something than it may.
+    Http2Failed(Http2Error),
 }
 
 impl ConnectionEnd {
@@ -139,10 +143,12 @@ mod tests {
             (ConnectionEnd::LifetimeMax, "lifetime_max"),
             (ConnectionEnd::MemoryShed, "memory_shed"),
             (ConnectionEnd::Panicked, "panicked"),
+            (ConnectionEnd::Http2Closed, "http2_closed"),
+            (ConnectionEnd::Http2Failed(Http2Error::EnhanceYourCalm), "http2_failed"),
         ] {
             assert_eq!(ConnectionEnd::KINDS[end.kind()], name);
         }
-        assert_eq!(ConnectionEnd::KINDS.len(), 19);
+        assert_eq!(ConnectionEnd::KINDS.len(), 21);
     }
 
     #[test]

@@ -25,6 +25,9 @@ pub struct Record {
     peer: Peer,
     /// The client, if it is another than the peer.
     named: RefCell<Option<Box<Named>>>,
+    /// The number of the connection that carries it, if it is a stream of HTTP/2.
+    carrier: Option<u64>,
+    speaks_http2: Cell<bool>,
     admitted: Instant,
     client: OnceCell<Box<str>>,
     request: RefCell<Option<Box<RequestRecord>>>,
@@ -98,6 +101,10 @@ pub struct RecordView {
     pub via: Option<Peer>,
     /// What that proxy says of the client beside the address, if it says something.
     pub announced: Option<Announced>,
+    /// The number of the connection that carries it, if it is a stream of HTTP/2.
+    pub carrier: Option<u64>,
+    /// The version of HTTP: 1, or 2.
+    pub http: u8,
     /// The time since the connection was admitted.
     pub age: Duration,
     /// Who the peer is by its certificate, if it has shown one.
@@ -119,6 +126,8 @@ impl Record {
             number,
             peer,
             named: RefCell::default(),
+            carrier: None,
+            speaks_http2: Cell::new(false),
             admitted: Instant::now(),
             client: OnceCell::new(),
             request: RefCell::default(),
@@ -126,6 +135,18 @@ impl Record {
             state: Cell::new(State::Request),
             traffic: Cell::default(),
         }
+    }
+
+    /// The record of a stream of HTTP/2 that begins now, on the connection with this number.
+    pub fn of_stream(number: u64, peer: Peer, carrier: u64) -> Self {
+        let record = Self { carrier: Some(carrier), ..Self::new(number, peer) };
+        record.speaks_http2();
+        record
+    }
+
+    /// Notes that the connection speaks HTTP/2.
+    pub fn speaks_http2(&self) {
+        self.speaks_http2.set(true);
     }
 
     /// The connection's number.
@@ -189,6 +210,8 @@ impl Record {
             peer: named.map_or(self.peer, |named| named.client),
             via: named.map(|_| self.peer),
             announced: named.and_then(|named| named.announced.clone()),
+            carrier: self.carrier,
+            http: 1 + u8::from(self.speaks_http2.get()),
             age: self.admitted.elapsed(),
             client: self.client.get().cloned(),
             request: self.request.borrow().as_deref().cloned(),

@@ -35,6 +35,9 @@ pub enum HandshakeRefusal {
     /// `Sec-WebSocket-Extensions` does not have the form of a list of extensions.
     #[error("Sec-WebSocket-Extensions is not a list of extensions")]
     ExtensionsMalformed,
+    /// The `:protocol` of an extended CONNECT is not websocket, or there is none.
+    #[error("over HTTP/2, this path is for extended CONNECT requests with :protocol websocket")]
+    ProtocolUnknown,
     /// The origin is not among the allowed ones.
     #[error("this origin is not allowed")]
     OriginForbidden,
@@ -44,7 +47,7 @@ impl From<HandshakeRefusal> for Refusal {
     fn from(reason: HandshakeRefusal) -> Self {
         use HandshakeRefusal::{
             BodyAnnounced, ExtensionsMalformed, HttpVersionTooLow, KeyInvalid, NotAnUpgrade,
-            OriginForbidden, SubprotocolsMalformed, VersionUnsupported,
+            OriginForbidden, ProtocolUnknown, SubprotocolsMalformed, VersionUnsupported,
         };
         let (status, headers): (_, &[_]) = match reason {
             NotAnUpgrade
@@ -63,6 +66,11 @@ impl From<HandshakeRefusal> for Refusal {
                 StatusCode::UPGRADE_REQUIRED,
                 &[("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")],
             ),
+            //= https://www.rfc-editor.org/rfc/rfc9220#section-3
+            //# If a server receives Extended CONNECT with a ":protocol" value that is unknown or is
+            //# not supported, the server SHOULD respond to the request with a 501 (Not Implemented)
+            //# status code
+            ProtocolUnknown => (StatusCode::NOT_IMPLEMENTED, &[]),
             OriginForbidden => (StatusCode::FORBIDDEN, &[]),
         };
         Self { status, headers, text: reason.to_string() }
@@ -79,6 +87,7 @@ impl From<&HandshakeRefusal> for RefusalReason {
             HandshakeRefusal::KeyInvalid => Self::KeyInvalid,
             HandshakeRefusal::SubprotocolsMalformed => Self::SubprotocolsMalformed,
             HandshakeRefusal::ExtensionsMalformed => Self::ExtensionsMalformed,
+            HandshakeRefusal::ProtocolUnknown => Self::ProtocolUnknown,
             HandshakeRefusal::OriginForbidden => Self::OriginForbidden,
         }
     }

@@ -27,6 +27,19 @@ pub const HEADER_FIELDS_MAX: usize = 96;
 /// The longest method, in bytes: longer than any that is registered.
 const METHOD_LEN_MAX: usize = 32;
 
+/// What a connection begins with that speaks HTTP/2 (RFC 9113 §3.4).
+pub const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How a connection begins, and the bytes that have arrived.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
+pub enum Beginning {
+    /// With a request head of HTTP/1; behind it come the first frames.
+    Http1(Request<()>, BytesMut),
+    /// With the preface of HTTP/2, which is the first of these bytes.
+    Http2(BytesMut),
+}
+
 /// Why no request head was read.
 #[derive(Debug, PartialEq, Eq)]
 pub enum HeadError {
@@ -107,6 +120,23 @@ pub async fn read_request(
             }
         }
     }
+}
+
+/// Reads the first request head of a connection, of which `received` has arrived, or the preface of
+/// HTTP/2.
+pub async fn read_beginning(
+    reader: &mut impl AsyncReadRent,
+    mut received: BytesMut,
+    keeps_text: bool,
+) -> Result<Beginning, HeadError> {
+    while HTTP2_PREFACE.starts_with(&received) && received.len() < HTTP2_PREFACE.len() {
+        received = read_more(reader, received).await?;
+    }
+    if received.starts_with(HTTP2_PREFACE) {
+        return Ok(Beginning::Http2(received));
+    }
+    let (request, early) = read_request(reader, received, keeps_text).await?;
+    Ok(Beginning::Http1(request, early))
 }
 
 /// Appends bytes that have arrived to those `received` before, which are fewer than the bound, up to
@@ -346,6 +376,48 @@ mod tests {
                 received = behind;
             }
             assert_eq!((rest.len(), received.len()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn preface_of_http_2_is_recognised_however_it_is_cut_and_nothing_else_is() {
+        struct ByteByByte<'a>(&'a [u8]);
+        impl AsyncReadRent for ByteByByte<'_> {
+            async fn read<T: monoio::buf::IoBufMut>(
+                &mut self,
+                buffer: T,
+            ) -> monoio::BufResult<usize, T> {
+                let (mut byte, left) = self.0.split_at(self.0.len().min(1));
+                self.0 = left;
+                AsyncReadRent::read(&mut byte, buffer).await
+            }
+
+            async fn readv<T: monoio::buf::IoVecBufMut>(
+                &mut self,
+                buffers: T,
+            ) -> monoio::BufResult<usize, T> {
+                (Err(std::io::ErrorKind::Unsupported.into()), buffers)
+            }
+        }
+        let read = |input| block_on(read_beginning(&mut ByteByByte(input), BytesMut::new(), false));
+        match read(HTTP2_PREFACE) {
+            Ok(Beginning::Http2(received)) => assert_eq!(received, HTTP2_PREFACE),
+            other => panic!("{other:?}"),
+        }
+        let whole = [HTTP2_PREFACE, b"\0\0\0"].concat();
+        match block_on(read_beginning(&mut &whole[..], BytesMut::new(), false)) {
+            Ok(Beginning::Http2(received)) => assert_eq!(received, whole),
+            other => panic!("{other:?}"),
+        }
+        match read(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r.") {
+            Err(HeadError::Refused { refusal, .. }) => {
+                assert_eq!(refusal, RequestRefusal::VersionUnsupported);
+            }
+            other => panic!("{other:?}"),
+        }
+        match read(b"P /ws HTTP/1.1\r\nHost: a\r\n\r\n") {
+            Ok(Beginning::Http1(request, _)) => assert_eq!(request.method(), "P"),
+            other => panic!("{other:?}"),
         }
     }
 

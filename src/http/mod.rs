@@ -22,8 +22,8 @@ pub use self::{
     foreign::ForeignProtocol,
     forwarded::{ForwardedClient, forwarded_client},
     head::{
-        HEADER_FIELDS_MAX, HeadError, HeadText, REQUEST_HEAD_LEN_MAX, read_more, read_request,
-        read_request_head,
+        Beginning, HEADER_FIELDS_MAX, HTTP2_PREFACE, HeadError, HeadText, REQUEST_HEAD_LEN_MAX,
+        read_beginning, read_more, read_request, read_request_head,
     },
     persistence::{Persistence, REQUESTS_MAX},
     refusal::{Refusal, RequestRefusal},

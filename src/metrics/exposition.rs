@@ -14,7 +14,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{Counters, close_codes::CountedCode, histogram::Distribution};
+use super::{Counters, close_codes::CountedCode, histogram::Distribution, http2::Http2Snapshot};
 
 /// The media type of `OpenMetrics` text.
 pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -60,6 +60,7 @@ struct Snapshot {
     refusals: BTreeMap<&'static str, u64>,
     responses: BTreeMap<&'static str, u64>,
     protocol_errors: BTreeMap<&'static str, u64>,
+    http2: Http2Snapshot,
 }
 
 /// The workers' counters as `OpenMetrics` text.
@@ -150,6 +151,7 @@ impl Snapshot {
         for (class, count) in counters.responses() {
             *self.responses.entry(class).or_default() += count;
         }
+        self.http2.add(&counters.http2);
         for (name, counter) in &counters.protocol_errors {
             *self.protocol_errors.entry(name).or_default() += counter.get();
         }
@@ -210,6 +212,7 @@ impl Collector for Snapshot {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut families = Families(encoder);
         self.encode_connections(&mut families)?;
+        self.encode_http2(&mut families)?;
         self.encode_traffic(&mut families)?;
         self.encode_memory(&mut families)?;
         families.histogram(
@@ -276,6 +279,24 @@ impl Snapshot {
         let help = "Failed connections by what the peer did against the protocol";
         let errors = by_name("error", &self.protocol_errors);
         families.add(("ringecho_protocol_errors", help), MetricType::Counter, errors)
+    }
+
+    fn encode_http2(&self, families: &mut Families<'_>) -> fmt::Result {
+        let Http2Snapshot { connections, streams, ended, errors } = &self.http2;
+        let help = "Connections that have spoken HTTP/2";
+        families.counter("ringecho_http2_connections", help, *connections)?;
+        let help = "Streams of HTTP/2 that have not ended";
+        families.gauge("ringecho_http2_streams_open", help, self.http2.open())?;
+        families.counter("ringecho_http2_streams", "Requests over HTTP/2", *streams)?;
+        let ended = ended.iter().map(|((kind, code), count)| {
+            ([("kind", (*kind).to_owned()), ("close_code", code.to_string())], *count)
+        });
+        let help =
+            "Streams of HTTP/2 by kind of end, and by the close code that was sent or echoed";
+        families.add(("ringecho_http2_streams_ended", help), MetricType::Counter, ended)?;
+        let help = "Failed connections of HTTP/2 by the error code that the peer was told";
+        let errors = by_name("error", errors);
+        families.add(("ringecho_http2_errors", help), MetricType::Counter, errors)
     }
 
     fn encode_traffic(&self, families: &mut Families<'_>) -> fmt::Result {
@@ -399,6 +420,11 @@ mod tests {
                 ("ringecho_tls_handshakes", "counter"),
                 ("ringecho_refusals", "counter"),
                 ("ringecho_protocol_errors", "counter"),
+                ("ringecho_http2_connections", "counter"),
+                ("ringecho_http2_streams_open", "gauge"),
+                ("ringecho_http2_streams", "counter"),
+                ("ringecho_http2_streams_ended", "counter"),
+                ("ringecho_http2_errors", "counter"),
                 ("ringecho_messages", "counter"),
                 ("ringecho_bytes", "counter"),
                 ("ringecho_pings", "counter"),

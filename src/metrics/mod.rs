@@ -9,6 +9,7 @@
 mod close_codes;
 pub mod exposition;
 mod histogram;
+mod http2;
 mod refusal_reason;
 mod tls;
 
@@ -34,10 +35,10 @@ use crate::{
     pulse::Pulse,
 };
 
-pub use self::refusal_reason::RefusalReason;
+pub use self::{http2::Http2Error, refusal_reason::RefusalReason};
 
 #[doc(hidden)]
-pub use self::{histogram::Histogram, tls::TlsCounters};
+pub use self::{histogram::Histogram, http2::Http2Counters, tls::TlsCounters};
 
 /// The classes of status that responses other than a 101 have.
 const RESPONSE_CLASSES: [&str; 3] = ["2xx", "4xx", "5xx"];
@@ -87,12 +88,14 @@ pub struct Counters {
     ended: Vec<(&'static str, Counter)>,
     /// Connections that ended with a close code.
     ended_with_code: CloseCodes,
-    /// Refused connections by reason; together they are those that ended as refused.
+    /// Refused connections and streams by reason; together they are those that ended as refused.
     refused: [Counter; RefusalReason::COUNT],
     /// Responses to requests other than a 101, by class of status: 2xx, 4xx, 5xx.
     responses: [Counter; RESPONSE_CLASSES.len()],
     /// Failed connections, by what the peer did.
     protocol_errors: Vec<(&'static str, Counter)>,
+    /// What is counted of HTTP/2.
+    pub http2: Http2Counters,
     /// What its thread is doing.
     pub pulse: Pulse,
 }
@@ -137,6 +140,12 @@ pub struct Totals {
     pub ended: Vec<(&'static str, u64)>,
     /// Refused connections, by reason; reasons that did not occur are left out.
     pub refused: Vec<(&'static str, u64)>,
+    /// Streams of HTTP/2, each a request.
+    pub streams: u64,
+    /// Streams of HTTP/2 that ended, by kind of end; kinds that did not occur are left out.
+    pub streams_ended: Vec<(&'static str, u64)>,
+    /// Failed connections of HTTP/2 by error; errors that did not occur are left out.
+    pub http2_errors: Vec<(&'static str, u64)>,
 }
 
 impl Counters {
@@ -165,6 +174,7 @@ impl Counters {
             refused: array::from_fn(|_| Counter::default()),
             responses: Default::default(),
             protocol_errors: counters_of(ProtocolError::VARIANTS.iter().copied()),
+            http2: Http2Counters::new(end_kinds),
             pulse: Pulse::default(),
         }
     }
@@ -312,6 +322,9 @@ impl Totals {
         let ended = kinds.map(|(kind, (name, _))| (*name, counters.ended(kind).get()));
         add_by_name(&mut self.ended, ended);
         add_by_name(&mut self.refused, counters.refusals());
+        add_by_name(&mut self.streams_ended, counters.http2.ended());
+        add_by_name(&mut self.http2_errors, counters.http2.errors());
+        self.streams += counters.http2.streams.get();
         self.accepted += counters.accepted.get();
         self.accepted_by_worker.push(counters.accepted.get());
         self.tls_handshakes += counters.tls.done_count();

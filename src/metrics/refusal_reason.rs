@@ -106,6 +106,8 @@ pub enum RefusalReason {
     TlsRefusedByClient,
     /// TLS failed without the client's fault.
     TlsFailed,
+    /// An extended CONNECT of HTTP/2 asks for another protocol.
+    ProtocolUnknown,
 }
 
 impl RefusalReason {
@@ -132,6 +134,6 @@ mod tests {
         ] {
             assert_eq!(RefusalReason::NAMES[reason.index()], name);
         }
-        assert_eq!(RefusalReason::NAMES.len(), 41);
+        assert_eq!(RefusalReason::NAMES.len(), 42);
     }
 }

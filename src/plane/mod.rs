@@ -46,6 +46,10 @@ pub(crate) trait Plane: Sized + 'static {
     /// Waits until `duration` has passed.
     async fn sleep(&self, duration: Duration);
 
+    /// Waits until the worker has asked the kernel for what has happened, so that all of its connections
+    /// have had a turn; returns at once where each read of a connection waits for that.
+    async fn rest(&self);
+
     /// Makes a source of a nonblocking descriptor.
     fn source(&self, descriptor: OwnedFd) -> io::Result<Self::Source>;
 

@@ -663,6 +663,16 @@ fn count_lost_connections(counters: &Counters) -> u64 {
     lost
 }
 
+/// What TLS handshakes are answered with: without HTTP/2 among the protocols (ALPN) if it is not spoken.
+fn offer(tls: Arc<rustls::ServerConfig>, speaks_http2: bool) -> Arc<rustls::ServerConfig> {
+    if speaks_http2 {
+        return tls;
+    }
+    let mut without = rustls::ServerConfig::clone(&tls);
+    without.alpn_protocols.retain(|protocol| protocol != b"h2");
+    Arc::new(without)
+}
+
 fn build_service(
     config: &Config,
     certificates: Option<&Certificates>,
@@ -678,7 +688,8 @@ fn build_service(
         echo: config.echo.clone(),
         time: config.time.clone(),
         header_fields_max: config.bounds.header_fields_max.get() as usize,
-        tls: certificates.map(Certificates::config),
+        tls: certificates.map(|it| offer(it.config(), config.http2.is_spoken)),
+        http2: config.http2.clone(),
         server,
     }
 }

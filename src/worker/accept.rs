@@ -223,7 +223,7 @@ impl<P: Plane> Worker<P> {
         debug!(%peer, ?reason, "connection refused");
         self.turned_away.answer(stream, refusal.response(), self.now.get());
         self.counters.accepted.add(1);
-        let number = self.counters.accepted.get();
+        let number = self.latest_number();
         let record = self.access_log.is_some().then(|| Record::new(number, peer));
         self.note_end(ConnectionEnd::Refused(reason), None, record.as_ref());
     }
@@ -283,7 +283,7 @@ impl<P: Plane> Worker<P> {
         };
         let descriptor = stream.as_raw_fd();
         let entered = self.roster.enter(ticket, descriptor);
-        let record = self.records.enter(self.counters.accepted.get(), peer);
+        let record = self.records.enter(self.latest_number(), peer);
         let control = Control::new(self.now.clone(), Some(descriptor)).with_record(record);
         let control = Rc::new(control.with_share(self.memory.clone()));
         control.hold(REQUEST_HEAD_LEN_MAX);

@@ -62,10 +62,10 @@ impl<P: Plane> Carry<SecureStream<P::Stream>> for BySecurePlane<'_, P> {
 impl<P: Plane> Worker<P> {
     /// Converses until the connection is over, or its plane has taken it over (`None`).
     pub(super) async fn converse(
-        &self,
+        self: &Rc<Self>,
         mut stream: P::Stream,
         arrival: Arrival,
-        control: &Control,
+        control: &Rc<Control>,
         entered: &Entered,
     ) -> Option<ConnectionEnd> {
         let carrier = ByPlane(&self.plane);
@@ -107,7 +107,7 @@ impl<P: Plane> Worker<P> {
 }
 
 /// Turns a panic in a connection's task into its end.
-fn contain(
+pub(super) fn contain(
     connection: impl Future<Output = Option<ConnectionEnd>>,
 ) -> impl Future<Output = Option<ConnectionEnd>> {
     AssertUnwindSafe(connection).catch_unwind().map(|outcome| {

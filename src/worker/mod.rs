@@ -10,8 +10,8 @@
 //! connection that another is to admit. Counters are a worker's own, and other threads read them.
 //!
 //! Here are a worker's start and sweep; `accept` makes connections of what comes in, `conversation`
-//! is one connection's life, `client` who is at its other end, `requests` its HTTP/1.1, `drain` the end
-//! of all of them, `platform` what a worker runs on,
+//! is one connection's life, `client` who is at its other end, `requests` its HTTP/1.1, `streams` its
+//! HTTP/2, `drain` the end of all of them, `platform` what a worker runs on,
 //! `orders` what the server has it do, and `signal` how other threads reach it. `records` has what
 //! an operator may ask of each connection, and `inquiry` is how it is asked; `readiness` is what
 //! health checks are told.
@@ -29,6 +29,7 @@ mod records;
 mod requests;
 mod secure;
 mod signal;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod turned_away;
@@ -57,7 +58,7 @@ use self::{
 };
 use crate::{
     access_log::AccessLog,
-    config::{Config, Echo, Proxies, Time},
+    config::{Config, Echo, Http2, Proxies, Time},
     connection::{
         ConnectionEnd, Control, Demand,
         clock::{Deadlines, TICK, Tick},
@@ -159,6 +160,8 @@ pub struct Service {
     pub header_fields_max: usize,
     /// What TLS handshakes are answered with, if there are certificates.
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Whether HTTP/2 is spoken, and what one of its connections may take.
+    pub http2: Http2,
     /// What stays when the service is replaced.
     pub server: Arc<ServerState>,
 }
@@ -440,6 +443,11 @@ impl<P: Plane> Worker<P> {
         if let Some(member) = &self.member {
             member.connection_ended();
         }
+        self.wake_if_drained();
+    }
+
+    /// Wakes whoever waits for the last connection to end, if that was it.
+    fn wake_if_drained(&self) {
         if self.connection_count() == 0
             && let Some(drained) = self.drained.take()
         {
@@ -450,15 +458,25 @@ impl<P: Plane> Worker<P> {
     /// Counts an end, and tells whoever wants to know of it.
     fn note_end(&self, end: ConnectionEnd, close_code: Option<u16>, record: Option<&Record>) {
         self.counters.count_end(end.kind(), close_code);
-        if let ConnectionEnd::Refused(reason) = end {
-            self.counters.refused(reason).add(1);
-        }
-        if let ConnectionEnd::Failed(error) = end {
-            self.counters.count_protocol_error(error);
-        }
+        self.note_cause(end);
         if let (Some(record), Some(access_log)) = (record, &self.access_log) {
             access_log.write(&record.view(), end, close_code);
         }
+    }
+
+    /// Counts why a connection or a stream has ended, if there is more to say than how.
+    fn note_cause(&self, end: ConnectionEnd) {
+        match end {
+            ConnectionEnd::Refused(reason) => self.counters.refused(reason).add(1),
+            ConnectionEnd::Failed(error) => self.counters.count_protocol_error(error),
+            ConnectionEnd::Http2Failed(error) => self.counters.http2.count_error(error),
+            _ => {}
+        }
+    }
+
+    /// The number of the connection or stream that has been counted last. Each has another one.
+    fn latest_number(&self) -> u64 {
+        self.counters.accepted.get() + self.counters.http2.streams.get()
     }
 
     fn connection_count(&self) -> usize {

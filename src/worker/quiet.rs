@@ -11,7 +11,10 @@ use std::{convert::Infallible, pin::pin, time::Duration};
 use futures_util::future::{Either, select};
 
 use super::{Worker, orders::Drain};
-use crate::{connection::clock::TICK, plane::Plane};
+use crate::{
+    connection::{Control, Demand, clock::TICK},
+    plane::Plane,
+};
 
 /// The time between two steps: half of the silence that is waited for, in these bounds. The upper one
 /// is less than a tick, so that the engine does not take a step for the sweep.
@@ -37,6 +40,8 @@ impl<P: Plane> Worker<P> {
     }
 
     async fn close_for_ever(&self, quiet: Duration) -> Infallible {
+        // They are to bring no more streams, but those that they have are drained like connections.
+        self.demand_of(Control::carries_streams, usize::MAX, Demand::DrainIdle);
         let step = (quiet / 2).clamp(STEP_MIN, STEP_MAX);
         loop {
             for (_, control) in self.connections.borrow().iter() {

@@ -18,9 +18,19 @@ impl Records {
 
     /// The record of a connection that is admitted now, if records are kept. The number must be new.
     pub(super) fn enter(&self, number: u64, peer: Peer) -> Option<Rc<Record>> {
+        self.keep(|| Record::new(number, peer))
+    }
+
+    /// The record of a stream of HTTP/2 that begins now, if records are kept. The number must be new,
+    /// and `carrier` is that of its connection.
+    pub(super) fn enter_stream(&self, number: u64, peer: Peer, carrier: u64) -> Option<Rc<Record>> {
+        self.keep(|| Record::of_stream(number, peer, carrier))
+    }
+
+    fn keep(&self, record: impl FnOnce() -> Record) -> Option<Rc<Record>> {
         let records = self.0.as_ref()?;
-        let record = Rc::new(Record::new(number, peer));
-        records.borrow_mut().insert(number, record.clone());
+        let record = Rc::new(record());
+        records.borrow_mut().insert(record.number(), record.clone());
         Some(record)
     }
 

@@ -8,7 +8,7 @@
 //! A connection has one end, that of its last answer: `page_served` or the reason of a refusal. What is
 //! read and written is left to `http`, and the session to whoever [`Carry`] it.
 
-use std::pin::pin;
+use std::{pin::pin, rc::Rc};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::{Either, select};
@@ -33,9 +33,10 @@ use crate::{
     },
     handshake::{HandshakeRefusal, http1},
     http::{
-        BodyError, Client, DISCARDED_BODY_LEN_MAX, Framing, HeadError, Persistence,
+        Beginning, BodyError, Client, DISCARDED_BODY_LEN_MAX, Framing, HeadError, Persistence,
         REQUEST_HEAD_LEN_MAX, REQUESTS_MAX, Refusal, RequestBody, RequestRefusal, Response, Route,
-        Tls, asks_for_echo, encode_request, expects_continue, read_more, read_request, route,
+        Tls, asks_for_echo, encode_request, expects_continue, read_beginning, read_more,
+        read_request, route,
     },
     metrics::RefusalReason,
     plane::{Plane, Upgraded},
@@ -57,14 +58,14 @@ pub(super) struct Caller<'a> {
 }
 
 impl Caller<'_> {
-    fn client(&self) -> Client {
+    pub(super) fn client(&self) -> Client {
         let via = (self.client.peer != self.peer).then(|| self.peer.to_string());
         Client { peer: Some(self.client.peer.to_string()), via, tls: self.tls.cloned() }
     }
 }
 
 /// What a request asks for, once it has been judged.
-enum Verdict {
+pub(super) enum Verdict {
     /// An echo, which it gets.
     Upgrade(http1::Acceptance),
     /// The page.
@@ -116,18 +117,33 @@ impl Refused {
     pub(super) fn end(&self) -> ConnectionEnd {
         ConnectionEnd::Refused(self.reason)
     }
+
+    /// The response, and the end of a stream that it is for.
+    pub(super) fn into_response(self) -> (Response, ConnectionEnd) {
+        let end = self.end();
+        (self.refusal.into(), end)
+    }
 }
 
 /// What is done for a request.
 enum Answer {
     /// The connection is upgraded.
     Upgrade(http1::Acceptance),
+    /// The peer speaks HTTP/2, and nothing that has arrived was taken.
+    Http2,
     /// A response is sent, after which the connection ends or goes on; if it ends then, in this way.
     Respond(Bytes, Persistence, ConnectionEnd),
 }
 
+/// Which of a connection's requests it is.
+#[derive(Clone, Copy)]
+struct PlaceInRow {
+    is_first: bool,
+    is_last: bool,
+}
+
 /// Why there is nothing to answer with but a refusal, or not even that.
-enum Fault {
+pub(super) enum Fault {
     Refused(RequestRefusal),
     End(ConnectionEnd),
 }
@@ -148,26 +164,35 @@ impl<P: Plane> Worker<P> {
     /// Converses in HTTP, from a request head on. `received` are its first bytes, as far as they have
     /// arrived.
     pub(super) async fn converse_http<S: Duplex>(
-        &self,
+        self: &Rc<Self>,
         mut stream: S,
         mut received: BytesMut,
         carrier: impl Carry<S>,
         caller: Caller<'_>,
-        control: &Control,
+        control: &Rc<Control>,
         entered: &Entered,
     ) -> Option<ConnectionEnd> {
         let mut requests_left = REQUESTS_MAX;
         let end = loop {
             requests_left -= 1;
-            let is_last = requests_left == 0;
+            let place = PlaceInRow {
+                is_first: requests_left == REQUESTS_MAX - 1,
+                is_last: requests_left == 0,
+            };
             let answer = self
-                .answer_request(&mut stream, &mut received, caller, control, entered, is_last)
+                .answer_request(&mut stream, &mut received, caller, control, entered, place)
                 .await;
             let (response, persistence, end) = match answer {
                 Ok(Answer::Upgrade(acceptance)) => {
                     return self
                         .upgrade(stream, received, acceptance, carrier, control, entered)
                         .await;
+                }
+                Ok(Answer::Http2) => {
+                    let received = received.into();
+                    let served = self.converse_http2(stream, received, caller, control, entered);
+                    // Boxed, so that the tasks of other connections have no room for it.
+                    return Some(Box::pin(served).await);
                 }
                 Ok(Answer::Respond(response, persistence, end)) => (response, persistence, end),
                 Err(end) => return Some(end),
@@ -283,14 +308,26 @@ impl<P: Plane> Worker<P> {
         mut caller: Caller<'_>,
         control: &Control,
         entered: &Entered,
-        is_last: bool,
+        PlaceInRow { is_first, is_last }: PlaceInRow,
     ) -> Result<Answer, ConnectionEnd> {
         let keeps_text = self.service().http_echo.is_some();
-        let read = read_request(stream, std::mem::take(received), keeps_text);
+        let may_be_http2 = is_first && self.service().http2.is_spoken;
+        let arrived = std::mem::take(received);
+        let read = async {
+            if may_be_http2 {
+                return read_beginning(stream, arrived, keeps_text).await;
+            }
+            let (request, behind) = read_request(stream, arrived, keeps_text).await?;
+            Ok(Beginning::Http1(request, behind))
+        };
         let mut request = match in_time(read, control, RequestRefusal::TimedOut).await {
-            Ok(Ok((request, behind))) => {
+            Ok(Ok(Beginning::Http1(request, behind))) => {
                 *received = behind;
                 request
+            }
+            Ok(Ok(Beginning::Http2(arrived))) => {
+                *received = arrived;
+                return Ok(Answer::Http2);
             }
             Ok(Err(HeadError::PeerLeft)) => return Err(ConnectionEnd::PeerLeft),
             Ok(Err(HeadError::Refused { refusal, is_head })) => {
@@ -325,7 +362,7 @@ impl<P: Plane> Worker<P> {
     }
 
     /// Judges a request by its head.
-    fn judge(&self, request: &mut Request<()>) -> Verdict {
+    pub(super) fn judge(&self, request: &mut Request<()>) -> Verdict {
         let service = self.service();
         if request.headers().len() > service.header_fields_max {
             let refusal = RequestRefusal::HeaderFieldsTooMany(service.header_fields_max);
@@ -532,7 +569,7 @@ async fn finish_body(
 }
 
 /// What arrives of a request, unless its time is over first or the server stops.
-async fn in_time<T>(
+pub(super) async fn in_time<T>(
     arriving: impl Future<Output = T>,
     control: &Control,
     too_late: RequestRefusal,
@@ -552,7 +589,7 @@ async fn in_time<T>(
 }
 
 /// What a request asks for, as far as an operator may ask.
-fn request_record(request: &Request<()>) -> RequestRecord {
+pub(super) fn request_record(request: &Request<()>) -> RequestRecord {
     let headers = request.headers();
     let field = |headers: &HeaderMap, name: HeaderName| {
         headers.get(name).map(|value| printable(value.as_bytes()))

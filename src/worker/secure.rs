@@ -5,7 +5,7 @@
 //! counts as one whose handshake is in progress until its HTTP handshake is over too. What it sends is
 //! bounded by `crate::tls`.
 
-use std::{future::Future, pin::pin, sync::Arc, time::Instant};
+use std::{future::Future, pin::pin, rc::Rc, sync::Arc, time::Instant};
 
 use bytes::BytesMut;
 use futures_util::future::{Either, select};
@@ -48,11 +48,11 @@ impl<P: Plane> Worker<P> {
     /// Converses over TLS until the connection is over. `received` are the first bytes, as far as they
     /// have arrived.
     pub(super) async fn converse_securely(
-        &self,
+        self: &Rc<Self>,
         stream: P::Stream,
         received: BytesMut,
         caller: Caller<'_>,
-        control: &Control,
+        control: &Rc<Control>,
         entered: &Entered,
     ) -> Option<ConnectionEnd> {
         let Some(config) = self.service().tls.clone() else {

@@ -46,7 +46,7 @@ fn service() -> Service {
     let page = SharedResponse::new(&Response::page(String::new()));
     let (http_echo, header_fields_max) = (None, HEADER_FIELDS_MAX);
     let server = Arc::new(ServerState::new(&Config::default()));
-    let (proxies, tls) = (Proxies::default(), None);
+    let (proxies, tls, http2) = (Proxies::default(), None, Http2::default());
     Service {
         echo_paths,
         policy,
@@ -57,6 +57,7 @@ fn service() -> Service {
         time,
         header_fields_max,
         tls,
+        http2,
         server,
     }
 }
@@ -554,7 +555,7 @@ fn nobody_is_lost_where_accepting_fails_now_and_then() {
 fn connection_whose_end_was_demanded_is_not_handed_over() {
     runtime::build_on_epoll().unwrap().block_on(async {
         let counters = Arc::new(Counters::new(&ConnectionEnd::KINDS));
-        let worker = portable_worker(counters.clone());
+        let worker = Rc::new(portable_worker(counters.clone()));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         client
@@ -568,7 +569,7 @@ fn connection_whose_end_was_demanded_is_not_handed_over() {
         let stream = worker.plane.stream(stream).unwrap();
         let ticket = worker.service().server.admission.admit(peer.ip()).unwrap();
         let entered = worker.roster.enter(ticket, stream.as_raw_fd());
-        let control = Control::new(worker.now.clone(), None);
+        let control = Rc::new(Control::new(worker.now.clone(), None));
         control.demand(Demand::End(ConnectionEnd::Abandoned));
         let arrival = Arrival { peer: peer.into(), speaks_tls: false };
         let end = worker.converse(stream, arrival, &control, &entered).await;

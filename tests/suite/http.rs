@@ -138,7 +138,8 @@ fn other_protocols_are_answered_at_once_with_what_to_do() {
     with_server(&config(), |server| {
         for (beginning, status, reason) in [
             (&client_hello[..], "400 Bad Request", "use ws:// or http://, or put a TLS proxy"),
-            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "505 ", "only HTTP/1.1 is spoken here"),
+            // Not the preface of HTTP/2, which is spoken here.
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r.", "505 ", "only HTTP/1.1 is spoken here"),
             (
                 b"PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\n",
                 "400 ",

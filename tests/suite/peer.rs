@@ -67,13 +67,13 @@ pub fn with_server(config: &Config, test: impl Fn(&TestServer)) {
         test(&server);
         let totals = server.stop();
         assert_eq!(totals.accepted, totals.ended_count(), "{totals:?}");
-        let refused = totals.ended.iter().find(|(kind, _)| *kind == "refused");
+        let streams_ended: u64 = totals.streams_ended.iter().map(|(_, count)| count).sum();
+        assert_eq!(totals.streams, streams_ended, "{totals:?}");
+        let ended = || totals.ended.iter().chain(&totals.streams_ended);
+        let refused: u64 = ended().filter(|it| it.0 == "refused").map(|it| it.1).sum();
         let by_reason: u64 = totals.refused.iter().map(|(_, count)| count).sum();
-        assert_eq!(refused.map_or(0, |(_, count)| *count), by_reason, "{totals:?}");
-        assert!(
-            !totals.ended.iter().any(|(kind, _)| ["panicked", "worker_died"].contains(kind)),
-            "{totals:?}"
-        );
+        assert_eq!(refused, by_reason, "{totals:?}");
+        assert!(!ended().any(|(kind, _)| ["panicked", "worker_died"].contains(kind)), "{totals:?}");
     }
 }
 
@@ -245,6 +245,11 @@ impl Peer {
     /// Everything until the server's end.
     pub fn read_to_close(&mut self) {
         self.stream.read_to_end(&mut Vec::new()).expect("an orderly end");
+    }
+
+    /// Everything until the connection is over, orderly or not.
+    pub fn read_to_close_or_reset(&mut self) {
+        let _ = self.stream.read_to_end(&mut Vec::new());
     }
 
     /// A response head, and not a byte more.

@@ -52,7 +52,7 @@ pub fn get_json(server: &TestServer, path: &str) -> Value {
 }
 
 /// The samples of an exposition.
-fn scrape(server: &TestServer) -> BTreeMap<String, u64> {
+pub fn scrape(server: &TestServer) -> BTreeMap<String, u64> {
     let text = get(server, "/metrics");
     let samples = text.lines().filter(|line| !line.starts_with('#'));
     samples
@@ -71,7 +71,7 @@ fn sum(samples: &BTreeMap<String, u64>, name: &str) -> u64 {
 }
 
 /// Scrapes until `expected` is so.
-fn scrape_until(
+pub fn scrape_until(
     server: &TestServer,
     expected: impl Fn(&BTreeMap<String, u64>) -> bool,
 ) -> BTreeMap<String, u64> {

@@ -9,4 +9,4 @@ pub use self::{
     subject::name_of,
 };
 /// Whether HTTP/2 is offered to clients (ALPN), since there is somebody who speaks it.
-pub const OFFERS_HTTP2: bool = false;
+pub const OFFERS_HTTP2: bool = true;

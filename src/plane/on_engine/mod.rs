@@ -190,6 +190,9 @@ impl<K: Kernel> Plane for OnEngine<K> {
         let _ = Waiting { plane: self, wait }.over().await;
     }
 
+    /// A stream that has been read from waits for the kernel before it is read again.
+    async fn rest(&self) {}
+
     fn source(&self, descriptor: OwnedFd) -> io::Result<OwnedFd> {
         Ok(descriptor)
     }

@@ -1,6 +1,7 @@
 //! The portable path: monoio waits, and each connection is a task.
 
 mod carrier;
+mod rest;
 
 use std::{
     future::{Future, pending},
@@ -26,23 +27,26 @@ use crate::{
     stream::Duplex,
 };
 
+use self::rest::Rest;
+
 pub use self::carrier::run;
 
 /// Connections on monoio.
 pub(crate) struct Portable {
     /// Whether descriptors must not block, as epoll wants it. A ring waits by itself.
     is_nonblocking: bool,
+    rest: Rest,
 }
 
 impl Portable {
     /// On monoio's ring.
     pub(crate) fn on_uring() -> Self {
-        Self { is_nonblocking: false }
+        Self { is_nonblocking: false, rest: Rest::default() }
     }
 
     /// On an epoll instance.
     pub(crate) fn on_epoll() -> Self {
-        Self { is_nonblocking: true }
+        Self { is_nonblocking: true, rest: Rest::default() }
     }
 }
 
@@ -57,6 +61,10 @@ impl Plane for Portable {
 
     async fn sleep(&self, duration: Duration) {
         monoio::time::sleep(duration).await;
+    }
+
+    async fn rest(&self) {
+        self.rest.rest().await;
     }
 
     fn source(&self, descriptor: OwnedFd) -> io::Result<UnixStream> {

@@ -125,7 +125,7 @@ pub(super) fn connections(directory: &Directory, after: Option<Cursor>, limit: u
 }
 
 fn connection(cursor: Cursor, record: &RecordView) -> Value {
-    let RecordView { peer, via, announced, age, client, .. } = record;
+    let RecordView { peer, via, announced, carrier, http, age, client, .. } = record;
     let RecordView { request, subprotocol, state, traffic, .. } = record;
     let proxy = announced.as_ref().map(|it| {
         let Announced { authority, alpn, tls, unique_id } = it;
@@ -141,6 +141,8 @@ fn connection(cursor: Cursor, record: &RecordView) -> Value {
         "via": via.map(|via| via.to_string()),
         "proxy": proxy,
         "client": client,
+        "http": http,
+        "connection": carrier.map(|number| Cursor { number, ..cursor }.to_string()),
         "age_seconds": age.as_secs_f64(),
         "state": <&str>::from(*state),
         "path": request.as_ref().map(|_| path),
