@@ -7,8 +7,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 duration=${DURATION:-600}
-[ $# -gt 0 ] || set -- frame_stream request_head http_requests extension_offer config_file takeover_message \
-  tls_records proxy_header forwarded
+[ $# -gt 0 ] || set -- frame_stream request_head http_requests extension_offer config_file \
+  takeover_message tls_records proxy_header forwarded
 
 python=$PWD/.tools/python
 [ -x "$python/bin/python" ] || python3 -m venv "$python"

@@ -69,16 +69,18 @@ impl<P: Plane> Worker<P> {
         entered: &Entered,
     ) -> Option<ConnectionEnd> {
         let carrier = ByPlane(&self.plane);
-        let Met { client, received } =
-            match self.meet(&mut stream, arrival.peer, control, entered).await {
-                Ok(met) => met,
-                Err(Unmet::Ended(end)) => return Some(end),
-                // Before a TLS handshake there is nothing that its client would understand.
-                Err(Unmet::Refused(refused)) if arrival.speaks_tls => return Some(refused.end()),
-                Err(Unmet::Refused(refused)) => {
-                    return Some(self.tell_refusal(stream, refused, control, entered).await);
-                }
-            };
+        let Met { client, received } = match self
+            .meet(&mut stream, arrival.peer, control, entered)
+            .await
+        {
+            Ok(met) => met,
+            Err(Unmet::Ended(end)) => return Some(end),
+            // Before a TLS handshake there is nothing that its client would understand.
+            Err(Unmet::Refused(refused)) if arrival.speaks_tls => return Some(refused.end()),
+            Err(Unmet::Refused(refused)) => {
+                return Some(Box::pin(self.tell_refusal(stream, refused, control, entered)).await);
+            }
+        };
         let caller = Caller { client, peer: arrival.peer, tls: None };
         if arrival.speaks_tls {
             // In memory of its own, so that the tasks of plain connections are not as large.

@@ -428,6 +428,28 @@ fn client_that_a_trusted_proxys_request_names_is_the_peer() {
     });
 }
 
+/// A proxy sends requests of several clients on one connection.
+#[test]
+fn each_request_of_a_trusted_proxy_has_a_client_of_its_own() {
+    let config = behind(ProxyProtocol::Off, &[], &["127.0.0.9"], bounded(seen::config(1)));
+    with_server(&config, |server| {
+        let field = |client| format!("X-Forwarded-For: 203.0.113.{client}\r\n");
+        let page = |client| format!("HEAD / HTTP/1.1\r\nHost: a\r\n{}\r\n", field(client));
+        let mut shared = connect_from(here(PROXY), server.address);
+        for client in [1, 2, 1, 3] {
+            shared.send(page(client));
+            assert!(shared.read_head().starts_with("HTTP/1.1 200 "));
+            let expected = format!("203.0.113.{client}");
+            assert_eq!(only_connection(server)["peer"], json!(expected));
+        }
+        // It counts for the last of them, and for no other.
+        let second = request(server, PROXY, b"", &field(3), 101);
+        let _ = request(server, PROXY, b"", &field(3), 429).read_to_end();
+        let others = [1, 1, 2, 2].map(|client| request(server, PROXY, b"", &field(client), 101));
+        drop((second, others));
+    });
+}
+
 #[test]
 fn chain_of_a_proxy_with_a_header_and_one_with_a_field_is_followed() {
     let config =
