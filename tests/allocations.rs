@@ -308,17 +308,17 @@ fn tls_pair(
 fn idle_tls_session_takes_less_than_four_kibibytes() {
     for version in [&TLS12, &TLS13] {
         let (_config, mut server, mut client, mut held) = tls_pair(version);
-        let mut hold = |what: &mut dyn FnMut()| held += measure(what).bytes_current;
+        let mut count = |what: &mut dyn FnMut()| held += measure(what).bytes_current;
         let (mut to_server, mut to_client) = (Vec::new(), Vec::with_capacity(8 << 10));
         let mut plaintext = Vec::with_capacity(RECORD_PAYLOAD_MAX);
         while client.has_output() || server.has_output() {
             to_server.clear();
             client.take_output(&mut to_server);
-            hold(&mut || {
+            count(&mut || {
                 server.open(&mut to_server, &mut plaintext).unwrap();
             });
             to_client.clear();
-            hold(&mut || server.take_output(&mut to_client));
+            count(&mut || server.take_output(&mut to_client));
             client.open(&mut to_client, &mut Vec::new()).unwrap();
         }
         assert!(!server.is_handshaking());
@@ -326,15 +326,15 @@ fn idle_tls_session_takes_less_than_four_kibibytes() {
         let mut ciphertext = Vec::new();
         client.seal(&[7; RECORD_PAYLOAD_MAX], &mut ciphertext).unwrap();
         let (first, second) = ciphertext.split_at_mut(1000);
-        hold(&mut || {
+        count(&mut || {
             server.open(first, &mut plaintext).unwrap();
         });
-        hold(&mut || {
+        count(&mut || {
             server.open(second, &mut plaintext).unwrap();
         });
         assert_eq!(plaintext.len(), RECORD_PAYLOAD_MAX);
         let mut place = vec![0; server.sealed_len(plaintext.len())];
-        hold(&mut || {
+        count(&mut || {
             server.seal_into(&plaintext, &mut place).unwrap();
         });
         assert_eq!(server.held_len(), 0);

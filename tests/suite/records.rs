@@ -84,12 +84,12 @@ fn open(address: SocketAddr, suite: SupportedCipherSuite) -> Client {
     tungstenite::client("wss://localhost/ws", stream).expect("both handshakes succeed").0
 }
 
-fn expect_echo(client: &mut Client, message: Message) {
+fn expect_echo(client: &mut Client, message: &Message) {
     client.send(message.clone()).unwrap();
-    assert!(client.read().unwrap() == message, "the echo is the message");
+    assert!(client.read().unwrap() == *message, "the echo is the message");
 }
 
-/// Closes, and reads to the end: the Close frame's echo, close_notify, the end of TCP.
+/// Closes, and reads to the end: the Close frame's echo, `close_notify`, the end of TCP.
 fn close(client: &mut Client) {
     let close = CloseFrame { code: CloseCode::Library(4000), reason: "enough".into() };
     client.close(Some(close.clone())).unwrap();
@@ -125,7 +125,7 @@ fn messages_of_all_lengths_come_back_with_every_cipher_suite() {
             let mut client = open(server.address, suite);
             for len in [0, 1, 125, 126, 16_383, 16_384, 16_385, 65_536, 1 << 20] {
                 let payload: Vec<u8> = (0..=u8::MAX).cycle().take(len).collect();
-                expect_echo(&mut client, Message::binary(payload));
+                expect_echo(&mut client, &Message::binary(payload));
             }
             close(&mut client);
         }
@@ -169,7 +169,7 @@ fn record_of_another_session_is_answered_with_an_alert_and_named() {
     on_every_plane(|server, _| {
         for suite in TWO_SUITES {
             let mut client = open(server.address, suite);
-            expect_echo(&mut client, Message::text("before"));
+            expect_echo(&mut client, &Message::text("before"));
             let stream = client.get_mut();
             let mut records = seal(stream, &encode(&[text("after")]));
             *records.last_mut().unwrap() ^= 1;
@@ -186,7 +186,7 @@ fn record_of_another_session_is_answered_with_an_alert_and_named() {
 fn keys_can_be_changed_at_any_time_but_not_the_kernels() {
     on_every_plane(|server, way| {
         let mut client = open(server.address, TLS13_AES_256_GCM_SHA384);
-        expect_echo(&mut client, Message::text("before"));
+        expect_echo(&mut client, &Message::text("before"));
         let mut is_refused = false;
         for _ in 0..3 {
             client.get_mut().conn.refresh_traffic_keys().unwrap();
@@ -214,7 +214,7 @@ fn close_notify_ends_the_connection() {
     on_every_plane(|server, _| {
         for suite in TWO_SUITES {
             let mut client = open(server.address, suite);
-            expect_echo(&mut client, Message::text("before"));
+            expect_echo(&mut client, &Message::text("before"));
             let stream = client.get_mut();
             stream.conn.send_close_notify();
             stream.conn.complete_io(&mut stream.sock).unwrap();

@@ -170,12 +170,12 @@ fn open(address: SocketAddr, config: &Arc<ClientConfig>, name: &str) -> Client {
     upgrade(secure(address, config, name).expect("a handshake"))
 }
 
-fn expect_echo(client: &mut Client, message: Message) {
+fn expect_echo(client: &mut Client, message: &Message) {
     client.send(message.clone()).unwrap();
-    assert_eq!(client.read().unwrap(), message);
+    assert_eq!(client.read().unwrap(), *message);
 }
 
-/// Closes, and reads to the end: the Close frame's echo, close_notify, the end of TCP.
+/// Closes, and reads to the end: the Close frame's echo, `close_notify`, the end of TCP.
 fn close(client: &mut Client) {
     let close = CloseFrame { code: CloseCode::Library(4000), reason: "enough".into() };
     client.close(Some(close.clone())).unwrap();
@@ -205,9 +205,9 @@ fn messages_come_back_over_tls_of_either_version() {
             let mut client = open(server.address, &client_config, "localhost");
             for len in [0, 1, 125, 126, 16_383, 16_384, 16_385, 65_536, 1 << 20] {
                 let payload: Vec<u8> = (0..=u8::MAX).cycle().take(len).collect();
-                expect_echo(&mut client, Message::binary(payload));
+                expect_echo(&mut client, &Message::binary(payload));
             }
-            expect_echo(&mut client, Message::text("héllo wörld ✓".repeat(3000)));
+            expect_echo(&mut client, &Message::text("héllo wörld ✓".repeat(3000)));
             client.send(Message::Ping(b"beat"[..].into())).unwrap();
             assert_eq!(client.read().unwrap(), Message::Pong(b"beat"[..].into()));
             close(&mut client);
@@ -325,7 +325,7 @@ fn session_is_resumed_with_a_ticket_on_any_worker() {
             for round in 0..6 {
                 let mut client = open(server.address, &client_config, "localhost");
                 // Tickets come with the first response.
-                expect_echo(&mut client, Message::text("hello"));
+                expect_echo(&mut client, &Message::text("hello"));
                 let kind = client.get_ref().conn.handshake_kind();
                 let resumed = [HandshakeKind::Full, HandshakeKind::Resumed][usize::from(round > 0)];
                 assert_eq!(kind, Some(resumed), "{version:?} {round}");
@@ -354,7 +354,7 @@ fn clients_show_a_certificate_if_authorities_are_named() {
             let known = Arc::new(authority.client(version, Some(shown)));
             for is_resumed in [false, true] {
                 let mut client = open(server.address, &known, "localhost");
-                expect_echo(&mut client, Message::text("hello"));
+                expect_echo(&mut client, &Message::text("hello"));
                 let kind = client.get_ref().conn.handshake_kind();
                 assert_eq!(kind == Some(HandshakeKind::Resumed), is_resumed);
                 let connections = connections(server);
@@ -508,7 +508,7 @@ fn handshakes_count_until_the_opening_is_over() {
         let refused = secure(server.address, &client_config, "localhost").unwrap_err();
         assert!(!refused.to_string().is_empty());
         let mut first = upgrade(first);
-        expect_echo(&mut first, Message::text("hello"));
+        expect_echo(&mut first, &Message::text("hello"));
         let mut second = open(server.address, &client_config, "localhost");
         close(&mut second);
         close(&mut first);
@@ -521,7 +521,7 @@ fn server_that_stops_closes_over_tls() {
     with_server(&config(authority.tls(&["localhost"])), |server| {
         let client_config = Arc::new(authority.client(&TLS13, None));
         let mut client = open(server.address, &client_config, "localhost");
-        expect_echo(&mut client, Message::text("hello"));
+        expect_echo(&mut client, &Message::text("hello"));
         server.begin_to_stop();
         let Message::Close(Some(close)) = client.read().unwrap() else { panic!("no Close frame") };
         assert_eq!(close.code, CloseCode::Away);
@@ -537,7 +537,7 @@ fn peer_that_vanishes_without_close_notify_has_vanished() {
     let totals = totals_of(&config(authority.tls(&["localhost"])), |server| {
         let client_config = Arc::new(authority.client(&TLS13, None));
         let mut client = open(server.address, &client_config, "localhost");
-        expect_echo(&mut client, Message::text("hello"));
+        expect_echo(&mut client, &Message::text("hello"));
     });
     for totals in totals {
         assert_eq!(totals.ended, [("peer_vanished", 1)]);
@@ -560,7 +560,7 @@ fn long_chain_of_certificates_is_served() {
         for version in [&TLS12, &TLS13] {
             let client_config = Arc::new(authority.client(version, None));
             let mut client = open(server.address, &client_config, "localhost");
-            expect_echo(&mut client, Message::text("hello"));
+            expect_echo(&mut client, &Message::text("hello"));
             close(&mut client);
         }
     });
@@ -689,7 +689,7 @@ fn certificates_are_read_again_and_nobody_is_dropped() {
     let program = Program::start(&[&flags[0], &flags[1]]);
     let client_config = Arc::new(authority.client(&TLS13, None));
     let mut client = open(program.address, &client_config, "old.example");
-    expect_echo(&mut client, Message::text("before"));
+    expect_echo(&mut client, &Message::text("before"));
 
     // By a signal.
     authority.write_server("server", &["signal.example"]);
@@ -697,7 +697,7 @@ fn certificates_are_read_again_and_nobody_is_dropped() {
     program.expect_line("certificates read again");
     assert!(serves(&program, &authority, "signal.example"));
     assert!(!serves(&program, &authority, "old.example"));
-    expect_echo(&mut client, Message::text("after a signal"));
+    expect_echo(&mut client, &Message::text("after a signal"));
 
     // By themselves, as one that renews them puts another file in the place.
     let (new_certificate, new_key) = authority.write_server("new", &["changed.example"]);
@@ -705,14 +705,14 @@ fn certificates_are_read_again_and_nobody_is_dropped() {
     fs::rename(new_certificate, &certificate).unwrap();
     program.expect_line("certificates read again");
     assert!(serves(&program, &authority, "changed.example"));
-    expect_echo(&mut client, Message::text("after a change"));
+    expect_echo(&mut client, &Message::text("after a change"));
 
     // What is wrong changes nothing, and is said once.
     fs::write(&certificate, "nothing").unwrap();
     let warning = program.expect_line("the certificates stay as they are");
     assert!(warning.contains("there is no certificate in it"), "{warning}");
     assert!(serves(&program, &authority, "changed.example"));
-    expect_echo(&mut client, Message::text("after a mistake"));
+    expect_echo(&mut client, &Message::text("after a mistake"));
     close(&mut client);
     let rest = program.stop();
     assert!(!rest.iter().any(|line| line.contains("stay as they are")), "{rest:?}");
@@ -778,7 +778,7 @@ fn certificate_for_a_trial_is_known_by_its_fingerprint() {
         .with_custom_certificate_verifier(Arc::new(Pinned(fingerprint.to_owned())))
         .with_no_client_auth();
     let mut client = open(program.address, &Arc::new(client_config), "localhost");
-    expect_echo(&mut client, Message::text("hello"));
+    expect_echo(&mut client, &Message::text("hello"));
     close(&mut client);
     let mut peer = Peer::connect(program.address);
     peer.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
