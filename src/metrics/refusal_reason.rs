@@ -134,6 +134,6 @@ mod tests {
         ] {
             assert_eq!(RefusalReason::NAMES[reason.index()], name);
         }
-        assert_eq!(RefusalReason::NAMES.len(), 42);
+        assert_eq!(RefusalReason::NAMES.len(), 51);
     }
 }
