@@ -23,7 +23,7 @@ use crate::{
     connection::{ConnectionEnd, Control, write_all},
     entry::admission::Entered,
     handshake::{HandshakeRefusal, http2 as handshake},
-    http::{Client, REQUEST_HEAD_LEN_MAX, RequestRefusal, Response, encode_request},
+    http::{Client, Methods, REQUEST_HEAD_LEN_MAX, RequestRefusal, Response, encode_request},
     http2::{self, Incoming, Limits, Place, StreamReader, halves},
     plane::{Plane, portable},
     pulse::Activity,
@@ -248,6 +248,9 @@ impl<P: Plane> Worker<P> {
             request.headers_mut().insert(HOST, host);
         }
         if !handshake::is_extended_connect(request) {
+            if request.method() == Method::CONNECT {
+                return refuse(RequestRefusal::MethodNotAllowed(Methods::Page).into());
+            }
             return Either::Right(self.judge(request));
         }
         let service = self.service();

@@ -160,8 +160,8 @@ fn what_a_request_is_refused_for_is_said_over_http_2_too() {
             (connect(path), 404, "there is no echo here: upgrades are at /ws"),
             (connect(version), 426, "Sec-WebSocket-Version must be 13"),
             (connect(protocol), 501, "over HTTP/2, this path is for extended CONNECT requests"),
-            (plain.body(()).unwrap(), 405, "only GET and HEAD are possible here"),
-            (post, 405, "only GET and HEAD are possible here"),
+            (plain.body(()).unwrap(), 405, "only GET, HEAD and OPTIONS are possible here"),
+            (post, 405, "only GET, HEAD and OPTIONS are possible here"),
             (get("/other"), 404, "there is nothing here: the page is at /"),
             (get("/ws"), 400, "this path is for WebSocket clients"),
         ] {
