@@ -13,12 +13,13 @@ ip link set lo up
 ulimit -n 524288
 # The network of this system is its own, so the trial may spoil it.
 # Which module needs which is not looked up: each is tried until no more can be had.
-for pass in 1 2 3 4; do
+for _ in 1 2 3 4; do
     for module in /modules/"$(uname -r)"/*.ko; do
         insmod "$module" 2>/dev/null
     done
 done
-netem= ktls=
+netem=''
+ktls=''
 [ -d /sys/module/sch_netem ] && netem=1
 [ -d /sys/module/tls ] && ktls=1
 echo "modules: $(lsmod | awk 'NR > 1 { printf "%s ", $1 }')"

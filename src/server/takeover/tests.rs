@@ -88,7 +88,7 @@ fn link(path: &Path) -> Link {
 /// A server answers there, be it with a refusal.
 fn assert_serves(address: SocketAddr) {
     let mut client = TcpStream::connect(address).unwrap();
-    client.write_all(b"GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    client.write_all(b"GET /nowhere HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
     let mut response = String::new();
     client.read_to_string(&mut response).unwrap();
     assert!(response.starts_with("HTTP/1.1 404 "), "{response}");
