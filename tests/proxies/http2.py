@@ -17,6 +17,9 @@ from websockets.protocol import CLIENT, Protocol
 STREAM_WINDOW = 6 << 20
 CONNECTION_WINDOW = 15 << 20
 
+# The type of the frame (RFC 9113 6.8).
+GOAWAY = 7
+
 
 class Http2Client:
     """`open` is the way to one; then as a connection of `websockets`: send, recv, close, wait_closed."""
@@ -37,6 +40,7 @@ class Http2Client:
         client.frames = Protocol(CLIENT, max_size=None)
         client.messages = asyncio.Queue()
         client.outgoing = bytearray()
+        client.unread = bytearray()
         client.changed = asyncio.Event()
         client.is_offered = client.has_ended = False
         client.response = None
@@ -130,7 +134,7 @@ class Http2Client:
     async def _read(self):
         try:
             while received := await self.reader.read(65536):
-                for event in self.http2.receive_data(received):
+                for event in self.http2.receive_data(self._without_goaway(received)):
                     self._take(event)
                 self._give_out()
                 # Pongs and the echo of a Close frame too, and the HTTP/2 connection's own frames.
@@ -140,6 +144,19 @@ class Http2Client:
             pass
         finally:
             self._end()
+
+    def _without_goaway(self, received):
+        """Whole frames, without GOAWAY: it lets streams go on (RFC 9113 6.8), but h2 takes no frame behind it."""
+        self.unread += received
+        frames = bytearray()
+        while len(self.unread) >= 9:
+            length = 9 + int.from_bytes(self.unread[:3])
+            if len(self.unread) < length:
+                break
+            if self.unread[3] != GOAWAY:
+                frames += self.unread[:length]
+            del self.unread[:length]
+        return bytes(frames)
 
     def _end(self):
         if not self.has_ended:
