@@ -152,7 +152,7 @@ fn proxy_that_connects_for_itself_is_the_peer() {
             assert_eq!(connection["peer"], json!(local_address(&peer)));
             assert_eq!((&connection["via"], &connection["proxy"]), (&Value::Null, &Value::Null));
             drop(peer);
-            let health = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
+            let health = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
             let mut check = begin(server, PROXY, [header, health].concat());
             assert!(check.read_to_end().ends_with("\r\n\r\nok\n"));
         }
@@ -495,7 +495,7 @@ fn proxy_at_a_unix_socket_is_believed_if_unix_is_trusted() {
             assert_eq!(connection["peer"], json!(expected));
             assert_eq!(connection["via"], json!("unix"));
         }
-        let mut bounded = open(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n");
+        let mut bounded = open(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
         assert!(bounded.read_to_end().starts_with("HTTP/1.1 200 "));
     });
     let all = &["0.0.0.0/0", "::/0"];
