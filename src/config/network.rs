@@ -19,7 +19,7 @@ use crate::config::{
 pub struct Network {
     /// Where to listen, with tls+ in front for TLS; port 0 takes a free one; repeatable
     ///
-    /// [::] takes connections of IPv4 too, unless an address of IPv4 with the same port is named
+    /// `[::]` takes connections of IPv4 too, unless an address of IPv4 with the same port is named
     /// beside it. A Unix socket's file is removed when the server stops, and one that a dead server
     /// has left is replaced.
     #[arg(

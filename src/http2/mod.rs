@@ -1,9 +1,9 @@
 //! HTTP/2 (RFC 9113): the driver of one connection, its streams as something that a session can be
 //! carried over, and what both may take. The crate `h2` knows the frames.
 //!
-//! [`connection`] drives a connection: bytes in, requests out, streams in between, its end. [`pipe`]
+//! `connection` drives a connection: bytes in, requests out, streams in between, its end. `pipe`
 //! is between `h2`, which polls, and a stream of monoio's, which takes buffers away while it reads and
-//! writes. [`stream`] has the two halves of a stream, and [`watch`] counts the frames that cost the
+//! writes. `stream` has the two halves of a stream, and `watch` counts the frames that cost the
 //! server something and carry nothing. What a request is answered with is left to the worker, and the
 //! opening handshake (RFC 8441) to `handshake`.
 //!

@@ -30,7 +30,7 @@ use crate::{
 #[command(next_help_heading = super::CONNECTIONS)]
 pub struct WayInArgs {
     /// Connect through this proxy: http:// (CONNECT), socks5:// (names are looked up here) or
-    /// socks5h:// (by the proxy), each with [USER:PASSWORD@]HOST:PORT [default: that of the
+    /// socks5h:// (by the proxy), each with HOST:PORT, or USER:PASSWORD@ before it [default: that of the
     /// variable `ALL_PROXY`, but for hosts of `NO_PROXY` and of this machine]
     #[arg(
         long, value_name = "URL", conflicts_with_all = ["no_proxy", "unix_socket"],
