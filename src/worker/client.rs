@@ -5,18 +5,21 @@
 //! address as soon as the address is known: behind the PROXY header, or behind the request head. The
 //! invariant: nobody is believed but the peers that the configuration names.
 
-use std::{cell::Cell, pin::pin};
+use std::cell::Cell;
 
 use bytes::BytesMut;
-use futures_util::future::{Either, select};
 use http::{HeaderMap, Request};
 use monoio::io::AsyncReadRent;
 use tracing::debug;
 
-use super::{Worker, requests::Refused};
+use super::{
+    Worker,
+    interruption::{Interruption, unless_interrupted},
+    requests::Refused,
+};
 use crate::{
     config::{Proxies, ProxyProtocol},
-    connection::{ConnectionEnd, Control, Demand, peer::Peer},
+    connection::{ConnectionEnd, Control, peer::Peer},
     entry::{
         admission::{AdmissionRefusal, Entered},
         proxy_header::{
@@ -161,30 +164,20 @@ async fn read(
     if expected == Expected::Header {
         control.limit_handshake(Some(HEADER_TIMEOUT));
     }
-    let mut opening = pin!(read_opening(stream, expected, &has_begun));
-    let refused = |refusal: RequestRefusal| Err(Unmet::Refused(refusal.into()));
-    loop {
-        match select(opening.as_mut(), pin!(control.demanded())).await {
-            Either::Left((Ok(opening), _)) => {
-                control.limit_handshake(None);
-                return Ok(opening);
-            }
-            Either::Left((Err(OpeningError::PeerLeft), _)) => {
-                return Err(Unmet::Ended(ConnectionEnd::PeerLeft));
-            }
-            Either::Left((Err(OpeningError::Refused(refusal)), _)) => {
-                return Err(Unmet::Refused(refusal.into()));
-            }
-            Either::Right((Demand::TimeOut, _)) => {
-                if expected == Expected::Header || has_begun.get() {
-                    return Err(Unmet::Refused(ProxyHeaderRefusal::TimedOut.into()));
-                }
-                return refused(RequestRefusal::TimedOut);
-            }
-            Either::Right((Demand::Goodbye(_), _)) => return refused(RequestRefusal::Stopping),
-            // As before a request head, nothing is open yet.
-            Either::Right((Demand::Ping | Demand::DrainIdle, _)) => {}
-            Either::Right((Demand::End(end), _)) => return Err(Unmet::Ended(end)),
+    let opening = read_opening(stream, expected, &has_begun);
+    let refused = match unless_interrupted(opening, control).await {
+        Ok(Ok(opening)) => {
+            control.limit_handshake(None);
+            return Ok(opening);
         }
-    }
+        Ok(Err(OpeningError::PeerLeft)) => return Err(Unmet::Ended(ConnectionEnd::PeerLeft)),
+        Ok(Err(OpeningError::Refused(refusal))) => refusal.into(),
+        Err(Interruption::TimeOut) if expected == Expected::Header || has_begun.get() => {
+            ProxyHeaderRefusal::TimedOut.into()
+        }
+        Err(Interruption::TimeOut) => RequestRefusal::TimedOut.into(),
+        Err(Interruption::Stopping) => RequestRefusal::Stopping.into(),
+        Err(Interruption::End(end)) => return Err(Unmet::Ended(end)),
+    };
+    Err(Unmet::Refused(refused))
 }

@@ -21,6 +21,7 @@ mod client;
 mod conversation;
 mod drain;
 pub mod inquiry;
+mod interruption;
 mod orders;
 mod platform;
 mod quiet;

@@ -19,7 +19,11 @@ use http::{
 use monoio::io::{AsyncReadRent, AsyncWriteRent};
 use tracing::debug;
 
-use super::{Worker, client, conversation::Carry};
+use super::{
+    Worker, client,
+    conversation::Carry,
+    interruption::{Interruption, unless_interrupted},
+};
 use crate::{
     connection::{
         ConnectionEnd, Control, Demand, Quota, let_others_go_on, linger, noting_waits,
@@ -173,7 +177,7 @@ impl<P: Plane> Worker<P> {
         entered: &Entered,
     ) -> Option<ConnectionEnd> {
         let mut requests_left = REQUESTS_MAX;
-        let end = loop {
+        loop {
             requests_left -= 1;
             let place = PlaceInRow {
                 is_first: requests_left == REQUESTS_MAX - 1,
@@ -182,7 +186,7 @@ impl<P: Plane> Worker<P> {
             let answer = self
                 .answer_request(&mut stream, &mut received, caller, control, entered, place)
                 .await;
-            let (response, persistence, end) = match answer {
+            let (response, end) = match answer {
                 Ok(Answer::Upgrade(acceptance)) => {
                     return self
                         .upgrade(stream, received, acceptance, carrier, control, entered)
@@ -194,30 +198,24 @@ impl<P: Plane> Worker<P> {
                     // Boxed, so that the tasks of other connections have no room for it.
                     return Some(Box::pin(served).await);
                 }
-                Ok(Answer::Respond(response, persistence, end)) => (response, persistence, end),
+                Ok(Answer::Respond(response, Persistence::Close, end)) => {
+                    let (reader, writer) = stream.split();
+                    return Some(conclude(reader, writer, response, end, control, entered).await);
+                }
+                Ok(Answer::Respond(response, Persistence::KeepAlive, end)) => (response, end),
                 Err(end) => return Some(end),
             };
-            // The close timeout is also for a client that does not take its response.
-            match persistence {
-                Persistence::Close => control.closing(),
-                Persistence::KeepAlive => control.begin_answer(),
-            }
+            control.begin_answer();
             let response_len = response.len();
             if let Err(end) = write_all(&mut stream, response, 0..response_len, control).await {
                 return Some(end);
             }
             entered.handshake_over();
-            if persistence == Persistence::Close {
-                break end;
-            }
             match self.await_request(&mut stream, received, control).await {
                 Ok(arrived) => received = arrived,
                 Err(other_end) => return Some(other_end.unwrap_or(end)),
             }
-        };
-        let (mut reader, mut writer) = stream.split();
-        linger(&mut reader, &mut writer, control).await;
-        Some(end)
+        }
     }
 
     async fn upgrade<S: Duplex>(
@@ -461,22 +459,15 @@ impl<P: Plane> Worker<P> {
     /// Ends a connection that is refused before it has a request.
     pub(super) async fn tell_refusal<S: Duplex>(
         &self,
-        mut stream: S,
+        stream: S,
         refused: Refused,
         control: &Control,
         entered: &Entered,
     ) -> ConnectionEnd {
-        control.closing();
         let end = refused.end();
         let response = self.encode_refusal(refused, Persistence::Close, false);
-        let response_len = response.len();
-        if let Err(end) = write_all(&mut stream, response, 0..response_len, control).await {
-            return end;
-        }
-        entered.handshake_over();
-        let (mut reader, mut writer) = stream.split();
-        linger(&mut reader, &mut writer, control).await;
-        end
+        let (reader, writer) = stream.split();
+        conclude(reader, writer, response, end, control, entered).await
     }
 
     /// Whether client and server both want another request on the connection.
@@ -574,18 +565,31 @@ pub(super) async fn in_time<T>(
     control: &Control,
     too_late: RequestRefusal,
 ) -> Result<T, Fault> {
-    let mut arriving = pin!(arriving);
-    loop {
-        match select(arriving.as_mut(), pin!(control.demanded())).await {
-            Either::Left((arrived, _)) => return Ok(arrived),
-            Either::Right((Demand::TimeOut, _)) => return Err(too_late.into()),
-            Either::Right((Demand::Goodbye(_), _)) => return Err(RequestRefusal::Stopping.into()),
-            // There is nothing to ping yet, and a request that has begun is answered here even if
-            // another server has taken over.
-            Either::Right((Demand::Ping | Demand::DrainIdle, _)) => {}
-            Either::Right((Demand::End(end), _)) => return Err(end.into()),
-        }
+    unless_interrupted(arriving, control).await.map_err(|interruption| match interruption {
+        Interruption::TimeOut => too_late.into(),
+        Interruption::Stopping => RequestRefusal::Stopping.into(),
+        Interruption::End(end) => end.into(),
+    })
+}
+
+/// Sends the last response of a connection, and waits for the peer's end.
+pub(super) async fn conclude(
+    mut reader: impl AsyncReadRent,
+    mut writer: impl AsyncWriteRent,
+    response: Bytes,
+    end: ConnectionEnd,
+    control: &Control,
+    entered: &Entered,
+) -> ConnectionEnd {
+    // The close timeout is also for a client that does not take its response.
+    control.closing();
+    let response_len = response.len();
+    if let Err(end) = write_all(&mut writer, response, 0..response_len, control).await {
+        return end;
     }
+    entered.handshake_over();
+    linger(&mut reader, &mut writer, control).await;
+    end
 }
 
 /// What a request asks for, as far as an operator may ask.

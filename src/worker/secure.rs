@@ -5,17 +5,21 @@
 //! counts as one whose handshake is in progress until its HTTP handshake is over too. What it sends is
 //! bounded by `crate::tls`.
 
-use std::{future::Future, pin::pin, rc::Rc, sync::Arc, time::Instant};
+use std::{future::Future, rc::Rc, sync::Arc, time::Instant};
 
-use bytes::BytesMut;
-use futures_util::future::{Either, select};
+use bytes::{Bytes, BytesMut};
 use monoio::io::{AsyncReadRent, AsyncWriteRent};
 use rustls::{ProtocolVersion, ServerConfig};
 use tracing::debug;
 
-use super::{Worker, conversation::BySecurePlane, requests::Caller};
+use super::{
+    Worker,
+    conversation::BySecurePlane,
+    interruption::{Interruption, unless_interrupted},
+    requests::{Caller, conclude},
+};
 use crate::{
-    connection::{ConnectionEnd, Control, Demand, linger, write_all},
+    connection::{ConnectionEnd, Control, linger},
     entry::{admission::Entered, tls::name_of},
     http::{RequestRefusal, Tls, encode_refusal, without_body},
     metrics::RefusalReason,
@@ -73,10 +77,12 @@ impl<P: Plane> Worker<P> {
                     .converse_http(stream, BytesMut::new(), carrier, caller, control, entered)
                     .await;
             }
-            Ok(Opening::Plain { below: (mut reader, mut writer), is_head }) => {
+            Ok(Opening::Plain { below: (reader, writer), is_head }) => {
                 entered.handshake_over();
                 self.counters.tls.failed.add(1);
-                return Some(refuse_plainly(&mut reader, &mut writer, is_head, control).await);
+                let response = plain_refusal(is_head);
+                let end = ConnectionEnd::Refused(RefusalReason::PlainHttpOnTls);
+                return Some(conclude(reader, writer, response, end, control, entered).await);
             }
             Ok(Opening::Failed { below: (mut reader, mut writer), error }) => {
                 entered.handshake_over();
@@ -160,38 +166,17 @@ async fn within_time<T>(
     opening: impl Future<Output = T>,
     control: &Control,
 ) -> Result<T, ConnectionEnd> {
-    let mut opening = pin!(opening);
-    loop {
-        match select(opening.as_mut(), pin!(control.demanded())).await {
-            Either::Left((opened, _)) => return Ok(opened),
-            Either::Right((Demand::TimeOut, _)) => {
-                return Err(ConnectionEnd::Refused(RefusalReason::TlsTimedOut));
-            }
-            Either::Right((Demand::Goodbye(_), _)) => {
-                return Err(ConnectionEnd::Refused(RefusalReason::Stopping));
-            }
-            Either::Right((Demand::Ping | Demand::DrainIdle, _)) => {}
-            Either::Right((Demand::End(end), _)) => return Err(end),
-        }
-    }
+    unless_interrupted(opening, control).await.map_err(|interruption| match interruption {
+        Interruption::TimeOut => ConnectionEnd::Refused(RefusalReason::TlsTimedOut),
+        Interruption::Stopping => ConnectionEnd::Refused(RefusalReason::Stopping),
+        Interruption::End(end) => end,
+    })
 }
 
 /// Tells a client without TLS, in plain HTTP, what to change.
-async fn refuse_plainly(
-    reader: &mut impl AsyncReadRent,
-    writer: &mut impl AsyncWriteRent,
-    is_head: bool,
-    control: &Control,
-) -> ConnectionEnd {
-    control.closing();
-    let response = encode_refusal(&RequestRefusal::TlsExpected.into());
-    let response = if is_head { without_body(response.into()) } else { response.into() };
-    let len = response.len();
-    if let Err(end) = write_all(writer, response, 0..len, control).await {
-        return end;
-    }
-    linger(reader, writer, control).await;
-    ConnectionEnd::Refused(RefusalReason::PlainHttpOnTls)
+fn plain_refusal(is_head: bool) -> Bytes {
+    let response = encode_refusal(&RequestRefusal::TlsExpected.into()).into();
+    if is_head { without_body(response) } else { response }
 }
 
 /// Under which reason a handshake is counted that failed.
