@@ -5,7 +5,9 @@
 //! invariants: every socket is at least one worker's, and every worker has at least one. Opening and
 //! setting sockets is left to `entry::listener`.
 
-use std::{io, net::TcpListener};
+use std::{io, net::TcpListener, os::fd::AsFd, path::Path};
+
+use socket2::{SockAddr, SockRef};
 
 use super::{StartError, supervisor::Inherited, takeover::Predecessor};
 use crate::{
@@ -141,6 +143,19 @@ impl Group {
         };
         Ok(Self { listening, all, file })
     }
+}
+
+/// Where a socket listens. A Unix socket without a path has an empty one.
+pub(super) fn listen_address(socket: &impl AsFd) -> ListenAddress {
+    let address = SockRef::from(socket).local_addr().ok();
+    let of_ip = address.as_ref().and_then(SockAddr::as_socket);
+    of_ip.map_or_else(
+        || {
+            let path = address.as_ref().and_then(SockAddr::as_pathname);
+            ListenAddress::Unix(path.unwrap_or(Path::new("")).to_owned())
+        },
+        ListenAddress::Tcp,
+    )
 }
 
 /// Where sockets listen: each place once.

@@ -10,11 +10,11 @@
 //! connection that another is to admit. Counters are a worker's own, and other threads read them.
 //!
 //! Here are a worker's start and sweep; `accept` makes connections of what comes in, `conversation`
-//! is one connection's life, `client` who is at its other end, `requests` its HTTP/1.1, `streams` its
-//! HTTP/2, `drain` the end of all of them, `platform` what a worker runs on,
-//! `orders` what the server has it do, and `signal` how other threads reach it. `records` has what
-//! an operator may ask of each connection, and `inquiry` is how it is asked; `readiness` is what
-//! health checks are told.
+//! is one connection's life, `client` who is at its other end, `secure` its TLS handshake, `requests`
+//! its HTTP/1.1, `streams` its HTTP/2, and `interruption` what calls it away meanwhile; `drain` is the
+//! end of all of them, `platform` what a worker runs on, `orders` what the server has it do, and
+//! `signal` how other threads reach it. `records` has what an operator may ask of each connection, and
+//! `inquiry` is how it is asked; `readiness` is what health checks are told.
 
 mod accept;
 mod client;

@@ -4,16 +4,15 @@ use std::{
     io,
     net::TcpListener,
     os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
-    path::Path,
 };
 
-use socket2::{Domain, SockAddr, SockRef, Type};
+use socket2::{Domain, SockRef, Type};
 use tracing::info;
 
 use super::SupervisorError;
 use crate::{
-    config::{Listen, ListenAddress},
-    server::sockets::Opened,
+    config::Listen,
+    server::sockets::{Opened, listen_address},
 };
 
 /// A listening socket that a service manager has opened.
@@ -36,19 +35,6 @@ impl Inherited {
         info!(%address, name, "listening on a socket of the service manager");
         Opened { socket, listen: Listen { address, speaks_tls: name.starts_with(TLS) } }
     }
-}
-
-/// Where a socket listens. A Unix socket without a path has an empty one.
-pub(in crate::server) fn listen_address(socket: &impl AsFd) -> ListenAddress {
-    let address = SockRef::from(socket).local_addr().ok();
-    let of_ip = address.as_ref().and_then(SockAddr::as_socket);
-    of_ip.map_or_else(
-        || {
-            let path = address.as_ref().and_then(SockAddr::as_pathname);
-            ListenAddress::Unix(path.unwrap_or(Path::new("")).to_owned())
-        },
-        ListenAddress::Tcp,
-    )
 }
 
 /// The number of the first descriptor (`SD_LISTEN_FDS_START`).

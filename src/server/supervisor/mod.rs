@@ -14,7 +14,6 @@ use nix::time::{ClockId, clock_gettime};
 use thiserror::Error;
 
 pub use self::inherited::Inherited;
-pub(super) use self::inherited::listen_address;
 use self::notifier::Notifier;
 pub(super) use self::watch::Watch;
 

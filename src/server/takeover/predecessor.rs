@@ -19,10 +19,7 @@ use super::{
 };
 use crate::{
     config::Listen,
-    server::{
-        sockets::{Opened, fits},
-        supervisor::listen_address,
-    },
+    server::sockets::{Opened, fits, listen_address},
 };
 
 /// How long a new server waits for the running one in all. The running one may have to wait for
