@@ -1,23 +1,24 @@
 //! Every peer echoes what it is sent, and those on WebSocket end in order; the raw TCP echoes also when their client does not read for
 //! a while, and when it ends its side first. The TLS echo does the same under TLS 1.2 and 1.3.
 
+#[path = "../../tls_client/mod.rs"]
+mod tls_client;
+
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
     process::{Child, Command, Stdio},
-    sync::Arc,
     thread::{self, JoinHandle},
 };
 
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned,
     SupportedProtocolVersion,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::ring,
-    pki_types::{CertificateDer, ServerName, UnixTime},
     version::{TLS12, TLS13},
 };
 use tungstenite::{Error, Message, WebSocket};
+
+use self::tls_client::TlsStream;
 
 const WEBSOCKET_PEERS: [&str; 5] = [
     env!("CARGO_BIN_EXE_ws-epoll"),
@@ -199,59 +200,12 @@ fn raw_tcp_peers_outlive_clients_that_vanish() {
     }
 }
 
-/// Takes every server for the one that it says it is.
-#[derive(Debug)]
-struct BelievesAnyone;
-
-impl ServerCertVerifier for BelievesAnyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        ring::default_provider().signature_verification_algorithms.supported_schemes()
-    }
-}
-
 /// A connection to the TLS echo after both handshakes.
-fn connect_tls(
-    peer: &Peer,
-    version: &'static SupportedProtocolVersion,
-) -> StreamOwned<ClientConnection, TcpStream> {
-    let config = ClientConfig::builder_with_provider(ring::default_provider().into())
-        .with_protocol_versions(&[version])
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(BelievesAnyone))
-        .with_no_client_auth();
-    let session =
-        ClientConnection::new(config.into(), ServerName::try_from("localhost").unwrap()).unwrap();
-    let mut stream = StreamOwned::new(session, TcpStream::connect(peer.address).unwrap());
+fn connect_tls(peer: &Peer, version: &'static SupportedProtocolVersion) -> TlsStream {
+    let mut suites = ring::ALL_CIPHER_SUITES.to_vec();
+    suites.retain(|suite| suite.version() == version);
+    let socket = TcpStream::connect(peer.address).unwrap();
+    let mut stream = tls_client::client(tls_client::config(&suites, false), socket);
     tungstenite::client(format!("wss://{}/", peer.address), &mut stream)
         .expect("the opening handshake succeeds");
     stream
