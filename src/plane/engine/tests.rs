@@ -66,6 +66,9 @@ const CONNECTIONS_MAX: u32 = 4;
 
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 
+/// A process that another test starts holds a copy of every descriptor, until it runs its program.
+const WITNESS_PATIENCE: Duration = Duration::from_secs(10);
+
 /// After so many turns something has starved.
 const TURNS_MAX: usize = 20_000;
 
@@ -329,7 +332,7 @@ impl Run {
     /// A new connection, some of whose bytes may have come with the request head.
     fn connect(&mut self, peer: Peer) -> RawFd {
         let (descriptor, witness) = UnixStream::pair().expect("descriptors");
-        witness.set_nonblocking(true).expect("a socket");
+        witness.set_read_timeout(Some(WITNESS_PATIENCE)).expect("a socket");
         let descriptor = OwnedFd::from(descriptor);
         let raw = descriptor.as_raw_fd();
         let mut peer = Peer { witness: Some(witness), ..peer };
