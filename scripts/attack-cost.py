@@ -13,6 +13,7 @@ differs from run to run, and with it the counts by some per cent.
 
 import re
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -246,14 +247,123 @@ def h2_message(payload):
     return h2_each(lambda _: data, h2_streams(1, H2_CONNECT))
 
 
-# Name: attack, few units, many units, whether what it leaves stays.
+class Tls:
+    """A connection over TLS that nobody trusts; its bytes are at hand, to be cut."""
+
+    def __init__(self, port, session=None):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        # A ticket belongs to its context.
+        self.context = context = getattr(session, "context", context)
+        self.socket = connect(port)
+        self.received, self.to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.session = context.wrap_bio(
+            self.received, self.to_send, session=session and session.session.session)
+        self.done(self.session.do_handshake)
+
+    def done(self, step):
+        """What the step gives, once it has the bytes that it wants."""
+        while True:
+            wants_more, given = False, None
+            try:
+                given = step()
+            except ssl.SSLWantReadError:
+                wants_more = True
+            # An empty send would wait for room all the same, while another thread has filled it.
+            if self.to_send.pending:
+                self.socket.sendall(self.to_send.read())
+            if not wants_more:
+                return given
+            piece = self.socket.recv(1 << 18)
+            assert piece, "the server ended the connection"
+            self.received.write(piece)
+
+    def sealed(self, message):
+        self.session.write(message)
+        return self.to_send.read()
+
+    def sendall(self, message):
+        self.socket.sendall(self.sealed(message))
+
+    def recv(self, length):
+        return self.done(lambda: self.session.read(length))
+
+    def close(self):
+        self.socket.close()
+
+
+def tls_websocket(port, session=None):
+    peer = Tls(port, session)
+    peer.sendall(UPGRADE)
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += peer.recv(1)
+    assert head.startswith(b"HTTP/1.1 101 "), head
+    return peer
+
+
+def tls_handshakes(port, units):
+    for _ in range(units):
+        peer = Tls(port)
+        reset(peer.socket)
+        peer.close()
+    return []
+
+
+def tls_resumed(port, units):
+    first = tls_websocket(port)
+    for _ in range(units):
+        peer = Tls(port, first)
+        assert peer.session.session_reused
+        reset(peer.socket)
+        peer.close()
+    return [first]
+
+
+def tls_half_hello(port):
+    to_send = ssl.MemoryBIO()
+    hello = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).wrap_bio(ssl.MemoryBIO(), to_send, server_hostname="a")
+    try:
+        hello.do_handshake()
+    except ssl.SSLWantReadError:
+        said = to_send.read()
+    return connect(port, said[: len(said) // 2])
+
+
+def tls_begun(port):
+    peer = tls_websocket(port)
+    # The Pong shows that the server has come so far.
+    peer.sendall(frame(PING, b""))
+    read(peer, 2)
+    peer.socket.sendall(b"\x17\x03\x03" + struct.pack(">H", 1 << 14) + bytes(1 << 13))
+    return peer
+
+
+def tls_messages(payload):
+    """A record for each message, 100 in a write."""
+
+    def attack(port, units):
+        peer, one = tls_websocket(port), frame(BINARY, payload)
+        writes = [b"".join(peer.sealed(one) for _ in range(100)) for _ in range(units // 100)]
+        reader = threading.Thread(target=read, args=(peer, units * (len(one) - 4)))
+        reader.start()
+        for write in writes:
+            peer.socket.sendall(write)
+        reader.join()
+        return [peer]
+
+    return attack
+
+
+# Name: attack, few units, many units, whether what it leaves stays. The server speaks TLS for those that
+# begin with it.
 ATTACKS = {
     "connection that says nothing, until its 408": (timed_out, 20, 120, False),
     "connection that is reset at once": (each_connection(b"", reset), 50, 250, False),
     "request that is refused (404)": (
         each_connection(b"GET /no HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", read_to_end), 50, 250, False),
     "request for the page": (each_connection(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", read_to_end), 50, 250, False),
-    "TLS handshake": (each_connection(b"\x16\x03\x01\x02\x00", read_to_end), 50, 250, False),
+    "beginning of TLS on a plain port": (each_connection(b"\x16\x03\x01\x02\x00", read_to_end), 50, 250, False),
     "upgrade that is reset": (each_connection(UPGRADE, reset), 50, 250, False),
     "connection without a byte, kept": (staying(connect), 100, 1100, True),
     "half of a request head, kept": (staying(lambda port: connect(port, UPGRADE[:-2])), 100, 1100, True),
@@ -274,6 +384,15 @@ ATTACKS = {
     "byte of a binary message": (echoed(BINARY, b"\x9f" * 1000, 1000), 2_000_000, 22_000_000, False),
     "byte of an ASCII text": (echoed(TEXT, b"a" * 1000, 1000), 2_000_000, 22_000_000, False),
     "byte of a text of all lengths": (echoed(TEXT, MIXED * 100, 1000), 2_000_000, 22_000_000, False),
+    "TLS: full handshake": (tls_handshakes, 20, 120, False),
+    "TLS: resumed handshake": (tls_resumed, 20, 120, False),
+    "TLS: half of a ClientHello, kept": (staying(tls_half_hello), 100, 600, True),
+    "TLS: handshake without a request, kept": (staying(Tls), 100, 600, True),
+    "TLS: upgraded connection, kept": (staying(tls_websocket), 100, 600, True),
+    "TLS: record of 16 KiB, half of it, kept": (staying(tls_begun), 100, 600, True),
+    "TLS: message without payload, a record each": (tls_messages(b""), 5_000, 25_000, False),
+    "TLS: message of 64 bytes, a record each": (tls_messages(b"x" * 64), 5_000, 25_000, False),
+    "TLS: message of 1 KiB, a record each": (tls_messages(b"x" * 1024), 2_000, 12_000, False),
     "HTTP/2: connection without a request, kept": (staying(h2_connect), 100, 600, True),
     "HTTP/2: connection with one WebSocket, kept": (staying(h2_websocket), 100, 600, True),
     "HTTP/2: one of 100 WebSockets on a connection, kept": (h2_websockets, 500, 2500, True),
@@ -290,9 +409,11 @@ ATTACKS = {
     "message of 64 bytes": (echoed(BINARY, b"x" * 64), 20_000, 120_000, False),
     "message of 1 KiB": (echoed(BINARY, b"x" * 1024), 2_000, 12_000, False),
 }
+
+
 class Server:
-    def __init__(self, program, way, wrapper=()):
-        flags = ["--listen=127.0.0.1:0", "--workers=1", "--log-level=warn", "--handshake-timeout=2s", way]
+    def __init__(self, program, flags, wrapper=()):
+        flags = [*flags, "--workers=1", "--log-level=warn", "--handshake-timeout=2s"]
         self.process = subprocess.Popen(
             [*wrapper, program, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.port = int(re.search(r":(\d+)/ws", self.process.stdout.readline())[1])
@@ -317,21 +438,21 @@ def run(server, attack, units, at_end=lambda: None):
     return seen, server.stop()
 
 
-def instructions(program, attack, units):
+def instructions(program, flags, attack, units):
     with tempfile.NamedTemporaryFile() as out:
         wrapper = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out.name}"]
-        _, log = run(Server(program, "--driver=epoll", wrapper), attack, units)
+        _, log = run(Server(program, flags, wrapper), attack, units)
         return int(re.search(r"Collected : (\d+)", log)[1])
 
 
-def system_calls(program, way, attack, units):
+def system_calls(program, flags, attack, units):
     with tempfile.NamedTemporaryFile("r") as out:
-        run(Server(program, way, ["strace", "-f", "-c", "-o", out.name]), attack, units)
+        run(Server(program, flags, ["strace", "-f", "-c", "-o", out.name]), attack, units)
         return int(re.search(r"(\d+)(?:\s+\d+)? total", out.read())[1])
 
 
-def memory(program, way, attack, units):
-    server = Server(program, way)
+def memory(program, flags, attack, units):
+    server = Server(program, flags)
     return run(server, attack, units, server.resident)[0]
 
 
@@ -351,11 +472,15 @@ def main():
         def each(count):
             return (count(many) - count(few)) / (many - few)
 
-        cells = [each(lambda units: instructions(program, attack, units))]
-        for way in ["--driver=epoll", "--driver=auto"]:
-            cells.append(each(lambda units: system_calls(program, way, attack, units)))
-        for way in ["--driver=epoll", "--driver=auto", "--data-plane=portable"] if stays else []:
-            cells.append(each(lambda units: memory(program, way, attack, units)))
+        is_tls = name.startswith("TLS")
+        listen = ["--listen=tls+127.0.0.1:0", "--tls-self-signed"] if is_tls else ["--listen=127.0.0.1:0"]
+        epoll, ring, portable = (
+            [*listen, way] for way in ["--driver=epoll", "--driver=auto", "--data-plane=portable"])
+        cells = [each(lambda units: instructions(program, epoll, attack, units))]
+        for flags in [epoll, ring]:
+            cells.append(each(lambda units: system_calls(program, flags, attack, units)))
+        for flags in [epoll, ring, portable] if stays else []:
+            cells.append(each(lambda units: memory(program, flags, attack, units)))
         shown = [text(cell) for cell in cells] + ["–"] * (6 - len(cells))
         print(f"| {name} | {' | '.join(shown)} |", flush=True)
 
