@@ -229,15 +229,32 @@ fn connect(line: &str) -> WebSocket<TcpStream> {
 
 #[test]
 fn third_program_takes_over_from_the_second() {
+    take_over_twice(|_| ());
+}
+
+/// A server that is not root's looks at the user of the other end from within its sandbox.
+#[test]
+fn program_of_another_user_than_root_is_taken_over_by_its_kin() {
+    if can_be_nobody() {
+        take_over_twice(as_nobody);
+    }
+}
+
+fn take_over_twice(as_user: fn(&mut Command)) {
     let path = TestPath::new();
-    let (first, line) = started(&mut program(&path, "127.0.0.1:0"));
+    let run = |listen: &str| {
+        let mut command = program(&path, listen);
+        as_user(&mut command);
+        started(&mut command)
+    };
+    let (first, line) = run("127.0.0.1:0");
     let listen = address(&line).to_owned();
     let mut generations = vec![first];
     for _ in 0..2 {
         let mut client = connect(&line);
         client.send("hello".into()).unwrap();
         assert_eq!(client.read().unwrap(), "hello".into());
-        let (next, next_line) = started(&mut program(&path, &listen));
+        let (next, next_line) = run(&listen);
         assert_eq!(url(&next_line), url(&line));
         let Message::Close(Some(frame)) = client.read().unwrap() else { panic!("no goodbye") };
         assert_eq!(frame.code, CloseCode::Away);
@@ -312,20 +329,31 @@ fn path_that_no_socket_can_have_is_refused() {
     assert!(message.contains("--takeover /nowhere/socket: No such file"), "{message}");
 }
 
-/// Another user, whose programs neither take over from root's nor are taken over by root's.
-#[test]
-fn programs_of_other_users_do_not_take_over() {
-    const NOBODY: u32 = 65_534;
+const NOBODY: u32 = 65_534;
+
+fn as_nobody(command: &mut Command) {
+    command.uid(NOBODY).gid(NOBODY);
+}
+
+/// Whether the program can be run as another user; says why not.
+fn can_be_nobody() -> bool {
     if !nix::unistd::geteuid().is_root() {
-        return eprintln!("skipped, only root can be another user");
+        eprintln!("skipped, only root can be another user");
+        return false;
     }
-    let as_nobody = |command: &mut Command| {
-        command.uid(NOBODY).gid(NOBODY);
-    };
     let mut trial = ringecho();
     as_nobody(trial.arg("--version").stdout(Stdio::null()));
-    if !trial.status().is_ok_and(|status| status.success()) {
-        return eprintln!("skipped, another user cannot read the program");
+    let is_run = trial.status().is_ok_and(|status| status.success());
+    if !is_run {
+        eprintln!("skipped, another user cannot read the program");
+    }
+    is_run
+}
+
+#[test]
+fn programs_of_other_users_do_not_take_over() {
+    if !can_be_nobody() {
+        return;
     }
     let path = TestPath::new();
     let (roots, line) = started(&mut program(&path, "127.0.0.1:0"));

@@ -34,6 +34,7 @@ const FREE: &[&[c_long]] = &[
         libc::SYS_exit,
         libc::SYS_exit_group,
         libc::SYS_futex,
+        libc::SYS_geteuid,
         libc::SYS_getpid,
         libc::SYS_gettid,
         libc::SYS_restart_syscall,
