@@ -220,11 +220,9 @@ impl Peer {
     /// The connection is over, orderly or not, and nothing comes before.
     #[track_caller]
     pub fn expect_over(&mut self) {
-        match self.stream.read(&mut [0; 1]) {
-            Ok(0) => {}
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
-            other => panic!("{other:?} instead of an end"),
-        }
+        let over = self.stream.read_exact(&mut [0]).map_err(|error| error.kind());
+        let ends = [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset];
+        assert!(over.is_err_and(|kind| ends.contains(&kind)), "{over:?} instead of an end");
     }
 
     /// Everything until the server's end, as text.
