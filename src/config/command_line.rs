@@ -345,6 +345,7 @@ mod tests {
             ("hold = \"2MiB\"", "line 1: hold = \"2MiB\": must be from 0 to 1MiB, not 2MiB"),
             ("\nhold = 2097152", "line 2: hold = 2097152: must be from 0 to 1MiB, not 2MiB"),
             ("hold = -1", "line 1: hold = -1: a size is a number of bytes"),
+            ("hold = 1_0co\0vd", "line 1: hold = 10co\\0vd: this is no number"),
             ("hold = 1.5", "line 1: hold = 1.5: expected a whole number or a text"),
             ("hold = [1]", "line 1: hold = [1]: expected a whole number or a text"),
             ("listen = 80", "line 1: listen = 80: expected a text, or an array of"),

@@ -7,6 +7,7 @@
 use std::{
     fmt, fs,
     io::{self, Read},
+    num::IntErrorKind::{NegOverflow, PosOverflow},
     ops::Range,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -231,7 +232,11 @@ fn text_of(flag: &Arg, value: &DeValue<'_>) -> Result<String, String> {
         DeValue::Integer(number) if takes_numbers => {
             match i128::from_str_radix(number.as_str(), number.radix()) {
                 Ok(number) => Ok(number.to_string()),
-                Err(_) => Err("the number is too large".to_owned()),
+                Err(error) if matches!(error.kind(), PosOverflow | NegOverflow) => {
+                    Err("the number is too large".to_owned())
+                }
+                // The parser of TOML leaves digits unread.
+                Err(_) => Err("this is no number".to_owned()),
             }
         }
         _ => Err(format!(
@@ -303,8 +308,8 @@ const WRITTEN_LEN_MAX: usize = 80;
 fn written(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) => quoted(text),
-        DeValue::Integer(number) => shortened(number.as_str()),
-        DeValue::Float(number) => shortened(number.as_str()),
+        DeValue::Integer(number) => shortened(&escaped(number.as_str())),
+        DeValue::Float(number) => shortened(&escaped(number.as_str())),
         DeValue::Boolean(is_on) => is_on.to_string(),
         DeValue::Datetime(time) => time.to_string(),
         DeValue::Array(items) => {
@@ -318,6 +323,11 @@ fn written(value: &DeValue<'_>) -> String {
 /// A text in quotes, with control characters escaped.
 fn quoted(text: &str) -> String {
     format!("{:?}", shortened(text))
+}
+
+/// A text without quotes, with control characters escaped.
+fn escaped(text: &str) -> String {
+    text.escape_debug().to_string()
 }
 
 fn shortened(text: &str) -> String {
