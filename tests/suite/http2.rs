@@ -7,10 +7,13 @@ use bytes::Bytes;
 use h2::ext::Protocol;
 use http::{Method, Request, StatusCode};
 use ringecho::{
-    config::{AccessLogTarget, Config, Handshake, Http2, Observation, Time, Within},
+    config::{AccessLogTarget, Config, Handshake, Http2, Network, Observation, Time, Tls, Within},
     metrics::Totals,
     protocol::OpCode,
     worker::Drain,
+};
+use rustls::crypto::ring::cipher_suite::{
+    TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384,
 };
 use serde_json::{Value, json};
 
@@ -18,7 +21,7 @@ use crate::{
     frames::{ClientFrame, binary, close, ping, server_close, text},
     http2_peer::{Client, Stream, connect_request, get},
     peer::{Peer, TestServer, UPGRADE, config, planes, with_server},
-    seen,
+    seen, tls_client,
 };
 
 /// Runs a test on each data plane and driver, and gives it what was counted.
@@ -532,6 +535,32 @@ fn connection_goes_on_after_others_have_come_and_gone() {
             let mut stream = client.open();
             expect_echo(&mut stream, "hello");
             drop(stream);
+            client.leave();
+        }
+    });
+}
+
+#[test]
+fn sessions_on_streams_over_tls_are_those_on_streams_over_tcp() {
+    let listen = vec!["tls+127.0.0.1:0".parse().unwrap()];
+    let network = Network { listen, ..config().network };
+    let tls = Tls { self_signed: true, ..Tls::default() };
+    with_server(&Config { network, tls, ..config() }, |server| {
+        for suite in [TLS13_AES_256_GCM_SHA384, TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256] {
+            let mut client =
+                Client::connect_securely(server.address, &tls_client::config(&[suite], false));
+            let mut streams: Vec<Stream> = (0..10).map(|_| client.open()).collect();
+            for (at, stream) in streams.iter_mut().enumerate() {
+                expect_echo(stream, &format!("stream {at}"));
+            }
+            let large = binary((0..1_u32 << 20).map(|at| (at % 251) as u8).collect::<Vec<_>>());
+            streams[3].send(large.encode());
+            streams[3].expect(large.encode_echo());
+            let (head, body) = client.ask(get("/healthz"));
+            assert_eq!((head.status, body.as_str()), (StatusCode::OK, "ok\n"));
+            assert_eq!(client.ask(get("/other")).0.status, StatusCode::NOT_FOUND);
+            streams.iter_mut().for_each(say_goodbye);
+            drop(streams);
             client.leave();
         }
     });

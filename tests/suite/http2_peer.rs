@@ -2,7 +2,13 @@
 //!
 //! It reads and writes only while one of its methods waits for something.
 
-use std::{future::Future, net::SocketAddr, rc::Rc};
+use std::{
+    future::Future,
+    io::{self, Write},
+    net::{SocketAddr, TcpStream as StdTcpStream},
+    rc::Rc,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use h2::{
@@ -11,12 +17,15 @@ use h2::{
     ext::Protocol,
 };
 use http::{Method, Request, StatusCode, response::Parts};
+use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     runtime::{self, Runtime},
     task::JoinHandle,
     time::timeout,
 };
+use tokio_rustls::TlsConnector;
 
 use crate::peer::{PATIENCE, TestServer};
 
@@ -61,10 +70,41 @@ impl Client {
     }
 
     pub fn connect_with(address: SocketAddr, builder: &Builder) -> Self {
+        let stream = StdTcpStream::connect(address).expect("the server accepts");
+        Self::over(stream, builder, async |stream| Ok(stream))
+    }
+
+    /// A connection over a socket on which these bytes are sent first.
+    pub fn behind(mut stream: StdTcpStream, bytes: &[u8]) -> Self {
+        stream.write_all(bytes).expect("the server takes it");
+        Self::over(stream, &Builder::new(), async |stream| Ok(stream))
+    }
+
+    /// A connection over TLS, on which HTTP/2 is agreed on (ALPN).
+    pub fn connect_securely(address: SocketAddr, config: &ClientConfig) -> Self {
+        let mut config = config.clone();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let connector = TlsConnector::from(Arc::new(config));
+        let stream = StdTcpStream::connect(address).expect("the server accepts");
+        Self::over(stream, &Builder::new(), async |stream| {
+            let name = ServerName::try_from("localhost").unwrap();
+            let stream = connector.connect(name, stream).await?;
+            assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+            Ok(stream)
+        })
+    }
+
+    fn over<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+        stream: StdTcpStream,
+        builder: &Builder,
+        secure: impl AsyncFnOnce(TcpStream) -> io::Result<S>,
+    ) -> Self {
         let runtime = Rc::new(runtime::Builder::new_current_thread().enable_all().build().unwrap());
         let (requests, connection) = patiently(&runtime, async {
-            let stream = TcpStream::connect(address).await.expect("the server accepts");
+            stream.set_nonblocking(true).unwrap();
+            let stream = TcpStream::from_std(stream).unwrap();
             stream.set_nodelay(true).unwrap();
+            let stream = secure(stream).await.expect("a handshake");
             let (requests, connection) = builder.handshake(stream).await.expect("a connection");
             (requests, tokio::spawn(connection))
         });
@@ -84,19 +124,24 @@ impl Client {
 
     /// The response to a request whose stream goes on.
     pub fn request(&mut self, request: Request<()>) -> Result<(Parts, Stream), h2::Error> {
-        self.begin(request, false)
+        self.begin(request, None)
     }
 
+    /// The response to a request that is whole with this body, or whose stream goes on.
     fn begin(
         &mut self,
         request: Request<()>,
-        is_whole: bool,
+        body: Option<&[u8]>,
     ) -> Result<(Parts, Stream), h2::Error> {
         self.wait_for_settings();
         let Self { runtime, requests, .. } = self;
         patiently(runtime, async {
             let mut ready = requests.clone().ready().await?;
-            let (response, sent) = ready.send_request(request, is_whole)?;
+            let is_bare = body.is_some_and(<[u8]>::is_empty);
+            let (response, mut sent) = ready.send_request(request, is_bare)?;
+            if let Some(body) = body.filter(|body| !body.is_empty()) {
+                sent.send_data(Bytes::copy_from_slice(body), true)?;
+            }
             let (head, received) = response.await?.into_parts();
             let runtime = runtime.clone();
             Ok((head, Stream { runtime, sent, received, early: Vec::new() }))
@@ -105,7 +150,12 @@ impl Client {
 
     /// The response to a request without a body, and its body.
     pub fn ask(&mut self, request: Request<()>) -> (Parts, String) {
-        let (head, mut stream) = self.begin(request, true).expect("a response");
+        self.ask_with(request, b"")
+    }
+
+    /// The response to a request with this body, and its body.
+    pub fn ask_with(&mut self, request: Request<()>, body: &[u8]) -> (Parts, String) {
+        let (head, mut stream) = self.begin(request, Some(body)).expect("a response");
         (head, String::from_utf8(stream.read_to_end()).unwrap())
     }
 

@@ -3,10 +3,16 @@
 
 use std::{collections::BTreeSet, fmt::Write};
 
-use ringecho::config::{Config, Http, Within};
+use http::{Request, StatusCode};
+use ringecho::config::{Config, Http, Network, Tls, Within};
+use rustls::crypto::ring::cipher_suite::TLS13_AES_256_GCM_SHA384;
 use serde_json::{Value, json};
 
-use crate::peer::{Peer, TestServer, UPGRADE, config, with_server};
+use crate::{
+    http2_peer,
+    peer::{Peer, TestServer, UPGRADE, config, with_server},
+    tls_client,
+};
 
 fn config_with_echo(body_len_max: &str) -> Config {
     let http = Http {
@@ -76,6 +82,69 @@ fn requests_come_back_as_they_came_on_one_connection() {
         assert_eq!(echo_of(&mut peer, b"GET /http HTTP/1.0\r\n\r\n")["version"], "HTTP/1.0");
         peer.expect_end();
     });
+}
+
+/// The same over HTTP/2, whose fields have no case, by prior knowledge and over TLS.
+#[test]
+fn requests_on_streams_come_back_as_they_came() {
+    let config = config_with_echo("64KiB");
+    let listen = vec!["tls+127.0.0.1:0".parse().unwrap()];
+    let network = Network { listen, ..config.network.clone() };
+    let tls = Tls { self_signed: true, ..Tls::default() };
+    for config in [config.clone(), Config { network, tls, ..config }] {
+        let is_secure = config.tls.self_signed;
+        with_server(&config, |server| {
+            let mut client = if is_secure {
+                let suites = [TLS13_AES_256_GCM_SHA384];
+                let config = tls_client::config(&suites, false);
+                http2_peer::Client::connect_securely(server.address, &config)
+            } else {
+                http2_peer::Client::connect(server)
+            };
+            let request = |method: &str| {
+                let request = Request::builder().method(method);
+                let request = request.uri("https://localhost/http?x=%20y").header("x-b", "1");
+                request.header("x-a", "2").header("x-b", "3").body(()).unwrap()
+            };
+            let mut echo_of = |method: &str, body: &[u8]| -> Value {
+                let (head, echo) = client.ask_with(request(method), body);
+                assert_eq!(head.status, StatusCode::OK, "{echo}");
+                assert_eq!(head.headers["content-type"], "application/json");
+                assert_eq!(head.headers["cache-control"], "no-store");
+                serde_json::from_str(&echo).unwrap()
+            };
+            let mut echoed = echo_of("GET", b"");
+            let peer = echoed["peer"].take();
+            assert!(peer.as_str().is_some_and(|it| it.starts_with("127.0.0.1:")), "{peer}");
+            let tls = is_secure.then(|| {
+                json!({
+                    "version": "TLSv1.3", "cipher": "TLS13_AES_256_GCM_SHA384",
+                    "sni": "localhost", "alpn": "h2", "client_name": null
+                })
+            });
+            let expected = json!({
+                "method": "GET", "target": "https://localhost/http?x=%20y", "path": "/http",
+                "query": "x=%20y", "version": "HTTP/2",
+                "headers": [["x-b", "1"], ["x-b", "3"], ["x-a", "2"], ["host", "localhost"]],
+                "body_length": 0, "body": "", "peer": null, "via": null, "tls": tls
+            });
+            assert_eq!(echoed, expected);
+            for method in ["POST", "PUT", "PATCH", "DELETE"] {
+                let echoed = echo_of(method, "<b>\u{e4}</b".as_bytes());
+                assert_eq!(echoed["method"], method);
+                assert_eq!(echoed["body"], "<b>\u{e4}</b");
+                assert_eq!(echo_of(method, b"\xffab")["body"], json!({"base64": "/2Fi"}));
+            }
+            // Both windows of the client's are shorter than that.
+            let long = "x".repeat(64 << 10);
+            assert!(echo_of("POST", long.as_bytes())["body"] == *long);
+            let (head, _) = client.ask_with(request("POST"), &vec![b'x'; (64 << 10) + 1]);
+            assert_eq!(head.status, StatusCode::PAYLOAD_TOO_LARGE);
+            let (head, body) = client.ask(request("HEAD"));
+            assert_eq!((head.status, body.as_str()), (StatusCode::OK, ""));
+            client.leave();
+        });
+    }
 }
 
 #[test]
@@ -177,7 +246,7 @@ fn documentation_lists_the_members_of_the_json() {
     let listed: BTreeSet<String> = rows.map(|(name, _)| name.to_owned()).collect();
     let tls = ringecho::http::Tls::default();
     let client = ringecho::http::Client { tls: Some(tls), ..ringecho::http::Client::default() };
-    let request = http::Request::new(());
+    let request = Request::new(());
     let json = ringecho::http::encode_request(&request, b"", &client);
     let json: Value = serde_json::from_slice(&json).unwrap();
     let mut members = BTreeSet::new();

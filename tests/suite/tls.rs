@@ -2,9 +2,11 @@
 //! refused, and the program that reads its certificates again.
 
 use std::{
-    env, fs,
+    env,
+    fs::{self, Permissions},
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
+    os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::{Child, ChildStderr, Command},
     sync::{
@@ -722,6 +724,48 @@ fn certificates_are_read_again_and_nobody_is_dropped() {
     close(&mut client);
     let rest = program.stop();
     assert!(!rest.iter().any(|line| line.contains("stay as they are")), "{rest:?}");
+}
+
+/// Root reads the files, and becomes another user, who cannot.
+#[test]
+fn certificates_that_only_root_can_read_are_served_by_another_user() {
+    if !nix::unistd::geteuid().is_root() {
+        return eprintln!("skipped: this needs root");
+    }
+    let authority = Authority::new();
+    let (certificate, key) = authority.write_server("server", &["old.example"]);
+    let hide = || {
+        for file in [&certificate, &key] {
+            fs::set_permissions(file, Permissions::from_mode(0o600)).unwrap();
+        }
+    };
+    hide();
+    for sandbox in ["--sandbox=auto", "--sandbox=off"] {
+        let flags = [
+            format!("--tls-cert={}", certificate.display()),
+            format!("--tls-key={}", key.display()),
+        ];
+        let program =
+            Program::start(&["--user=65533:65532", sandbox, flags[0].as_str(), &flags[1]]);
+        let client_config = Arc::new(authority.client(&TLS13, None));
+        let mut client = open(program.address, &client_config, "old.example");
+        expect_echo(&mut client, &Message::text("before"));
+        signal(&program.child, Signal::SIGHUP);
+        let warning = program.expect_line("the certificates stay as they are");
+        assert!(warning.contains("Permission denied"), "{warning}");
+        assert!(serves(&program, &authority, "old.example"));
+        expect_echo(&mut client, &Message::text("after"));
+        close(&mut client);
+        program.stop();
+    }
+    // Whoever starts anew reads them anew.
+    authority.write_server("server", &["new.example"]);
+    hide();
+    let flags =
+        [format!("--tls-cert={}", certificate.display()), format!("--tls-key={}", key.display())];
+    let program = Program::start(&["--user=65533:65532", &flags[0], &flags[1]]);
+    assert!(serves(&program, &authority, "new.example"));
+    program.stop();
 }
 
 /// Believes the server whose certificate has this fingerprint.
