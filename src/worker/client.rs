@@ -2,7 +2,8 @@
 //! everything else or in the fields of a request.
 //!
 //! A connection of a proxy that may name another is admitted by the bounds of all, and by those of an
-//! address as soon as the address is known: behind the PROXY header, or behind the request head. The
+//! address as soon as the address is known: behind the PROXY header, or behind the request head. Over
+//! HTTP/2 each of its streams has a client of its own, and meets those bounds in its place. The
 //! invariant: nobody is believed but the peers that the configuration names.
 
 use std::cell::Cell;
@@ -21,7 +22,7 @@ use crate::{
     config::{Proxies, ProxyProtocol},
     connection::{ConnectionEnd, Control, peer::Peer},
     entry::{
-        admission::{AdmissionRefusal, Entered},
+        admission::{AdmissionRefusal, Entered, EnteredStream},
         proxy_header::{
             Expected, HEADER_TIMEOUT, Opening, OpeningError, ProxyHeaderRefusal, read_opening,
         },
@@ -133,6 +134,36 @@ impl<P: Plane> Worker<P> {
         if !is_believed && !entered.awaits_address() {
             return Ok(client);
         }
+        let found = self.identify(request, client, is_believed, control);
+        entered.belongs_to(found.peer.ip())?;
+        Ok(found)
+    }
+
+    /// The same for a stream of HTTP/2, which counts for a client that its request names as long as
+    /// [`EnteredStream`] lives. Its connection, on which there are streams of others, does not.
+    pub(super) fn find_client_of_stream(
+        &self,
+        request: &Request<()>,
+        client: Client,
+        control: &Control,
+        entered: &Entered,
+    ) -> Result<(Client, Option<EnteredStream>), AdmissionRefusal> {
+        if !client.is_believed(&self.service().proxies) {
+            return Ok((self.find_client(request, client, control, entered)?, None));
+        }
+        let found = self.identify(request, client, true, control);
+        let entered_stream = entered.admit_stream(found.peer.ip())?;
+        Ok((found, entered_stream))
+    }
+
+    /// Finds out whose a request is, and notes it.
+    fn identify(
+        &self,
+        request: &Request<()>,
+        client: Client,
+        is_believed: bool,
+        control: &Control,
+    ) -> Client {
         let found =
             Client { peer: self.named_in(request.headers(), client, is_believed), ..client };
         if found.peer != client.peer {
@@ -142,8 +173,7 @@ impl<P: Plane> Worker<P> {
         if let Some(record) = control.record() {
             record.comes_from(found.peer);
         }
-        entered.belongs_to(found.peer.ip())?;
-        Ok(found)
+        found
     }
 
     fn named_in(&self, headers: &HeaderMap, client: Client, is_believed: bool) -> Peer {

@@ -2,8 +2,9 @@
 //! from it.
 //!
 //! A stream has a task, an entry in the worker's table and a record like a connection, so that the
-//! sweep, the drain and the memory budget treat it like one. It is none to admission, to the balance
-//! and to the counters of connections; it has counters of its own.
+//! sweep, the drain and the memory budget treat it like one. It is none to the balance and to the
+//! counters of connections, and has counters of its own. To admission it is one only by its address,
+//! and only on a connection of a trusted proxy.
 
 use std::rc::Rc;
 
@@ -21,7 +22,7 @@ use super::{
 };
 use crate::{
     connection::{ConnectionEnd, Control, write_all},
-    entry::admission::Entered,
+    entry::admission::{Entered, EnteredStream},
     handshake::{HandshakeRefusal, http2 as handshake},
     http::{Client, Methods, REQUEST_HEAD_LEN_MAX, RequestRefusal, Response, encode_request},
     http2::{self, Incoming, Limits, Place, StreamReader, halves},
@@ -46,6 +47,8 @@ struct Beginning {
     refusal: Option<Refused>,
     /// Who is at the other end, for whoever asks.
     client: Client,
+    /// What it counts for, if that is not what its connection counts for.
+    entered: Option<EnteredStream>,
 }
 
 impl<P: Plane> Worker<P> {
@@ -95,15 +98,16 @@ impl<P: Plane> Worker<P> {
             record.comes_from(caller.client.peer);
             record.asked_for(request_record(&request));
         }
-        let refusal = match self.find_client(&request, caller.client, &control, entered) {
-            Ok(client) => {
+        let found = self.find_client_of_stream(&request, caller.client, &control, entered);
+        let (refusal, entered) = match found {
+            Ok((client, entered)) => {
                 caller.client = client;
-                is_stopping.then(|| RequestRefusal::Stopping.into())
+                (is_stopping.then(|| RequestRefusal::Stopping.into()), entered)
             }
-            Err(refusal) => Some(refusal.into()),
+            Err(refusal) => (Some(refusal.into()), None),
         };
-        let beginning =
-            Beginning { request, body, respond, place, refusal, client: caller.client() };
+        let client = caller.client();
+        let beginning = Beginning { request, body, respond, place, refusal, client, entered };
         let key = self.connections.borrow_mut().insert(control.clone());
         let (worker, of_task) = (self.clone(), control.clone());
         let stream = async move { Some(worker.converse_stream(beginning, &of_task).await) };
@@ -133,7 +137,8 @@ impl<P: Plane> Worker<P> {
     }
 
     async fn converse_stream(&self, beginning: Beginning, control: &Control) -> ConnectionEnd {
-        let Beginning { mut request, body, mut respond, place, refusal, client } = beginning;
+        let Beginning { mut request, body, mut respond, place, refusal, client, entered: _entered } =
+            beginning;
         self.counters.pulse.begin(Activity::Answering);
         let verdict = match refusal {
             Some(refusal) => Either::Right(Verdict::Refuse(refusal)),

@@ -5,11 +5,12 @@ use std::{
     fs,
     io::BufReader,
     net::{IpAddr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     thread,
     time::Duration,
 };
 
+use http::Request;
 use nix::sys::signal::Signal;
 use proxy_header::{Protocol, ProxiedAddress, ProxyHeader, Tlv};
 use ringecho::config::{
@@ -21,6 +22,7 @@ use crate::{
     admission::{connect_from, expect_echo, here},
     config_file::{ConfigFile, log_line, output, stop},
     frames::{close, text},
+    http2_peer::{Client, connect_request},
     listeners::at_path,
     peer::{Peer, TestServer, UPGRADE, config, planes, with_server},
     program::{address, ringecho, signal, start},
@@ -45,6 +47,16 @@ fn behind(
     let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
     let (proxy_from, forwarded_from) = (parse(proxy_from), parse(forwarded_from));
     Config { proxies: Proxies { proxy_protocol, proxy_from, forwarded_from }, ..config }
+}
+
+/// The same, with an access log.
+fn logging(config: Config, name: &str) -> (Config, PathBuf) {
+    let name = format!("ringecho-{}-proxy-header-{name}.log", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    let _ = fs::remove_file(&path);
+    let access_log = Some(AccessLogTarget::File(path.clone()));
+    let observation = Observation { access_log, ..config.observation };
+    (Config { observation, ..config }, path)
 }
 
 /// A header for a client, in both versions, by an encoder of other people's.
@@ -212,12 +224,8 @@ fn header_that_is_missing_wrong_or_not_believed_is_refused_by_name() {
     ];
     let config = behind(ProxyProtocol::Required, &["127.0.0.9"], &[], config());
     for (at, config) in planes(&config).into_iter().enumerate() {
-        let path = std::env::temp_dir()
-            .join(format!("ringecho-{}-proxy-header-{at}.log", std::process::id()));
-        let _ = fs::remove_file(&path);
-        let access_log = Some(AccessLogTarget::File(path.clone()));
-        let observation = Observation { access_log, ..Observation::default() };
-        let server = TestServer::start(&Config { observation, ..config });
+        let (config, path) = logging(config, &format!("refused-{at}"));
+        let server = TestServer::start(&config);
         for (from, bytes, status, _, said) in &cases {
             let response = begin(&server, *from, bytes).read_to_end();
             let shown = bytes.escape_ascii();
@@ -448,6 +456,161 @@ fn each_request_of_a_trusted_proxy_has_a_client_of_its_own() {
         let others = [1, 1, 2, 2].map(|client| request(server, PROXY, b"", &field(client), 101));
         drop((second, others));
     });
+}
+
+/// A request to upgrade on a stream, with these fields.
+fn connect_with(fields: &[(&'static str, String)]) -> Request<()> {
+    let mut request = connect_request();
+    for (name, value) in fields {
+        request.headers_mut().insert(*name, value.parse().unwrap());
+    }
+    request
+}
+
+/// The same, of a client with this number.
+fn connect_for(client: u8) -> Request<()> {
+    connect_with(&[("x-forwarded-for", format!("203.0.113.{client}"))])
+}
+
+/// A proxy opens streams of several clients on one connection.
+#[test]
+fn each_stream_of_a_trusted_proxy_counts_for_the_client_of_its_own_request() {
+    let connections_per_ip_max = Within::new(1).unwrap();
+    let bounds = Bounds { connections_per_ip_max, ..Bounds::default() };
+    let config = Config { bounds, ..seen::config(1) };
+    for (at, config) in
+        planes(&behind(ProxyProtocol::Off, &[], &["127.0.0.9"], config)).into_iter().enumerate()
+    {
+        let (config, path) = logging(config, &format!("streams-{at}"));
+        let server = TestServer::start(&config);
+        let connection = connect_from(here(PROXY), server.address);
+        let own = local_address(&connection);
+        let mut proxy = Client::behind(connection.stream, b"");
+        let open = |proxy: &mut Client, request, status: u16| {
+            let (head, stream) = proxy.request(request).unwrap();
+            assert_eq!(head.status.as_u16(), status);
+            stream
+        };
+        let mut first = open(&mut proxy, connect_for(1), 200);
+        let mut second = open(&mut proxy, connect_for(2), 200);
+        for client in [1, 2] {
+            let refused = open(&mut proxy, connect_for(client), 429).read_to_end();
+            assert!(refused.starts_with(b"your address has as many connections"));
+            // A connection of HTTP/1.1 is bounded together with the streams.
+            let fields = format!("X-Forwarded-For: 203.0.113.{client}\r\n");
+            let _ = request(&server, PROXY, b"", &fields, 429).read_to_end();
+        }
+        // The connection counts for nobody: a request of the proxy itself has a place, and one only.
+        let third = open(&mut proxy, connect_request(), 200);
+        let _ = open(&mut proxy, connect_request(), 429).read_to_end();
+
+        let listed = seen::get_json(&server, "/connections");
+        let mut peers: Vec<_> = listed["connections"].as_array().unwrap().iter().collect();
+        peers.retain(|it| it["state"] == "open" || it["connection"].is_null());
+        let shown: Vec<_> = peers.iter().map(|it| (&it["peer"], &it["via"])).collect();
+        let (one, two, own, nobody) =
+            (json!("203.0.113.1"), json!("203.0.113.2"), json!(own), Value::Null);
+        let expected = [(&own, &nobody), (&one, &own), (&two, &own), (&own, &nobody)];
+        assert_eq!(shown, expected, "{listed}");
+
+        // The end of a stream makes room for its client, and for no other.
+        first.send(close(1000, "").encode());
+        first.expect(b"\x88\x02\x03\xe8");
+        first.end();
+        drop(first);
+        let fourth = loop {
+            let (head, stream) = proxy.request(connect_for(1)).unwrap();
+            if head.status.as_u16() == 200 {
+                break stream;
+            }
+        };
+        let _ = open(&mut proxy, connect_for(2), 429).read_to_end();
+        second.send(text("still here").encode());
+        second.expect(text("still here").encode_echo());
+        drop((second, third, fourth));
+        drop(proxy.abandon());
+        let totals = server.stop();
+        let [("connections_per_ip_max", refused)] = totals.refused[..] else {
+            panic!("{totals:?}")
+        };
+        assert!(refused >= 6, "{totals:?}");
+
+        let lines = seen::lines(&path);
+        let sessions = lines.iter().filter(|line| line["end"] != "refused");
+        let mut peers: Vec<_> = sessions.map(|it| it["peer"].as_str().unwrap()).collect();
+        peers.sort_unstable();
+        let own = own.as_str().unwrap();
+        assert_eq!(peers, [own, own, "203.0.113.1", "203.0.113.1", "203.0.113.2"]);
+        let refused = lines.iter().filter(|it| it["end"] == "refused" && it["http"] == 2);
+        for line in refused {
+            assert_eq!(line["refusal"], "connections_per_ip_max", "{line}");
+            let is_own = line["peer"] == own;
+            assert!(is_own || line["peer"].as_str().unwrap().starts_with("203.0.113."), "{line}");
+        }
+        fs::remove_file(path).unwrap();
+    }
+}
+
+#[test]
+fn streams_of_a_client_that_a_request_names_are_counted_by_their_rate() {
+    let bounds = Bounds { connect_rate_per_ip: Within::new(1).unwrap(), ..Bounds::default() };
+    let config = Config { bounds, ..config() };
+    for config in planes(&behind(ProxyProtocol::Off, &[], &["127.0.0.9"], config)) {
+        let server = TestServer::start(&config);
+        let proxy = connect_from(here(PROXY), server.address);
+        let mut proxy = Client::behind(proxy.stream, b"");
+        // Of ten at once at most a few come in, however slow this machine is; of ten others, all.
+        let mut statuses: Vec<u16> = Vec::new();
+        for client in [[7; 10], [10, 11, 12, 13, 14, 15, 16, 17, 18, 19]].concat() {
+            statuses.push(proxy.request(connect_for(client)).unwrap().0.status.as_u16());
+        }
+        assert_eq!(statuses[10..], [200; 10]);
+        drop(proxy.abandon());
+        let totals = server.stop();
+        let [("connect_rate_per_ip", refused)] = totals.refused[..] else { panic!("{totals:?}") };
+        assert!(refused > 0 && totals.upgraded == 20 - refused, "{totals:?}");
+    }
+}
+
+/// The header comes before the preface of HTTP/2, in one segment with it or not.
+#[test]
+fn client_that_a_proxy_announces_is_the_peer_of_each_stream() {
+    let config = behind(ProxyProtocol::Required, &["127.0.0.9"], &[], seen::config(1));
+    for (at, config) in planes(&config).into_iter().enumerate() {
+        let (config, path) = logging(config, &format!("announced-{at}"));
+        let server = TestServer::start(&config);
+        let (v4, v6) = ("203.0.113.7:4711", "[2001:db8::7]:4711");
+        for client in [v4, v6] {
+            for header in headers(client) {
+                let connection = connect_from(here(PROXY), server.address);
+                let own = json!(local_address(&connection));
+                let mut connection = Client::behind(connection.stream, &header);
+                // What a request says of its client is not believed.
+                let field = ("x-forwarded-for", "6.6.6.6".to_owned());
+                let (head, mut stream) = connection.request(connect_with(&[field])).unwrap();
+                assert_eq!(head.status.as_u16(), 200);
+                stream.send(text("hello").encode());
+                stream.expect(text("hello").encode_echo());
+                let listed = seen::get_json(&server, "/connections");
+                let listed = listed["connections"].as_array().unwrap();
+                let listed: Vec<_> = listed.iter().filter(|it| it["via"] == own).collect();
+                assert_eq!(listed.len(), 2, "the connection and its stream");
+                assert!(listed.iter().all(|it| it["peer"] == client && it["http"] == 2));
+                stream.send(close(1000, "").encode());
+                stream.expect(b"\x88\x02\x03\xe8");
+                stream.end();
+                drop(stream);
+                connection.leave();
+            }
+        }
+        let totals = server.stop();
+        assert_eq!(totals.ended, [("http2_closed", 4)], "{totals:?}");
+        let lines = seen::lines(&path);
+        let peers: Vec<_> = lines.iter().map(|line| line["peer"].as_str().unwrap()).collect();
+        assert_eq!(peers, [v4, v4, v4, v4, v6, v6, v6, v6]);
+        assert!(lines.iter().all(|it| it["via"].as_str().unwrap().starts_with("127.0.0.9:")));
+        fs::remove_file(path).unwrap();
+    }
 }
 
 #[test]

@@ -6,7 +6,8 @@
 //! [`AdmissionRefusal`] has the response.
 //!
 //! The invariant: what a connection was counted for is given back exactly once, when its ticket is
-//! dropped, when it leaves the roster, or when the roster is closed. A worker's end closes its
+//! dropped, when it leaves the roster, or when the roster is closed; so it is with a stream of HTTP/2
+//! that counts for an address. A worker's end closes its
 //! roster, whatever becomes of the worker's tasks.
 
 mod addresses;
@@ -29,7 +30,7 @@ use self::addresses::{AddressBlock, Addresses};
 pub use self::{
     pauses::{PauseEnd, Pauses},
     refusal::AdmissionRefusal,
-    roster::{Entered, Roster},
+    roster::{Entered, EnteredStream, Roster},
 };
 use crate::config::{Bounds, Within};
 

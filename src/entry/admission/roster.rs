@@ -2,18 +2,20 @@
 //! back even if the worker dies.
 //!
 //! A connection that is a task holds an [`Entered`]. One that the engine carries holds nothing: the
-//! roster knows its number, and its address by its descriptor if addresses are bounded. A task that a
-//! dead worker leaves behind is no matter, since the roster was closed.
+//! roster knows its number, and its address by its descriptor if addresses are bounded. A stream of
+//! HTTP/2 whose request comes from a client of its own holds an [`EnteredStream`]. A task that a dead
+//! worker leaves behind is no matter, since the roster was closed.
 
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
-    mem,
     net::IpAddr,
     os::fd::RawFd,
     rc::Rc,
     sync::Arc,
 };
+
+use slab::Slab;
 
 use super::{Admission, AdmissionRefusal, Ticket, addresses::AddressBlock};
 
@@ -25,6 +27,8 @@ pub struct Roster {
     handshakes: Cell<u32>,
     /// The addresses of connections that are counted for them, by descriptor.
     blocks: RefCell<HashMap<RawFd, AddressBlock>>,
+    /// The addresses that streams are counted for.
+    streams: RefCell<Slab<AddressBlock>>,
     is_closed: Cell<bool>,
 }
 
@@ -41,6 +45,13 @@ pub struct Entered {
     admitted_as: Cell<Option<AddressBlock>>,
 }
 
+/// A stream that counts for an address of its own until this is dropped.
+#[derive(Debug)]
+pub struct EnteredStream {
+    roster: Rc<Roster>,
+    key: usize,
+}
+
 impl Roster {
     /// An empty roster.
     pub fn new(admission: Arc<Admission>) -> Rc<Self> {
@@ -49,6 +60,7 @@ impl Roster {
             connections: Cell::default(),
             handshakes: Cell::default(),
             blocks: RefCell::default(),
+            streams: RefCell::default(),
             is_closed: Cell::default(),
         })
     }
@@ -86,7 +98,9 @@ impl Roster {
         if self.is_closed.replace(true) {
             return;
         }
-        for (_, block) in mem::take(&mut *self.blocks.borrow_mut()) {
+        let connections = self.blocks.take().into_values();
+        let streams = self.streams.take().into_iter().map(|(_, block)| block);
+        for block in connections.chain(streams) {
             self.admission.give_back_address(Some(block));
         }
         self.admission.give_back(self.connections.get(), self.handshakes.get());
@@ -119,6 +133,30 @@ impl Roster {
             self.blocks.borrow_mut().insert(descriptor, block);
         }
         Ok(())
+    }
+
+    /// Has a stream counted for a block of addresses, if they are bounded.
+    fn enter_stream(
+        self: &Rc<Self>,
+        block: AddressBlock,
+    ) -> Result<Option<EnteredStream>, AdmissionRefusal> {
+        if self.is_closed.get() {
+            return Ok(None);
+        }
+        let counted = self.admission.admit_address(Some(block))?;
+        Ok(counted.map(|block| {
+            let key = self.streams.borrow_mut().insert(block);
+            EnteredStream { roster: self.clone(), key }
+        }))
+    }
+
+    fn leave_stream(&self, key: usize) {
+        let mut streams = self.streams.borrow_mut();
+        // A closed roster has none.
+        self.admission.give_back_address(streams.try_remove(key));
+        if streams.is_empty() {
+            streams.shrink_to_fit();
+        }
     }
 
     fn end_handshake(&self) {
@@ -161,6 +199,16 @@ impl Entered {
         Ok(())
     }
 
+    /// A stream of the connection turns out to belong to this address, since a proxy has named it in
+    /// the stream's request. The stream meets the bounds of that address like a connection, and the
+    /// connection counts for whom it did. `None` if the address is not bounded.
+    pub fn admit_stream(
+        &self,
+        ip: Option<IpAddr>,
+    ) -> Result<Option<EnteredStream>, AdmissionRefusal> {
+        ip.map_or(Ok(None), |ip| self.roster.enter_stream(ip.into()))
+    }
+
     /// Leaves the connection in the roster until [`Roster::leave`] is called for its descriptor.
     pub fn hand_over(mut self) {
         self.descriptor = None;
@@ -173,5 +221,11 @@ impl Drop for Entered {
         if let Some(descriptor) = self.descriptor {
             self.roster.leave(descriptor);
         }
+    }
+}
+
+impl Drop for EnteredStream {
+    fn drop(&mut self) {
+        self.roster.leave_stream(self.key);
     }
 }

@@ -209,6 +209,25 @@ fn connection_counts_for_the_address_that_it_turns_out_to_be_of() {
     assert_eq!((shared.counts(), shared.addresses().known().0), ((0, 0), 0));
 }
 
+#[test]
+fn streams_count_for_their_own_addresses_and_their_connection_for_none() {
+    let shared =
+        admission(&Bounds { connect_rate_per_ip: Within::new(1000).unwrap(), ..bounds(9, 1, 9) });
+    let roster = Roster::new(shared.clone());
+    let connection = roster.enter(shared.admit(None).unwrap(), 3);
+    let stream = |last| connection.admit_stream(Some(here(last))).map(Option::unwrap);
+    let (first, second) = (stream(1).unwrap(), stream(2).unwrap());
+    assert_eq!(shared.addresses().known(), (2, 2), "each has a place and has taken a token");
+    assert_eq!(stream(1).unwrap_err(), AdmissionRefusal::ConnectionsPerIpMax);
+    assert_eq!(shared.admit(here(1)).unwrap_err(), AdmissionRefusal::ConnectionsPerIpMax);
+    drop((first, stream(3).unwrap()));
+    drop(stream(1).unwrap());
+    assert!(connection.admit_stream(None).unwrap().is_none());
+    assert_eq!((shared.counts(), shared.addresses().known().0), ((1, 1), 1));
+    drop(second);
+    assert_eq!(shared.addresses().known().0, 0);
+}
+
 /// As when a worker dies and its runtime leaves tasks behind.
 #[test]
 fn closed_roster_gives_back_everything_once() {
@@ -218,11 +237,14 @@ fn closed_roster_gives_back_everything_once() {
     enter(3).hand_over();
     let (in_handshake, open) = (enter(4), enter(5));
     open.handshake_over();
+    let stream = open.admit_stream(Some(here(2))).unwrap();
     let elsewhere = shared.admit(here(1)).unwrap();
     assert_eq!(shared.counts(), (4, 2));
     roster.close();
     assert_eq!(shared.counts(), (1, 1));
-    drop((in_handshake, open));
+    assert_eq!(shared.addresses().known().0, 1);
+    assert!(open.admit_stream(Some(here(2))).unwrap().is_none());
+    drop((in_handshake, open, stream));
     roster.leave(3);
     roster.close();
     assert_eq!(shared.counts(), (1, 1));
@@ -248,6 +270,8 @@ enum Step {
     Admit { from: u8, roster: usize },
     BelongTo(usize, u8),
     EndHandshake(usize),
+    OpenStream(usize, u8),
+    EndStream(usize),
     HandOver(usize),
     End(usize),
     CloseRoster(usize),
@@ -258,6 +282,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (any::<usize>(), 0..5_u8).prop_map(|(at, from)| Step::BelongTo(at, from)),
         6 => (0..5_u8, 0..2_usize).prop_map(|(from, roster)| Step::Admit { from, roster }),
         2 => any::<usize>().prop_map(Step::EndHandshake),
+        2 => (any::<usize>(), 0..5_u8).prop_map(|(at, from)| Step::OpenStream(at, from)),
+        2 => any::<usize>().prop_map(Step::EndStream),
         2 => any::<usize>().prop_map(Step::HandOver),
         3 => any::<usize>().prop_map(Step::End),
         1 => (0..2_usize).prop_map(Step::CloseRoster),
@@ -270,17 +296,31 @@ fn address_of(number: u8) -> Option<IpAddr> {
     (number < 4).then(|| here(number))
 }
 
-/// What a naive reader of the bounds would say to one more connection of an address.
-fn expected_of_address(known: &[Known], from: Option<IpAddr>) -> Result<(), AdmissionRefusal> {
-    if from.is_some() && known.iter().filter(|it| it.from == from).count() >= 3 {
+/// A stream, of a connection in a roster.
+struct KnownStream {
+    from: Option<IpAddr>,
+    roster: usize,
+    entered: Option<EnteredStream>,
+}
+
+/// What a naive reader of the bounds would say to one more connection or stream of an address.
+fn expected_of_address(
+    (known, streams): (&[Known], &[KnownStream]),
+    from: Option<IpAddr>,
+) -> Result<(), AdmissionRefusal> {
+    let known = known.iter().map(|it| it.from).chain(streams.iter().map(|it| it.from));
+    if from.is_some() && known.filter(|it| *it == from).count() >= 3 {
         return Err(AdmissionRefusal::ConnectionsPerIpMax);
     }
     Ok(())
 }
 
 /// The same to one more connection.
-fn expected(known: &[Known], from: Option<IpAddr>) -> Result<(), AdmissionRefusal> {
-    expected_of_address(known, from)?;
+fn expected(
+    (known, streams): (&[Known], &[KnownStream]),
+    from: Option<IpAddr>,
+) -> Result<(), AdmissionRefusal> {
+    expected_of_address((known, streams), from)?;
     if known.len() >= 8 {
         return Err(AdmissionRefusal::ConnectionsMax);
     }
@@ -297,13 +337,15 @@ proptest! {
         let shared = admission(&bounds(8, 3, 5));
         let mut rosters = [Roster::new(shared.clone()), Roster::new(shared.clone())];
         let mut known: Vec<Known> = Vec::new();
+        let mut streams: Vec<KnownStream> = Vec::new();
         let mut left_behind = Vec::new();
+        let mut streams_left_behind = Vec::new();
         for (descriptor, step) in (0..).zip(steps) {
             match step {
                 Step::Admit { from, roster } => {
                     let from = address_of(from);
                     let ticket = shared.admit(from);
-                    prop_assert_eq!(ticket.as_ref().map(|_| ()).map_err(|it| *it), expected(&known, from));
+                    prop_assert_eq!(ticket.as_ref().map(|_| ()).map_err(|it| *it), expected((&known, &streams), from));
                     if let Ok(ticket) = ticket {
                         let entered = Some(rosters[roster].enter(ticket, descriptor));
                         known.push(Known { from, roster, is_in_handshake: true, descriptor, entered });
@@ -312,7 +354,7 @@ proptest! {
                 Step::BelongTo(at, from) if !known.is_empty() => {
                     let (at, from) = (at % known.len(), address_of(from));
                     let stays = known[at].from == from;
-                    let expected = if stays { Ok(()) } else { expected_of_address(&known, from) };
+                    let expected = if stays { Ok(()) } else { expected_of_address((&known, &streams), from) };
                     if let Some(entered) = &known[at].entered {
                         prop_assert_eq!(entered.awaits_address(), known[at].from.is_none());
                         prop_assert_eq!(entered.belongs_to(from), expected);
@@ -320,6 +362,22 @@ proptest! {
                             known[at].from = from;
                         }
                     }
+                }
+                Step::OpenStream(at, from) if !known.is_empty() => {
+                    let (at, from) = (at % known.len(), address_of(from));
+                    let Known { roster, entered, .. } = &known[at];
+                    if let Some(connection) = entered {
+                        let entered = connection.admit_stream(from);
+                        let expected = expected_of_address((&known, &streams), from);
+                        prop_assert_eq!(entered.as_ref().map(|_| ()).map_err(|it| *it), expected);
+                        if let Ok(entered) = entered {
+                            prop_assert_eq!(entered.is_some(), from.is_some());
+                            streams.push(KnownStream { from, roster: *roster, entered });
+                        }
+                    }
+                }
+                Step::EndStream(at) if !streams.is_empty() => {
+                    drop(streams.swap_remove(at % streams.len()));
                 }
                 Step::EndHandshake(at) if !known.is_empty() => {
                     let at = at % known.len();
@@ -349,15 +407,24 @@ proptest! {
                     known = rest;
                     let gone: Vec<Known> = gone;
                     left_behind.extend(gone);
+                    let (gone, rest) = streams.into_iter().partition(|it| it.roster == roster);
+                    streams = rest;
+                    let gone: Vec<KnownStream> = gone;
+                    streams_left_behind.extend(gone.into_iter().filter_map(|it| it.entered));
                 }
-                Step::BelongTo(..) | Step::EndHandshake(_) | Step::HandOver(_) | Step::End(_) => {}
+                // There is none to take the step.
+                _ => {}
             }
             let handshakes = known.iter().filter(|it| it.is_in_handshake).count() as u32;
             prop_assert_eq!(shared.counts(), (known.len() as u32, handshakes));
-            let addresses: HashSet<IpAddr> = known.iter().filter_map(|it| it.from).collect();
+            let addresses: HashSet<IpAddr> = known
+                .iter()
+                .filter_map(|it| it.from)
+                .chain(streams.iter().filter_map(|it| it.from))
+                .collect();
             prop_assert_eq!(shared.addresses().known().0, addresses.len());
         }
-        drop((left_behind, known, rosters));
+        drop((left_behind, streams_left_behind, known, streams, rosters));
         prop_assert_eq!((shared.counts(), shared.addresses().known().0), ((0, 0), 0));
     }
 }
