@@ -24,10 +24,12 @@ pub struct Bounds {
     #[arg(long, value_name = "COUNT", default_value = "0")]
     pub connections_per_ip_max: Within<u32, 0, { 1 << 30 }>,
 
-    /// Most connections whose opening handshake is not over, on all workers; more get 503
+    /// Most connections with a handshake or another request in progress, on all workers; more get 503
     ///
     /// A half-open handshake takes 14 KB, so the default bounds what they take together to 230 MB.
-    /// A lower one is reached by clients that all come back at once.
+    /// A lower one is reached by clients that all come back at once. A connection over HTTP/1.1 counts
+    /// again from the first byte of a later request to its response, and not between requests; over
+    /// HTTP/2 it counts until its first request, and streams have a bound of their own.
     #[arg(long, value_name = "COUNT", default_value = "16384")]
     pub handshakes_max: Within<u32, 1, { 1 << 30 }>,
 

@@ -215,6 +215,11 @@ impl<P: Plane> Worker<P> {
                 Ok(arrived) => received = arrived,
                 Err(other_end) => return Some(other_end.unwrap_or(end)),
             }
+            // The bytes that have arrived are not looked at if there is no room for a head.
+            if let Err(refusal) = entered.handshake_begins() {
+                let told = self.tell_refusal(stream, refusal.into(), control, entered);
+                return Some(Box::pin(told).await);
+            }
         }
     }
 
@@ -456,7 +461,7 @@ impl<P: Plane> Worker<P> {
         response.encode(persistence, is_head).into()
     }
 
-    /// Ends a connection that is refused before it has a request.
+    /// Ends a connection that is refused before its request is read.
     pub(super) async fn tell_refusal<S: Duplex>(
         &self,
         stream: S,

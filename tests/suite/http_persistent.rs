@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use ringecho::config::{Config, ListenAddress, Observation, Time, Within};
+use ringecho::config::{Bounds, Config, ListenAddress, Observation, Time, Within};
 
 use crate::{
     frames::text,
@@ -486,4 +486,49 @@ fn requests_are_counted_by_the_class_of_their_status() {
         drop(peer);
         server.stop();
     }
+}
+
+/// The only handshake that may be in progress is another client's, and then that of a connection which
+/// has had one before.
+#[test]
+fn request_behind_others_counts_as_a_handshake_in_progress_while_it_comes() {
+    let bounds = Bounds { handshakes_max: Within::new(1).unwrap(), ..Bounds::default() };
+    with_server(&Config { bounds, ..config() }, |server| {
+        let is_refused = |peer: &mut Peer| {
+            let response = peer.read_to_end();
+            response.starts_with("HTTP/1.1 503 ") && response.contains("\r\nRetry-After: 1\r\n")
+        };
+        let mut kept = server.connect();
+        kept.expect_health();
+        // Between requests it has no place.
+        let mut other = server.connect();
+        other.expect_health();
+        let mut first = server.connect();
+        first.send(&HEALTH[..20]);
+        // Connections are accepted in their order, so the first has its place now.
+        assert!(is_refused(&mut server.connect()));
+        kept.send(HEALTH);
+        assert!(is_refused(&mut kept));
+        first.send(&HEALTH[20..]);
+        assert!(first.read_response().0.starts_with("HTTP/1.1 200 "));
+        // The next request of a connection takes the place as soon as it begins.
+        other.send(&HEALTH[..20]);
+        loop {
+            let mut newcomer = server.connect();
+            newcomer.send(LAST);
+            if is_refused(&mut newcomer) {
+                break;
+            }
+            // The newcomer may have been before it.
+            if other.has_received() {
+                other = server.connect();
+                other.expect_health();
+                other.send(&HEALTH[..20]);
+            }
+        }
+        other.send(&HEALTH[20..]);
+        assert!(other.read_response().0.starts_with("HTTP/1.1 200 "));
+        first.expect_health();
+        other.expect_health();
+    });
 }

@@ -1,9 +1,9 @@
 //! Admission: whether an accepted connection may stay, by the bounds of all and those of its address.
 //!
 //! All workers share one [`Admission`]. It is asked when a connection is accepted, when its handshake
-//! is over, and when it ends; no message touches it. Whoever may stay has a [`Ticket`] until its
-//! worker has entered it in the worker's [`Roster`]. Telling the others so is left to the worker;
-//! [`AdmissionRefusal`] has the response.
+//! is over, when another request comes on it, and when it ends; no message touches it. Whoever may
+//! stay has a [`Ticket`] until its worker has entered it in the worker's [`Roster`]. Telling the others
+//! so is left to the worker; [`AdmissionRefusal`] has the response.
 //!
 //! The invariant: what a connection was counted for is given back exactly once, when its ticket is
 //! dropped, when it leaves the roster, or when the roster is closed; so it is with a stream of HTTP/2
@@ -123,6 +123,11 @@ impl Admission {
             return Err(AdmissionRefusal::HandshakesMax);
         }
         Ok(Ticket { admission: Some(self.clone()), block, admitted_as })
+    }
+
+    /// Counts a handshake that begins on a connection that is open, if as many may be in progress.
+    fn begin_handshake(&self) -> Result<(), AdmissionRefusal> {
+        if self.handshakes.raise() { Ok(()) } else { Err(AdmissionRefusal::HandshakesMax) }
     }
 
     /// Connections that are open, and those whose handshake is not over.

@@ -159,6 +159,14 @@ impl Roster {
         }
     }
 
+    fn begin_handshake(&self) -> Result<(), AdmissionRefusal> {
+        if !self.is_closed.get() {
+            self.admission.begin_handshake()?;
+            self.handshakes.set(self.handshakes.get() + 1);
+        }
+        Ok(())
+    }
+
     fn end_handshake(&self) {
         if !self.is_closed.get() {
             self.handshakes.set(self.handshakes.get() - 1);
@@ -174,6 +182,16 @@ impl Drop for Roster {
 }
 
 impl Entered {
+    /// A further request is arriving on the connection, which counts for what it takes like the first
+    /// one: like an opening handshake in progress.
+    pub fn handshake_begins(&self) -> Result<(), AdmissionRefusal> {
+        if !self.is_in_handshake.get() {
+            self.roster.begin_handshake()?;
+            self.is_in_handshake.set(true);
+        }
+        Ok(())
+    }
+
     /// The request has been answered: the opening handshake is no longer in progress.
     pub fn handshake_over(&self) {
         if self.is_in_handshake.replace(false) {

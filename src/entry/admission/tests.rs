@@ -73,7 +73,13 @@ fn each_bound_refuses_for_its_own_reason_until_something_is_given_back() {
     first.handshake_over();
     first.handshake_over();
     assert_eq!(shared.counts(), (1, 0));
-    drop((shared.admit(here(2)).unwrap(), first));
+    let second = shared.admit(here(2)).unwrap();
+    // A further request on the first connection is a handshake again.
+    assert_eq!(first.handshake_begins(), Err(AdmissionRefusal::HandshakesMax));
+    drop(second);
+    assert_eq!((first.handshake_begins(), first.handshake_begins()), (Ok(()), Ok(())));
+    assert_eq!(shared.counts(), (1, 1));
+    drop(first);
     assert_eq!(shared.counts(), (0, 0));
 }
 
@@ -243,6 +249,7 @@ fn closed_roster_gives_back_everything_once() {
     roster.close();
     assert_eq!(shared.counts(), (1, 1));
     assert_eq!(shared.addresses().known().0, 1);
+    assert_eq!(open.handshake_begins(), Ok(()));
     assert!(open.admit_stream(Some(here(2))).unwrap().is_none());
     drop((in_handshake, open, stream));
     roster.leave(3);
@@ -269,6 +276,7 @@ type RawDescriptor = i32;
 enum Step {
     Admit { from: u8, roster: usize },
     BelongTo(usize, u8),
+    BeginHandshake(usize),
     EndHandshake(usize),
     OpenStream(usize, u8),
     EndStream(usize),
@@ -281,6 +289,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         2 => (any::<usize>(), 0..5_u8).prop_map(|(at, from)| Step::BelongTo(at, from)),
         6 => (0..5_u8, 0..2_usize).prop_map(|(from, roster)| Step::Admit { from, roster }),
+        1 => any::<usize>().prop_map(Step::BeginHandshake),
         2 => any::<usize>().prop_map(Step::EndHandshake),
         2 => (any::<usize>(), 0..5_u8).prop_map(|(at, from)| Step::OpenStream(at, from)),
         2 => any::<usize>().prop_map(Step::EndStream),
@@ -324,6 +333,11 @@ fn expected(
     if known.len() >= 8 {
         return Err(AdmissionRefusal::ConnectionsMax);
     }
+    expected_of_handshake(known)
+}
+
+/// The same to one more handshake.
+fn expected_of_handshake(known: &[Known]) -> Result<(), AdmissionRefusal> {
     if known.iter().filter(|it| it.is_in_handshake).count() >= 5 {
         return Err(AdmissionRefusal::HandshakesMax);
     }
@@ -361,6 +375,16 @@ proptest! {
                         if expected.is_ok() {
                             known[at].from = from;
                         }
+                    }
+                }
+                Step::BeginHandshake(at) if !known.is_empty() => {
+                    let at = at % known.len();
+                    let stays = known[at].is_in_handshake;
+                    let expected = if stays { Ok(()) } else { expected_of_handshake(&known) };
+                    let it = &mut known[at];
+                    if let Some(entered) = &it.entered {
+                        prop_assert_eq!(entered.handshake_begins(), expected);
+                        it.is_in_handshake |= expected.is_ok();
                     }
                 }
                 Step::OpenStream(at, from) if !known.is_empty() => {
