@@ -185,6 +185,28 @@ fn record_of_another_session_is_answered_with_an_alert_and_named() {
     });
 }
 
+/// The alert is the last record, and there is none before it: rustls has sealed it when the record is
+/// known to be bad (docs/decisions.md). The kernel hands out what it has opened before.
+#[test]
+fn messages_before_a_bad_record_that_came_with_it_are_not_answered() {
+    on_every_plane(|server, way| {
+        for suite in TWO_SUITES {
+            let mut client = open(server.address, suite);
+            expect_echo(&mut client, &Message::text("before"));
+            let stream = client.get_mut();
+            let mut records = seal(stream, &encode(&[text("good")]));
+            records.extend(seal(stream, &encode(&[text("bad")])));
+            *records.last_mut().unwrap() ^= 1;
+            stream.sock.write_all(&records).unwrap();
+            let mut received = Vec::new();
+            let error = stream.read_to_end(&mut received).expect_err("the session fails");
+            assert!(error.to_string().contains("BadRecordMac"), "{error}");
+            assert!(way == Ktls::On || received.is_empty(), "{}", received.escape_ascii());
+        }
+        vec![("tls_failed", 2)]
+    });
+}
+
 /// The kernel cannot change its keys for us, and a session is not lost in silence.
 #[test]
 fn keys_can_be_changed_at_any_time_but_not_the_kernels() {
