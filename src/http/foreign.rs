@@ -40,7 +40,10 @@ impl ForeignProtocol {
             // fragment.
             [0x01 | 0x02 | 0x80..=0x82 | 0x88..=0x8a, ..] => Some(Self::WebSocketFrame),
             [b'S', b'S', b'H', b'-', ..] => Some(Self::Ssh),
-            [b'P', b'R', b'O', b'X', b'Y', b' ', ..] => Some(Self::ProxyHeader),
+            // The two versions of its header. Of the signature of version 2, this much is enough.
+            [b'P', b'R', b'O', b'X', b'Y', b' ', ..] | [b'\r', b'\n', b'\r', b'\n', 0, ..] => {
+                Some(Self::ProxyHeader)
+            }
             _ => None,
         }
     }

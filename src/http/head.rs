@@ -206,8 +206,16 @@ impl Scanner {
                 _ => return Err(RequestRefusal::LineEndBare),
             }
             let line = &received[self.line_at..line_end];
-            let is_first = self.line_at == 0;
             let line_at = self.line_at;
+            if line.is_empty() && !self.in_fields && line_at > 0 {
+                // A PROXY header of version 2 begins with two empty lines too.
+                self.searched = line_end;
+                if received.len() == line_end + 2 {
+                    return Ok(false);
+                }
+                let foreign = ForeignProtocol::recognize(received);
+                return Err(foreign.map_or(RequestRefusal::LinesEmpty, RequestRefusal::Foreign));
+            }
             self.line_at = line_end + 2;
             self.searched = self.line_at;
             match line {
@@ -215,8 +223,7 @@ impl Scanner {
                 //= https://www.rfc-editor.org/rfc/rfc9112#section-2.2
                 //# a server that is expecting to receive and parse a request-line SHOULD ignore
                 //# at least one empty line (CRLF) received prior to the request-line.
-                [] if is_first => {}
-                [] => return Err(RequestRefusal::LinesEmpty),
+                [] => {}
                 _ if self.in_fields => {}
                 request_line => {
                     self.is_head = request_line.starts_with(b"HEAD ");
@@ -304,7 +311,9 @@ mod tests {
             (b"\x02", foreign(ForeignProtocol::WebSocketFrame)),
             (b"SSH-", foreign(ForeignProtocol::Ssh)),
             (b"PROXY ", foreign(ForeignProtocol::ProxyHeader)),
-            (b"\r\n\r\n", LinesEmpty),
+            (b"\r\n\r\n\0", foreign(ForeignProtocol::ProxyHeader)),
+            (b"\r\n\r\nG", LinesEmpty),
+            (b"\r\n\r\n\r", LinesEmpty),
             (b"\r\n\x16", foreign(ForeignProtocol::Tls)),
             (b"\0", Malformed),
             (b"\xff", Malformed),

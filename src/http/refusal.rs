@@ -40,11 +40,7 @@ pub enum RequestRefusal {
     #[error(transparent)]
     Foreign(ForeignProtocol),
     /// There are empty lines where the request line should be.
-    #[error(
-        "a request begins with its request line, and empty lines came; a PROXY protocol header \
-         (version 2) begins so too: have the proxy before this port send none, or have the server read \
-         one, with --proxy-protocol and --proxy-from"
-    )]
+    #[error("a request begins with its request line, and empty lines came")]
     LinesEmpty,
     /// A line ends with CR or LF alone.
     #[error("a line of a request head ends with CR and LF, and one came without the other")]

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     connection::{ConnectionEnd, Control, linger},
     entry::{admission::Entered, tls::name_of},
-    http::{RequestRefusal, Tls, encode_refusal, without_body},
+    http::{ForeignProtocol, RequestRefusal, Tls, encode_refusal, without_body},
     metrics::RefusalReason,
     plane::Plane,
     stream::Duplex,
@@ -34,9 +34,10 @@ const FIRST_READ_LEN: usize = 4 << 10;
 /// What came of a handshake.
 enum Opening<R, W> {
     Done(TlsStream<R, W>),
-    /// Plain HTTP came, and whether it is a HEAD request.
+    /// No TLS came, but plain HTTP, or a PROXY header, and whether it is a HEAD request.
     Plain {
         below: (R, W),
+        refusal: RequestRefusal,
         is_head: bool,
     },
     /// The peer has been sent an alert, where there is one.
@@ -77,11 +78,11 @@ impl<P: Plane> Worker<P> {
                     .converse_http(stream, BytesMut::new(), carrier, caller, control, entered)
                     .await;
             }
-            Ok(Opening::Plain { below: (reader, writer), is_head }) => {
+            Ok(Opening::Plain { below: (reader, writer), refusal, is_head }) => {
                 entered.handshake_over();
                 self.counters.tls.failed.add(1);
-                let response = plain_refusal(is_head);
-                let end = ConnectionEnd::Refused(RefusalReason::PlainHttpOnTls);
+                let end = ConnectionEnd::Refused(RefusalReason::from(&refusal));
+                let response = plain_refusal(refusal, is_head);
                 return Some(conclude(reader, writer, response, end, control, entered).await);
             }
             Ok(Opening::Failed { below: (mut reader, mut writer), error }) => {
@@ -143,8 +144,12 @@ async fn open<R: AsyncReadRent, W: AsyncWriteRent>(
     }
     // No record of TLS begins with a letter or a line's end.
     if matches!(early[0], b'A'..=b'Z' | b'a'..=b'z' | b'\r' | b'\n') {
+        let refusal = match ForeignProtocol::recognize(&early) {
+            Some(it @ ForeignProtocol::ProxyHeader) => RequestRefusal::Foreign(it),
+            _ => RequestRefusal::TlsExpected,
+        };
         let is_head = early.starts_with(b"HEAD ");
-        return Opening::Plain { below: (reader, writer), is_head };
+        return Opening::Plain { below: (reader, writer), refusal, is_head };
     }
     let session = match TlsSession::server(config) {
         Ok(session) => session,
@@ -173,9 +178,9 @@ async fn within_time<T>(
     })
 }
 
-/// Tells a client without TLS, in plain HTTP, what to change.
-fn plain_refusal(is_head: bool) -> Bytes {
-    let response = encode_refusal(&RequestRefusal::TlsExpected.into()).into();
+/// Tells whoever comes without TLS, in plain HTTP, what to change.
+fn plain_refusal(refusal: RequestRefusal, is_head: bool) -> Bytes {
+    let response = encode_refusal(&refusal.into()).into();
     if is_head { without_body(response) } else { response }
 }
 

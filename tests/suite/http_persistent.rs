@@ -403,7 +403,7 @@ fn connection_has_the_end_of_its_last_answer() {
         (&[HEALTH, REFUSED], ("refused", "path_unknown")),
         (&[HEALTH, "PUT / HTTP/1.1\r\nHost: a\r\n\r\n"], ("refused", "method_not_allowed")),
         (&[HEALTH, "GET / HTTP/1.1\r\n\r\n"], ("refused", "host_invalid")),
-        (&[HEALTH, "\r\n\r\n"], ("refused", "lines_empty")),
+        (&[HEALTH, "\r\n\r\nGET"], ("refused", "lines_empty")),
         (&[HEALTH, "\x16"], ("refused", "foreign_protocol")),
         (&[HEALTH, "GET / HT"], ("peer_left", "")),
         (

@@ -614,6 +614,29 @@ fn client_that_a_proxy_announces_is_the_peer_of_each_stream() {
 }
 
 #[test]
+fn header_that_no_port_expects_is_named_and_the_flag_that_reads_it() {
+    with_server(&config(), |server| {
+        let whole = headers("203.0.113.7:4711");
+        for header in &whole {
+            for is_cut in [false, true] {
+                let mut peer = connect_from(here(PROXY), server.address);
+                peer.stream.set_nodelay(true).unwrap();
+                if is_cut {
+                    // What shows the protocol, byte by byte.
+                    header[..6.min(header.len())].iter().for_each(|byte| peer.send([*byte]));
+                } else {
+                    peer.send([header, UPGRADE.as_bytes()].concat());
+                }
+                let response = peer.read_to_end();
+                assert!(response.starts_with("HTTP/1.1 400 "), "{response}");
+                assert!(response.contains("a PROXY protocol header came"), "{response}");
+                assert!(response.contains("--proxy-protocol"), "{response}");
+            }
+        }
+    });
+}
+
+#[test]
 fn chain_of_a_proxy_with_a_header_and_one_with_a_field_is_followed() {
     let config =
         behind(ProxyProtocol::Required, &["127.0.0.9"], &["10.0.0.0/8", "unix"], seen::config(1));

@@ -416,6 +416,26 @@ fn plain_request_on_a_tls_port_is_told_what_to_change() {
 }
 
 #[test]
+fn proxy_header_that_no_tls_port_expects_is_named_and_the_flag_that_reads_it() {
+    let authority = Authority::new();
+    let totals = totals_of(&config(authority.tls(&["localhost"])), |server| {
+        let version_2 =
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x01\x01\x01\x01\x02\x02\x02\x02\0\x01\0\x02";
+        for header in [&b"PROXY TCP4 1.1.1.1 2.2.2.2 1 2\r\n"[..], version_2] {
+            let mut peer = server.connect();
+            peer.send(header);
+            let response = peer.read_to_end();
+            assert!(response.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{response}");
+            assert!(response.contains("a PROXY protocol header came"), "{response}");
+            assert!(response.contains("--proxy-protocol"), "{response}");
+        }
+    });
+    for totals in totals {
+        assert_eq!(totals.refused, [("foreign_protocol", 2)]);
+    }
+}
+
+#[test]
 fn tls_on_a_plain_port_is_told_what_to_change() {
     with_server(&config_with_workers(1), |server| {
         let authority = Authority::new();
