@@ -43,6 +43,10 @@ UPGRADE = (
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 
+# Length, type, flags, stream.
+HTTP2_SETTINGS = b"\0\0\0\x04\0\0\0\0\0"
+HTTP2_DATA_OF_NO_STREAM = b"\0\0\0\x00\0\0\0\0\0"
+
 failures = 0
 
 
@@ -51,11 +55,11 @@ def main():
     signal.alarm(SECONDS_MAX)
     with contextlib.ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        echo, admin = start_server(stack, binaries, work)
+        ports, admin = start_server(stack, binaries, work)
         rules = write_rules(work)
         check_command("the rules", [promtool, "check", "rules", OPERATE / "alerts.yml"])
         url = start_prometheus(stack, prometheus, work, admin, rules)
-        put_under_load(stack, binaries, echo)
+        put_under_load(stack, binaries, ports)
         check_exposition(promtool, admin)
         time.sleep(LOAD_SECONDS)
         check_queries(url)
@@ -86,21 +90,23 @@ def start(stack, arguments, **streams):
 
 
 def start_server(stack, binaries, work):
-    """Starts the server; returns where it echoes and where it serves metrics."""
+    """Starts the server; returns where it echoes, without TLS and with it, and where it serves metrics."""
     log = work / "server.log"
-    arguments = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--keep-alive-interval", "1s"]
+    arguments = ["--listen", "127.0.0.1:0", "--listen", "tls+127.0.0.1:0", "--tls-self-signed"]
+    arguments += ["--proxy-protocol", "optional", "--proxy-from", "127.0.0.1"]
+    arguments += ["--admin-listen", "127.0.0.1:0", "--keep-alive-interval", "1s"]
     arguments += ["--access-log", work / "access.log", "--log-format", "json"]
     process = start(
         stack, [binaries / "ringecho", *arguments], stdout=subprocess.PIPE, stderr=log.open("w"), text=True
     )
-    ready = process.stdout.readline()
-    echo = re.search(r"ws://127\.0\.0\.1:(\d+)/", ready)
+    ready = process.stdout.readline() + process.stdout.readline()
+    echo = re.findall(r"wss?://127\.0\.0\.1:(\d+)/", ready)
     # The log is written by a thread of its own.
     while not (served := re.search(r'"address":"127\.0\.0\.1:(\d+)"', log.read_text())):
         if not echo or process.poll() is not None:
             sys.exit(f"the server did not start: {ready}{log.read_text()}")
         time.sleep(0.1)
-    return int(echo[1]), int(served[1])
+    return [int(port) for port in echo], int(served[1])
 
 
 def write_rules(work):
@@ -146,33 +152,41 @@ def fetch(url, headers=None):
         return response.read().decode(), response.headers["Content-Type"]
 
 
-def put_under_load(stack, binaries, echo):
+def put_under_load(stack, binaries, ports):
     """The generator's messages and cycles, and clients that do everything else that is counted."""
-    url = f"ws://127.0.0.1:{echo}/ws"
+    url, secure = f"ws://127.0.0.1:{ports[0]}/ws", f"wss://127.0.0.1:{ports[1]}/ws"
     generator = binaries / "ringecho-loadtest"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     duration = f"{LOAD_SECONDS + 20}s"
     load = ["--rate", "500", "--connections", "20", "--duration", duration]
     start(stack, [generator, url, *load], **quiet)
     start(stack, [generator, "churn", url, "--rate", "20", "--duration", duration], **quiet)
+    for flags in (["--tls", "1.2"], ["--tls-resume"], ["--http2"]):
+        cycles = ["--rate", "5", "--connections", "1", "--duration", duration]
+        start(stack, [generator, "churn", secure, "--insecure", *cycles, *flags], **quiet)
     is_over = threading.Event()
-    thread = threading.Thread(target=misbehave, args=(echo, is_over))
+    thread = threading.Thread(target=misbehave, args=(ports, is_over))
     thread.start()
     stack.callback(thread.join)
     stack.callback(is_over.set)
 
 
-def misbehave(echo, is_over):
-    """Until it is over: a refused request, a text message with a Ping, a violation, a client that does not read."""
+def misbehave(ports, is_over):
+    """Until it is over: a refused request, a text message with a Ping, a violation, of HTTP/2 too, a wrong PROXY
+    header, no TLS where it is spoken, a client that does not read."""
+    echo, secure = ports
     with contextlib.ExitStack() as stack:
         while not is_over.wait(0.2):
-            for request, frames in [
-                (b"GET /no HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", b""),
-                (b"GET /healthz HTTP/1.0\r\n\r\n", b""),
-                (UPGRADE, frame(0x81, b"hello") + frame(0x89, b"") + frame(0x8A, b"") + frame(0x88, b"\x03\xe8")),
-                (UPGRADE, frame(0x83, b"")),
+            for port, request, frames in [
+                (secure, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b""),
+                (echo, b"PROXY TCP9\r\n", b""),
+                (echo, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", HTTP2_SETTINGS + HTTP2_DATA_OF_NO_STREAM),
+                (echo, b"GET /no HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", b""),
+                (echo, b"GET /healthz HTTP/1.0\r\n\r\n", b""),
+                (echo, UPGRADE, frame(0x81, b"hello") + frame(0x89, b"") + frame(0x8A, b"") + frame(0x88, b"\x03\xe8")),
+                (echo, UPGRADE, frame(0x83, b"")),
             ]:
-                with contextlib.suppress(OSError), connect(echo) as client:
+                with contextlib.suppress(OSError), connect(port) as client:
                     client.sendall(request + frames)
                     while client.recv(4096):
                         pass
