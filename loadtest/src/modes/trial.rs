@@ -18,6 +18,7 @@ use crate::{
     count::{errors::ErrorCounts, latency_report::LatencyReport},
     plan::{Exchange, Load, Plan, condition::metric::Metric, rate::Rate},
     result::{
+        layers::Layers,
         measurement::{Measured, Measurement},
         progress::Progress,
         report::{EachRun, OpenLoopReport, Report, WayIn, floor_in_words},
@@ -134,6 +135,14 @@ impl TrialReport {
         match self {
             Self::Messages(report) => Figures::Messages((&**report).into()),
             Self::Cycles(report) => Figures::Cycles((&**report).into()),
+        }
+    }
+
+    /// What came of the layers below its WebSocket connections.
+    pub(crate) fn layers(&self) -> &Layers {
+        match self {
+            Self::Messages(report) => &report.layers,
+            Self::Cycles(report) => &report.layers,
         }
     }
 

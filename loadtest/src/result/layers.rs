@@ -68,6 +68,10 @@ pub struct Http2Report {
 }
 
 impl Layers {
+    /// The names for people of what [`latencies`](Self::latencies) are of.
+    pub(crate) const LATENCIES: [&'static str; 3] =
+        ["TLS handshake", "HTTP/2 settings", "HTTP/2 stream"];
+
     /// What `tally` has of connections of `connector`.
     pub(crate) fn new(connector: &Connector, tally: &Tally) -> Self {
         let Tally { histograms, layers, .. } = tally;
@@ -128,6 +132,16 @@ impl Layers {
         let tls = self.tls.as_ref().map(|tls| ("TLS", tls.to_string()));
         let http2 = self.http2.as_ref().map(|http2| ("HTTP/2", http2.to_string()));
         tls.into_iter().chain(http2).collect()
+    }
+
+    /// The latencies that were measured, with their names for people.
+    pub(crate) fn latencies(&self) -> Vec<(&'static str, LatencyReport)> {
+        let tls = self.tls.as_ref().and_then(|tls| tls.handshake_us);
+        let http2 = self.http2.as_ref();
+        let settings = http2.and_then(|http2| http2.settings_us);
+        let stream = http2.and_then(|http2| http2.stream_us);
+        let all = Self::LATENCIES.into_iter().zip([tls, settings, stream]);
+        all.filter_map(|(name, latency)| Some((name, latency?))).collect()
     }
 }
 

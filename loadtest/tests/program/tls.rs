@@ -312,6 +312,49 @@ fn a_client_shows_its_certificate_where_one_is_needed() {
     assert_code(&outcome, "tls_client_certificate_needed");
 }
 
+/// The layers of each run are in its JSON, and their latencies in the text.
+#[test]
+fn searches_and_comparisons_tell_what_the_handshakes_of_each_run_took() {
+    let files = Files::new("tls-of-each");
+    let authority = Authority::new();
+    let ca = write(&files, "ca.pem", &authority.pem());
+    let tls = authority.server_config(&["h2"]);
+    let server = Http2Server::start_with_tls(Conduct::default(), tls);
+    let url = format!("wss://localhost:{}/echo", server.port());
+    let short = format!("-c 4 -t 1 --transports 2 --http2 --ca {ca} --warmup 0s --duration 200ms");
+    let range = "--slo p99<9s --start-rate 20 --max-rate 20 --confirm 1";
+    let search = format!("search {url} {short} {range}");
+    let compare = format!("compare {url} {url} {short} --rounds 2");
+    for (command, definition, runs) in [
+        (&search, "search", ["/probes/0", "/probes/1"]),
+        (&compare, "compare", ["/a/rounds/0", "/b/rounds/1"]),
+    ] {
+        let output = program(&format!("{command} --json -")).output().unwrap();
+        let outcome = Outcome::read_any(&output);
+        assert_eq!(outcome.code, Some(0), "{:#}\n{}", outcome.report, outcome.stderr);
+        assert_matches_definition(&outcome.report, definition);
+        for run in runs {
+            assert_eq!(outcome.number(&format!("{run}/tls/full")), 2);
+            assert_eq!(outcome.number(&format!("{run}/tls/handshake_us/samples")), 2);
+            assert_eq!(outcome.number(&format!("{run}/http2/settings_us/samples")), 2);
+            assert_eq!(outcome.number(&format!("{run}/http2/stream_us/samples")), 4);
+        }
+        let output = program(command).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        for latency in ["TLS handshake", "HTTP/2 settings", "HTTP/2 stream"] {
+            let lines: Vec<_> = text.lines().filter(|line| line.contains(latency)).collect();
+            assert_eq!(lines.len(), 2, "{latency}: {text}");
+            assert!(
+                lines.iter().all(|line| line.contains("p50") || line.contains("p99")),
+                "{text}"
+            );
+        }
+    }
+    let output = program(&search.replace("search", "search churn")).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("HTTP/2 stream"), "{text}");
+}
+
 #[test]
 fn handshakes_are_exported_and_merged() {
     let files = Files::new("tls-exports");

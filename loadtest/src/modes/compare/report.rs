@@ -14,6 +14,7 @@ use crate::{
     plan::{Exchange, condition::metric::Metric},
     result::{
         check::Check,
+        layers::Layers,
         measurement::{Measured, Ratios},
         report::{EachRun, VERSION, WayIn, write_way_in},
     },
@@ -74,6 +75,9 @@ pub struct Round {
     /// What was measured.
     #[serde(flatten)]
     pub figures: Figures,
+    /// What came of the layers below.
+    #[serde(flatten)]
+    pub layers: Layers,
     /// What the generator used.
     pub generator: Option<Usage>,
     /// What somebody should know who is about to believe it.
@@ -84,6 +88,7 @@ impl From<&TrialReport> for Round {
     fn from(report: &TrialReport) -> Self {
         Self {
             figures: report.figures(),
+            layers: report.layers().clone(),
             began: report.began().to_owned(),
             generator: report.generator(),
             warnings: report.warnings().to_vec(),
@@ -176,6 +181,16 @@ impl SideReport {
         if metric == Metric::Errors { Some(values.iter().sum()) } else { median(values) }
     }
 
+    /// The median over the rounds of a latency below, if all measured it.
+    fn show_layer(&self, name: &str, metric: Metric) -> String {
+        let values = self.rounds.iter().map(|round| {
+            let latencies = round.layers.latencies();
+            latencies.iter().find(|(it, _)| *it == name)?.1.value(metric)
+        });
+        let median = values.collect::<Option<_>>().and_then(median);
+        median.map_or_else(String::new, |value| metric.show(value))
+    }
+
     fn show(&self, metric: Metric) -> String {
         self.value(metric).map_or_else(String::new, |value| metric.show(value))
     }
@@ -229,6 +244,15 @@ impl fmt::Display for CompareReport {
         }
         let [a, b] = [&self.a, &self.b].map(|side| side.show(Metric::Errors));
         writeln!(f, "  {:<22} {a:>14} {b:>14}", Metric::Errors.name())?;
+        for name in Layers::LATENCIES {
+            for metric in [Metric::P50, Metric::P99] {
+                let [a, b] = [&self.a, &self.b].map(|side| side.show_layer(name, metric));
+                if !(a.is_empty() && b.is_empty()) {
+                    let name = format!("{name} {}", metric.name());
+                    writeln!(f, "  {name:<22} {a:>14} {b:>14}")?;
+                }
+            }
+        }
         writeln!(
             f,
             "\n  A and B: medians of the rounds; in brackets {} % of {} resamples, seed {}",

@@ -14,7 +14,10 @@ use crate::{
     count::latency_report::LatencyReport,
     modes::trial::{Figures, Floor, Planned, TrialReport, Usage},
     plan::{Exchange, condition::Condition},
-    result::report::{EachRun, VERSION, WayIn, write_way_in},
+    result::{
+        layers::Layers,
+        report::{EachRun, VERSION, WayIn, write_way_in},
+    },
     text::{
         numbers::{counted, rate, rounded},
         warning::{Warning, WarningCode},
@@ -69,6 +72,9 @@ pub struct Probe {
     /// What was measured.
     #[serde(flatten)]
     pub figures: Figures,
+    /// What came of the layers below.
+    #[serde(flatten)]
+    pub layers: Layers,
     /// How well the plan was kept.
     pub open_loop: Option<Planned>,
     /// What the generator used.
@@ -91,6 +97,7 @@ impl Probe {
             verdict,
             reasons,
             figures: report.figures(),
+            layers: report.layers().clone(),
             open_loop: report.open_loop(),
             generator: report.generator(),
             warnings: report.warnings().to_vec(),
@@ -202,6 +209,9 @@ impl fmt::Display for SearchReport {
         writeln!(f)?;
         for probe in &self.probes {
             writeln!(f, "{probe}")?;
+            for (name, LatencyReport { p50, p99, max, .. }) in probe.layers.latencies() {
+                writeln!(f, "           {name}  p50 {p50:.1}  p99 {p99:.1}  max {max:.1} us")?;
+            }
         }
         writeln!(f)?;
         self.write_answer(f)

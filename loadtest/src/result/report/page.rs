@@ -106,7 +106,9 @@ impl SharedFacts<'_> {
             ("generator's machine", self.host.to_string()),
             ("ringecho-loadtest", self.provenance.version.to_owned()),
         ];
-        let layers = self.layers.in_words();
+        let latencies = self.layers.latencies().into_iter();
+        let latencies = latencies.map(|(name, latency)| (name, latency.to_string()));
+        let layers = self.layers.in_words().into_iter().chain(latencies);
         before.into_iter().chain(way_in).chain(own).chain(layers).chain(behind).collect()
     }
 }
