@@ -1,7 +1,7 @@
 //! HTTP/2: sessions on its streams (RFC 8441), the page and refusals, and how streams and their
 //! connection end.
 
-use std::{fs, net::TcpStream, time::Duration};
+use std::{fs, net::TcpStream, thread, time::Duration};
 
 use bytes::Bytes;
 use h2::ext::Protocol;
@@ -130,6 +130,30 @@ fn stream_that_nobody_reads_holds_up_no_other() {
         say_goodbye(&mut other);
         drop((unread, other));
         client.leave();
+    });
+}
+
+/// Each connection pauses now and then for the others, which do so at the same time.
+#[test]
+fn connections_that_send_much_at_once_all_go_on() {
+    with_server(&config(), |server| {
+        let address = server.address;
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(move || {
+                    let mut client = Client::connect_with(address, &h2::client::Builder::new());
+                    let mut stream = client.open();
+                    let large = binary(vec![7; 1 << 20]);
+                    for _ in 0..4 {
+                        stream.send(large.encode());
+                        stream.expect(large.encode_echo());
+                    }
+                    say_goodbye(&mut stream);
+                    drop(stream);
+                    client.leave();
+                });
+            }
+        });
     });
 }
 
@@ -408,7 +432,7 @@ fn connection_without_a_stream_is_ended_after_the_handshake_timeout() {
         // One that has an open stream is not ended.
         let mut third = Client::connect(&server);
         let mut stream = third.open();
-        std::thread::sleep(Duration::from_millis(3500));
+        thread::sleep(Duration::from_millis(3500));
         expect_echo(&mut stream, "still here");
         say_goodbye(&mut stream);
         drop(stream);
