@@ -1,5 +1,5 @@
 //! The program as its users see it: flags in; text, JSON and an exit code out. It is run against
-//! servers of a stock WebSocket library, honest and lying ones.
+//! servers of a stock WebSocket library, honest and lying ones, and against ringecho.
 //!
 //! No test measures time. Runs are as short as they can be for a message to be echoed in them on a
 //! busy machine; the faults of lying servers happen at the first messages.
@@ -24,6 +24,7 @@ mod open_loop;
 mod proxies;
 mod reach;
 mod refused;
+mod ringecho;
 mod screen;
 mod search;
 mod servers;
