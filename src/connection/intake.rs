@@ -44,7 +44,7 @@ fn is_behind(info: &libc::tcp_info) -> bool {
 
 /// What the kernel says of a connection; `None` if this is no TCP connection.
 #[expect(unsafe_code, reason = "no crate in use knows this socket option")]
-fn tcp_info(connection: &impl AsRawFd) -> Option<libc::tcp_info> {
+pub(crate) fn tcp_info(connection: &impl AsRawFd) -> Option<libc::tcp_info> {
     // SAFETY: the structure consists of numbers, for which zeros are a value.
     let mut info: libc::tcp_info = unsafe { mem::zeroed() };
     let mut info_len = size_of::<libc::tcp_info>() as libc::socklen_t;

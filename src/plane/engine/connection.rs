@@ -27,7 +27,7 @@ use super::{
     buffer_queue::BufferQueue,
     buffers::Chunk,
     dimensions::Dimensions,
-    kernel::Kernel,
+    kernel::{Kernel, SendMode},
     key::Key,
     replies::{PartQueue, Replies},
     sends::Part,
@@ -733,6 +733,14 @@ impl Connection {
             reset_when_closed(&self.descriptor);
         }
         work.transfers.shut_down(self.descriptor.as_fd());
+    }
+
+    /// How its replies of this turn are sent.
+    #[inline]
+    pub(super) fn send_mode(&self) -> SendMode {
+        // A kernel that seals records would keep the last one open.
+        let is_last = self.stage == Stage::Closing && !self.is_over_ktls();
+        if is_last { SendMode::Last } else { SendMode::AtOnce }
     }
 
     /// What a connection waits for that is to leave.

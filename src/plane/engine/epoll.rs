@@ -251,9 +251,9 @@ impl Kernel for Epoll {
             (SendMode::Patient, SendFrom::Gathered(_)) => {
                 unreachable!("a patient send has one piece")
             }
-            (SendMode::AtOnce, _) => {
+            (SendMode::AtOnce | SendMode::Last, _) => {
                 // SAFETY: the caller vouches for the addresses.
-                let (sent, len) = unsafe { self.send(slot, from) };
+                let (sent, len) = unsafe { self.send(slot, from, mode) };
                 if sent != Ok(len) {
                     self.completed.push(Completion::last(user_data, sent));
                 }
@@ -426,21 +426,27 @@ impl Epoll {
     /// The pieces, and the header if there is one, are where they are said to be.
     #[inline]
     #[expect(unsafe_code, reason = "the kernel reads from memory that it is given")]
-    unsafe fn send(&mut self, slot: u32, from: SendFrom) -> (Result<usize, Errno>, usize) {
-        const FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    unsafe fn send(
+        &mut self,
+        slot: u32,
+        from: SendFrom,
+        mode: SendMode,
+    ) -> (Result<usize, Errno>, usize) {
+        let waiting = if mode == SendMode::Last { libc::MSG_MORE } else { 0 };
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | waiting;
         let connection = &mut self.slots[slot as usize];
         let descriptor = connection.descriptor;
         // SAFETY: the caller vouches for the addresses.
         let (sent, len) = unsafe {
             match from {
                 SendFrom::Piece(libc::iovec { iov_base, iov_len }) => {
-                    (retry(|| libc::send(descriptor, iov_base, iov_len, FLAGS)), iov_len)
+                    (retry(|| libc::send(descriptor, iov_base, iov_len, flags)), iov_len)
                 }
                 SendFrom::Gathered(header) => {
                     let pieces =
                         std::slice::from_raw_parts((*header).msg_iov, (*header).msg_iovlen);
                     let len = pieces.iter().map(|piece| piece.iov_len).sum();
-                    (retry(|| libc::sendmsg(descriptor, header, FLAGS)), len)
+                    (retry(|| libc::sendmsg(descriptor, header, flags)), len)
                 }
             }
         };
@@ -465,7 +471,7 @@ impl Epoll {
                 continue;
             };
             // SAFETY: whoever pushed a patient send keeps its piece until the send has completed.
-            match unsafe { self.send(slot, SendFrom::Piece(piece)) } {
+            match unsafe { self.send(slot, SendFrom::Piece(piece), SendMode::Patient) } {
                 (Err(Errno::EAGAIN), _) => {
                     self.patient.insert(slot, PatientSend { piece, user_data });
                 }

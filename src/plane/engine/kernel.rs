@@ -77,6 +77,9 @@ pub enum SendMode {
     /// It sends what the socket takes, and is over before [`Kernel::enter`] returns; it completes
     /// only if that was not all.
     AtOnce,
+    /// The same. The last bytes wait for the [end of the server's side](Kernel::end_sending), which is
+    /// to follow within a turn, so that the peer is sent both in one segment.
+    Last,
     /// It waits until the peer has made room, sends what there is room for, and completes in any
     /// case.
     Patient,
@@ -116,7 +119,7 @@ impl Completion {
 /// - A receive takes the provided buffers in their order and fills each from its front, for whichever
 ///   connection has bytes. Its completion has the buffer and the number of bytes; without a buffer,
 ///   and not an error, it is the peer's end. It ends with `ENOBUFS` where no buffer is left.
-/// - A send at once completes only if it was short (with the bytes that were sent, or `EAGAIN`) or
+/// - A send at once, which a last one is, completes only if it was short (with the bytes that were sent, or `EAGAIN`) or
 ///   failed; a patient send completes each time.
 /// - A watch completes once. Several may be for the same descriptor, all but the last being cancelled.
 /// - A sleep completes with `ETIME`.

@@ -561,10 +561,11 @@ impl<K: Kernel> Engine<K> {
         let connections = replies.take_connections();
         for key in &connections {
             let Some(connection) = table.get_mut(*key) else { continue };
+            let mode = connection.send_mode();
             if let Sending::Ready(queue) = &mut connection.sending {
                 let mut parts = replies.take(queue);
                 if let Some(first) = parts.next() {
-                    transfers.send(*key, first, parts);
+                    transfers.send(*key, first, parts, mode);
                 }
             }
         }

@@ -15,6 +15,7 @@ use std::{
     env,
     fs::File,
     io::{self, Read},
+    net::{TcpListener, TcpStream},
     os::{
         fd::{AsFd, AsRawFd, OwnedFd, RawFd},
         unix::net::UnixStream,
@@ -30,7 +31,7 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use rustls::{AlertDescription, Error};
 
 use super::{
-    Departure, Dimensions, Engine, Interest, Newcomer, Security, Wait,
+    Departure, Dimensions, Engine, Interest, Kernel, Newcomer, Security, Wait, probe,
     simulation::{Death, Ending, Farewell, Faults, Peer, Reads, Simulation, World},
     tls_peers::{reveal, secure},
     transfers::UnderWay,
@@ -40,6 +41,7 @@ use crate::{
     connection::{
         ConnectionEnd,
         clock::{Deadlines, Tick},
+        intake::tcp_info,
         memory_budget::{Holdings, MemoryBudget},
     },
     metrics::Counters,
@@ -261,6 +263,47 @@ fn closed_connection_whose_peer_stays_waits_until_the_close_timeout() {
         let [(_, end)] = &run.departed[..] else { panic!("seed {seed}: it has not departed") };
         assert_eq!(*end, ConnectionEnd::ClosedByPeer);
     }
+}
+
+/// On real kernels, since the simulated one knows no segments.
+#[test]
+fn close_frame_and_the_servers_end_come_in_one_segment() {
+    let counters = || Arc::new(Counters::new(&ConnectionEnd::KINDS));
+    let dimensions = Dimensions {
+        receive_buffers: 2,
+        receive_buffer_len: 4096,
+        huge_pages: HugePages::Off,
+        receive_quota: 0,
+        unsent_max: 4096,
+        connections_max: CONNECTIONS_MAX,
+        spin: Duration::ZERO,
+    };
+    check_last_segment(Engine::on_epoll(dimensions, RULES, counters()).unwrap());
+    // Whether there must be one is asked by the tests of workers.
+    if probe().is_ok() {
+        check_last_segment(Engine::on_ring(dimensions, RULES, counters()).unwrap());
+    }
+}
+
+fn check_last_segment(mut engine: Engine<impl Kernel>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut count_segments = || {
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (connection, _) = listener.accept().unwrap();
+        let segments = |client: &TcpStream| tcp_info(client).unwrap().tcpi_segs_in;
+        let before = segments(&client);
+        let early = vec![0x88, 0x80, 0, 0, 0, 0];
+        assert!(engine.adopt(connection.into(), Compression::None, early).is_ok());
+        for _ in 0..3 {
+            engine.turn(false).unwrap();
+        }
+        let mut output = Vec::new();
+        client.read_to_end(&mut output).unwrap();
+        assert_eq!(output, [0x88, 0]);
+        segments(&client) - before
+    };
+    // The kernel waits for the end for 200 ms, and this thread may have to wait longer for its turn.
+    assert!((0..10).any(|_| count_segments() == 1));
 }
 
 /// A run of one seed.

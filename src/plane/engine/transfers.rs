@@ -241,16 +241,22 @@ impl<K: Kernel> Transfers<K> {
         part.append_to(bytes, &mut self.buffers);
     }
 
-    /// Sends a reply as far as the socket takes it at once. If that is not all, the next turn's events
-    /// say so.
+    /// Sends a reply as far as the socket takes it at once; `mode` says whether it is the last one. If
+    /// that is not all, the next turn's events say so.
     #[inline]
     #[expect(unsafe_code, reason = "the kernel is given addresses")]
-    pub(super) fn send(&mut self, key: Key, first: Part, more: impl Iterator<Item = Part>) {
-        let (number, from) = self.sends.push(key, first, more, &mut self.buffers);
+    pub(super) fn send(
+        &mut self,
+        key: Key,
+        first: Part,
+        others: impl Iterator<Item = Part>,
+        mode: SendMode,
+    ) {
+        let (number, from) = self.sends.push(key, first, others, &mut self.buffers);
         let user_data = Kind::Send.user_data(number);
         // SAFETY: `sends` keeps the parts unchanged until the turn is over, and as long nobody writes
         // to the chunks among them.
-        unsafe { self.kernel.push_send(key.slot, from, SendMode::AtOnce, user_data) };
+        unsafe { self.kernel.push_send(key.slot, from, mode, user_data) };
     }
 
     /// Sends bytes as the peer takes them, with an event each time that it takes some.

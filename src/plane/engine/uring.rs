@@ -377,6 +377,9 @@ fn flags(mode: SendMode) -> (i32, squeue::Flags) {
     const AT_ONCE: i32 = libc::MSG_DONTWAIT | libc::MSG_WAITALL;
     match mode {
         SendMode::AtOnce => (AT_ONCE | libc::MSG_NOSIGNAL, squeue::Flags::SKIP_SUCCESS),
+        SendMode::Last => {
+            (AT_ONCE | libc::MSG_NOSIGNAL | libc::MSG_MORE, squeue::Flags::SKIP_SUCCESS)
+        }
         SendMode::Patient => (libc::MSG_NOSIGNAL, squeue::Flags::empty()),
     }
 }
