@@ -43,6 +43,10 @@ pub(crate) trait Plane: Sized + 'static {
     /// Runs a task beside the others.
     fn spawn<T: 'static>(&self, task: impl Future<Output = T> + 'static) -> JoinHandle<T>;
 
+    /// Runs the task of a connection that has just come: where that is cheaper, at once as far as it
+    /// goes without waiting, and the rest beside the others.
+    fn start(&self, task: impl Future<Output = ()> + Unpin + 'static);
+
     /// Waits until `duration` has passed.
     async fn sleep(&self, duration: Duration);
 

@@ -119,7 +119,6 @@ impl<P: Plane> Worker<P> {
         let Queue { listener, source, pause } = queue;
         let mut waiting = Failing::default();
         loop {
-            self.counters.pulse.begin(Activity::Accepting);
             let accepted = self.accept_waiting(listener, ACCEPTED_MAX);
             self.counters.pulse.begin(Activity::Tasks);
             if let Err(exhausted) = accepted
@@ -172,6 +171,7 @@ impl<P: Plane> Worker<P> {
         if let Err(Exhausted { error, remedy }) = self.accept_waiting(listener, count_max) {
             warn!(%error, "cannot accept all who wait; {remedy}");
         }
+        self.counters.pulse.begin(Activity::Tasks);
         // Without this, a ring that waits for the queue would keep it open for a while.
         let _ = SockRef::from(&listener.socket).shutdown(Shutdown::Both);
     }
@@ -184,6 +184,7 @@ impl<P: Plane> Worker<P> {
     ) -> Result<(), Exhausted> {
         let mut failures = 0;
         for _ in 0..count_max {
+            self.counters.pulse.begin(Activity::Accepting);
             match listener.accept() {
                 Ok((stream, arrival)) => self.receive(stream, arrival),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -288,15 +289,17 @@ impl<P: Plane> Worker<P> {
         let control = Rc::new(control.with_share(self.memory.clone()));
         control.hold(REQUEST_HEAD_LEN_MAX);
         let worker = self.clone();
-        self.spawn_connection(control.clone(), async move {
-            let end = worker.converse(stream, arrival, &control, &entered).await;
-            let peer = control.client().unwrap_or(peer);
+        let task_control = control.clone();
+        let task = Box::pin(async move {
+            let end = worker.converse(stream, arrival, &task_control, &entered).await;
+            let peer = task_control.client().unwrap_or(peer);
             debug!(%peer, ?end, "connection ended, or was handed over");
             if end.is_none() {
                 entered.hand_over();
             }
             end
         });
+        self.start_connection(control, task);
     }
 }
 

@@ -1,6 +1,6 @@
 //! One connection's life: the doors that it comes through, and its end.
 
-use std::{future::Future, panic::AssertUnwindSafe, rc::Rc};
+use std::{future::Future, panic::AssertUnwindSafe, pin::Pin, rc::Rc};
 
 use futures_util::FutureExt;
 use tracing::error;
@@ -91,15 +91,16 @@ impl<P: Plane> Worker<P> {
     }
 
     /// Starts a connection's task. Its end, even by a panic, takes the connection out of the table
-    /// and is counted, unless the plane has taken the connection over (`None`).
-    pub(super) fn spawn_connection(
+    /// and is counted, unless the plane has taken the connection over (`None`). The task is some KiB
+    /// long, so it comes in a box.
+    pub(super) fn start_connection(
         self: &Rc<Self>,
         control: Rc<Control>,
-        connection: impl Future<Output = Option<ConnectionEnd>> + 'static,
+        connection: Pin<Box<impl Future<Output = Option<ConnectionEnd>> + 'static>>,
     ) {
         let key = self.connections.borrow_mut().insert(control.clone());
         let worker = self.clone();
-        self.plane.spawn(contain(connection).map(move |end| {
+        self.plane.start(contain(connection).map(move |end| {
             worker.connections.borrow_mut().remove(key);
             if let Some(end) = end {
                 worker.count_end(end, control.close_code(), control.record().map(|it| &**it));

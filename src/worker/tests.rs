@@ -602,8 +602,8 @@ fn panic_in_a_connection_ends_that_connection_only() {
         let worker = portable_worker(counters.clone());
         let worker = Rc::new(worker);
         let control = || Rc::new(Control::new(worker.now.clone(), None));
-        worker.spawn_connection(control(), async { panic!("as a defect would") });
-        worker.spawn_connection(control(), async { Some(ConnectionEnd::ClosedByPeer) });
+        worker.start_connection(control(), Box::pin(async { panic!("as a defect would") }));
+        worker.start_connection(control(), Box::pin(async { Some(ConnectionEnd::ClosedByPeer) }));
         worker.drained().await;
         for end in [ConnectionEnd::Panicked, ConnectionEnd::ClosedByPeer] {
             assert_eq!(counters.ended(end.kind()).get(), 1, "{end:?}");

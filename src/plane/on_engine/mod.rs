@@ -12,8 +12,10 @@ use std::{
     io,
     net::TcpStream as StdTcpStream,
     os::fd::{AsFd, OwnedFd},
+    pin::Pin,
     rc::Rc,
     sync::{Arc, Once},
+    task::{Context, Waker},
     time::Duration,
 };
 
@@ -105,7 +107,8 @@ impl<K: Kernel> OnEngine<K> {
         let taken_over = self.0.engine.borrow_mut().take_over(newcomer);
         self.0.is_adopting.set(false);
         let Err(refused) = taken_over else { return None };
-        Some(self.turn_away(refused, control).await)
+        // Boxed, so that the tasks of connections that are taken over have no room for it.
+        Some(Box::pin(self.turn_away(refused, control)).await)
     }
 
     /// Closes a connection for which the engine has no room.
@@ -182,6 +185,15 @@ impl<K: Kernel> Plane for OnEngine<K> {
             })
             .await
         })
+    }
+
+    /// Most connections are the engine's before they have waited for anything, and then need no task.
+    fn start(&self, mut task: impl Future<Output = ()> + Unpin + 'static) {
+        // A task is polled anew once it is spawned, and its waker then replaces this one.
+        let mut context = Context::from_waker(Waker::noop());
+        if Pin::new(&mut task).poll(&mut context).is_pending() {
+            self.spawn(task);
+        }
     }
 
     async fn sleep(&self, duration: Duration) {

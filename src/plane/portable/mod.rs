@@ -59,6 +59,10 @@ impl Plane for Portable {
         monoio::spawn(task)
     }
 
+    fn start(&self, task: impl Future<Output = ()> + Unpin + 'static) {
+        monoio::spawn(task);
+    }
+
     async fn sleep(&self, duration: Duration) {
         monoio::time::sleep(duration).await;
     }
