@@ -10,7 +10,7 @@
 use bytes::{Bytes, BytesMut};
 use http::Request;
 use memchr::memchr2;
-use monoio::io::AsyncReadRent;
+use monoio::{buf::IoBufMut, io::AsyncReadRent};
 use monoio_codec::{Decoded, Decoder};
 use monoio_http::h1::codec::decoder::{DecodeError, RequestHeadDecoder};
 
@@ -90,36 +90,22 @@ pub async fn read_request(
     if received.is_empty() {
         received = read_more(reader, received).await?;
     }
-    loop {
-        let is_whole = scanner.reaches_end(&received);
-        let text = match is_whole {
-            Ok(true) if keeps_text => {
-                let head = &received[scanner.begins_at..scanner.line_at];
-                Some(HeadText(Bytes::copy_from_slice(head)))
-            }
-            _ => None,
-        };
-        let head = match is_whole {
-            Ok(true) => decode_request_head(&mut received).map(Some),
-            Ok(false) if received.len() < REQUEST_HEAD_LEN_MAX => Ok(None),
-            Ok(false) if scanner.in_fields => Err(RequestRefusal::HeadTooLong),
-            Ok(false) => Err(RequestRefusal::TargetTooLong),
-            Err(refusal) => Err(refusal),
-        };
-        match head {
-            Ok(Some(head)) => {
-                let mut request = Request::from_parts(head, ());
-                if let Some(text) = text {
-                    request.extensions_mut().insert(text);
-                }
-                return Ok((request, received));
-            }
-            Ok(None) => received = read_more(reader, received).await?,
-            Err(refusal) => {
-                return Err(HeadError::Refused { refusal, is_head: scanner.is_head });
-            }
+    while !scanner.reaches_end(&received).map_err(|refusal| scanner.refuse(refusal))? {
+        if received.len() >= REQUEST_HEAD_LEN_MAX {
+            return Err(scanner.refuse_length());
         }
+        received = read_more(reader, received).await?;
     }
+    let text = keeps_text.then(|| {
+        let head = &received[scanner.begins_at..scanner.line_at];
+        HeadText(Bytes::copy_from_slice(head))
+    });
+    let head = decode_request_head(&mut received).map_err(|refusal| scanner.refuse(refusal))?;
+    let mut request = Request::from_parts(head, ());
+    if let Some(text) = text {
+        request.extensions_mut().insert(text);
+    }
+    Ok((request, received))
 }
 
 /// Reads the first request head of a connection, of which `received` has arrived, or the preface of
@@ -151,14 +137,14 @@ pub async fn read_more(
         whole.extend_from_slice(&received);
         received = whole;
     }
-    let unfilled = received.split_off(received.len());
-    let (result, mut filled) = reader.read(unfilled).await;
+    let received_len = received.len();
+    let (result, filled) = reader.read(received.slice_mut(received_len..)).await;
+    let mut received = filled.into_inner();
     match result {
         Ok(0) | Err(_) => Err(HeadError::PeerLeft),
         Ok(len) => {
             // What was read counts, and not what has been used of the buffer on the way.
-            filled.truncate(len);
-            received.unsplit(filled);
+            received.truncate(received_len + len);
             Ok(received)
         }
     }
@@ -182,6 +168,20 @@ struct Scanner {
 }
 
 impl Scanner {
+    /// Refuses the head, of which so much is known.
+    fn refuse(&self, refusal: RequestRefusal) -> HeadError {
+        HeadError::Refused { refusal, is_head: self.is_head }
+    }
+
+    /// Refuses a head that is too long without having ended.
+    fn refuse_length(&self) -> HeadError {
+        self.refuse(if self.in_fields {
+            RequestRefusal::HeadTooLong
+        } else {
+            RequestRefusal::TargetTooLong
+        })
+    }
+
     /// Whether the head's end has arrived. `received` is everything from the head's first byte.
     fn reaches_end(&mut self, received: &[u8]) -> Result<bool, RequestRefusal> {
         loop {
@@ -392,10 +392,7 @@ mod tests {
     fn preface_of_http_2_is_recognised_however_it_is_cut_and_nothing_else_is() {
         struct ByteByByte<'a>(&'a [u8]);
         impl AsyncReadRent for ByteByByte<'_> {
-            async fn read<T: monoio::buf::IoBufMut>(
-                &mut self,
-                buffer: T,
-            ) -> monoio::BufResult<usize, T> {
+            async fn read<T: IoBufMut>(&mut self, buffer: T) -> monoio::BufResult<usize, T> {
                 let (mut byte, left) = self.0.split_at(self.0.len().min(1));
                 self.0 = left;
                 AsyncReadRent::read(&mut byte, buffer).await

@@ -6,7 +6,7 @@
 //! HTTP/2 each of its streams has a client of its own, and meets those bounds in its place. The
 //! invariant: nobody is believed but the peers that the configuration names.
 
-use std::cell::Cell;
+use std::{cell::Cell, pin::pin};
 
 use bytes::BytesMut;
 use http::{HeaderMap, Request};
@@ -194,7 +194,7 @@ async fn read(
     if expected == Expected::Header {
         control.limit_handshake(Some(HEADER_TIMEOUT));
     }
-    let opening = read_opening(stream, expected, &has_begun);
+    let opening = pin!(read_opening(stream, expected, &has_begun));
     let refused = match unless_interrupted(opening, control).await {
         Ok(Ok(opening)) => {
             control.limit_handshake(None);

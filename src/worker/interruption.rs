@@ -1,6 +1,9 @@
 //! What calls a task away from bytes that it waits for before its connection has a session.
 
-use std::{future::Future, pin::pin};
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+};
 
 use futures_util::future::{Either, select};
 
@@ -16,12 +19,12 @@ pub(super) enum Interruption {
     End(ConnectionEnd),
 }
 
-/// What arrives, unless the worker demands something else first.
+/// What arrives, unless the worker demands something else first. The future is pinned where it is,
+/// since a task has room for a future anew wherever it is moved.
 pub(super) async fn unless_interrupted<T>(
-    arriving: impl Future<Output = T>,
+    mut arriving: Pin<&mut impl Future<Output = T>>,
     control: &Control,
 ) -> Result<T, Interruption> {
-    let mut arriving = pin!(arriving);
     loop {
         match select(arriving.as_mut(), pin!(control.demanded())).await {
             Either::Left((arrived, _)) => return Ok(arrived),

@@ -47,6 +47,7 @@ use std::{
     time::Instant,
 };
 
+use bytes::BytesMut;
 use futures_util::future::{Either, select, select_all};
 use slab::Slab;
 use socket2::SockRef;
@@ -287,6 +288,8 @@ struct Worker<P> {
     /// What the connections that are tasks hold of the memory budget.
     memory: Rc<Share>,
     connections: RefCell<Slab<Rc<Control>>>,
+    /// What the next request head is read into, if there is memory left of an earlier one.
+    head_memory: Cell<BytesMut>,
     /// All its connections, also those that its plane has taken over.
     roster: Rc<Roster>,
     turned_away: TurnedAway,
@@ -346,6 +349,7 @@ impl<P: Plane> Worker<P> {
             now: Rc::default(),
             memory: Rc::new(memory),
             connections: RefCell::default(),
+            head_memory: Cell::default(),
             records: Records::default(),
             access_log: None,
             last_admission: Cell::default(),
@@ -530,6 +534,7 @@ impl<P: Plane> Worker<P> {
         let is_calm = self.last_admission.get().is_some_and(|last| last.next() != self.now.get());
         if is_calm && self.connections.borrow().is_empty() {
             self.last_admission.set(None);
+            self.head_memory.take();
             memory::give_back();
         }
     }

@@ -8,7 +8,11 @@
 //! A connection has one end, that of its last answer: `page_served` or the reason of a refusal. What is
 //! read and written is left to `http`, and the session to whoever [`Carry`] it.
 
-use std::{pin::pin, rc::Rc};
+use std::{
+    mem,
+    pin::{Pin, pin},
+    rc::Rc,
+};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::{Either, select};
@@ -247,8 +251,21 @@ impl<P: Plane> Worker<P> {
         if let Some(record) = &record {
             record.opened(negotiated.subprotocol.as_deref());
         }
-        let upgraded = Upgraded { stream, early: received.into(), compression, record };
+        let early = if received.is_empty() {
+            self.keep_head_memory(received);
+            Vec::new()
+        } else {
+            received.into()
+        };
+        let upgraded = Upgraded { stream, early, compression, record };
         carrier.carry(upgraded, &self.bounds, &self.counters, control).await
+    }
+
+    /// Keeps the memory of a request head for the next one, if nothing else uses it.
+    fn keep_head_memory(&self, mut memory: BytesMut) {
+        if memory.try_reclaim(REQUEST_HEAD_LEN_MAX) {
+            self.head_memory.set(memory);
+        }
     }
 
     /// Waits for another request, and returns its first bytes. The error is how the connection ends,
@@ -315,15 +332,19 @@ impl<P: Plane> Worker<P> {
     ) -> Result<Answer, ConnectionEnd> {
         let keeps_text = self.service().http_echo.is_some();
         let may_be_http2 = is_first && self.service().http2.is_spoken;
-        let arrived = std::mem::take(received);
-        let read = async {
-            if may_be_http2 {
-                return read_beginning(stream, arrived, keeps_text).await;
-            }
-            let (request, behind) = read_request(stream, arrived, keeps_text).await?;
-            Ok(Beginning::Http1(request, behind))
+        let arrived =
+            if received.is_empty() { self.head_memory.take() } else { mem::take(received) };
+        let read = {
+            let read = pin!(async {
+                if may_be_http2 {
+                    return read_beginning(stream, arrived, keeps_text).await;
+                }
+                let (request, behind) = read_request(stream, arrived, keeps_text).await?;
+                Ok(Beginning::Http1(request, behind))
+            });
+            in_time(read, control, RequestRefusal::TimedOut).await
         };
-        let mut request = match in_time(read, control, RequestRefusal::TimedOut).await {
+        let mut request = match read {
             Ok(Ok(Beginning::Http1(request, behind))) => {
                 *received = behind;
                 request
@@ -550,9 +571,10 @@ async fn finish_body(
     control.begin_body();
     let mut quota = Quota::default();
     while !body.is_whole() {
-        let reading = body.read_on(stream, received);
-        let (read, has_waited) =
-            noting_waits(in_time(reading, control, RequestRefusal::BodyTimedOut)).await;
+        let (read, has_waited) = {
+            let reading = pin!(body.read_on(stream, received));
+            noting_waits(in_time(reading, control, RequestRefusal::BodyTimedOut)).await
+        };
         match read? {
             Ok(()) => {}
             Err(BodyError::PeerLeft) => return Err(ConnectionEnd::PeerLeft.into()),
@@ -566,7 +588,7 @@ async fn finish_body(
 
 /// What arrives of a request, unless its time is over first or the server stops.
 pub(super) async fn in_time<T>(
-    arriving: impl Future<Output = T>,
+    arriving: Pin<&mut impl Future<Output = T>>,
     control: &Control,
     too_late: RequestRefusal,
 ) -> Result<T, Fault> {

@@ -5,7 +5,13 @@
 //! counts as one whose handshake is in progress until its HTTP handshake is over too. What it sends is
 //! bounded by `crate::tls`.
 
-use std::{future::Future, rc::Rc, sync::Arc, time::Instant};
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::Arc,
+    time::Instant,
+};
 
 use bytes::{Bytes, BytesMut};
 use monoio::io::{AsyncReadRent, AsyncWriteRent};
@@ -66,7 +72,7 @@ impl<P: Plane> Worker<P> {
         };
         let (reader, writer) = stream.split();
         let began = Instant::now();
-        let opening = open(config, reader, writer, received.into());
+        let opening = pin!(open(config, reader, writer, received.into()));
         let end = match within_time(opening, control).await {
             Ok(Opening::Done(stream)) => {
                 self.note_handshake(&stream, began, control);
@@ -168,7 +174,7 @@ async fn open<R: AsyncReadRent, W: AsyncWriteRent>(
 /// Waits for a handshake, unless the worker demands its end. Nobody could be told why: there is no
 /// HTTP yet.
 async fn within_time<T>(
-    opening: impl Future<Output = T>,
+    opening: Pin<&mut impl Future<Output = T>>,
     control: &Control,
 ) -> Result<T, ConnectionEnd> {
     unless_interrupted(opening, control).await.map_err(|interruption| match interruption {

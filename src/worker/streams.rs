@@ -6,7 +6,7 @@
 //! counters of connections, and has counters of its own. To admission it is one only by its address,
 //! and only on a connection of a trusted proxy.
 
-use std::rc::Rc;
+use std::{pin::pin, rc::Rc};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, future::Either};
@@ -290,7 +290,7 @@ async fn read_body(
     let mut data = Vec::new();
     loop {
         let buffer = Vec::with_capacity(REQUEST_HEAD_LEN_MAX);
-        let reading = reader.read(buffer);
+        let reading = pin!(reader.read(buffer));
         let (result, piece) = in_time(reading, control, RequestRefusal::BodyTimedOut).await?;
         match result {
             Ok(0) => return Ok(data),
