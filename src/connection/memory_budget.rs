@@ -220,6 +220,10 @@ impl<K: Copy + Eq + Hash> Holdings<K> {
     /// A connection holds so many bytes from now on.
     #[cold]
     pub fn set(&mut self, key: K, len: usize) {
+        // Most connections end without ever having held anything.
+        if len == 0 && self.held.is_empty() {
+            return;
+        }
         let before = if len == 0 { self.held.remove(&key) } else { self.held.insert(key, len) };
         self.share.change(before.unwrap_or_default(), len);
     }

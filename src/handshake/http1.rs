@@ -69,7 +69,9 @@ fn check_key(headers: &HeaderMap) -> Result<(), HandshakeRefusal> {
     //= https://www.rfc-editor.org/rfc/rfc6455#section-11.3.1
     //# The |Sec-WebSocket-Key| header field MUST NOT appear more than once in an HTTP request.
     let key = single_value(headers, &SEC_WEBSOCKET_KEY).ok_or(HandshakeRefusal::KeyInvalid)?;
-    if !BASE64_STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16) {
+    // As long as 24 letters may be when they are decoded; a longer key does not fit, and is refused.
+    let mut bytes = [0; 18];
+    if BASE64_STANDARD.decode_slice(key, &mut bytes) != Ok(16) {
         return Err(HandshakeRefusal::KeyInvalid);
     }
     Ok(())
@@ -79,11 +81,13 @@ fn encode_response_head(accept: &[u8], negotiated: &Negotiated) -> Vec<u8> {
     //= https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2
     //# If the server chooses to accept the incoming connection, it MUST reply with a valid HTTP
     //# response indicating the following.
-    let mut head = b"HTTP/1.1 101 Switching Protocols\r\n\
+    let mut head = Vec::with_capacity(256);
+    head.extend_from_slice(
+        b"HTTP/1.1 101 Switching Protocols\r\n\
         Upgrade: websocket\r\n\
         Connection: Upgrade\r\n\
-        Sec-WebSocket-Accept: "
-        .to_vec();
+        Sec-WebSocket-Accept: ",
+    );
     //= https://www.rfc-editor.org/rfc/rfc6455#section-11.3.3
     //# The |Sec-WebSocket-Accept| header MUST NOT appear more than once in an HTTP response.
     head.extend_from_slice(accept);
