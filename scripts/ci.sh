@@ -40,7 +40,7 @@ cargo test --benches --locked
 
 step 'scripts'
 [ -x .tools/python/bin/python ] || python3 -m venv .tools/python
-.tools/python/bin/pip install --quiet --disable-pip-version-check --requirement tests/clients/requirements.txt
+.tools/python/bin/pip install --quiet --disable-pip-version-check --requirement scripts/requirements.txt
 .tools/python/bin/shellcheck .ci/run scripts/*.sh tests/kernels/*.sh
 scripts/links.py
 scripts/check-host.sh
