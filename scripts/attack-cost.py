@@ -18,8 +18,9 @@ import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, repeat
 from pathlib import Path
 
 KEY = bytes([0x37, 0xFA, 0x21, 0x3D])
@@ -68,13 +69,18 @@ def frame(first, payload, key=KEY):
     return bytes([first, 0x80 | 126]) + struct.pack(">H", len(payload)) + key + masked
 
 
+def send_all(peer, writes, reading, *arguments):
+    """Sends, while another thread reads the replies; what either meets is raised."""
+    with ThreadPoolExecutor(1) as other:
+        replies = other.submit(reading, *arguments)
+        for write in writes:
+            peer.sendall(write)
+        replies.result()
+
+
 def send_and_read(peer, request, times, reply_len):
     """Sends a request again and again, and reads the replies meanwhile."""
-    reader = threading.Thread(target=read, args=(peer, times * reply_len))
-    reader.start()
-    for _ in range(times):
-        peer.sendall(request)
-    reader.join()
+    send_all(peer, repeat(request, times), read, peer, times * reply_len)
 
 
 def echoed(first, payload, units_per_frame=1, opening=b""):
@@ -163,7 +169,7 @@ ENDLESS = bytes([BINARY, 0xFF]) + struct.pack(">Q", (1 << 63) - 1) + KEY
 MIXED = "aé漢😀".encode()
 
 # HTTP/2: types of frames, and header blocks without Huffman codes.
-H2_DATA, H2_HEADERS, H2_RESET, H2_SETTINGS, H2_PING, H2_WINDOW = 0, 1, 3, 4, 6, 8
+H2_DATA, H2_HEADERS, H2_RESET, H2_SETTINGS, H2_PING, H2_GOAWAY, H2_WINDOW = 0, 1, 3, 4, 6, 7, 8
 END_STREAM, END_HEADERS = 1, 4
 
 
@@ -189,19 +195,35 @@ H2_BEGIN = (
 H2_LAST = h2_frame(H2_PING, 0, 0, b"the last")
 
 
-def h2_read_to_last(peer):
-    """Reads until what came before has been answered."""
-    received = b""
-    while b"the last" not in received:
-        piece = peer.recv(1 << 18)
-        assert piece, "the server ended the connection"
-        received = received[-16:] + piece
+class H2:
+    """A connection of HTTP/2, after the answer to all that is said at its beginning."""
 
+    def __init__(self, port, said=b""):
+        self.socket = connect(port, H2_BEGIN + said + H2_LAST)
+        self.frames = self.socket.makefile("rb")
+        self.read_to_last()
 
-def h2_connect(port, said=b""):
-    peer = connect(port, H2_BEGIN + said + H2_LAST)
-    h2_read_to_last(peer)
-    return peer
+    def read_frame(self):
+        header = self.frames.read(9)
+        assert len(header) == 9 and header[3] != H2_GOAWAY, "the server ended the connection"
+        return header[3], self.frames.read(int.from_bytes(header[:3], "big"))
+
+    def read_to_last(self):
+        """Reads until what came before has been answered."""
+        while self.read_frame() != (H2_PING, b"the last"):
+            pass
+
+    def read_data(self, length):
+        while length > 0:
+            kind, payload = self.read_frame()
+            length -= len(payload) if kind == H2_DATA else 0
+
+    def sendall(self, said):
+        self.socket.sendall(said)
+
+    def close(self):
+        self.frames.close()
+        self.socket.close()
 
 
 def h2_streams(count, block, flags=END_HEADERS, first=1):
@@ -210,24 +232,21 @@ def h2_streams(count, block, flags=END_HEADERS, first=1):
 
 
 def h2_websocket(port):
-    return h2_connect(port, h2_streams(1, H2_CONNECT))
+    return H2(port, h2_streams(1, H2_CONNECT))
 
 
 def h2_websockets(port, units):
-    return [h2_connect(port, h2_streams(100, H2_CONNECT)) for _ in range(units // 100)]
+    return [H2(port, h2_streams(100, H2_CONNECT)) for _ in range(units // 100)]
 
 
 def h2_each(piece, opening=b"", per_write=100):
     """One piece for each unit, of the unit's number."""
 
     def attack(port, units):
-        peer = h2_connect(port, opening)
-        reader = threading.Thread(target=h2_read_to_last, args=(peer,))
-        reader.start()
-        for first in range(0, units, per_write):
-            peer.sendall(b"".join(map(piece, range(first, min(first + per_write, units)))))
-        peer.sendall(H2_LAST)
-        reader.join()
+        peer = H2(port, opening)
+        firsts = range(0, units, per_write)
+        writes = (b"".join(map(piece, range(first, min(first + per_write, units)))) for first in firsts)
+        send_all(peer, chain(writes, [H2_LAST]), peer.read_to_last)
         return [peer]
 
     return attack
@@ -243,8 +262,16 @@ def h2_request(at):
 
 
 def h2_message(payload):
-    data = h2_frame(H2_DATA, 0, 1, frame(BINARY, payload))
-    return h2_each(lambda _: data, h2_streams(1, H2_CONNECT))
+    """Messages, 100 in a write, which is within the server's windows."""
+
+    def attack(port, units):
+        peer, one = h2_websocket(port), frame(BINARY, payload)
+        for _ in range(units // 100):
+            peer.sendall(h2_frame(H2_DATA, 0, 1, one) * 100)
+            peer.read_data(100 * (len(one) - 4))
+        return [peer]
+
+    return attack
 
 
 class Tls:
@@ -345,11 +372,7 @@ def tls_messages(payload):
     def attack(port, units):
         peer, one = tls_websocket(port), frame(BINARY, payload)
         writes = [b"".join(peer.sealed(one) for _ in range(100)) for _ in range(units // 100)]
-        reader = threading.Thread(target=read, args=(peer, units * (len(one) - 4)))
-        reader.start()
-        for write in writes:
-            peer.socket.sendall(write)
-        reader.join()
+        send_all(peer.socket, writes, read, peer, units * (len(one) - 4))
         return [peer]
 
     return attack
@@ -393,7 +416,7 @@ ATTACKS = {
     "TLS: message without payload, a record each": (tls_messages(b""), 5_000, 25_000, False),
     "TLS: message of 64 bytes, a record each": (tls_messages(b"x" * 64), 5_000, 25_000, False),
     "TLS: message of 1 KiB, a record each": (tls_messages(b"x" * 1024), 2_000, 12_000, False),
-    "HTTP/2: connection without a request, kept": (staying(h2_connect), 100, 600, True),
+    "HTTP/2: connection without a request, kept": (staying(H2), 100, 600, True),
     "HTTP/2: connection with one WebSocket, kept": (staying(h2_websocket), 100, 600, True),
     "HTTP/2: one of 100 WebSockets on a connection, kept": (h2_websockets, 500, 2500, True),
     "HTTP/2: PING": (h2_each(lambda _: h2_frame(H2_PING, 0, 0, b"nothing.")), 500, 3500, False),
@@ -401,8 +424,8 @@ ATTACKS = {
     "HTTP/2: PRIORITY": (h2_each(lambda _: h2_frame(2, 0, 1, b"\0\0\0\0\1")), 500, 3500, False),
     "HTTP/2: WINDOW_UPDATE": (h2_each(
         lambda _: h2_frame(H2_WINDOW, 0, 1, b"\0\0\0\1"), h2_streams(1, H2_CONNECT)), 500, 3500, False),
-    "HTTP/2: stream that is opened and reset": (h2_each(h2_reset_at_once, per_write=10), 20, 170, False),
-    "HTTP/2: health check": (h2_each(h2_request, per_write=20), 500, 5500, False),
+    "HTTP/2: stream that is opened and reset": (h2_each(h2_reset_at_once, per_write=10), 10, 90, False),
+    "HTTP/2: health check": (h2_each(h2_request, per_write=10), 10, 90, False),
     "HTTP/2: message without payload, a DATA frame each": (h2_message(b""), 20_000, 120_000, False),
     "HTTP/2: message of 64 bytes, a DATA frame each": (h2_message(b"x" * 64), 20_000, 120_000, False),
     "HTTP/2: message of 1 KiB, a DATA frame each": (h2_message(b"x" * 1024), 2_000, 12_000, False),

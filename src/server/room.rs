@@ -4,32 +4,39 @@
 use nix::sys::resource::{Resource, getrlimit};
 use tracing::{info, warn};
 
-use crate::{config::Bounds, host::descriptors, worker::TURNED_AWAY_MAX};
+use crate::{
+    config::{Bounds, Within},
+    entry::admission::Room,
+    host::descriptors,
+    worker::TURNED_AWAY_MAX,
+};
 
 /// Descriptors that are kept for what is not a connection: a worker's replacement, files that are read
 /// again, connections to operate the server.
 const RESERVE: u64 = 64;
 
 /// The server warns if there is room for fewer connections than this.
-const ROOM_SMALL: u64 = 1024;
+const ROOM_SMALL: u32 = 1024;
 
 /// Descriptors that are free, and how many of them are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Room {
+struct Descriptors {
     free: u64,
     reserve: u64,
+    workers: usize,
 }
 
 /// Finds how many connections there is room for, now that the server has opened everything else, and
 /// says so.
-pub(super) fn find_room(bounds: &Bounds, workers: usize) -> u32 {
+pub(super) fn find_room(bounds: &Bounds, workers: usize) -> Room {
     if let Err(error) = getrlimit(Resource::RLIMIT_NOFILE) {
         info!(%error, "the limit of open files is not known, and does not bound connections");
-        return u32::MAX;
+        return Room { connections: u32::MAX, refused: u32::MAX };
     }
-    let room = Room::new(descriptors::count_free(), workers);
-    let connections_max = room.connections();
-    if let Some(wanted) = bounds.connections_max.map(|max| u64::from(max.get())) {
+    let descriptors = Descriptors::new(descriptors::count_free(), workers);
+    let room = descriptors.room();
+    let connections_max = room.connections;
+    if let Some(wanted) = bounds.connections_max.map(Within::get) {
         if wanted > connections_max {
             warn!(
                 "--connections-max {wanted}: the limit of open files leaves room for \
@@ -38,7 +45,7 @@ pub(super) fn find_room(bounds: &Bounds, workers: usize) -> u32 {
             );
         }
     } else {
-        let Room { free, reserve } = room;
+        let Descriptors { free, reserve, .. } = descriptors;
         info!(
             "at most {connections_max} connections at a time: {free} descriptors are free, of which \
              {reserve} are kept in reserve"
@@ -50,18 +57,20 @@ pub(super) fn find_room(bounds: &Bounds, workers: usize) -> u32 {
             );
         }
     }
-    connections_max as u32
+    room
 }
 
-impl Room {
+impl Descriptors {
     fn new(free: u64, workers: usize) -> Self {
         let reserve = RESERVE + (workers * TURNED_AWAY_MAX) as u64;
-        Self { free, reserve: reserve.min(free / 4) }
+        Self { free, reserve: reserve.min(free / 4), workers }
     }
 
-    /// Connections that there is room for, at least one.
-    fn connections(self) -> u64 {
-        (self.free - self.reserve).clamp(1, u32::MAX.into())
+    /// Room for one connection at least. Of a reserve that is not whole a share is left for the rest too.
+    fn room(self) -> Room {
+        let connections = (self.free - self.reserve).clamp(1, u32::MAX.into()) as u32;
+        let refused = (self.reserve / (self.workers as u64 + 1)) as u32;
+        Room { connections, refused }
     }
 }
 
@@ -72,14 +81,15 @@ mod tests {
     #[test]
     fn reserve_is_for_all_workers_and_at_most_a_quarter() {
         let room = |free, workers| {
-            let room = Room::new(free, workers);
-            (room.reserve, room.connections())
+            let descriptors = Descriptors::new(free, workers);
+            let Room { connections, refused } = descriptors.room();
+            (descriptors.reserve, connections, refused)
         };
-        assert_eq!(room(1 << 20, 2), (192, (1 << 20) - 192));
-        assert_eq!(room(1 << 20, 64), (4160, (1 << 20) - 4160));
-        assert_eq!(room(40, 2), (10, 30));
-        assert_eq!(room(1, 2), (0, 1));
-        assert_eq!(room(0, 2), (0, 1));
-        assert_eq!(room(1 << 40, 1).1, u64::from(u32::MAX));
+        assert_eq!(room(1 << 20, 2), (192, (1 << 20) - 192, 64));
+        assert_eq!(room(1 << 20, 64), (4160, (1 << 20) - 4160, 64));
+        assert_eq!(room(40, 2), (10, 30, 3));
+        assert_eq!(room(1, 2), (0, 1, 0));
+        assert_eq!(room(0, 2), (0, 1, 0));
+        assert_eq!(room(1 << 40, 1).1, u32::MAX);
     }
 }

@@ -222,7 +222,8 @@ impl<P: Plane> Worker<P> {
     fn turn_away(&self, stream: StdTcpStream, peer: Peer, refusal: AdmissionRefusal) {
         let reason = RefusalReason::from(refusal);
         debug!(%peer, ?reason, "connection refused");
-        self.turned_away.answer(stream, refusal.response(), self.now.get());
+        let room = self.service().server.admission.room_for_refused();
+        self.turned_away.answer(stream, refusal.response(), self.now.get(), room);
         self.counters.accepted.add(1);
         let number = self.latest_number();
         let record = self.access_log.is_some().then(|| Record::new(number, peer));

@@ -5,8 +5,9 @@
 //! a second or two, in which the peer's request may arrive and the peer may end its own side. Then a
 //! sweep discards what has come, and closes.
 //!
-//! The invariant: no more than [`TURNED_AWAY_MAX`] sockets are kept. Further ones close the oldest, so
-//! a flood of connections takes no more descriptors, and whoever is admitted comes first.
+//! The invariant: no more than [`TURNED_AWAY_MAX`] sockets are kept, and no more than the descriptors
+//! in reserve have room for. Further ones close the oldest, so a flood of connections takes no more
+//! descriptors, and whoever is admitted comes first.
 
 use std::{
     cell::RefCell,
@@ -27,8 +28,8 @@ pub const TURNED_AWAY_MAX: usize = 64;
 pub(super) struct TurnedAway(RefCell<VecDeque<(StdTcpStream, Tick)>>);
 
 impl TurnedAway {
-    /// Sends a connection its response, and keeps it for a while.
-    pub(super) fn answer(&self, stream: StdTcpStream, response: &[u8], now: Tick) {
+    /// Sends a connection its response, and keeps it for a while if there is room for so many.
+    pub(super) fn answer(&self, stream: StdTcpStream, response: &[u8], now: Tick, room: u32) {
         let socket = SockRef::from(&stream);
         // A response is smaller than any send buffer. If it cannot be sent, the peer is gone.
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
@@ -38,12 +39,12 @@ impl TurnedAway {
             return;
         }
         let mut kept = self.0.borrow_mut();
-        if kept.len() == TURNED_AWAY_MAX
+        kept.push_back((stream, now));
+        if kept.len() > TURNED_AWAY_MAX.min(room as usize)
             && let Some((oldest, _)) = kept.pop_front()
         {
             discard_received(&oldest);
         }
-        kept.push_back((stream, now));
     }
 
     /// Closes those that have been kept for at least a tick.

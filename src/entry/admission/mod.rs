@@ -46,7 +46,16 @@ pub struct Admission {
     epoch: Instant,
     /// How many connections there may be if the configuration does not say.
     room: AtomicU32,
+    room_for_refused: AtomicU32,
     pauses: Pauses,
+}
+
+/// How many connections there are descriptors for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    pub connections: u32,
+    /// Those that each worker may keep for a while after it has refused them.
+    pub refused: u32,
 }
 
 /// A number that may not become larger than a bound.
@@ -80,6 +89,7 @@ impl Admission {
             addresses: Mutex::default(),
             epoch: Instant::now(),
             room: AtomicU32::new(u32::MAX),
+            room_for_refused: AtomicU32::new(u32::MAX),
             pauses: Pauses::default(),
         };
         admission.set_bounds(bounds);
@@ -98,10 +108,17 @@ impl Admission {
         self.bounds_addresses.store(addresses.are_bounded(), Relaxed);
     }
 
-    /// Says how many connections there is room for. That bounds them if `bounds` do not.
-    pub fn set_room(&self, room: u32, bounds: &Bounds) {
-        self.room.store(room, Relaxed);
+    /// Says how many connections there is room for, and for how many refused ones beside them on each
+    /// worker. The first bounds connections if `bounds` do not.
+    pub fn set_room(&self, room: Room, bounds: &Bounds) {
+        self.room.store(room.connections, Relaxed);
+        self.room_for_refused.store(room.refused, Relaxed);
         self.set_bounds(bounds);
+    }
+
+    /// How many refused connections a worker has room for.
+    pub fn room_for_refused(&self) -> u32 {
+        self.room_for_refused.load(Relaxed)
     }
 
     /// Admits a connection of a peer with this address, whose handshake is in progress from now on. A

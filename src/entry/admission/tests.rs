@@ -88,7 +88,7 @@ fn room_bounds_connections_where_the_configuration_does_not() {
     let unbounded = Bounds::default();
     let shared = admission(&unbounded);
     let two = [shared.admit(here(1)).unwrap(), shared.admit(here(1)).unwrap()];
-    shared.set_room(2, &unbounded);
+    shared.set_room(Room { connections: 2, refused: 0 }, &unbounded);
     assert_eq!(shared.admit(here(1)).unwrap_err(), AdmissionRefusal::ConnectionsMax);
     shared.set_bounds(&bounds(3, 0, 9));
     drop(shared.admit(here(1)).unwrap());
