@@ -111,7 +111,7 @@ class Server:
     def totals(self):
         """What each process said at its end; checks that it balances."""
         said = (self.out / "server.log").read_text()
-        lines = re.findall(r"stopped connections=(\d+).*ended=\[([^]]*)\]", said)
+        lines = re.findall(r"stopped connections=(\d+).*? ended=\[([^]]*)\]", said)
         for accepted, ended in lines:
             if int(accepted) != sum(map(int, re.findall(r", (\d+)\)", ended))):
                 raise Failure(f"the totals do not balance: {accepted} accepted, ended {ended}")
