@@ -41,13 +41,18 @@ def connect(port, said=b""):
     return peer
 
 
-def open_websocket(port):
-    peer = connect(port, UPGRADE)
+def upgraded(peer):
+    """The peer, after its opening handshake."""
+    peer.sendall(UPGRADE)
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         head += peer.recv(1)
     assert head.startswith(b"HTTP/1.1 101 "), head
     return peer
+
+
+def open_websocket(port):
+    return upgraded(connect(port))
 
 
 def read(peer, length):
@@ -275,18 +280,21 @@ def h2_message(payload):
 
 
 class Tls:
-    """A connection over TLS that nobody trusts; its bytes are at hand, to be cut."""
+    """A connection over TLS that trusts any server; its bytes are at hand, to be cut."""
 
-    def __init__(self, port, session=None):
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    def __init__(self, port, ticket=None):
+        # A ticket belongs to the context of the connection that was given it.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if ticket is None else ticket[0]
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        # A ticket belongs to its context.
-        self.context = context = getattr(session, "context", context)
         self.socket = connect(port)
         self.received, self.to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.session = context.wrap_bio(
-            self.received, self.to_send, session=session and session.session.session)
+            self.received, self.to_send, session=None if ticket is None else ticket[1])
         self.done(self.session.do_handshake)
+
+    def ticket(self):
+        """What another connection resumes this session with, once the server has said something."""
+        return self.session.context, self.session.session
 
     def done(self, step):
         """What the step gives, once it has the bytes that it wants."""
@@ -319,14 +327,8 @@ class Tls:
         self.socket.close()
 
 
-def tls_websocket(port, session=None):
-    peer = Tls(port, session)
-    peer.sendall(UPGRADE)
-    head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        head += peer.recv(1)
-    assert head.startswith(b"HTTP/1.1 101 "), head
-    return peer
+def tls_websocket(port):
+    return upgraded(Tls(port))
 
 
 def tls_handshakes(port, units):
@@ -340,7 +342,7 @@ def tls_handshakes(port, units):
 def tls_resumed(port, units):
     first = tls_websocket(port)
     for _ in range(units):
-        peer = Tls(port, first)
+        peer = Tls(port, first.ticket())
         assert peer.session.session_reused
         reset(peer.socket)
         peer.close()

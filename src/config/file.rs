@@ -235,7 +235,7 @@ fn text_of(flag: &Arg, value: &DeValue<'_>) -> Result<String, String> {
                 Err(error) if matches!(error.kind(), PosOverflow | NegOverflow) => {
                     Err("the number is too large".to_owned())
                 }
-                // The parser of TOML leaves digits unread.
+                // The parser of TOML takes anything for digits that begins with one.
                 Err(_) => Err("this is no number".to_owned()),
             }
         }

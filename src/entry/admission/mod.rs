@@ -7,8 +7,7 @@
 //!
 //! The invariant: what a connection was counted for is given back exactly once, when its ticket is
 //! dropped, when it leaves the roster, or when the roster is closed; so it is with a stream of HTTP/2
-//! that counts for an address. A worker's end closes its
-//! roster, whatever becomes of the worker's tasks.
+//! that counts for an address. A worker's end closes its roster, whatever becomes of the worker's tasks.
 
 mod addresses;
 mod pauses;

@@ -119,8 +119,8 @@ impl Completion {
 /// - A receive takes the provided buffers in their order and fills each from its front, for whichever
 ///   connection has bytes. Its completion has the buffer and the number of bytes; without a buffer,
 ///   and not an error, it is the peer's end. It ends with `ENOBUFS` where no buffer is left.
-/// - A send at once, which a last one is, completes only if it was short (with the bytes that were sent, or `EAGAIN`) or
-///   failed; a patient send completes each time.
+/// - A send at once, as the last one is too, completes only if it was short (with the bytes that were
+///   sent, or `EAGAIN`) or failed; a patient send completes each time.
 /// - A watch completes once. Several may be for the same descriptor, all but the last being cancelled.
 /// - A sleep completes with `ETIME`.
 /// - What is cancelled completes with `ECANCELED`, unless it has completed before. The cancellation
