@@ -239,6 +239,10 @@ impl Scanner {
 /// Refuses bytes that cannot become a request line: they must be the beginning of a method, or a
 /// method and a space.
 fn check_beginning(beginning: &[u8]) -> Result<(), RequestRefusal> {
+    if let [b'\r' | b'\n', ..] = beginning {
+        // Empty lines are judged once it is known how many there are, however much has arrived.
+        return Ok(());
+    }
     if let Some(foreign) = ForeignProtocol::recognize(beginning) {
         return Err(RequestRefusal::Foreign(foreign));
     }
@@ -353,8 +357,10 @@ mod tests {
             let shown = head.escape_ascii();
             assert_eq!(read(head).unwrap_err(), expected, "{shown}");
             // Bytes behind it change nothing.
-            let longer = [head, b" / HTTP/1.1\r\nHost: a\r\n\r\n"].concat();
-            assert_eq!(read(&longer).unwrap_err(), expected, "{shown} and more");
+            for behind in [&b" / HTTP/1.1\r\nHost: a\r\n\r\n"[..], b"\n\0"] {
+                let longer = [head, behind].concat();
+                assert_eq!(read(&longer).unwrap_err(), expected, "{shown} and more");
+            }
             let mut scanner = Scanner::default();
             for received_len in 1..head.len() {
                 assert_eq!(scanner.reaches_end(&head[..received_len]), Ok(false), "{shown}");
