@@ -27,12 +27,26 @@ fuzz() {
 
 if [ "${LEAVE_CORPUS:-}" ]; then
   cargo +nightly fuzz build
+  logs=$(mktemp --directory)
+  trap 'rm -r "$logs"' EXIT
   export -f fuzz
-  export duration
+  export duration logs
   # Two at a time, since each has one thread.
   # shellcheck disable=SC2016  # that shell expands it
-  printf '%s\n' "$@" | xargs --max-procs=2 --max-args=1 bash -euo pipefail -c 'fuzz "$1"' fuzz
-  exit
+  printf '%s\n' "$@" | xargs --max-procs=2 --max-args=1 \
+    bash -euo pipefail -c 'fuzz "$1" >"$logs/$1" 2>&1 || touch "$logs/$1.failed"' fuzz
+  failed=0
+  for target; do
+    if [ -e "$logs/$target.failed" ]; then
+      failed=1
+      # Without how the corpus grew.
+      grep --invert-match '^#[0-9]*' "$logs/$target" || true
+      echo "$target: failed"
+    else
+      echo "$target: $(grep '^Done' "$logs/$target")"
+    fi
+  done
+  exit "$failed"
 fi
 
 for target; do
