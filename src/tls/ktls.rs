@@ -14,6 +14,7 @@ use std::{
 
 use nix::{
     cmsg_space,
+    errno::Errno,
     sys::socket::{
         ControlMessageOwned, MsgFlags, TlsGetRecordType, getsockopt, recvmsg, setsockopt,
         sockopt::{SocketError, TcpTlsRx, TcpTlsTx, TcpUlp, TlsCryptoInfo},
@@ -149,6 +150,15 @@ fn gcm_nonce(version: u16, iv: &Iv, direction: Direction) -> Option<([u8; 4], [u
     Some((*salt, rest))
 }
 
+/// What a failure of a socket is. On one over kTLS it is [`InvalidData`](io::ErrorKind::InvalidData) where
+/// a record is none of the session's, which whoever calls first is told, even if it is a send.
+pub fn kind_of(errno: Errno) -> io::ErrorKind {
+    match errno {
+        Errno::EBADMSG => io::ErrorKind::InvalidData,
+        other => io::Error::from(other).kind(),
+    }
+}
+
 /// Takes the record that made a receive fail. An error is that of the receive:
 /// [`InvalidData`](io::ErrorKind::InvalidData) if a record is none of the session's.
 pub fn read_control(socket: &impl AsRawFd) -> io::Result<ControlRecord> {
@@ -157,10 +167,7 @@ pub fn read_control(socket: &impl AsRawFd) -> io::Result<ControlRecord> {
     let mut space = cmsg_space!(TlsGetRecordType);
     let flags = MsgFlags::MSG_DONTWAIT;
     let received = recvmsg::<()>(socket.as_raw_fd(), &mut pieces, Some(&mut space), flags);
-    let received = received.map_err(|errno| match errno {
-        nix::errno::Errno::EBADMSG => io::Error::from(io::ErrorKind::InvalidData),
-        other => other.into(),
-    })?;
+    let received = received.map_err(kind_of)?;
     let len = received.bytes;
     let kind = received.cmsgs()?.find_map(|message| match message {
         ControlMessageOwned::TlsGetRecordType(kind) => Some(kind),

@@ -81,6 +81,10 @@ pub(super) struct Beside {
     pub(super) security: Security,
 }
 
+/// What is wrong with a record that the kernel cannot open.
+const NOT_DECRYPTED: (TlsFault, Option<AlertDescription>) =
+    (TlsFault::NotDecrypted, Some(AlertDescription::BadRecordMac));
+
 const _: () = assert!(size_of::<Connection>() <= 112, "an idle connection weighs no more");
 
 /// How far a connection is.
@@ -242,7 +246,7 @@ impl Connection {
             Event::Unblocked => self.unblock(key, work),
             Event::SendBroken(kind) => {
                 self.sending = Sending::Ready(PartQueue::default());
-                self.leave(key, ConnectionEnd::Broken(kind), work);
+                self.send_failed(key, kind, work);
             }
         }
     }
@@ -263,7 +267,7 @@ impl Connection {
                 if let Sending::Ready(queue) = &mut self.sending {
                     work.replies.take(queue).for_each(drop);
                 }
-                self.leave(key, ConnectionEnd::Broken(kind), work);
+                self.send_failed(key, kind, work);
             }
         }
     }
@@ -551,11 +555,29 @@ impl Connection {
                 None => return ConnectionEnd::PeerVanished,
                 Some(fault) => fault,
             },
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                (TlsFault::NotDecrypted, Some(AlertDescription::BadRecordMac))
-            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => NOT_DECRYPTED,
             Err(error) => return ConnectionEnd::Broken(error.kind()),
         };
+        self.refuse_record(fault, alert)
+    }
+
+    /// A send has failed: on a connection whose records the kernel opens, maybe for one that it received.
+    #[cold]
+    fn send_failed<K: Kernel>(&mut self, key: Key, kind: io::ErrorKind, work: &mut Work<K>) {
+        let is_of_record = kind == io::ErrorKind::InvalidData && self.is_over_ktls();
+        let end = if is_of_record && self.stage == Stage::Open {
+            let (fault, alert) = NOT_DECRYPTED;
+            self.refuse_record(fault, alert)
+        } else {
+            ConnectionEnd::Broken(kind)
+        };
+        self.leave(key, end, work);
+        self.stop_receiving(key, work);
+    }
+
+    /// Tells the peer what is wrong with a record of its, which the kernel opens.
+    #[cold]
+    fn refuse_record(&self, fault: TlsFault, alert: Option<AlertDescription>) -> ConnectionEnd {
         if let Some(alert) = alert {
             // A peer that does not read is not told.
             let _ = send_alert(&self.descriptor, AlertLevel::Fatal, alert);

@@ -21,6 +21,7 @@ use super::{
     sends::{Part, Sends},
     waits::{Outcome, Wait},
 };
+use crate::tls::ktls::kind_of;
 
 pub(super) struct Transfers<K> {
     // Dropped first. The kernel closes a ring later, but with deferred task running it touches the
@@ -353,7 +354,7 @@ impl<K: Kernel> Transfers<K> {
             (Ok(_), _) => return Event::PeerEnded,
             (Err(Errno::ENOBUFS), _) => ReceiveEnd::BuffersExhausted,
             (Err(Errno::ECANCELED), _) => ReceiveEnd::Cancelled,
-            (Err(errno), _) => ReceiveEnd::Broken(io::Error::from(errno).kind()),
+            (Err(errno), _) => ReceiveEnd::Broken(kind_of(errno)),
         };
         Event::ReceiveEnded(end)
     }
@@ -365,7 +366,7 @@ impl<K: Kernel> Transfers<K> {
             Ok(sent) => sent as usize,
             Err(Errno::EAGAIN) => 0,
             Err(errno) => {
-                let broken = Unsent::Broken(io::Error::from(errno).kind());
+                let broken = Unsent::Broken(kind_of(errno));
                 return (self.sends.key(number), broken);
             }
         };
@@ -386,7 +387,7 @@ impl<K: Kernel> Transfers<K> {
                 }
                 Event::Unblocked
             }
-            Err(errno) => Event::SendBroken(io::Error::from(errno).kind()),
+            Err(errno) => Event::SendBroken(kind_of(errno)),
         };
         let PatientSend { mut bytes, .. } = self.patient.remove(&key.slot)?;
         if self.spare.len() < SPARE_MAX && bytes.capacity() <= SPARE_LEN_MAX {
