@@ -2,11 +2,9 @@
 //! they should.
 
 use std::{
-    env, fs,
-    io::{BufRead, BufReader, Read, Write},
+    fs,
+    io::{Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
-    path::PathBuf,
-    process::{Child, Command, Stdio},
     time::Duration,
 };
 
@@ -17,6 +15,7 @@ use crate::{
         Files, Outcome, assert_matches, assert_matches_definition_of, assert_same_shapes, program,
         temporary,
     },
+    ringecho::Ringecho,
     servers::{Server, accepting_response, corrupted, tls_server},
 };
 
@@ -51,36 +50,6 @@ fn assert_only(outcome: &Outcome, kind: &str, cause: &str) {
     outcome.assert_cause(cause);
 }
 
-/// The program `ringecho`, on an ephemeral port.
-struct Ringecho {
-    child: Child,
-    url: String,
-}
-
-impl Ringecho {
-    fn start() -> Self {
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--locked", "--workspace", "--bin=ringecho"]);
-        assert!(build.status().unwrap().success(), "cannot build ringecho");
-        let program = PathBuf::from(env!("CARGO_BIN_EXE_ringecho-loadtest"));
-        let mut child = Command::new(program.with_file_name("ringecho"))
-            .args(["--listen=127.0.0.1:0", "--workers=1", "--log-level=warn"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let url = line.split_whitespace().find(|word| word.starts_with("ws://")).unwrap();
-        Self { url: url.to_owned(), child }
-    }
-}
-
-impl Drop for Ringecho {
-    fn drop(&mut self) {
-        self.child.kill().and_then(|()| self.child.wait()).unwrap();
-    }
-}
-
 #[test]
 fn what_a_run_reports_too_has_the_same_shape() {
     let parts = [
@@ -99,7 +68,7 @@ fn what_a_run_reports_too_has_the_same_shape() {
 
 #[test]
 fn cycles_with_ringecho_end_as_they_should_in_either_way() {
-    let server = Ringecho::start();
+    let Some(server) = Ringecho::start(&[]) else { return };
     let pid = server.child.id();
     for (flags, close) in [
         ("--close handshake", "handshake"),
@@ -108,7 +77,7 @@ fn cycles_with_ringecho_end_as_they_should_in_either_way() {
         ("--messages 3 --payload 1..100KiB --text", "handshake"),
         ("--messages 0", "handshake"),
     ] {
-        let outcome = churn(&server.url, &format!("{flags} --server-pid {pid}"));
+        let outcome = churn(&server.plain, &format!("{flags} --server-pid {pid}"));
         assert_success(&outcome);
         assert_eq!(outcome.report["close"], close, "{flags}");
         assert_eq!(outcome.number("/server/pid"), u64::from(pid));

@@ -28,15 +28,15 @@ const PLANES: [&[&str]; 4] = [
 const SHORT: &str = "--warmup 50ms --duration 500ms --threads 2 --connections 8";
 
 /// A running server that listens with TLS and without.
-struct Ringecho {
-    child: Child,
-    plain: String,
+pub(crate) struct Ringecho {
+    pub(crate) child: Child,
+    pub(crate) plain: String,
     secure: String,
 }
 
 impl Ringecho {
     /// Starts it; `None` if its program has not been built.
-    fn start(flags: &[&str]) -> Option<Self> {
+    pub(crate) fn start(flags: &[&str]) -> Option<Self> {
         let path = Path::new(env!("CARGO_BIN_EXE_ringecho-loadtest")).with_file_name("ringecho");
         if !path.exists() {
             // It stands for a machine that has everything.
@@ -61,7 +61,7 @@ impl Ringecho {
     }
 
     /// Stops it, which ends what is still open in order.
-    fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM).unwrap();
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
     }
