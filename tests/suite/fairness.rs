@@ -83,6 +83,7 @@ fn peers_have_buffers_by_turns_when_there_are_too_few() {
     const STREAMING: isize = 32;
     /// What each receives when all are served alike.
     const SHARE: isize = 512 << 10;
+    const PIECE: usize = 16 << 10;
     let echo = Echo {
         receive_buffers: Within::new(PowerOfTwo::new(2).unwrap()).unwrap(),
         receive_buffer: Within::new(Size(4096)).unwrap(),
@@ -102,13 +103,18 @@ fn peers_have_buffers_by_turns_when_there_are_too_few() {
                     peer.stream.shutdown(Shutdown::Write).expect("a connection");
                 });
                 scope.spawn(|| {
-                    let mut bytes = vec![0; 64 << 10];
-                    while let len @ 1.. = (&peer.stream).read(&mut bytes).expect("an echo") {
-                        let len = len.cast_signed();
-                        if left.fetch_sub(len, Relaxed) > 0 {
-                            received.fetch_add(len, Relaxed);
+                    // A read alone may be interrupted.
+                    let mut bytes = [0; PIECE];
+                    let end = loop {
+                        match (&peer.stream).read_exact(&mut bytes) {
+                            Ok(()) if left.fetch_sub(PIECE.cast_signed(), Relaxed) > 0 => {
+                                received.fetch_add(PIECE.cast_signed(), Relaxed);
+                            }
+                            Ok(()) => {}
+                            Err(error) => break error.kind(),
                         }
-                    }
+                    };
+                    assert_eq!(end, io::ErrorKind::UnexpectedEof);
                 });
             }
         });
