@@ -12,11 +12,12 @@ use ringecho::{
     config::{Config, Time, Within},
     metrics::Totals,
 };
+use socket2::SockRef;
 
 use crate::{
     frames::{binary, text},
     http2_peer::{Client, get},
-    peer::{Peer, TestServer, config, planes},
+    peer::{Peer, TestServer, config, planes, with_server},
 };
 
 // Frame types, a setting, flags and error codes (RFC 9113 §6, §7).
@@ -534,4 +535,36 @@ fn flood_of_requests_is_answered_and_no_end_of_its_connection() {
         },
         |totals| assert_eq!(count(&totals.streams_ended, "page_served"), 1000, "{totals:?}"),
     );
+}
+
+/// The server waits for room to write while it waits for more to read: all windows are open, and the
+/// client's socket takes little.
+#[test]
+fn peer_that_reads_late_gets_everything() {
+    const STREAMS: u32 = 100;
+    const MESSAGES: usize = 4;
+    with_server(&config(), |server| {
+        let mut peer = server.connect();
+        SockRef::from(&peer.stream).set_recv_buffer_size(128 << 10).unwrap();
+        let message = binary(vec![7; 15 << 10]);
+        let mut sent = beginning(&[(INITIAL_WINDOW_SIZE, 1 << 30)]);
+        sent.extend(frame(WINDOW_UPDATE, 0, 0, (1_u32 << 30).to_be_bytes()));
+        for stream in (1..).step_by(2).take(STREAMS as usize) {
+            sent.extend(connect(stream));
+            sent.extend(frame(DATA, 0, stream, message.encode()).repeat(MESSAGES));
+        }
+        thread::scope(|scope| {
+            scope.spawn(|| (&peer.stream).write_all(&sent).expect("the server reads"));
+            // Meanwhile it answers what it can.
+            thread::sleep(Duration::from_millis(200));
+            let mut left = STREAMS as usize * MESSAGES * message.encode_echo().len();
+            while left > 0 {
+                let received = read_frame(&mut &peer.stream).expect("a frame");
+                left -= if received.kind == DATA { received.payload.len() } else { 0 };
+            }
+        });
+        let last = text("and now");
+        peer.send(frame(DATA, 0, 1, last.encode()));
+        while read_frame(&mut peer.stream).expect("a frame").payload != last.encode_echo() {}
+    });
 }

@@ -26,6 +26,9 @@ use super::kernel::{Completion, Interest, Kernel, Operation, SendFrom, SendMode}
 /// The kernel behind an epoll instance of this thread.
 pub struct Epoll {
     instance: epoll::Epoll,
+    /// Has the watches for room to write, and is itself one of `instance`'s descriptors. An instance has
+    /// one event for a descriptor, and a task may wait for it to become readable at the same time.
+    writable: epoll::Epoll,
     slots: Vec<Slot>,
     /// Bytes that a receive may receive before its connection is emptied; the same for all.
     receive_quota: u32,
@@ -126,16 +129,19 @@ const LAST_NEWS: EpollFlags = EpollFlags::EPOLLRDHUP
     .union(EpollFlags::EPOLLERR)
     .union(EpollFlags::EPOLLPRI);
 
-/// Whose event it is: a slot's or a watch's, with its index and its generation.
+/// Whose event it is: a slot's or a watch's, with its index and its generation, or that of all watches
+/// for room to write.
 #[derive(Clone, Copy)]
 enum Source {
     Slot { slot: u32, generation: u32 },
     Watch { place: u32, generation: u32 },
+    Writable,
 }
 
 impl Source {
     const GENERATION_MASK: u32 = (1 << 30) - 1;
     const WATCH_BIT: u64 = 1 << 62;
+    const WRITABLE: u64 = 1 << 63;
 
     fn to_bits(self) -> u64 {
         match self {
@@ -143,12 +149,15 @@ impl Source {
             Self::Watch { place, generation } => {
                 Self::WATCH_BIT | u64::from(generation) << 32 | u64::from(place)
             }
+            Self::Writable => Self::WRITABLE,
         }
     }
 
     fn from_bits(bits: u64) -> Self {
         let (index, generation) = (bits as u32, (bits >> 32) as u32 & Self::GENERATION_MASK);
-        if bits & Self::WATCH_BIT != 0 {
+        if bits == Self::WRITABLE {
+            Self::Writable
+        } else if bits & Self::WATCH_BIT != 0 {
             Self::Watch { place: index, generation }
         } else {
             Self::Slot { slot: index, generation }
@@ -159,8 +168,13 @@ impl Source {
 impl Epoll {
     /// An epoll instance without connections.
     pub(super) fn new() -> io::Result<Self> {
+        let instance = epoll::Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let writable = epoll::Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, Source::Writable.to_bits());
+        instance.add(&writable.0, event)?;
         Ok(Self {
-            instance: epoll::Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            instance,
+            writable,
             slots: Vec::new(),
             receive_quota: UNLIMITED,
             ready: VecDeque::new(),
@@ -176,15 +190,6 @@ impl Epoll {
             completed: Vec::new(),
             events: vec![EpollEvent::empty(); EVENTS_MAX],
         })
-    }
-
-    /// Has epoll report of a descriptor, which may be known to it from an earlier use.
-    fn watch(&mut self, descriptor: BorrowedFd<'_>, event: EpollEvent) -> io::Result<()> {
-        let mut event = event;
-        match self.instance.add(descriptor, event) {
-            Err(Errno::EEXIST) => Ok(self.instance.modify(descriptor, &mut event)?),
-            result => Ok(result?),
-        }
     }
 
     fn next_generation(&mut self) -> u32 {
@@ -203,7 +208,7 @@ impl Kernel for Epoll {
         };
         let generation = self.next_generation();
         let source = Source::Slot { slot, generation };
-        self.watch(descriptor, EpollEvent::new(CONNECTION, source.to_bits()))?;
+        watch(&self.instance, descriptor, EpollEvent::new(CONNECTION, source.to_bits()))?;
         let at = slot as usize;
         if at >= self.slots.len() {
             self.slots.resize_with(at + 1, || Slot::EMPTY);
@@ -306,19 +311,44 @@ impl Epoll {
             Err(Errno::EINTR) => 0,
             count => count?,
         };
+        let mut is_writable = false;
         for at in 0..count {
             let event = self.events[at];
             match Source::from_bits(event.data()) {
                 Source::Slot { slot, generation } => self.heed(slot, generation, event.events()),
                 Source::Watch { place, generation } => {
-                    let watch = &mut self.watches[place as usize];
-                    if let Some(watch) = watch.take_if(|watch| watch.generation == generation) {
-                        completions.push(Completion::last(watch.user_data, Ok(1)));
-                    }
+                    self.complete_watch(place, generation, completions);
                 }
+                Source::Writable => is_writable = true,
+            }
+        }
+        if is_writable {
+            self.ask_writable(completions)?;
+        }
+        Ok(())
+    }
+
+    /// Asks which watches for room to write are over. Those that find no place among the events are
+    /// reported again.
+    #[cold]
+    fn ask_writable(&mut self, completions: &mut Vec<Completion>) -> io::Result<()> {
+        let count = match self.writable.wait(&mut self.events, EpollTimeout::ZERO) {
+            Err(Errno::EINTR) => 0,
+            count => count?,
+        };
+        for at in 0..count {
+            if let Source::Watch { place, generation } = Source::from_bits(self.events[at].data()) {
+                self.complete_watch(place, generation, completions);
             }
         }
         Ok(())
+    }
+
+    fn complete_watch(&mut self, place: u32, generation: u32, completions: &mut Vec<Completion>) {
+        let watch = &mut self.watches[place as usize];
+        if let Some(watch) = watch.take_if(|watch| watch.generation == generation) {
+            completions.push(Completion::last(watch.user_data, Ok(1)));
+        }
     }
 
     /// Remembers what is new of a connection.
@@ -484,15 +514,15 @@ impl Epoll {
     #[expect(unsafe_code, reason = "the operation has a descriptor's number")]
     fn push_watch(&mut self, place: u32, descriptor: RawFd, interest: Interest, user_data: u64) {
         let generation = self.next_generation();
-        let flags = EpollFlags::EPOLLONESHOT
-            | match interest {
-                Interest::Readable => EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP,
-                Interest::Writable => EpollFlags::EPOLLOUT,
-            };
-        let event = EpollEvent::new(flags, Source::Watch { place, generation }.to_bits());
+        let (instance, flags) = match interest {
+            Interest::Readable => (&self.instance, EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP),
+            Interest::Writable => (&self.writable, EpollFlags::EPOLLOUT),
+        };
+        let source = Source::Watch { place, generation };
+        let event = EpollEvent::new(flags | EpollFlags::EPOLLONESHOT, source.to_bits());
         // SAFETY: whoever pushes a watch keeps its descriptor open until then.
         let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
-        if let Err(error) = self.watch(descriptor, event) {
+        if let Err(error) = watch(instance, descriptor, event) {
             let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
             self.completed.push(Completion::last(user_data, Err(errno)));
             return;
@@ -538,6 +568,18 @@ impl Epoll {
     }
 }
 
+/// Has an instance report of a descriptor, which may be known to it from an earlier use.
+fn watch(
+    instance: &epoll::Epoll,
+    descriptor: BorrowedFd<'_>,
+    mut event: EpollEvent,
+) -> io::Result<()> {
+    match instance.add(descriptor, event) {
+        Err(Errno::EEXIST) => Ok(instance.modify(descriptor, &mut event)?),
+        result => Ok(result?),
+    }
+}
+
 /// Calls until no signal interrupts.
 #[inline]
 fn retry(mut call: impl FnMut() -> isize) -> Result<usize, Errno> {
@@ -552,7 +594,7 @@ fn retry(mut call: impl FnMut() -> isize) -> Result<usize, Errno> {
 #[cfg(test)]
 mod tests {
     use std::{
-        io::Write,
+        io::{Read, Write},
         os::{fd::AsFd, unix::net::UnixStream},
     };
 
@@ -578,5 +620,34 @@ mod tests {
             received.extend(completions.iter().map(|one| (one.result, one.goes_on)));
         }
         assert_eq!(received, [(60, true), (60, true), (60, true), (100, false)]);
+    }
+
+    /// HTTP/2 reads and writes at the same time.
+    #[test]
+    #[expect(unsafe_code, reason = "the kernel is given memory")]
+    fn descriptor_is_watched_for_both_at_a_time() {
+        let (mut peer, mut connection) = UnixStream::pair().unwrap();
+        let mut memory = vec![0; 4096];
+        let mut kernel = Epoll::new().unwrap();
+        // SAFETY: the memory outlives the kernel, and nobody else touches it.
+        unsafe { kernel.provide([(0, memory.as_mut_ptr())].into_iter(), 4096) };
+        connection.set_nonblocking(true).unwrap();
+        let mut sent = 0;
+        while let Ok(len) = connection.write(&[0; 4096]) {
+            sent += len;
+        }
+        let descriptor = connection.as_raw_fd();
+        for (place, interest) in [(0, Interest::Readable), (1, Interest::Writable)] {
+            kernel.push(&Operation::Watch { place, descriptor, interest }, place.into());
+        }
+        let mut completed = || {
+            let mut completions = Vec::new();
+            kernel.enter(&mut completions, true).unwrap();
+            completions.iter().map(|one| (one.user_data, one.result)).collect::<Vec<_>>()
+        };
+        peer.read_exact(&mut vec![0; sent]).unwrap();
+        assert_eq!(completed(), [(1, 1)]);
+        peer.write_all(b"more").unwrap();
+        assert_eq!(completed(), [(0, 1)]);
     }
 }
