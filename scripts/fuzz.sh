@@ -22,12 +22,13 @@ fi
 
 # fuzz TARGET: fuzzes it, and forgets what is found.
 fuzz() {
-  local found
+  local found code=0
   found=$(mktemp --directory)
   # libFuzzer writes what it finds to the first directory.
   cargo +nightly fuzz run "$1" "$found" "fuzz/corpus/$1" -- \
-    -max_total_time="$duration" -max_len=512 -print_final_stats=1
+    -max_total_time="$duration" -max_len=512 -print_final_stats=1 || code=$?
   rm -r "$found"
+  return "$code"
 }
 
 cargo +nightly fuzz build
