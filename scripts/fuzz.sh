@@ -16,9 +16,8 @@ python=$PWD/.tools/python
 "$python/bin/pip" install --quiet --disable-pip-version-check --requirement fuzz/requirements.txt
 export PATH=$PATH:$python/bin
 
-if [ "${1:-}" = --build ]; then
-  exec cargo +nightly fuzz build
-fi
+cargo +nightly fuzz build
+[ "${1:-}" != --build ] || exit 0
 
 # fuzz TARGET: fuzzes it, and forgets what is found.
 fuzz() {
@@ -30,8 +29,6 @@ fuzz() {
   rm -r "$found"
   return "$code"
 }
-
-cargo +nightly fuzz build
 
 if [ "${LEAVE_CORPUS:-}" ]; then
   logs=$(mktemp --directory)
