@@ -561,11 +561,11 @@ impl Connection {
         self.refuse_record(fault, alert)
     }
 
-    /// A send has failed: on a connection whose records the kernel opens, maybe for one that it received.
+    /// A send has failed. Where the kernel opens records, one that it could not open may be why.
     #[cold]
     fn send_failed<K: Kernel>(&mut self, key: Key, kind: io::ErrorKind, work: &mut Work<K>) {
         let is_of_record = kind == io::ErrorKind::InvalidData && self.is_over_ktls();
-        let end = if is_of_record && self.stage == Stage::Open {
+        let end = if self.stage == Stage::Open && is_of_record {
             let (fault, alert) = NOT_DECRYPTED;
             self.refuse_record(fault, alert)
         } else {
@@ -575,7 +575,7 @@ impl Connection {
         self.stop_receiving(key, work);
     }
 
-    /// Tells the peer what is wrong with a record of its, which the kernel opens.
+    /// Tells the peer what is wrong with its record, and returns how the connection ends.
     #[cold]
     fn refuse_record(&self, fault: TlsFault, alert: Option<AlertDescription>) -> ConnectionEnd {
         if let Some(alert) = alert {

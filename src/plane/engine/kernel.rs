@@ -121,7 +121,8 @@ impl Completion {
 ///   and not an error, it is the peer's end. It ends with `ENOBUFS` where no buffer is left.
 /// - A send at once, as the last one is too, completes only if it was short (with the bytes that were
 ///   sent, or `EAGAIN`) or failed; a patient send completes each time.
-/// - A watch completes once. Several may be for the same descriptor, all but the last being cancelled.
+/// - A watch completes once. A descriptor may be watched for both interests at a time; of its watches for
+///   the same interest all but the last are being cancelled.
 /// - A sleep completes with `ETIME`.
 /// - What is cancelled completes with `ECANCELED`, unless it has completed before. The cancellation
 ///   may have a completion of its own.
