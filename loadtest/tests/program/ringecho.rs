@@ -61,7 +61,7 @@ impl Ringecho {
     }
 
     /// Stops it, which ends what is still open in order.
-    pub(crate) fn stop(mut self) {
+    fn stop(mut self) {
         kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM).unwrap();
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
     }
