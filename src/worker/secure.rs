@@ -56,6 +56,11 @@ enum Opening<R, W> {
 }
 
 impl<P: Plane> Worker<P> {
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2
+    //# If the connection is happening on an HTTPS (HTTP-over-TLS) port,
+    //# perform a TLS handshake over the connection.
+    //= https://www.rfc-editor.org/rfc/rfc6455#section-10.6
+    //# WebSocket implementations MUST support TLS
     /// Converses over TLS until the connection is over. `received` are the first bytes, as far as they
     /// have arrived.
     pub(super) async fn converse_securely(

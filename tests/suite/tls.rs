@@ -202,6 +202,9 @@ fn totals_of(config: &Config, test: impl Fn(&TestServer)) -> [Totals; 4] {
     })
 }
 
+//= https://www.rfc-editor.org/rfc/rfc6455#section-10.6
+//= type=test
+//# WebSocket implementations MUST support TLS
 #[test]
 fn messages_come_back_over_tls_of_either_version() {
     let authority = Authority::new();
@@ -455,6 +458,11 @@ fn tls_on_a_plain_port_is_told_what_to_change() {
     });
 }
 
+//= https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2
+//= type=test
+//# If this fails (e.g., the client
+//# indicated a host name in the extended client hello "server_name"
+//# extension that the server does not host), then close the connection;
 #[test]
 fn what_is_no_handshake_is_refused_with_an_alert_and_counted() {
     let authority = Authority::new();
