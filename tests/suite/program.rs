@@ -5,6 +5,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     process::{Child, Command, Output, Stdio},
+    sync::{Arc, Once},
 };
 
 use clap::CommandFactory;
@@ -13,6 +14,7 @@ use nix::{
     unistd::Pid,
 };
 use ringecho::config::command_line::Arguments;
+use signal_hook::consts::SIGHUP;
 
 pub fn ringecho() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringecho"));
@@ -27,8 +29,18 @@ pub fn ringecho() -> Command {
         // Under AddressSanitizer, whose report is a file, which the sandbox would not let be written.
         command.env("RINGECHO_SANDBOX", "off");
     }
+    hear_hangups();
     command.stdin(Stdio::null());
     command
+}
+
+/// Has programs that are started here hear hang-ups, also where this process was started with `nohup`:
+/// they would ignore what it ignores, but not what it catches.
+fn hear_hangups() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        signal_hook::flag::register(SIGHUP, Arc::default()).unwrap();
+    });
 }
 
 fn output(command: &mut Command) -> (Output, String) {

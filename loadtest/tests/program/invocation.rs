@@ -4,15 +4,27 @@ use std::{
     fs,
     path::PathBuf,
     process::{self, Command, Output},
+    sync::{Arc, Once},
 };
 
 use serde_json::{Value, json};
+use signal_hook::consts::SIGHUP;
 
 /// The program, with arguments as one would type them.
 pub(crate) fn program(arguments: &str) -> Command {
+    hear_hangups();
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringecho-loadtest"));
     command.args(arguments.split_whitespace());
     command
+}
+
+/// Has programs that are started here hear hang-ups, also where this process was started with `nohup`:
+/// they would ignore what it ignores, but not what it catches.
+fn hear_hangups() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        signal_hook::flag::register(SIGHUP, Arc::default()).unwrap();
+    });
 }
 
 /// The program, which may have so many open files at most.
