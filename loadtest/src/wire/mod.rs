@@ -21,4 +21,5 @@ pub(crate) mod secrets;
 pub mod stream;
 pub mod target;
 pub(crate) mod thread_connector;
+mod tickets;
 pub mod tls;

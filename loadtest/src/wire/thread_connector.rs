@@ -24,7 +24,8 @@ pub(crate) struct ThreadConnector {
 impl ThreadConnector {
     /// For a thread with at most `connections` at a time, on so many `transports`, if there are any.
     pub(crate) fn new(connector: &Arc<Connector>, connections: usize, transports: usize) -> Self {
-        let tls = connector.tls().map(Tls::on_thread);
+        let secured = if transports == 0 { connections } else { transports };
+        let tls = connector.tls().map(|tls| tls.on_thread(secured));
         let connector = Arc::clone(connector);
         if transports == 0 {
             return Self { connector, tls, transports: None };

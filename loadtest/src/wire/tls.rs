@@ -32,10 +32,8 @@ use thiserror::Error;
 use super::{
     halves::{ReadHalf, WriteHalf},
     openings::{TlsAgreement, TlsOpening},
+    tickets::Tickets,
 };
-
-/// Servers whose tickets a thread keeps: all connections go to one.
-const SERVERS_MAX: usize = 1;
 
 /// The side of a TLS stream that is read.
 pub(crate) type TlsReader = tls::TlsReader<OwnedReadHalf<TcpStream>>;
@@ -180,12 +178,12 @@ impl Tls {
         Ok(Self { config: Arc::new(config), server_name, resume: settings.resume })
     }
 
-    /// The same for the connections of one thread: if sessions go on by tickets, by tickets of this
-    /// thread's own.
-    pub(crate) fn on_thread(&self) -> Self {
+    /// The same for a thread with at most `connections` of TLS at a time: if sessions go on by tickets,
+    /// by tickets of this thread's own.
+    pub(crate) fn on_thread(&self, connections: usize) -> Self {
         let mut config = ClientConfig::clone(&self.config);
         if self.resume {
-            config.resumption = Resumption::in_memory_sessions(SERVERS_MAX);
+            config.resumption = Resumption::store(Arc::new(Tickets::new(connections)));
         }
         Self { config: Arc::new(config), ..self.clone() }
     }

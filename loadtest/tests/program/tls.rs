@@ -140,10 +140,10 @@ fn write(files: &Files, name: &str, text: &str) -> String {
     path
 }
 
-/// A churn of single cycles, one after the other.
+/// A churn on one thread.
 fn churn(url: &str, arguments: &str) -> Outcome {
-    let short = "-c 1 -t 1 --warmup 0s --duration 500ms --json -";
-    let output = program(&format!("churn {url} {short} {arguments}")).output().unwrap();
+    let output =
+        program(&format!("churn {url} -t 1 --warmup 0s --json - {arguments}")).output().unwrap();
     let outcome = Outcome::read_any(&output);
     assert_matches(&outcome.report, include_str!("../../churn.schema.json"));
     outcome
@@ -164,7 +164,8 @@ fn sessions_go_on_by_tickets_only_if_that_is_asked_for() {
         for (flag, resumes) in [("", false), ("--tls-resume", true)] {
             let (server, seen) = serve(authority.server_config(&[]));
             let url = format!("wss://localhost:{}/", server.port());
-            let outcome = churn(&url, &format!("--ca {ca} --tls {version} {flag}"));
+            let outcome =
+                churn(&url, &format!("-c 1 --duration 500ms --ca {ca} --tls {version} {flag}"));
             assert_eq!(outcome.number("/errors/total"), 0, "{:#}", outcome.report);
             let (full, resumed) = (outcome.number("/tls/full"), outcome.number("/tls/resumed"));
             let cycles = outcome.number("/cycles_total");
@@ -182,6 +183,19 @@ fn sessions_go_on_by_tickets_only_if_that_is_asked_for() {
             assert_eq!(outcome.report["tls"]["agreed"][0]["version"], version);
         }
     }
+}
+
+#[test]
+fn each_of_many_connections_pays_for_one_whole_handshake_if_sessions_go_on() {
+    let files = Files::new("tls-resume-many");
+    let authority = Authority::new();
+    let ca = write(&files, "ca.pem", &authority.pem());
+    let (server, _) = serve(authority.server_config(&[]));
+    let url = format!("wss://localhost:{}/", server.port());
+    let outcome = churn(&url, &format!("-c 24 --duration 2s --ca {ca} --tls 1.3 --tls-resume"));
+    assert_eq!(outcome.number("/errors/total"), 0, "{:#}", outcome.report);
+    assert_eq!(outcome.number("/tls/full"), 24, "{:#}", outcome.report);
+    assert!(outcome.number("/tls/resumed") > 0, "{:#}", outcome.report);
 }
 
 #[test]
