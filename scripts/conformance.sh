@@ -7,8 +7,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 suite=$PWD/.tools/conformance
-[ -x "$suite/bin/python" ] || python3 -m venv "$suite"
-"$suite/bin/pip" install --quiet --disable-pip-version-check --requirement tests/conformance/requirements.txt
+mkdir --parents .tools
+(
+  # ci.sh runs two of these at once: the first one installs.
+  flock 9
+  [ -x "$suite/bin/python" ] || python3 -m venv "$suite"
+  "$suite/bin/pip" install --quiet --disable-pip-version-check --requirement tests/conformance/requirements.txt
+) 9<.tools
 
 # Cases send up to 16 MiB before they read anything.
 SERVER_FLAGS=(--unsent-max 32MiB)
