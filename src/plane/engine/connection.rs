@@ -85,7 +85,7 @@ pub(super) struct Beside {
 const NOT_DECRYPTED: (TlsFault, Option<AlertDescription>) =
     (TlsFault::NotDecrypted, Some(AlertDescription::BadRecordMac));
 
-const _: () = assert!(size_of::<Connection>() <= 112, "an idle connection weighs no more");
+const _: () = assert!(size_of::<Connection>() <= 96, "an idle connection weighs no more");
 
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
