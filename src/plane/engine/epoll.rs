@@ -21,7 +21,10 @@ use nix::{
     sys::epoll::{self, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
 };
 
-use super::kernel::{Completion, Interest, Kernel, Operation, SendFrom, SendMode};
+use super::{
+    kernel::{Completion, Interest, Kernel, Operation, SendFrom, SendMode},
+    segments::Segments,
+};
 
 /// The kernel behind an epoll instance of this thread.
 pub struct Epoll {
@@ -29,7 +32,7 @@ pub struct Epoll {
     /// Has the watches for room to write, and is itself one of `instance`'s descriptors. An instance has
     /// one event for a descriptor, and a task may wait for it to become readable at the same time.
     writable: epoll::Epoll,
-    slots: Vec<Slot>,
+    slots: Segments<Slot>,
     /// Bytes that a receive may receive before its connection is emptied; the same for all.
     receive_quota: u32,
     /// Slots with a receive under way and something to receive, in the order in which they get it.
@@ -175,7 +178,7 @@ impl Epoll {
         Ok(Self {
             instance,
             writable,
-            slots: Vec::new(),
+            slots: Segments::new(),
             receive_quota: UNLIMITED,
             ready: VecDeque::new(),
             round: 0,
@@ -203,17 +206,16 @@ impl Kernel for Epoll {
         let Some(descriptor) = descriptor else {
             // Epoll forgets the descriptor when it is closed; events until then are of an earlier
             // generation.
-            self.slots[slot as usize] = Slot::EMPTY;
+            self.slots[slot] = Slot::EMPTY;
             return Ok(());
         };
         let generation = self.next_generation();
         let source = Source::Slot { slot, generation };
         watch(&self.instance, descriptor, EpollEvent::new(CONNECTION, source.to_bits()))?;
-        let at = slot as usize;
-        if at >= self.slots.len() {
-            self.slots.resize_with(at + 1, || Slot::EMPTY);
+        while slot >= self.slots.end() {
+            self.slots.grow(|_| Slot::EMPTY);
         }
-        self.slots[at] = Slot { descriptor: descriptor.as_raw_fd(), generation, ..Slot::EMPTY };
+        self.slots[slot] = Slot { descriptor: descriptor.as_raw_fd(), generation, ..Slot::EMPTY };
         Ok(())
     }
 
@@ -221,13 +223,13 @@ impl Kernel for Epoll {
         match *operation {
             Operation::Receive { slot, len_max } => {
                 self.receive_quota = if len_max == 0 { UNLIMITED } else { len_max };
-                let receiving = &mut self.slots[slot as usize];
+                let receiving = &mut self.slots[slot];
                 receiving.left = self.receive_quota;
                 receiving.user_data = user_data;
                 self.enqueue(slot);
             }
             Operation::CancelReceive { slot, target } => {
-                let receiving = &mut self.slots[slot as usize];
+                let receiving = &mut self.slots[slot];
                 if receiving.left > 0 && receiving.user_data == target {
                     receiving.left = 0;
                     self.completed.push(Completion::last(target, Err(Errno::ECANCELED)));
@@ -249,7 +251,7 @@ impl Kernel for Epoll {
         match (mode, from) {
             (SendMode::Patient, SendFrom::Piece(piece)) => {
                 self.patient.insert(slot, PatientSend { piece, user_data });
-                if !self.slots[slot as usize].flags.has(Flags::FULL) {
+                if !self.slots[slot].flags.has(Flags::FULL) {
                     self.roomy.push(slot);
                 }
             }
@@ -354,7 +356,7 @@ impl Epoll {
     /// Remembers what is new of a connection.
     #[inline]
     fn heed(&mut self, slot: u32, generation: u32, news: EpollFlags) {
-        let connection = &mut self.slots[slot as usize];
+        let connection = &mut self.slots[slot];
         if connection.generation != generation {
             return;
         }
@@ -375,7 +377,7 @@ impl Epoll {
     /// Puts a connection behind those that are ready, if it is, once.
     #[inline]
     fn enqueue(&mut self, slot: u32) {
-        let connection = &mut self.slots[slot as usize];
+        let connection = &mut self.slots[slot];
         if connection.may_receive() && !connection.flags.has(Flags::QUEUED) {
             connection.flags.set(Flags::QUEUED, true);
             self.ready.push_back(slot);
@@ -391,8 +393,8 @@ impl Epoll {
                 unreachable!("those of the round are ready")
             };
             self.round -= 1;
-            self.slots[slot as usize].flags.set(Flags::QUEUED, false);
-            if self.slots[slot as usize].may_receive() {
+            self.slots[slot].flags.set(Flags::QUEUED, false);
+            if self.slots[slot].may_receive() {
                 left = left.saturating_sub(self.receive(slot, completions));
             }
         }
@@ -403,7 +405,7 @@ impl Epoll {
     #[expect(unsafe_code, reason = "the kernel writes to memory that it was given")]
     fn receive(&mut self, slot: u32, completions: &mut Vec<Completion>) -> usize {
         let (buffer, memory) = self.buffers[0];
-        let connection = &mut self.slots[slot as usize];
+        let connection = &mut self.slots[slot];
         let len_max = (self.buffer_len - self.used).min(connection.left as usize);
         // SAFETY: `used` is within the buffer, whose memory is the kernel's to write to.
         let received = retry(|| unsafe {
@@ -464,7 +466,7 @@ impl Epoll {
     ) -> (Result<usize, Errno>, usize) {
         let waiting = if mode == SendMode::Last { libc::MSG_MORE } else { 0 };
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | waiting;
-        let connection = &mut self.slots[slot as usize];
+        let connection = &mut self.slots[slot];
         let descriptor = connection.descriptor;
         // SAFETY: the caller vouches for the addresses.
         let (sent, len) = unsafe {

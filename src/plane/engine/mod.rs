@@ -31,6 +31,7 @@ mod kernel;
 mod key;
 mod probe;
 mod replies;
+mod segments;
 mod sends;
 #[cfg(test)]
 mod simulation;

@@ -1,16 +1,17 @@
 //! The connections of an engine by key. Slots are used again at once, keys only after 2^30 further
 //! connections.
-//!
-//! The table grows by a segment at a time and moves nothing, so it takes the memory of its
-//! connections and of less than one segment more.
 
 use std::mem;
 
-use super::{connection::Connection, key::Key};
+use super::{
+    connection::Connection,
+    key::Key,
+    segments::{SEGMENT_LEN, Segments},
+};
 
 /// The connections, by key.
 pub(super) struct Table {
-    segments: Vec<Box<[Entry]>>,
+    entries: Segments<Entry>,
     /// The slot that is used next, if one is vacant.
     first_vacant: Option<u32>,
     len: usize,
@@ -26,14 +27,11 @@ enum Entry {
 
 const _: () = assert!(size_of::<Entry>() == size_of::<Connection>(), "a slot takes no more");
 
-/// Slots in a segment.
-const SEGMENT_LEN: usize = 256;
-
 impl Table {
     /// A table for at most `capacity` connections.
     pub(super) fn new(capacity: u32) -> Self {
         Self {
-            segments: Vec::new(),
+            entries: Segments::new(),
             first_vacant: None,
             len: 0,
             generation: 0,
@@ -53,7 +51,7 @@ impl Table {
         debug_assert!(!self.is_full(), "there is a slot");
         self.generation = Key::next_generation(self.generation);
         let slot = self.first_vacant.unwrap_or_else(|| self.grow());
-        let entry = &mut self.segments[slot as usize / SEGMENT_LEN][slot as usize % SEGMENT_LEN];
+        let entry = &mut self.entries[slot];
         let occupied = Entry::Occupied(connection(self.generation));
         let Entry::Vacant(next) = mem::replace(entry, occupied) else {
             unreachable!("the slot is vacant")
@@ -66,7 +64,7 @@ impl Table {
 
     #[inline]
     pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Connection> {
-        match self.entry_mut(key.slot)? {
+        match self.entries.get_mut(key.slot)? {
             Entry::Occupied(connection) if connection.generation == key.generation => {
                 Some(connection)
             }
@@ -76,15 +74,14 @@ impl Table {
 
     /// Whether the connection is there.
     pub(super) fn contains(&self, key: Key) -> bool {
-        let segment = self.segments.get(key.slot as usize / SEGMENT_LEN);
-        let entry = segment.map(|segment| &segment[key.slot as usize % SEGMENT_LEN]);
+        let entry = self.entries.get(key.slot);
         matches!(entry, Some(Entry::Occupied(there)) if there.generation == key.generation)
     }
 
     pub(super) fn remove(&mut self, key: Key) -> Option<Connection> {
         self.get_mut(key)?;
         let vacant = Entry::Vacant(self.first_vacant);
-        let Entry::Occupied(connection) = mem::replace(self.entry_mut(key.slot)?, vacant) else {
+        let Entry::Occupied(connection) = mem::replace(&mut self.entries[key.slot], vacant) else {
             unreachable!("the key's connection is there")
         };
         self.first_vacant = Some(key.slot);
@@ -93,8 +90,7 @@ impl Table {
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (Key, &mut Connection)> {
-        let entries = self.segments.iter_mut().flatten().zip(0..);
-        entries.filter_map(|(entry, slot)| match entry {
+        self.entries.iter_mut().filter_map(|(slot, entry)| match entry {
             Entry::Occupied(connection) => {
                 Some((Key { slot, generation: connection.generation }, connection))
             }
@@ -103,8 +99,7 @@ impl Table {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &Connection)> {
-        let entries = self.segments.iter().flatten().zip(0..);
-        entries.filter_map(|(entry, slot)| match entry {
+        self.entries.iter().filter_map(|(slot, entry)| match entry {
             Entry::Occupied(connection) => {
                 Some((Key { slot, generation: connection.generation }, connection))
             }
@@ -116,18 +111,12 @@ impl Table {
         self.len
     }
 
-    #[inline]
-    fn entry_mut(&mut self, slot: u32) -> Option<&mut Entry> {
-        self.segments.get_mut(slot as usize / SEGMENT_LEN)?.get_mut(slot as usize % SEGMENT_LEN)
-    }
-
-    /// Adds a segment, and returns its first slot.
+    /// Adds vacant slots, and returns the first of them.
     #[cold]
     fn grow(&mut self) -> u32 {
-        let first = (self.segments.len() * SEGMENT_LEN) as u32;
+        let first = self.entries.end();
         let last = first + SEGMENT_LEN as u32 - 1;
-        let next = |slot| (slot < last).then_some(slot + 1);
-        self.segments.push((first..=last).map(|slot| Entry::Vacant(next(slot))).collect());
+        self.entries.grow(|slot| Entry::Vacant((slot < last).then_some(slot + 1)));
         first
     }
 }

@@ -19,7 +19,10 @@ use io_uring::{
 };
 use memmap2::MmapMut;
 
-use super::kernel::{Completion, Interest, Kernel, Operation, SendFrom, SendMode};
+use super::{
+    kernel::{Completion, Interest, Kernel, Operation, SendFrom, SendMode},
+    segments::Segments,
+};
 
 /// Entries of the submission and of the completion queue, the best first.
 ///
@@ -51,7 +54,7 @@ pub struct Uring {
     /// The flags of every enter.
     enter_flags: u32,
     /// The descriptor in each slot.
-    descriptors: Vec<RawFd>,
+    descriptors: Segments<RawFd>,
     /// Slots whose records the kernel seals.
     over_ktls: FnvHashSet<u32>,
     /// Bytes of the sends at once of this turn on these slots, by user data.
@@ -96,7 +99,7 @@ impl Uring {
         Ok(Self {
             ring,
             enter_flags,
-            descriptors: Vec::new(),
+            descriptors: Segments::new(),
             over_ktls: FnvHashSet::default(),
             checked: FnvHashMap::default(),
             buffer_entries,
@@ -149,11 +152,10 @@ fn find_enter_flags(ring: &IoUring) -> u32 {
 
 impl Kernel for Uring {
     fn register(&mut self, slot: u32, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        let at = slot as usize;
-        if at >= self.descriptors.len() {
-            self.descriptors.resize(at + 1, NO_DESCRIPTOR);
+        while slot >= self.descriptors.end() {
+            self.descriptors.grow(|_| NO_DESCRIPTOR);
         }
-        self.descriptors[at] =
+        self.descriptors[slot] =
             descriptor.map_or(NO_DESCRIPTOR, |descriptor| descriptor.as_raw_fd());
         if !self.over_ktls.is_empty() {
             self.over_ktls.remove(&slot);
@@ -182,7 +184,7 @@ impl Kernel for Uring {
             send_flags &= !libc::MSG_WAITALL;
             entry_flags = squeue::Flags::empty();
         }
-        let connection = Fd(self.descriptors[slot as usize]);
+        let connection = Fd(self.descriptors[slot]);
         let entry = match from {
             SendFrom::Piece(piece) => {
                 opcode::Send::new(connection, piece.iov_base.cast(), piece.iov_len as u32)
@@ -339,12 +341,12 @@ fn completion(entry: &cqueue::Entry) -> Completion {
 #[expect(clippy::vec_box, reason = "the kernel is given their addresses")]
 fn entry(
     operation: &Operation,
-    descriptors: &[RawFd],
+    descriptors: &Segments<RawFd>,
     sleeps: &mut Vec<Box<Timespec>>,
 ) -> squeue::Entry {
     match *operation {
         Operation::Receive { slot, len_max } => {
-            let connection = Fd(descriptors[slot as usize]);
+            let connection = Fd(descriptors[slot]);
             limit_receive(opcode::RecvMulti::new(connection, BUFFER_GROUP).build(), len_max)
         }
         Operation::CancelReceive { target, .. } | Operation::CancelWait { target, .. } => {
