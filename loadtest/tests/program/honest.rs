@@ -141,7 +141,6 @@ fn tcp_echo_is_verified_as_bytes() {
     for arguments in ["--raw-tcp", "--raw-tcp --depth 16 --payload 5000", "--raw-tcp --text"] {
         let outcome = run_short(&server, arguments);
         outcome.assert_success();
-        assert!(outcome.number("/messages") > 0, "{arguments}");
     }
     // As WebSocket messages the same bytes are a violation: they are masked.
     assert!(run_short(&server, "").number("/errors/protocol") > 0);

@@ -7,7 +7,9 @@ use h2::Reason;
 
 use crate::{
     http2_server::{Conduct, Fate, Http2Server},
-    invocation::{Files, Outcome, assert_matches, assert_matches_definition, program, run},
+    invocation::{
+        Files, Outcome, assert_matches, assert_matches_definition, in_long_enough, program, run,
+    },
     servers::Server,
     tls::Authority,
 };
@@ -22,8 +24,8 @@ fn assert_code(outcome: &Outcome, code: &str) {
 
 /// Runs a churn, and checks its result against the schema.
 fn churn(url: &str, arguments: &str) -> Outcome {
-    let short = "-c 4 -t 2 --warmup 0s --duration 300ms --http2 --json -";
-    let output = program(&format!("churn {url} {short} {arguments}")).output().unwrap();
+    let load = "-c 4 -t 2 --warmup 0s --http2 --json -";
+    let output = program(&format!("churn {url} {load} {arguments}")).output().unwrap();
     let outcome = Outcome::read_any(&output);
     assert_matches(&outcome.report, include_str!("../../churn.schema.json"));
     outcome
@@ -106,8 +108,15 @@ fn http2_is_agreed_to_by_alpn_over_tls() {
 #[test]
 fn a_cycle_is_a_stream_and_transports_stay_open() {
     for (flags, resets) in [("--close handshake", false), ("--close abort", true)] {
-        let server = Http2Server::start(Conduct::default());
-        let outcome = churn(&server.url(), &format!("{flags} --transports 2 --messages 3"));
+        let load = format!("{flags} --transports 2 --messages 3");
+        let (server, outcome) = in_long_enough(
+            |window| {
+                let server = Http2Server::start(Conduct::default());
+                let outcome = churn(&server.url(), &format!("{load} --duration {window}"));
+                (server, outcome)
+            },
+            |(_, outcome)| outcome.number("/cycles_total") > 4,
+        );
         assert_eq!(outcome.number("/errors/total"), 0, "{:#}", outcome.report);
         let cycles = outcome.number("/cycles_total");
         assert!(cycles > 4, "{:#}", outcome.report);
@@ -123,7 +132,7 @@ fn a_cycle_is_a_stream_and_transports_stay_open() {
 fn a_stream_whose_end_never_comes_is_missing_it() {
     let conduct = Conduct { fate: Fate::NeverEnd, ..Conduct::default() };
     let server = Http2Server::start(conduct);
-    let outcome = churn(&server.url(), "--answer-timeout 50ms");
+    let outcome = churn(&server.url(), "--duration 300ms --answer-timeout 50ms");
     assert_eq!(outcome.number("/cycles_total"), 0);
     assert!(outcome.number("/errors/missing") > 0, "{:#}", outcome.report);
     outcome.assert_cause("the server did not end TCP within 50ms of its Close frame");
@@ -231,8 +240,14 @@ fn streams_that_are_reset_and_connections_that_go_away_are_named() {
 #[test]
 fn a_transport_that_went_away_is_replaced() {
     let conduct = Conduct { fate: Fate::GoAway(50), ..Conduct::default() };
-    let server = Http2Server::start(conduct);
-    let outcome = churn(&server.url(), "--transports 2");
+    let (server, outcome) = in_long_enough(
+        |window| {
+            let server = Http2Server::start(conduct.clone());
+            let outcome = churn(&server.url(), &format!("--transports 2 --duration {window}"));
+            (server, outcome)
+        },
+        |(_, outcome)| outcome.number("/http2/transports_opened") > 2,
+    );
     assert!(outcome.number("/cycles_total") > 0, "{:#}", outcome.report);
     assert!(outcome.number("/errors/total") > 0, "{:#}", outcome.report);
     let opened = outcome.number("/http2/transports_opened");

@@ -16,7 +16,9 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::invocation::{Outcome, assert_matches, assert_matches_definition, program, run};
+use crate::invocation::{
+    Outcome, assert_matches, assert_matches_definition, in_long_enough, program, run,
+};
 
 const PLANES: [&[&str]; 4] = [
     &[],
@@ -101,11 +103,17 @@ fn ringecho_echoes_everything_over_every_way_in() {
 fn cycles_searches_and_comparisons_go_over_every_way_in() {
     let Some(server) = Ringecho::start(&[]) else { return };
     let (plain, secure) = (&server.plain, format!("{} --insecure", server.secure));
-    let short = "-c 4 -t 2 --warmup 0s --duration 300ms --json -";
+    let load = "-c 4 -t 2 --warmup 0s --json -";
+    let short = &format!("{load} --duration 300ms");
     for http2 in ["", "--http2"] {
         for url in [plain, &secure] {
-            let output = program(&format!("churn {url} {short} {http2}")).output().unwrap();
-            let churn = Outcome::read_any(&output);
+            let churn = in_long_enough(
+                |window| {
+                    let flags = format!("{load} --duration {window} {http2}");
+                    Outcome::read_any(&program(&format!("churn {url} {flags}")).output().unwrap())
+                },
+                |churn| churn.number("/cycles") > 0,
+            );
             assert_matches(&churn.report, include_str!("../../churn.schema.json"));
             assert_eq!(churn.code, Some(0), "{:#}\n{}", churn.report, churn.stderr);
             assert!(churn.number("/cycles") > 0);

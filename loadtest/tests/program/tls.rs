@@ -22,7 +22,9 @@ use rustls::{
 
 use crate::{
     http2_server::{Conduct, Http2Server},
-    invocation::{Files, Outcome, assert_matches, assert_matches_definition, program, run},
+    invocation::{
+        Files, Outcome, assert_matches, assert_matches_definition, in_long_enough, program, run,
+    },
     servers::{Server, config, echo},
 };
 
@@ -162,10 +164,15 @@ fn sessions_go_on_by_tickets_only_if_that_is_asked_for() {
     let ca = write(&files, "ca.pem", &authority.pem());
     for version in ["1.2", "1.3"] {
         for (flag, resumes) in [("", false), ("--tls-resume", true)] {
-            let (server, seen) = serve(authority.server_config(&[]));
-            let url = format!("wss://localhost:{}/", server.port());
-            let outcome =
-                churn(&url, &format!("-c 1 --duration 500ms --ca {ca} --tls {version} {flag}"));
+            let load = format!("-c 1 --ca {ca} --tls {version} {flag}");
+            let (outcome, seen) = in_long_enough(
+                |window| {
+                    let (server, seen) = serve(authority.server_config(&[]));
+                    let url = format!("wss://localhost:{}/", server.port());
+                    (churn(&url, &format!("{load} --duration {window}")), seen)
+                },
+                |(outcome, _)| outcome.number("/cycles_total") > 1,
+            );
             assert_eq!(outcome.number("/errors/total"), 0, "{:#}", outcome.report);
             let (full, resumed) = (outcome.number("/tls/full"), outcome.number("/tls/resumed"));
             let cycles = outcome.number("/cycles_total");
@@ -192,7 +199,11 @@ fn each_of_many_connections_pays_for_one_whole_handshake_if_sessions_go_on() {
     let ca = write(&files, "ca.pem", &authority.pem());
     let (server, _) = serve(authority.server_config(&[]));
     let url = format!("wss://localhost:{}/", server.port());
-    let outcome = churn(&url, &format!("-c 24 --duration 2s --ca {ca} --tls 1.3 --tls-resume"));
+    let load = format!("-c 24 --ca {ca} --tls 1.3 --tls-resume");
+    let outcome = in_long_enough(
+        |window| churn(&url, &format!("{load} --duration {window}")),
+        |outcome| outcome.number("/cycles_total") >= 2 * 24,
+    );
     assert_eq!(outcome.number("/errors/total"), 0, "{:#}", outcome.report);
     assert_eq!(outcome.number("/tls/full"), 24, "{:#}", outcome.report);
     assert!(outcome.number("/tls/resumed") > 0, "{:#}", outcome.report);
