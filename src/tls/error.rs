@@ -95,6 +95,8 @@ impl From<Error> for TlsError {
             | Error::PeerMisbehaved(_) => TlsFault::Misbehaved,
             Error::DecryptError => TlsFault::NotDecrypted,
             Error::PeerIncompatible(_) => TlsFault::NothingInCommon,
+            // Over TLS 1.2 rustls has no kind for a client that cannot verify the server's key.
+            Error::General(text) if text == "incompatible signing key" => TlsFault::NothingInCommon,
             Error::NoApplicationProtocol => TlsFault::NoProtocolInCommon,
             Error::NoCertificatesPresented => TlsFault::CertificateMissing,
             Error::InvalidCertificate(_) => TlsFault::CertificateRefused,

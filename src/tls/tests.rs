@@ -218,6 +218,20 @@ proptest! {
 }
 
 #[test]
+fn a_client_that_cannot_verify_the_servers_key_has_nothing_in_common_with_it() {
+    for version in VERSIONS {
+        let Pair { mut server, mut client } = Pair::new(version);
+        let mut hello = Vec::new();
+        client.take_output(&mut hello);
+        // Schemes for keys of P-384 and, which is that of the server's key, of P-256.
+        let schemes = hello.windows(4).position(|bytes| bytes == [5, 3, 4, 3]).unwrap();
+        hello[schemes + 2] = 6;
+        let refused = server.open(&mut hello, &mut Vec::new()).unwrap_err();
+        assert_eq!(refused.fault(), TlsFault::NothingInCommon, "{version:?}: {refused}");
+    }
+}
+
+#[test]
 fn records_are_as_long_as_they_may_be() {
     let max = RECORD_PAYLOAD_MAX;
     for (version, overhead) in [(&TLS12, 29), (&TLS13, 22)] {
