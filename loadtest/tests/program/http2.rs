@@ -22,13 +22,27 @@ fn assert_code(outcome: &Outcome, code: &str) {
     assert!(causes.iter().any(|cause| cause["code"] == code), "{code}: {causes:#?}");
 }
 
-/// Runs a churn, and checks its result against the schema.
+/// Runs a churn, for as long as `arguments` say, and checks its result against the schema.
 fn churn(url: &str, arguments: &str) -> Outcome {
     let load = "-c 4 -t 2 --warmup 0s --http2 --json -";
     let output = program(&format!("churn {url} {load} {arguments}")).output().unwrap();
     let outcome = Outcome::read_any(&output);
     assert_matches(&outcome.report, include_str!("../../churn.schema.json"));
     outcome
+}
+
+/// The same against a server of its own, for long enough.
+fn churn_long_enough(
+    conduct: &Conduct,
+    arguments: &str,
+    is_enough: impl Fn(&Outcome) -> bool,
+) -> (Http2Server, Outcome) {
+    let measure = |window: &str| {
+        let server = Http2Server::start(conduct.clone());
+        let outcome = churn(&server.url(), &format!("{arguments} --duration {window}"));
+        (server, outcome)
+    };
+    in_long_enough(measure, |(_, outcome)| is_enough(outcome))
 }
 
 #[test]
@@ -109,14 +123,9 @@ fn http2_is_agreed_to_by_alpn_over_tls() {
 fn a_cycle_is_a_stream_and_transports_stay_open() {
     for (flags, resets) in [("--close handshake", false), ("--close abort", true)] {
         let load = format!("{flags} --transports 2 --messages 3");
-        let (server, outcome) = in_long_enough(
-            |window| {
-                let server = Http2Server::start(Conduct::default());
-                let outcome = churn(&server.url(), &format!("{load} --duration {window}"));
-                (server, outcome)
-            },
-            |(_, outcome)| outcome.number("/cycles_total") > 4,
-        );
+        let (server, outcome) = churn_long_enough(&Conduct::default(), &load, |outcome| {
+            outcome.number("/cycles_total") > 4
+        });
         assert_eq!(outcome.number("/errors/total"), 0, "{:#}", outcome.report);
         let cycles = outcome.number("/cycles_total");
         assert!(cycles > 4, "{:#}", outcome.report);
@@ -240,14 +249,9 @@ fn streams_that_are_reset_and_connections_that_go_away_are_named() {
 #[test]
 fn a_transport_that_went_away_is_replaced() {
     let conduct = Conduct { fate: Fate::GoAway(50), ..Conduct::default() };
-    let (server, outcome) = in_long_enough(
-        |window| {
-            let server = Http2Server::start(conduct.clone());
-            let outcome = churn(&server.url(), &format!("--transports 2 --duration {window}"));
-            (server, outcome)
-        },
-        |(_, outcome)| outcome.number("/http2/transports_opened") > 2,
-    );
+    let (server, outcome) = churn_long_enough(&conduct, "--transports 2", |outcome| {
+        outcome.number("/http2/transports_opened") > 2
+    });
     assert!(outcome.number("/cycles_total") > 0, "{:#}", outcome.report);
     assert!(outcome.number("/errors/total") > 0, "{:#}", outcome.report);
     let opened = outcome.number("/http2/transports_opened");
